@@ -1,0 +1,16 @@
+"""The commands of `streams`, one module each; a module is imported only when its command is called."""
+
+from __future__ import annotations
+
+__all__ = ["COMMANDS"]
+
+# name -> (module, one line for `hotstream --help`); each module has a click command called `command`.
+COMMANDS: dict[str, tuple[str, str]] = {
+    "generate": ("streams.commands.generate", "Write Criteo-like click logs of any size."),
+    "broker": ("streams.commands.broker", "Run a broker in the foreground, embedded or Apache Kafka."),
+    "topics": ("streams.commands.topics", "Create or describe hotstream's topics."),
+    "replay": ("streams.commands.replay", "Send click logs to the clicks topic, resumably."),
+    "agent": ("streams.commands.agent", "Run a sketch agent: importance in, assignment changes out."),
+    "watch": ("streams.commands.watch", "Print the changes of the hot set as they come."),
+    "dlq": ("streams.commands.dlq", "Show or replay dead-lettered records."),
+}

@@ -1,0 +1,116 @@
+"""How a command reaches Kafka: one frozen object, made at the edge, handed to every client.
+
+Precedence: flag > environment > file > default. Properties have Kafka's own names, so an existing
+`client.properties` works as it is; each client library gets them under the names that it knows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streams.errors import ConfigError
+
+__all__ = ["KafkaConfig", "load_properties", "redact"]
+
+_SECRET = re.compile(r"password|secret|jaas|token|credential", re.IGNORECASE)
+# Kafka's (and librdkafka's) property -> the argument of kafka-python and aiokafka, which share them.
+_ARGUMENTS = {
+    "security.protocol": "security_protocol",
+    "sasl.mechanism": "sasl_mechanism",
+    "sasl.mechanisms": "sasl_mechanism",
+    "sasl.username": "sasl_plain_username",
+    "sasl.password": "sasl_plain_password",
+    "ssl.ca.location": "ssl_cafile",
+    "ssl.certificate.location": "ssl_certfile",
+    "ssl.key.location": "ssl_keyfile",
+    "ssl.key.password": "ssl_password",
+}
+_JAAS = re.compile(r'(username|password)\s*=\s*"((?:[^"\\]|\\.)*)"')
+
+
+def load_properties(path: Path) -> dict[str, str]:
+    """Properties of a `client.properties` file: `name=value` lines, `#` comments.
+
+    Raises:
+        ConfigError: the file is missing or a line has no `=`.
+    """
+    try:
+        text = path.read_text()
+    except OSError as error:
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); name a file") from error
+    properties = {}
+    for number, raw in enumerate(text.splitlines(), 1):
+        line = raw.strip()
+        if not line or line[0] in "#!":
+            continue
+        name, equals, value = line.partition("=")
+        if not equals:
+            raise ConfigError(f"--config {path}, line {number}: got {line!r}, expected name=value")
+        properties[name.strip()] = value.strip()
+    return properties
+
+
+def redact(properties: Mapping[str, str]) -> dict[str, str]:
+    """The same properties with every secret replaced by `***`, fit for printing."""
+    return {name: "***" if _SECRET.search(name) else value for name, value in properties.items()}
+
+
+@dataclass(frozen=True, kw_only=True)
+class KafkaConfig:
+    """Where the broker is and how to talk to it.
+
+    Args:
+        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
+        prefix: what every topic name begins with.
+        properties: further Kafka client properties (security), under Kafka's own names.
+    """
+
+    bootstrap_servers: str
+    prefix: str = "hotstream"
+    properties: Mapping[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for server in self.bootstrap_servers.split(","):
+            if not re.fullmatch(r"\S+:\d{1,5}", server.strip()):
+                raise ConfigError(
+                    f"bootstrap servers: got {server!r}, expected HOST:PORT[,HOST:PORT...]; "
+                    "set --bootstrap-servers or KAFKA_BOOTSTRAP_SERVERS"
+                )
+        if not re.fullmatch(r"[A-Za-z0-9.-]{1,100}", self.prefix) or self.prefix.startswith("."):
+            raise ConfigError(
+                f"--prefix: got {self.prefix!r}, expected 1 to 100 letters, digits, '.' or '-' (Kafka's metric "
+                "names confuse '.' with '_')"
+            )
+        unknown = set(self.properties) - set(_ARGUMENTS) - {"sasl.jaas.config", "bootstrap.servers"}
+        if unknown:
+            known = ", ".join([*sorted(_ARGUMENTS), "sasl.jaas.config"])
+            raise ConfigError(f"client property {min(unknown)!r} is not known here; known: {known}")
+
+    @property
+    def servers(self) -> list[str]:
+        """The bootstrap servers, one by one."""
+        return [server.strip() for server in self.bootstrap_servers.split(",")]
+
+    def client_arguments(self) -> dict[str, Any]:
+        """Security arguments for kafka-python's and aiokafka's clients (both use the same names)."""
+        arguments: dict[str, Any] = {}
+        for name, value in self.properties.items():
+            if name in _ARGUMENTS:
+                arguments[_ARGUMENTS[name]] = value
+            elif name == "sasl.jaas.config":
+                found = dict(_JAAS.findall(value))
+                arguments["sasl_plain_username"] = found.get("username")
+                arguments["sasl_plain_password"] = found.get("password")
+        return arguments
+
+    def describe(self) -> dict[str, Any]:
+        """The configuration as it may be printed: secrets are redacted."""
+        return {
+            "bootstrap.servers": self.bootstrap_servers,
+            "prefix": self.prefix,
+            **redact(self.properties),
+        }

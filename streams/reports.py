@@ -1,0 +1,89 @@
+"""The final report of a long command: one dictionary, the same outer keys everywhere, written as JSON."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+import time
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import click
+
+__all__ = ["Report", "describe_machine", "json_option"]
+
+json_option = click.option(
+    "--json",
+    "json_path",
+    metavar="PATH",
+    help="Write the final report as JSON to PATH; '-' for standard output.",
+)
+
+
+def _cpu_model() -> str:
+    cpuinfo = Path("/proc/cpuinfo")
+    if cpuinfo.exists():
+        for line in cpuinfo.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def describe_machine() -> dict[str, Any]:
+    """What the figures of a report were measured on."""
+    memory_bytes = (
+        os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
+    )
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return {
+        "cpu": _cpu_model(),
+        "cores": usable,
+        "memory_bytes": memory_bytes,
+        "system": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+    }
+
+
+def _finite(value: Any) -> Any:
+    """The value with every non-finite number as null: JSON has no NaN."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+class Report:
+    """Collects what a command has to say and writes it once, at its end.
+
+    Args:
+        command: the command's name, for example `replay` or `bench sketch`.
+    """
+
+    def __init__(self, command: str) -> None:
+        self._command = command
+        self._started_s = time.perf_counter()
+
+    def finish(self, path: str | None, *, ok: bool, **content: Any) -> dict[str, Any]:
+        """The whole report, also written to `path` (`-`: standard output; None: nowhere)."""
+        report = {
+            "command": self._command,
+            "version": version("hotstream"),
+            "machine": describe_machine(),
+            "ok": ok,
+            "seconds": round(time.perf_counter() - self._started_s, 3),
+            **content,
+        }
+        if path is not None:
+            text = json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
+            if path == "-":
+                sys.stdout.write(text)
+            else:
+                Path(path).write_text(text)
+        return report

@@ -1,0 +1,1 @@
+"""The online trainer: adaptive embeddings that follow the hot set."""

@@ -1,0 +1,82 @@
+"""The `hotstream` command: each subcommand is imported only when it is called, so `replay` never pays for torch."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+
+import click
+
+from streams.commands import COMMANDS as STREAMS_COMMANDS
+from streams.errors import InvariantError, StreamsError
+from trainer.commands import COMMANDS as TRAINER_COMMANDS
+
+__all__ = ["main"]
+
+COMMANDS = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
+_ORDER = [
+    "demo",
+    "generate",
+    "broker",
+    "topics",
+    "replay",
+    "agent",
+    "train",
+    "watch",
+    "evaluate",
+    "bench",
+    "dlq",
+]
+
+
+class LazyGroup(click.Group):
+    """A group whose help needs none of its commands' modules."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        """The commands in the order in which a newcomer meets them."""
+        return [name for name in _ORDER if name in COMMANDS]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        """The command of that name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command = importlib.import_module(COMMANDS[cmd_name][0]).command
+        assert isinstance(command, click.Command)  # noqa: S101
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The table of commands, from the one-liners beside their module names."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
+
+
+@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="hotstream")
+@click.option("-v", "--verbose", is_flag=True, help="Log at debug level.")
+def cli(verbose: bool) -> None:
+    """Find the features that matter now, publish them, and train a model that follows.
+
+    \b
+    hotstream demo          everything on one machine, in two minutes
+    hotstream COMMAND -h    what a command does and takes
+    """
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.INFO,
+        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
+        datefmt="%H:%M:%S",
+        stream=sys.stderr,
+    )
+    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
+
+
+def main() -> None:
+    """Run the command line: exit 0 good, 1 failed, 2 wrong usage."""
+    try:
+        cli(prog_name="hotstream")
+    except InvariantError:
+        raise
+    except StreamsError as error:
+        click.echo(f"hotstream: {error}", err=True)
+        sys.exit(2 if isinstance(error, ValueError) else 1)
