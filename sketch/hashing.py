@@ -1,0 +1,84 @@
+"""Every hash constant of hotstream, and the few hashes that the wire protocol and the tables share.
+
+Each hash exists once as a numba body (for kernels) and once as a numpy body (for whole arrays); one test holds the
+two to the same golden vectors, keys over 2^63 included. All arithmetic is modulo 2^64.
+
+The hashes that other programs must reproduce (a subscriber in another language):
+
+- `mix64`: the finalizer of MurmurHash3 (public domain, A. Appleby), an invertible map of 64-bit words;
+- `shard_of(key) = (mix64(key ^ SHARD_SEED) >> 32) * num_shards >> 32`;
+- `entry_digest(key, tier, row)`: what one hot or warm feature adds to its shard's digest.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+__all__ = ["entry_digest", "mix64", "mix64_array", "shard_of", "table_digest", "unmix64"]
+
+_MULTIPLIER_1 = np.uint64(0xFF51AFD7ED558CCD)
+_MULTIPLIER_2 = np.uint64(0xC4CEB9FE1A85EC53)
+# The inverses of the two multipliers modulo 2^64: mix64 loses nothing, so a key can be had back from its hash.
+_INVERSE_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 1 << 64))
+_INVERSE_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 1 << 64))
+_SHIFT = np.uint64(33)
+_HALF = np.uint64(32)
+SHARD_SEED = np.uint64(0x5348415244000001)  # "SHARD", 1
+DIGEST_SEED = np.uint64(0x4447535400000001)  # "DGST", 1
+
+Keys = npt.NDArray[np.uint64]
+
+
+@njit(nogil=True, inline="always")
+def mix64(word: np.uint64) -> np.uint64:
+    """A well mixed, invertible image of a 64-bit word."""
+    word ^= word >> _SHIFT
+    word *= _MULTIPLIER_1
+    word ^= word >> _SHIFT
+    word *= _MULTIPLIER_2
+    return word ^ (word >> _SHIFT)
+
+
+@njit(nogil=True, inline="always")
+def unmix64(word: np.uint64) -> np.uint64:
+    """The word whose `mix64` is the given one (a xor-shift by more than 32 bits undoes itself)."""
+    word ^= word >> _SHIFT
+    word *= _INVERSE_2
+    word ^= word >> _SHIFT
+    word *= _INVERSE_1
+    return word ^ (word >> _SHIFT)
+
+
+def mix64_array(words: Keys) -> Keys:
+    """`mix64` of every word of an array of any shape."""
+    words = words ^ (words >> _SHIFT)
+    words = words * _MULTIPLIER_1
+    words ^= words >> _SHIFT
+    words *= _MULTIPLIER_2
+    words ^= words >> _SHIFT
+    return words
+
+
+def shard_of(keys: Keys, num_shards: int) -> npt.NDArray[np.int64]:
+    """The shard, and so the partition of `importance` and `assignments`, of each key: shape of `keys`, int64."""
+    return ((mix64_array(keys ^ SHARD_SEED) >> _HALF) * np.uint64(num_shards) >> _HALF).astype(np.int64)
+
+
+@njit(nogil=True, inline="always")
+def entry_digest(key: np.uint64, tier: np.uint64, row: np.uint64) -> np.uint64:
+    """What one assignment adds to its shard's digest; `row` is 2^32 - 1 where there is none."""
+    return mix64(mix64(key ^ DIGEST_SEED) ^ (tier << _HALF | row))
+
+
+def table_digest(keys: Keys, tiers: npt.NDArray[np.uint8], rows: npt.NDArray[np.int32]) -> int:
+    """The digest of a whole table: the sum, modulo 2^64, of its hot and warm entries' digests.
+
+    Args:
+        keys: (K,) uint64.
+        tiers: (K,) uint8, 1 warm or 2 hot; cold entries are not part of a table.
+        rows: (K,) int32, the unique row of a hot key, -1 for a warm one.
+    """
+    words = (tiers.astype(np.uint64) << _HALF) | rows.astype(np.uint32).astype(np.uint64)
+    return int(mix64_array(mix64_array(keys ^ DIGEST_SEED) ^ words).sum(dtype=np.uint64))

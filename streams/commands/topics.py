@@ -1,0 +1,83 @@
+"""`hotstream topics create|describe`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from streams.options import kafka_options, open_kafka
+from streams.reports import Report, json_option
+from streams.topics import Topics, TopicState, create_topics, describe_topics
+
+__all__ = ["command"]
+
+
+@click.group(short_help="Create or describe hotstream's topics.")
+def command() -> None:
+    """Create or describe hotstream's topics: explicit partitions and cleanup policies, nothing auto-created."""
+
+
+def _finish(name: str, states: list[TopicState], json_path: str | None) -> None:
+    ok = not any(state.problems for state in states)
+    table = Table("topic", "partitions", "cleanup", "state", box=None)
+    for state in states:
+        said = "; ".join(state.problems) or ("created" if state.created else "ok")
+        table.add_row(state.spec.name, str(state.partitions or "-"), state.spec.cleanup, said)
+    Console(stderr=json_path == "-").print(table)
+    topics = [
+        {
+            "topic": state.spec.name,
+            "partitions": state.partitions,
+            "cleanup": state.spec.cleanup,
+            "created": state.created,
+            "problems": list(state.problems),
+        }
+        for state in states
+    ]
+    Report(f"topics {name}").finish(json_path, ok=ok, topics=topics)
+    if not ok:
+        raise click.exceptions.Exit(1)
+
+
+_partitions = click.option(
+    "--partitions",
+    type=click.IntRange(1, 10_000),
+    default=4,
+    show_default=True,
+    help="Partitions of `clicks`.",
+)
+_shards = click.option(
+    "--shards",
+    type=click.IntRange(1, 10_000),
+    default=2,
+    show_default=True,
+    help="Partitions of `importance`, `assignments` and `sketch-snapshots`; fixed for the topics' life.",
+)
+
+
+@command.command()
+@_partitions
+@_shards
+@click.option("--replication-factor", type=int, default=-1, help="-1: the broker's default.")
+@kafka_options
+@json_option
+def create(partitions: int, shards: int, replication_factor: int, json_path: str | None, **kafka: Any) -> None:
+    """Create the topics that are missing. An existing one is never changed; exit 1 says that one does not fit."""
+    with open_kafka(**kafka) as config:
+        specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
+        _finish("create", create_topics(config, specs, replication_factor=replication_factor), json_path)
+
+
+@command.command()
+@_partitions
+@_shards
+@kafka_options
+@json_option
+def describe(partitions: int, shards: int, json_path: str | None, **kafka: Any) -> None:
+    """Show the topics beside what they should be; exit 1 if one is missing or does not fit."""
+    with open_kafka(**kafka) as config:
+        specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
+        _finish("describe", describe_topics(config, specs), json_path)

@@ -1,0 +1,131 @@
+"""Feature keys: one 64-bit word names one value of one field, everywhere in hotstream.
+
+    63      56 55                                             0
+    +---------+------------------------------------------------+
+    |  field  |                    payload                     |
+    +---------+------------------------------------------------+
+    1..255     the token itself, or a hash of it; 2^56-1: the value is missing
+
+Field number 0 is never used, so key 0 names no feature and is free for control records. A token of 8 hex digits
+(Criteo) *is* its payload, so such keys can be printed and parsed back; any other token is hashed (xxh3, seeded, 56
+bits), and prints as the hash, marked by `~`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import xxhash
+
+from streams.errors import ConfigError
+
+__all__ = [
+    "CRITEO_FIELDS",
+    "MISSING",
+    "Field",
+    "Keys",
+    "field_key",
+    "format_key",
+    "hash_token",
+    "make_key",
+    "parse_key",
+]
+
+Keys = npt.NDArray[np.uint64]
+PAYLOAD_BITS = 56
+MISSING = (1 << PAYLOAD_BITS) - 1
+MAX_FIELDS = 255
+_HASH_SEED = 0x686F7473  # "hots"
+_FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_FORMATTED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(~[0-9a-f]{14}|[0-9a-f]{8}|missing)")
+
+
+@dataclass(frozen=True)
+class Field:
+    """One categorical column.
+
+    Args:
+        name: 1 to 64 letters, digits, `_`, `.` or `-`.
+        kind: `hex32` if every token is 8 hex digits, else `hash`.
+    """
+
+    name: str
+    kind: Literal["hex32", "hash"] = "hash"
+
+    def __post_init__(self) -> None:
+        if not _FIELD_NAME.fullmatch(self.name):
+            raise ConfigError(f"field name {self.name!r}: expected 1 to 64 letters, digits, '_', '.' or '-'")
+        if self.kind not in ("hex32", "hash"):
+            raise ConfigError(f"field {self.name}: got kind {self.kind!r}, expected 'hex32' or 'hash'")
+
+
+CRITEO_FIELDS = tuple(Field(f"C{number}", "hex32") for number in range(1, 27))
+
+
+def field_key(number: int) -> np.uint64:
+    """The key bits of a field number (1-based): what is or-ed onto a payload."""
+    if not 1 <= number <= MAX_FIELDS:
+        raise ConfigError(f"field number {number}: expected 1 to {MAX_FIELDS}")
+    return np.uint64(number << PAYLOAD_BITS)
+
+
+def hash_token(token: str | bytes) -> int:
+    """The 56-bit payload of a token that is not 8 hex digits."""
+    payload = xxhash.xxh3_64_intdigest(token, seed=_HASH_SEED) & MISSING
+    return payload if payload != MISSING else MISSING - 1  # the all-ones payload means "missing" and nothing else
+
+
+def make_key(number: int, kind: str, token: str) -> int:
+    """The key of one token of field `number` (1-based); an empty token is a missing value.
+
+    Raises:
+        ValueError: the field is `hex32` and the token is not 8 hex digits.
+    """
+    base = int(field_key(number))
+    if not token:
+        return base | MISSING
+    if kind == "hash":
+        return base | hash_token(token)
+    if len(token) != 8:
+        raise ValueError(f"token {token!r}: expected 8 hex digits")
+    return base | int.from_bytes(bytes.fromhex(token), "big")
+
+
+def format_key(key: int, fields: Sequence[Field] = CRITEO_FIELDS) -> str:
+    """The key as people read it: `C14:7e0ccccf`, `device_ip:~0c1d2e3f4a5b6c`, `C3:missing`.
+
+    Raises:
+        ValueError: no such field.
+
+    >>> format_key((14 << 56) | 0x7E0CCCCF)
+    'C14:7e0ccccf'
+    """
+    number, payload = key >> PAYLOAD_BITS, key & MISSING
+    if not 1 <= number <= len(fields):
+        raise ValueError(f"key {key:#018x}: field number {number}, expected 1 to {len(fields)}")
+    field = fields[number - 1]
+    if payload == MISSING:
+        return f"{field.name}:missing"
+    return f"{field.name}:{payload:08x}" if field.kind == "hex32" else f"{field.name}:~{payload:014x}"
+
+
+def parse_key(text: str, fields: Sequence[Field] = CRITEO_FIELDS) -> int:
+    """The key that prints as `text`; the inverse of `format_key`.
+
+    Raises:
+        ValueError: the text is no formatted key, or names no field of `fields`.
+    """
+    match = _FORMATTED.fullmatch(text)
+    if match is None:
+        raise ValueError(f"feature {text!r}: expected NAME:8 hex digits, NAME:~14 hex digits or NAME:missing")
+    name, token = match.groups()
+    number = next((number for number, field in enumerate(fields, 1) if field.name == name), None)
+    if number is None:
+        raise ValueError(f"feature {text!r}: no field {name!r}")
+    payload = MISSING if token == "missing" else int(token.lstrip("~"), 16)
+    return int(field_key(number)) | payload
