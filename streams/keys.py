@@ -76,7 +76,8 @@ def field_key(number: int) -> np.uint64:
 
 def hash_token(token: str | bytes) -> int:
     """The 56-bit payload of a token that is not 8 hex digits."""
-    payload = xxhash.xxh3_64_intdigest(token, seed=_HASH_SEED) & MISSING
+    raw = token.encode() if isinstance(token, str) else token
+    payload = xxhash.xxh3_64_intdigest(raw, seed=_HASH_SEED) & MISSING
     return payload if payload != MISSING else MISSING - 1  # the all-ones payload means "missing" and nothing else
 
 
