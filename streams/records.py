@@ -17,7 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import ConfigError
-from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field, Keys, format_key, make_key, parse_key
+from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field, Keys, format_key, make_key
 
 __all__ = [
     "ARROW",

@@ -1,0 +1,53 @@
+"""What a hot set's update changes: parallel arrays, in the order in which they happened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.hashing import Keys
+
+__all__ = ["COLD", "HOT", "NO_ROW", "WARM", "Changes"]
+
+COLD, WARM, HOT = 0, 1, 2
+NO_ROW = -1
+
+
+@dataclass(frozen=True)
+class Changes:
+    """K changes; a demotion that frees a row comes before the promotion that takes it.
+
+    Attributes:
+        key: (K,) uint64 feature keys.
+        tier: (K,) uint8, the new tier: 0 cold, 1 warm, 2 hot.
+        row: (K,) int32, the unique row of a hot key, -1 for the others.
+        score: (K,) float32, the importance that decided it.
+    """
+
+    key: Keys
+    tier: npt.NDArray[np.uint8]
+    row: npt.NDArray[np.int32]
+    score: npt.NDArray[np.float32]
+
+    def __len__(self) -> int:
+        return len(self.key)
+
+    @property
+    def num_promotions(self) -> int:
+        """Changes to hot."""
+        return int(np.count_nonzero(self.tier == HOT))
+
+    @classmethod
+    def empty(cls) -> Changes:
+        """No changes."""
+        return cls(np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int32), np.empty(0, np.float32))
+
+    @classmethod
+    def concatenate(cls, parts: list[Changes]) -> Changes:
+        """The changes of several updates, one after the other."""
+        if not parts:
+            return cls.empty()
+        columns = ("key", "tier", "row", "score")
+        return cls(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))
