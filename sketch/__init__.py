@@ -1,1 +1,12 @@
-"""HotSketch and HotSet: which features of a stream matter now, in a fixed amount of memory."""
+"""HotSketch and HotSet: which features of a stream matter now, in a fixed amount of memory.
+
+Pure numpy and numba: nothing here knows of Kafka or torch.
+"""
+
+from sketch.changes import Changes
+from sketch.errors import ParameterError, SketchError, SnapshotError
+from sketch.hotset import HotSet
+from sketch.hotsketch import HotSketch
+from sketch.keymap import KeyMap
+
+__all__ = ["Changes", "HotSet", "HotSketch", "KeyMap", "ParameterError", "SketchError", "SnapshotError"]

@@ -16,7 +16,7 @@ from numba import njit
 
 from sketch.hashing import Keys, mix64
 
-__all__ = ["ABSENT", "SLOTS", "KeyMap"]
+__all__ = ["ABSENT", "SLOTS", "KeyMap", "claim_place", "find_place"]
 
 ABSENT = -(1 << 31)
 SLOTS = 4
@@ -33,59 +33,65 @@ def _buckets_of(key: np.uint64, mask: np.uint64) -> tuple[np.int64, np.int64]:
     return np.int64(word & _LOW & mask), np.int64(word >> _HALF & mask)
 
 
+@njit(nogil=True, inline="always")
+def find_place(table: Keys, key: np.uint64) -> int:
+    """Where the key is (bucket * SLOTS + slot), or -1."""
+    first, second = _buckets_of(key, np.uint64(table.shape[0] - 1))
+    place = -1
+    for slot in range(SLOTS):
+        if table[first, slot] == key:
+            place = first * SLOTS + slot
+        elif table[second, slot] == key:
+            place = second * SLOTS + slot
+    return place
+
+
+@njit(nogil=True, inline="always")
+def claim_place(table: Keys, key: np.uint64) -> int:
+    """A free place for a key that is not there, in the emptier of its buckets, or -1 if both are full."""
+    first, second = _buckets_of(key, np.uint64(table.shape[0] - 1))
+    free_first, free_second = 0, 0
+    for slot in range(SLOTS):
+        free_first += table[first, slot] == _NO_KEY
+        free_second += table[second, slot] == _NO_KEY
+    bucket = first if free_first >= free_second else second
+    for slot in range(SLOTS):
+        if table[bucket, slot] == _NO_KEY:
+            return bucket * SLOTS + slot
+    return -1
+
+
 @njit(nogil=True)
 def _get(table: Keys, values: Values, keys: Keys, found: Values) -> None:
-    mask = np.uint64(table.shape[0] - 1)
     for i in range(keys.shape[0]):
-        first, second = _buckets_of(keys[i], mask)
-        found[i] = ABSENT
-        for slot in range(SLOTS):
-            if table[first, slot] == keys[i]:
-                found[i] = values[first, slot]
-            elif table[second, slot] == keys[i]:
-                found[i] = values[second, slot]
+        place = find_place(table, keys[i])
+        found[i] = ABSENT if place < 0 else values[place // SLOTS, place % SLOTS]
 
 
 @njit(nogil=True)
 def _put(table: Keys, values: Values, keys: Keys, new: Values) -> tuple[int, int]:
     """Stores the pairs in order; returns how many were stored and how many of them are new keys."""
-    mask = np.uint64(table.shape[0] - 1)
     added = 0
     for i in range(keys.shape[0]):
-        first, second = _buckets_of(keys[i], mask)
-        bucket, place = -1, -1
-        free_first, free_second = 0, 0
-        for slot in range(SLOTS):
-            if table[first, slot] == keys[i]:
-                bucket, place = first, slot
-            elif table[second, slot] == keys[i]:
-                bucket, place = second, slot
-            free_first += table[first, slot] == _NO_KEY
-            free_second += table[second, slot] == _NO_KEY
+        place = find_place(table, keys[i])
         if place < 0:
-            bucket = first if free_first >= free_second else second
-            if max(free_first, free_second) == 0:
+            place = claim_place(table, keys[i])
+            if place < 0:
                 return i, added
-            for slot in range(SLOTS - 1, -1, -1):
-                if table[bucket, slot] == _NO_KEY:
-                    place = slot
             added += 1
-        table[bucket, place] = keys[i]
-        values[bucket, place] = new[i]
+        table[place // SLOTS, place % SLOTS] = keys[i]
+        values[place // SLOTS, place % SLOTS] = new[i]
     return keys.shape[0], added
 
 
 @njit(nogil=True)
 def _remove(table: Keys, keys: Keys) -> int:
-    mask = np.uint64(table.shape[0] - 1)
     removed = 0
     for i in range(keys.shape[0]):
-        first, second = _buckets_of(keys[i], mask)
-        for bucket in (first, second):
-            for slot in range(SLOTS):
-                if keys[i] != _NO_KEY and table[bucket, slot] == keys[i]:
-                    table[bucket, slot] = _NO_KEY
-                    removed += 1
+        place = find_place(table, keys[i])
+        if place >= 0 and keys[i] != _NO_KEY:
+            table[place // SLOTS, place % SLOTS] = _NO_KEY
+            removed += 1
     return removed
 
 
@@ -140,7 +146,7 @@ class KeyMap:
         stored, added = _put(self.keys, self.values, keys, values)
         self._size += added
         while stored < len(keys):
-            self._grow()
+            self.grow()
             more, added = _put(self.keys, self.values, keys[stored:], values[stored:])
             stored += more
             self._size += added
@@ -156,7 +162,8 @@ class KeyMap:
         order = np.argsort(keys)
         return keys[order], values[order]
 
-    def _grow(self) -> None:
+    def grow(self) -> None:
+        """Doubles the table (again, while two buckets are full)."""
         keys, values = self.items()
         buckets = self.keys.shape[0]
         stored = -1

@@ -1,0 +1,226 @@
+"""HotSet: the top of a sketch as a stable set of rows, told as changes."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch import kernels
+from sketch.changes import HOT, NO_ROW, WARM, Changes
+from sketch.errors import ParameterError
+from sketch.hashing import Keys, table_digest
+from sketch.hotsketch import HotSketch
+from sketch.snapshot import pack, unpack
+
+__all__ = ["HotSet"]
+
+_MAGIC = b"hotset"
+_REVIEW_EVENTS = 4096
+_REVIEW_BUCKETS = 256
+_REVIEW_CHANGES = 256
+_HOT_BAND, _WARM_BAND = 1.25, 1.5
+_HALF_LIFE_PER_ROW = 1000
+
+
+class HotSet:
+    """The keys at the top of a sketch, each with a row of its own; the next ranks are warm; all else is cold.
+
+    The sketch's scores decide, with hysteresis: a key is promoted when its score passes the score at the last rank
+    (of `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it sinks below by the same band, or
+    loses its slot. The score at a rank comes from a histogram that every insertion keeps up to date, so nothing is
+    ever sorted but the few candidates of one review.
+
+    - Never more than `capacity` hot keys, at any point of the sequence of changes.
+    - A row is free before it is given away: its demotion comes first.
+    - At most 256 changes per 4096 events, the highest scores first; keys that lose their slot come on top.
+    - Time is the number of events; state and changes are a pure function of the parameters and the sequence of keys
+      and scores, however it is cut into updates.
+
+    Args:
+        capacity: rows for hot keys.
+        sketch: the sketch to fill; the set owns it from here on.
+        warm_capacity: warm keys; twice the capacity by default.
+        first_row: the rows are `first_row ... first_row + capacity - 1`.
+        half_life_events: after how many events a score counts half; 1000 a row by default, `math.inf` for never.
+
+    Memory: 28 bytes a bucket and 4 bytes a row beside the sketch.
+    """
+
+    def __init__(
+        self,
+        capacity: int,
+        sketch: HotSketch,
+        *,
+        warm_capacity: int | None = None,
+        first_row: int = 0,
+        half_life_events: float | None = None,
+    ) -> None:
+        if capacity < 1 or first_row < 0 or first_row + capacity >= 1 << 31:
+            raise ParameterError(f"capacity {capacity} from row {first_row}: expected 1 or more rows below 2^31")
+        self.capacity = capacity
+        self.warm_capacity = 2 * capacity if warm_capacity is None else warm_capacity
+        if self.warm_capacity < 0:
+            raise ParameterError(f"warm_capacity: got {warm_capacity}, expected 0 or more")
+        self.first_row = first_row
+        self.half_life_events = (
+            float(_HALF_LIFE_PER_ROW * capacity) if half_life_events is None else float(half_life_events)
+        )
+        if not self.half_life_events > 0:
+            raise ParameterError(f"half_life_events: got {half_life_events}, expected more than 0")
+        self.sketch = sketch
+        self._decay = 1.0 if math.isinf(self.half_life_events) else 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
+        self._tiers = np.full((sketch.num_buckets, kernels.MAX_SLOTS), kernels.COLD_SLOT, np.int32)
+        self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
+        self._limits = np.ones(4, np.int64)
+        self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
+        self._counts = np.array([capacity, 0, 0, 0], np.int64)
+        self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
+        kernels.count_scores(sketch._lines[1], sketch.slots_per_bucket, self._histogram)  # noqa: SLF001
+        self._set_limits()
+
+    @property
+    def num_hot(self) -> int:
+        """How many keys own a row now."""
+        return self.capacity - int(self._counts[kernels.NUM_FREE])
+
+    @property
+    def num_warm(self) -> int:
+        """How many keys are warm now."""
+        return int(self._counts[kernels.NUM_WARM])
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the sketch and of what the set keeps beside it."""
+        arrays = (self._tiers, self._histogram, self._limits, self._free_rows, self._counts, self._candidates)
+        return self.sketch.nbytes + sum(array.nbytes for array in arrays)
+
+    def update(self, keys: Keys, scores: npt.ArrayLike = 1.0) -> Changes:
+        """Counts the keys, in order, and says what changed.
+
+        Args:
+            keys: (K,) uint64.
+            scores: (K,) or one number for all; what is not finite and positive is rejected (`sketch.num_rejected`).
+
+        Returns:
+            The changes in order: apply them one after the other, or by the last of each key.
+        """
+        keys, scores, _ = self.sketch.check(keys, scores)
+        parts = []
+        start = 0
+        while start < len(keys):
+            until_review = _REVIEW_EVENTS - self.sketch.position % _REVIEW_EVENTS
+            stop = min(start + until_review, len(keys))
+            parts.append(self._insert(keys[start:stop], scores[start:stop]))
+            if stop - start == until_review:
+                parts.append(self._review())
+            start = stop
+        return Changes.concatenate([part for part in parts if len(part)])
+
+    def _insert(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
+        sketch, out = self.sketch, _buffers(len(keys))
+        sketch.scale, num_changes = kernels.insert_tracked(
+            *sketch._lines,  # noqa: SLF001
+            keys,
+            scores,
+            *sketch._kernel_state(),  # noqa: SLF001
+            self._tiers,
+            self._histogram,
+            self._limits,
+            self._counts,
+            self._free_rows,
+            self._candidates,
+            *out,
+        )
+        sketch.position += len(keys)
+        return Changes(*(column[:num_changes] for column in out))
+
+    def _review(self) -> Changes:
+        sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
+        if self._decay < 1.0:
+            scale = sketch.scale
+            sketch.decay(self._decay)
+            if sketch.scale < scale:  # every code has changed
+                kernels.count_scores(sketch._lines[1], sketch.slots_per_bucket, self._histogram)  # noqa: SLF001
+        self._set_limits()
+        num_changes = kernels.review(
+            *sketch._lines,  # noqa: SLF001
+            sketch._mixed_seed,  # noqa: SLF001
+            sketch.scale,
+            sketch.slots_per_bucket,
+            self._tiers,
+            self._limits,
+            self._counts,
+            self._free_rows,
+            self._candidates,
+            self.warm_capacity,
+            max(1, self.capacity // 64),
+            _REVIEW_BUCKETS,
+            _REVIEW_CHANGES,
+            *out,
+        )
+        return Changes(*(column[:num_changes] for column in out))
+
+    def _set_limits(self) -> None:
+        # While rows are free whatever reaches the last rank may have one.
+        hot_band = _HOT_BAND if self._counts[kernels.NUM_FREE] == 0 else 1.0
+        warm_band = _WARM_BAND if self.num_warm >= self.warm_capacity else 1.0
+        kernels.set_limits(
+            self._histogram, self._limits, self.capacity, self.warm_capacity, hot_band, warm_band, _HOT_BAND, _WARM_BAND
+        )
+
+    def table(self) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """All hot and warm keys, ascending: keys (K,) uint64, tiers (K,) uint8, rows (K,) int32 (-1 for warm)."""
+        buckets, slots = np.nonzero(self._tiers != kernels.COLD_SLOT)
+        rows = self._tiers[buckets, slots]
+        keys = self.sketch.keys_at(buckets * 8 + slots)
+        order = np.argsort(keys)
+        keys, rows = keys[order], rows[order]
+        tiers = np.where(rows >= 0, HOT, WARM).astype(np.uint8)
+        return keys, tiers, np.where(rows >= 0, rows, NO_ROW).astype(np.int32)
+
+    def digest(self) -> int:
+        """The order-free 64-bit digest of the table."""
+        return table_digest(*self.table())
+
+    def to_bytes(self) -> bytes:
+        """The whole state, the sketch's included; `from_bytes` of it goes on bit for bit as this set would."""
+        parameters = {
+            "capacity": self.capacity,
+            "warm_capacity": self.warm_capacity,
+            "first_row": self.first_row,
+            "half_life_events": self.half_life_events.hex(),
+        }
+        arrays = {
+            "tiers": self._tiers,
+            "limits": self._limits,
+            "free_rows": self._free_rows,
+            "counts": self._counts,
+            "candidates": self._candidates[: self._counts[kernels.NUM_CANDIDATES]],
+            "sketch": np.frombuffer(self.sketch.to_bytes(), np.uint8),
+        }
+        return pack(_MAGIC, parameters, arrays)
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> HotSet:
+        """The hot set whose `to_bytes` these are.
+
+        Raises:
+            SnapshotError: they are not, or damaged.
+        """
+        parameters, arrays = unpack(_MAGIC, data)
+        half_life = float.fromhex(parameters.pop("half_life_events"))
+        sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
+        hot_set = cls(sketch=sketch, half_life_events=half_life, **parameters)
+        hot_set._tiers[:] = arrays["tiers"]  # noqa: SLF001
+        hot_set._limits[:] = arrays["limits"]  # noqa: SLF001
+        hot_set._free_rows[:] = arrays["free_rows"]  # noqa: SLF001
+        hot_set._counts[:] = arrays["counts"]  # noqa: SLF001
+        hot_set._candidates[: len(arrays["candidates"])] = arrays["candidates"]  # noqa: SLF001
+        return hot_set
+
+
+def _buffers(size: int) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+    """Room for `size` changes."""
+    return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.empty(size, np.float32)

@@ -1,0 +1,221 @@
+"""HotSketch: which keys of a weighted stream are heavy, in one cache line per bucket (CAFE, SIGMOD'24, section 3.2)."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch import kernels
+from sketch.errors import ParameterError
+from sketch.hashing import Keys, mix64_array
+from sketch.snapshot import pack, unpack
+
+__all__ = ["MAX_SCORE", "HotSketch"]
+
+MAX_SCORE = float(1 << 20)
+_UNITS = float(1 << kernels.MANTISSA_BITS)  # units of a score of 1 in a fresh sketch
+_MAX_SCALE = float(1 << 19)
+_MAGIC = b"hotsketch"
+_SEED_STEP = 0x9E3779B97F4A7C15
+
+Scores = npt.NDArray[np.float32]
+Admission = Literal["randomized", "replace_min"]
+
+
+class HotSketch:
+    """A set-associative table of the keys with the largest decayed sums of scores.
+
+    - A key lives in one bucket; a bucket holds `slots_per_bucket` keys and is one cache line.
+    - A key that finds its bucket full competes with the smallest score there, `m`. With
+      `admission="randomized"` a newcomer with score `s` takes the slot with probability `s / (m + s)` and then stands
+      at `m + s` (Ben-Basat et al., "Randomized admission policy", INFOCOM'17); with `"replace_min"` always (Space-Saving
+      inside a bucket, the rule of the CAFE paper).
+    - Estimates: `replace_min` never underestimates (but for rounding) and overestimates by at most the bucket's
+      smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of what fell into it;
+      a single estimate errs to either side.
+    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048.
+    - The state is a pure function of the parameters and the sequence of keys, scores and decays: how the sequence is
+      cut into batches does not matter, nor does a snapshot in between.
+
+    Args:
+        num_buckets: W, any number from 1 to 2^32 - 1.
+        slots_per_bucket: S, 1 to 7.
+        admission: `randomized` or `replace_min`.
+        seed: 64 bits; two sketches with different seeds put keys into different buckets.
+
+    Memory: 64 bytes a bucket. Cost: O(1) a key, one cache miss.
+
+    >>> sketch = HotSketch(64, seed=1)
+    >>> sketch.insert(np.array([7, 7, 9], np.uint64), np.array([1.0, 2.0, 0.5]))
+    0
+    >>> sketch.query(np.array([7, 9, 8], np.uint64))
+    array([3. , 0.5, 0. ], dtype=float32)
+    """
+
+    def __init__(
+        self,
+        num_buckets: int,
+        slots_per_bucket: int = kernels.MAX_SLOTS,
+        admission: Admission = "randomized",
+        seed: int = 0,
+    ) -> None:
+        if not 1 <= num_buckets < 1 << 32:
+            raise ParameterError(f"num_buckets: got {num_buckets}, expected 1 to 2^32 - 1")
+        if not 1 <= slots_per_bucket <= kernels.MAX_SLOTS:
+            raise ParameterError(f"slots_per_bucket: got {slots_per_bucket}, expected 1 to {kernels.MAX_SLOTS}")
+        if admission not in ("randomized", "replace_min"):
+            raise ParameterError(f"admission: got {admission!r}, expected 'randomized' or 'replace_min'")
+        if not 0 <= seed < 1 << 64:
+            raise ParameterError(f"seed: got {seed}, expected 0 to 2^64 - 1")
+        self.num_buckets = num_buckets
+        self.slots_per_bucket = slots_per_bucket
+        self.admission: Admission = admission
+        self.seed = seed
+        self.position = 0
+        self.num_rejected = 0
+        self.scale = _UNITS
+        self._memory = _aligned(num_buckets * kernels.LINE_BYTES)
+        # Below 256 buckets a tag has more than 56 bits.
+        self._wide = np.zeros((num_buckets if num_buckets < 256 else 0, 8), np.uint8)
+        self._make_views()
+
+    def _make_views(self) -> None:
+        shape = (self.num_buckets, -1)
+        self._lines = (
+            self._memory.view(np.uint32).reshape(shape),
+            self._memory.view(np.uint16).reshape(shape),
+            self._memory.reshape(shape),
+            self._wide,
+        )
+        self._mixed_seed = mix64_array(np.array([(self.seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the table."""
+        return int(self._memory.nbytes + self._wide.nbytes)
+
+    @property
+    def codes(self) -> npt.NDArray[np.uint16]:
+        """(W, S) uint16 score codes, a view."""
+        return self._lines[1][:, kernels.SCORES : kernels.SCORES + self.slots_per_bucket]
+
+    def insert(self, keys: Keys, scores: npt.ArrayLike = 1.0) -> int:
+        """Adds scores to keys, in order; returns how many pairs were rejected.
+
+        Rejected, and counted in `num_rejected`, are scores that are NaN, infinite, zero, negative, or over `MAX_SCORE`.
+
+        Args:
+            keys: (K,) uint64; a key that occurs n times counts n times.
+            scores: (K,) or one number for all.
+
+        Raises:
+            ParameterError: the arrays have other shapes.
+        """
+        keys, scores, rejected = self.check(keys, scores)
+        self.scale = kernels.insert(*self._lines, keys, scores, *self._kernel_state())
+        self.position += len(keys)
+        return rejected
+
+    def check(self, keys: Keys, scores: npt.ArrayLike) -> tuple[Keys, Scores, int]:
+        """The pairs whose scores can be counted, and how many cannot (added to `num_rejected`)."""
+        keys = np.ascontiguousarray(keys, np.uint64)
+        with np.errstate(over="ignore"):
+            scores = np.asarray(scores, np.float32)
+        scores = np.ascontiguousarray(np.broadcast_to(scores, keys.shape) if scores.ndim == 0 else scores)
+        if keys.ndim != 1 or keys.shape != scores.shape:
+            raise ParameterError(f"got keys {keys.shape} and scores {scores.shape}, expected both (K,)")
+        good = (scores > 0) & (scores <= MAX_SCORE)
+        rejected = len(keys) - int(np.count_nonzero(good))
+        if rejected:
+            keys, scores = keys[good], scores[good]
+            self.num_rejected += rejected
+        return keys, scores, rejected
+
+    def _kernel_state(self) -> tuple[Any, ...]:
+        always_admit = self.admission == "replace_min"
+        return self._mixed_seed, np.uint64(self.position), self.scale, self.slots_per_bucket, always_admit
+
+    def query(self, keys: Keys) -> Scores:
+        """The estimated decayed sums of the keys' scores, 0 for keys that are not held: (K,) float32."""
+        keys = np.ascontiguousarray(keys, np.uint64)
+        codes = np.empty(keys.shape, np.uint16)
+        kernels.query(*self._lines, keys, self._mixed_seed, self.slots_per_bucket, codes)
+        return self.scores_of(codes)
+
+    def scores_of(self, codes: npt.NDArray[np.uint16]) -> Scores:
+        """The scores that codes of this sketch stand for."""
+        exponent = np.maximum(codes >> kernels.MANTISSA_BITS, 1).astype(np.int64) - 1
+        mantissa = np.where(codes < kernels.LINEAR, codes, kernels.LINEAR | (codes & (kernels.LINEAR - 1)))
+        return (np.ldexp(mantissa.astype(np.float64), exponent) / self.scale).astype(np.float32)
+
+    def top(self, k: int) -> tuple[Keys, Scores]:
+        """The k keys with the largest estimates, best first (ties by place), fewer if fewer are held."""
+        codes = self.codes
+        held = int(np.count_nonzero(codes))
+        flat = codes.reshape(-1).astype(np.int64)
+        order = np.argsort(-flat, kind="stable")[: min(k, held)]
+        places = order // self.slots_per_bucket * 8 + order % self.slots_per_bucket
+        return self.keys_at(places), self.scores_of(flat[order].astype(np.uint16))
+
+    def keys_at(self, places: npt.NDArray[np.int64]) -> Keys:
+        """The keys in the given places (bucket * 8 + slot)."""
+        keys = np.empty(len(places), np.uint64)
+        kernels.rebuild_keys(*self._lines, places, self._mixed_seed, keys)
+        return keys
+
+    def decay(self, factor: float) -> None:
+        """Multiplies every score by `factor` in (0, 1], at the cost of one division: later increments grow instead.
+
+        When increments have grown 256-fold all scores are divided by 256, which is exact for scores that are still
+        above 1/256 of a fresh score of 1, and rounds the others down.
+
+        Raises:
+            ParameterError: the factor is not in (0, 1].
+        """
+        if not 0.0 < factor <= 1.0:
+            raise ParameterError(f"decay factor: got {factor}, expected more than 0 and at most 1")
+        self.scale /= factor
+        while self.scale > _MAX_SCALE:
+            self._renormalise()
+
+    def _renormalise(self) -> None:
+        kernels.divide_scores(self._lines[1], self.slots_per_bucket, kernels.RENORMALISE_OCTAVES)
+        self.scale /= 1 << kernels.RENORMALISE_OCTAVES
+
+    def to_bytes(self) -> bytes:
+        """The whole state; `from_bytes` of it goes on bit for bit as this sketch would."""
+        parameters = {
+            "num_buckets": self.num_buckets,
+            "slots_per_bucket": self.slots_per_bucket,
+            "admission": self.admission,
+            "seed": self.seed,
+            "position": self.position,
+            "num_rejected": self.num_rejected,
+            "scale": self.scale.hex(),
+        }
+        return pack(_MAGIC, parameters, {"lines": self._memory, "wide": self._wide})
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> HotSketch:
+        """The sketch whose `to_bytes` these are.
+
+        Raises:
+            SnapshotError: they are not, or damaged.
+        """
+        parameters, arrays = unpack(_MAGIC, data)
+        names = ("num_buckets", "slots_per_bucket", "admission", "seed")
+        sketch = cls(**{name: parameters[name] for name in names})
+        sketch.position, sketch.num_rejected = parameters["position"], parameters["num_rejected"]
+        sketch.scale = float.fromhex(parameters["scale"])
+        sketch._memory[:] = arrays["lines"]  # noqa: SLF001
+        sketch._wide[:] = arrays["wide"]  # noqa: SLF001
+        return sketch
+
+
+def _aligned(num_bytes: int) -> npt.NDArray[np.uint8]:
+    """Zeroed bytes that begin at a cache line, so that a bucket never straddles two."""
+    memory = np.zeros(num_bytes + kernels.LINE_BYTES, np.uint8)
+    start = -memory.ctypes.data % kernels.LINE_BYTES
+    return memory[start : start + num_bytes]

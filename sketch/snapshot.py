@@ -1,0 +1,56 @@
+"""Arrays and a few parameters as one checked string of bytes: magic, length, JSON header, arrays, CRC-32."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.errors import SnapshotError
+
+__all__ = ["pack", "unpack"]
+
+_VERSION = 1
+_DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64", "float32", "float64")
+
+
+def pack(magic: bytes, parameters: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
+    """The parameters (JSON) and arrays as bytes that `unpack` of the same magic reads back."""
+    listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
+    header = json.dumps({"version": _VERSION, "parameters": parameters, "arrays": listed}).encode()
+    body = b"".join([magic, len(header).to_bytes(4, "little"), header, *(array.tobytes() for array in arrays.values())])
+    return body + zlib.crc32(body).to_bytes(4, "little")
+
+
+def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The parameters and arrays; the arrays are copies.
+
+    Raises:
+        SnapshotError: other magic or version, wrong length, or a checksum that does not match.
+    """
+    start = len(magic) + 4
+    if len(data) < start + 4 or not data.startswith(magic):
+        raise SnapshotError(f"{len(data)} bytes are no {magic.decode()} snapshot")
+    if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
+        raise SnapshotError(f"damaged {magic.decode()} snapshot: the checksum of {len(data)} bytes does not match")
+    stop = start + int.from_bytes(data[len(magic) : start], "little")
+    try:
+        header = json.loads(data[start:stop])
+        if header["version"] != _VERSION:
+            raise SnapshotError(f"{magic.decode()} snapshot of version {header['version']}, expected {_VERSION}")
+        arrays = {}
+        for name, dtype, shape in header["arrays"]:
+            if dtype not in _DTYPES:
+                raise SnapshotError(f"{magic.decode()} snapshot: array {name} of {dtype}")
+            count = int(np.prod(shape, dtype=np.int64))
+            arrays[name] = np.frombuffer(data, dtype, count, stop).reshape(shape).copy()
+            stop += arrays[name].nbytes
+    except (KeyError, TypeError, ValueError) as error:
+        raise SnapshotError(f"{magic.decode()} snapshot cannot be read: {error}") from error
+    if stop != len(data) - 4:
+        raise SnapshotError(f"{magic.decode()} snapshot: {len(data) - 4 - stop} bytes too many")
+    return header["parameters"], arrays

@@ -1,0 +1,127 @@
+"""TierTable: who is hot, who is warm and who owns which row, as a sequence of changes has left it.
+
+Both ends of the protocol keep one: the agent, to say the digest of its table; a subscriber, to compare.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from numba import njit
+
+from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from sketch.hashing import Keys, entry_digest
+from sketch.keymap import ABSENT, SLOTS, KeyMap, claim_place, find_place
+
+__all__ = ["TierTable"]
+
+_WARM_VALUE = -1
+_NO_KEY = np.uint64(0)
+_NO_ROW_BITS = np.uint64(0xFFFFFFFF)
+_MIN_ROWS = 1024
+
+
+DIGEST, NUM_HOT, NUM_WARM = range(3)  # places in `totals`
+
+
+@njit(nogil=True, inline="always")
+def _count(totals, key, value, one):  # type: ignore[no-untyped-def]
+    """Adds (`one` = 1) or takes away (2^64 - 1) an entry."""
+    if value >= 0:
+        totals[DIGEST] += one * entry_digest(key, np.uint64(HOT), np.uint64(value))
+        totals[NUM_HOT] += one
+    else:
+        totals[DIGEST] += one * entry_digest(key, np.uint64(WARM), _NO_ROW_BITS)
+        totals[NUM_WARM] += one
+
+
+@njit(nogil=True)
+def _apply(table, values, owners, keys, tiers, rows, totals):  # type: ignore[no-untyped-def]
+    """Applies changes in order; returns how many, which is fewer than all if the map must grow first."""
+    one, minus_one = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)
+    for i in range(keys.shape[0]):
+        key, row = keys[i], rows[i]
+        place = find_place(table, key)
+        if place < 0 and tiers[i] != COLD:
+            place = claim_place(table, key)
+            if place < 0:
+                return i
+        elif place >= 0:
+            old = values[place // SLOTS, place % SLOTS]
+            _count(totals, key, old, minus_one)
+            if old >= 0:
+                owners[old] = _NO_KEY
+            table[place // SLOTS, place % SLOTS] = _NO_KEY
+        if tiers[i] == COLD:
+            continue
+        if tiers[i] == HOT:
+            if owners[row] != _NO_KEY:
+                robbed = find_place(table, owners[row])
+                _count(totals, owners[row], row, minus_one)
+                table[robbed // SLOTS, robbed % SLOTS] = _NO_KEY
+            owners[row] = key
+        value = row if tiers[i] == HOT else _WARM_VALUE
+        table[place // SLOTS, place % SLOTS] = key
+        values[place // SLOTS, place % SLOTS] = value
+        _count(totals, key, value, one)
+    return keys.shape[0]
+
+
+class TierTable:
+    """A map from keys to tiers and rows with a running digest.
+
+    Changes are applied in order: of one key the last change counts, and of one row the last key that was given it; a
+    key that loses its row so, without a demotion, becomes cold.
+    """
+
+    def __init__(self) -> None:
+        self._map = KeyMap()
+        self._owners = np.zeros(_MIN_ROWS, np.uint64)
+        self._totals = np.zeros(3, np.uint64)
+
+    @property
+    def digest(self) -> int:
+        """The order-free 64-bit digest of the table (`hashing.table_digest` of it)."""
+        return int(self._totals[DIGEST])
+
+    @property
+    def num_hot(self) -> int:
+        """Hot keys."""
+        return int(self._totals[NUM_HOT])
+
+    @property
+    def num_warm(self) -> int:
+        """Warm keys."""
+        return int(self._totals[NUM_WARM])
+
+    def apply(self, changes: Changes) -> None:
+        """Applies K changes in order. O(K)."""
+        top_row = int(changes.row.max(initial=-1))
+        if top_row >= len(self._owners):
+            grown = np.zeros(max(top_row + 1, 2 * len(self._owners)), np.uint64)
+            grown[: len(self._owners)] = self._owners
+            self._owners = grown
+        done = 0
+        while True:
+            arrays = changes.key[done:], changes.tier[done:], changes.row[done:]
+            done += _apply(self._map.keys, self._map.values, self._owners, *arrays, self._totals)
+            if done == len(changes):
+                return
+            self._map.grow()
+
+    def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Tiers (0 cold, 1 warm, 2 hot; uint8) and rows (-1 unless hot; int32) of the keys, in their shape."""
+        values = self._map.get(keys)
+        tiers = np.where(values >= 0, HOT, np.where(values == ABSENT, COLD, WARM)).astype(np.uint8)
+        return tiers, np.where(values >= 0, values, NO_ROW).astype(np.int32)
+
+    def items(self) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """All hot and warm keys, ascending, with their tiers and rows."""
+        keys, _ = self._map.items()
+        return keys, *self.lookup(keys)
+
+    def clear(self) -> None:
+        """Makes every key cold."""
+        self._map = KeyMap()
+        self._owners[:] = 0
+        self._totals[:] = 0
