@@ -1,0 +1,133 @@
+"""`Generator`: blocks of rows of a synthetic click log."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+import numpy as np
+import numpy.typing as npt
+
+from streams.errors import ConfigError
+from streams.generator.counts import dense_records
+from streams.generator.kernels import World, draw_rows
+from streams.generator.popularity import field_records
+from streams.generator.profile import load_profile
+from streams.generator.teacher import TeacherConfig, dense_effects, make_teacher
+
+__all__ = ["Block", "Generator", "GeneratorConfig"]
+
+_NEVER = (1 << 63) - 1
+_PILOT_ROWS = 32_768
+_PILOT_DAYS = 7
+_MAX_VALUES = 1 << 31  # a value and its rotated twin fit into a 32-bit token
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """What determines every row.
+
+    Args:
+        seed: 0 to 2^63 - 1; another seed is another world (tokens, teacher and rows).
+        rows_per_day: rows until one day of drift has passed; the real log has 6.5 million.
+        scale: multiplies every field's cardinality.
+        drift: multiplies the fitted drift; 0: popularity stands still.
+        rotate_at: from this row on the values that take half of the lookups have new identities; None: never.
+        teacher: the strengths of the hidden teacher's parts.
+    """
+
+    seed: int = 0
+    rows_per_day: float = 6_548_660.0
+    scale: float = 1.0
+    drift: float = 1.0
+    rotate_at: int | None = None
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.seed <= _NEVER:
+            raise ConfigError(f"seed: got {self.seed}, expected 0 to 2^63 - 1")
+        if not 1 <= self.rows_per_day < math.inf:
+            raise ConfigError(f"rows_per_day: got {self.rows_per_day}, expected at least 1")
+        largest = max(column.cardinality for column in load_profile().fields)
+        if not 0 < self.scale <= _MAX_VALUES / largest:
+            raise ConfigError(f"scale: got {self.scale}, expected above 0 and at most {_MAX_VALUES // largest}")
+        if not 0 <= self.drift <= 16:
+            raise ConfigError(f"drift: got {self.drift}, expected 0 to 16 times the fitted drift")
+        if self.rotate_at is not None and not 0 <= self.rotate_at < _NEVER:
+            raise ConfigError(f"rotate_at: got {self.rotate_at}, expected a row number, 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """B consecutive rows.
+
+    Args:
+        first_row: the number of the first.
+        label: (B,) int8, 1 for a click.
+        probability: (B,) float32, the teacher's own: what no model can beat.
+        dense: (B, D) float32 whole numbers, NaN where missing.
+        payloads: (B, F) uint64, the token as a number, 2^56 - 1 where missing.
+    """
+
+    first_row: int
+    label: npt.NDArray[np.int8]
+    probability: npt.NDArray[np.float32]
+    dense: npt.NDArray[np.float32]
+    payloads: npt.NDArray[np.uint64]
+
+
+class Generator:
+    """Draws rows of one world, in order and from any row on.
+
+    Guarantees: the same configuration gives the same rows, whatever the block size and the row one starts with.
+    Cost: about 4 us a row on one core, flat memory; making one draws 32,768 pilot rows to set the teacher's bias.
+
+    >>> block = next(Generator(GeneratorConfig(seed=1)).blocks(3))
+    >>> block.payloads.shape
+    (3, 26)
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        profile = load_profile()
+        self.config = config
+        self._num_columns = len(profile.dense), len(profile.fields)
+        self._world = World(
+            fields=field_records(profile.fields, config.scale, config.drift, config.seed),
+            columns=dense_records(profile.dense, dense_effects(config.teacher, len(profile.dense))),
+            teacher=make_teacher(config.teacher, config.seed),
+            seed=np.uint64(config.seed),
+            rows_per_day=config.rows_per_day,
+            rotate_at=_NEVER if config.rotate_at is None else config.rotate_at,
+        )
+        biases = self._bias(_NEVER), self._bias(0)
+        self._world = self._world._replace(teacher=self._world.teacher._replace(bias=biases[0], bias_rotated=biases[1]))
+
+    def _bias(self, rotate_at: int) -> float:
+        """The bias that gives the asked click rate over a week of pilot rows, before or after the rotation."""
+        pilot = self._world._replace(rotate_at=rotate_at, rows_per_day=_PILOT_ROWS / _PILOT_DAYS)
+        probability = self._draw(pilot, 0, _PILOT_ROWS).probability.astype(np.float64)
+        logits = np.log(probability / (1 - probability))
+        low, high = -30.0, 30.0
+        for _ in range(50):
+            bias = (low + high) / 2
+            is_short = (1 / (1 + np.exp(-logits - bias))).mean() < self.config.teacher.click_rate
+            low, high = (bias, high) if is_short else (low, bias)
+        return bias
+
+    def _draw(self, world: World, first_row: int, num_rows: int) -> Block:
+        num_dense, num_fields = self._num_columns
+        block = Block(
+            first_row=first_row,
+            label=np.empty(num_rows, np.int8),
+            probability=np.empty(num_rows, np.float32),
+            dense=np.empty((num_rows, num_dense), np.float32),
+            payloads=np.empty((num_rows, num_fields), np.uint64),
+        )
+        draw_rows(world, first_row, block.label, block.probability, block.dense, block.payloads)
+        return block
+
+    def blocks(self, num_rows: int, block_rows: int = 8192, start_row: int = 0) -> Iterator[Block]:
+        """Rows `start_row` to `start_row + num_rows - 1`, at most `block_rows` at a time."""
+        for first_row in range(start_row, start_row + num_rows, block_rows):
+            yield self._draw(self._world, first_row, min(block_rows, start_row + num_rows - first_row))
