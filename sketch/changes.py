@@ -39,6 +39,10 @@ class Changes:
         """Changes to hot."""
         return int(np.count_nonzero(self.tier == HOT))
 
+    def first(self, count: int) -> Changes:
+        """The first `count` changes."""
+        return Changes(self.key[:count], self.tier[:count], self.row[:count], self.score[:count])
+
     @classmethod
     def empty(cls) -> Changes:
         """No changes."""

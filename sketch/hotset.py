@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -77,7 +78,7 @@ class HotSet:
         self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
         self._counts = np.array([capacity, 0, 0, 0], np.int64)
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
-        kernels.count_scores(sketch._lines[1], sketch.slots_per_bucket, self._histogram)  # noqa: SLF001
+        kernels.count_scores(sketch.lines[1], sketch.slots_per_bucket, self._histogram)
         self._set_limits()
 
     @property
@@ -121,10 +122,10 @@ class HotSet:
     def _insert(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
         sketch, out = self.sketch, _buffers(len(keys))
         sketch.scale, num_changes = kernels.insert_tracked(
-            *sketch._lines,  # noqa: SLF001
+            *sketch.lines,
             keys,
             scores,
-            *sketch._kernel_state(),  # noqa: SLF001
+            *sketch.kernel_state(),
             self._tiers,
             self._histogram,
             self._limits,
@@ -134,7 +135,7 @@ class HotSet:
             *out,
         )
         sketch.position += len(keys)
-        return Changes(*(column[:num_changes] for column in out))
+        return Changes(*out).first(num_changes)
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
@@ -142,11 +143,11 @@ class HotSet:
             scale = sketch.scale
             sketch.decay(self._decay)
             if sketch.scale < scale:  # every code has changed
-                kernels.count_scores(sketch._lines[1], sketch.slots_per_bucket, self._histogram)  # noqa: SLF001
+                kernels.count_scores(sketch.lines[1], sketch.slots_per_bucket, self._histogram)
         self._set_limits()
         num_changes = kernels.review(
-            *sketch._lines,  # noqa: SLF001
-            sketch._mixed_seed,  # noqa: SLF001
+            *sketch.lines,
+            sketch.mixed_seed,
             sketch.scale,
             sketch.slots_per_bucket,
             self._tiers,
@@ -160,7 +161,7 @@ class HotSet:
             _REVIEW_CHANGES,
             *out,
         )
-        return Changes(*(column[:num_changes] for column in out))
+        return Changes(*out).first(num_changes)
 
     def _set_limits(self) -> None:
         # While rows are free whatever reaches the last rank may have one.
@@ -192,7 +193,7 @@ class HotSet:
             "first_row": self.first_row,
             "half_life_events": self.half_life_events.hex(),
         }
-        arrays = {
+        arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
             "limits": self._limits,
             "free_rows": self._free_rows,
@@ -213,11 +214,11 @@ class HotSet:
         half_life = float.fromhex(parameters.pop("half_life_events"))
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
         hot_set = cls(sketch=sketch, half_life_events=half_life, **parameters)
-        hot_set._tiers[:] = arrays["tiers"]  # noqa: SLF001
-        hot_set._limits[:] = arrays["limits"]  # noqa: SLF001
-        hot_set._free_rows[:] = arrays["free_rows"]  # noqa: SLF001
-        hot_set._counts[:] = arrays["counts"]  # noqa: SLF001
-        hot_set._candidates[: len(arrays["candidates"])] = arrays["candidates"]  # noqa: SLF001
+        hot_set._tiers[:] = arrays["tiers"]
+        hot_set._limits[:] = arrays["limits"]
+        hot_set._free_rows[:] = arrays["free_rows"]
+        hot_set._counts[:] = arrays["counts"]
+        hot_set._candidates[: len(arrays["candidates"])] = arrays["candidates"]
         return hot_set
 
 

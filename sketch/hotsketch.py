@@ -30,8 +30,8 @@ class HotSketch:
     - A key lives in one bucket; a bucket holds `slots_per_bucket` keys and is one cache line.
     - A key that finds its bucket full competes with the smallest score there, `m`. With
       `admission="randomized"` a newcomer with score `s` takes the slot with probability `s / (m + s)` and then stands
-      at `m + s` (Ben-Basat et al., "Randomized admission policy", INFOCOM'17); with `"replace_min"` always (Space-Saving
-      inside a bucket, the rule of the CAFE paper).
+      at `m + s` (Ben-Basat et al., "Randomized admission policy", INFOCOM'17); with `"replace_min"` always
+      (Space-Saving inside a bucket, the rule of the CAFE paper).
     - Estimates: `replace_min` never underestimates (but for rounding) and overestimates by at most the bucket's
       smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of what fell into it;
       a single estimate errs to either side.
@@ -83,13 +83,13 @@ class HotSketch:
 
     def _make_views(self) -> None:
         shape = (self.num_buckets, -1)
-        self._lines = (
+        self.lines = (
             self._memory.view(np.uint32).reshape(shape),
             self._memory.view(np.uint16).reshape(shape),
             self._memory.reshape(shape),
             self._wide,
         )
-        self._mixed_seed = mix64_array(np.array([(self.seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
+        self.mixed_seed = mix64_array(np.array([(self.seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
 
     @property
     def nbytes(self) -> int:
@@ -99,7 +99,7 @@ class HotSketch:
     @property
     def codes(self) -> npt.NDArray[np.uint16]:
         """(W, S) uint16 score codes, a view."""
-        return self._lines[1][:, kernels.SCORES : kernels.SCORES + self.slots_per_bucket]
+        return self.lines[1][:, kernels.SCORES : kernels.SCORES + self.slots_per_bucket]
 
     def insert(self, keys: Keys, scores: npt.ArrayLike = 1.0) -> int:
         """Adds scores to keys, in order; returns how many pairs were rejected.
@@ -114,7 +114,7 @@ class HotSketch:
             ParameterError: the arrays have other shapes.
         """
         keys, scores, rejected = self.check(keys, scores)
-        self.scale = kernels.insert(*self._lines, keys, scores, *self._kernel_state())
+        self.scale = kernels.insert(*self.lines, keys, scores, *self.kernel_state())
         self.position += len(keys)
         return rejected
 
@@ -133,15 +133,16 @@ class HotSketch:
             self.num_rejected += rejected
         return keys, scores, rejected
 
-    def _kernel_state(self) -> tuple[Any, ...]:
+    def kernel_state(self) -> tuple[Any, ...]:
+        """What every inserting kernel takes after keys and scores."""
         always_admit = self.admission == "replace_min"
-        return self._mixed_seed, np.uint64(self.position), self.scale, self.slots_per_bucket, always_admit
+        return self.mixed_seed, np.uint64(self.position), self.scale, self.slots_per_bucket, always_admit
 
     def query(self, keys: Keys) -> Scores:
         """The estimated decayed sums of the keys' scores, 0 for keys that are not held: (K,) float32."""
         keys = np.ascontiguousarray(keys, np.uint64)
         codes = np.empty(keys.shape, np.uint16)
-        kernels.query(*self._lines, keys, self._mixed_seed, self.slots_per_bucket, codes)
+        kernels.query(*self.lines, keys, self.mixed_seed, self.slots_per_bucket, codes)
         return self.scores_of(codes)
 
     def scores_of(self, codes: npt.NDArray[np.uint16]) -> Scores:
@@ -162,7 +163,7 @@ class HotSketch:
     def keys_at(self, places: npt.NDArray[np.int64]) -> Keys:
         """The keys in the given places (bucket * 8 + slot)."""
         keys = np.empty(len(places), np.uint64)
-        kernels.rebuild_keys(*self._lines, places, self._mixed_seed, keys)
+        kernels.rebuild_keys(*self.lines, places, self.mixed_seed, keys)
         return keys
 
     def decay(self, factor: float) -> None:
@@ -181,7 +182,7 @@ class HotSketch:
             self._renormalise()
 
     def _renormalise(self) -> None:
-        kernels.divide_scores(self._lines[1], self.slots_per_bucket, kernels.RENORMALISE_OCTAVES)
+        kernels.divide_scores(self.lines[1], self.slots_per_bucket, kernels.RENORMALISE_OCTAVES)
         self.scale /= 1 << kernels.RENORMALISE_OCTAVES
 
     def to_bytes(self) -> bytes:
@@ -209,8 +210,8 @@ class HotSketch:
         sketch = cls(**{name: parameters[name] for name in names})
         sketch.position, sketch.num_rejected = parameters["position"], parameters["num_rejected"]
         sketch.scale = float.fromhex(parameters["scale"])
-        sketch._memory[:] = arrays["lines"]  # noqa: SLF001
-        sketch._wide[:] = arrays["wide"]  # noqa: SLF001
+        sketch._memory[:] = arrays["lines"]
+        sketch._wide[:] = arrays["wide"]
         return sketch
 
 

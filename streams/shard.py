@@ -1,0 +1,225 @@
+"""A shard of the sketch agent: importance records in, assignment records out. No Kafka here.
+
+A shard's state is a pure function of its configuration and the ordered prefix of its importance partition, so an agent
+that starts again from an old snapshot writes the very same records with the very same `seq`, and a subscriber drops
+what it has. Nothing in here looks at a clock.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from sketch import HotSet, HotSketch, SnapshotError
+from sketch.changes import Changes
+from sketch.snapshot import pack, unpack
+from sketch.tiertable import TierTable
+from streams.errors import ConfigError
+from streams.keys import Field
+from streams.records import (
+    TIERS,
+    Assignment,
+    BadRecord,
+    Digest,
+    Encoded,
+    ImportanceBatch,
+    encode_assignment,
+    encode_digest,
+)
+
+__all__ = ["Shard", "ShardConfig"]
+
+_MAGIC = b"hotstream-shard"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardConfig:
+    """What an agent is told, the same for every shard.
+
+    Args:
+        capacity: hot rows over all shards.
+        num_shards: partitions of the importance topic.
+        warm_ratio: warm keys for each hot row.
+        buckets_per_row: sketch buckets (64 bytes) for each hot row.
+        half_life_events: after how many feature events over all shards a score counts half; None: 1000 a row.
+        admission: the sketch's rule for newcomers.
+        seed: the sketch's seed.
+    """
+
+    capacity: int
+    num_shards: int
+    warm_ratio: float = 2.0
+    buckets_per_row: float = 1.0
+    half_life_events: float | None = None
+    admission: str = "randomized"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.capacity < self.num_shards:
+            raise ConfigError(
+                f"capacity: got {self.capacity} rows for {self.num_shards} shards, expected one a shard at least"
+            )
+        if not (self.warm_ratio >= 0 and self.buckets_per_row > 0):
+            raise ConfigError("warm_ratio: expected 0 or more; buckets_per_row: expected more than 0")
+
+    def rows_of(self, shard: int) -> tuple[int, int]:
+        """First row and number of rows of a shard: contiguous ranges whose sizes differ by one at most."""
+        first = self.capacity * shard // self.num_shards
+        return first, self.capacity * (shard + 1) // self.num_shards - first
+
+    def make_hot_set(self, shard: int) -> HotSet:
+        """A fresh hot set for a shard."""
+        first_row, rows = self.rows_of(shard)
+        buckets = max(1, math.ceil(rows * self.buckets_per_row))
+        sketch = HotSketch(buckets, admission=self.admission, seed=self.seed)  # type: ignore[arg-type]
+        half_life = None if self.half_life_events is None else self.half_life_events / self.num_shards
+        warm = math.ceil(rows * self.warm_ratio)
+        return HotSet(rows, sketch, warm_capacity=warm, first_row=first_row, half_life_events=half_life)
+
+
+class Shard:
+    """One shard's state.
+
+    Args:
+        number: the shard, which is its partition's number.
+        config: the agent's configuration.
+        epoch: the configuration's number.
+        seq: the last `seq` that was used.
+
+    Attributes:
+        next_offset: the importance offset to read next; all before it is in the state.
+        marks: the last click offset counted, by (signal, click partition).
+        num_counted: importance records counted, those that were skipped as repeated left out.
+        num_repeated: importance records skipped, because their click record had been counted.
+        num_events: feature events counted (keys of importance records).
+    """
+
+    def __init__(self, number: int, config: ShardConfig, *, epoch: int = 1, seq: int = 0) -> None:
+        self.number = number
+        self.config = config
+        self.epoch = epoch
+        self.seq = seq
+        self.next_offset = 0
+        self.marks: dict[tuple[str, int], int] = {}
+        self.num_counted = self.num_repeated = self.num_events = 0
+        self.num_promotions = self.num_demotions = 0
+        self.fields: tuple[Field, ...] = ()
+        self.hot_set = config.make_hot_set(number)
+        self.table = TierTable()
+        self.max_hot = 0
+
+    def count(self, offset: int, batch: ImportanceBatch) -> list[Encoded] | BadRecord:
+        """Counts one importance record; returns the records to publish: the changes, closed by a digest.
+
+        An offset that is already in the state, or a click record that was counted, gives no records.
+        """
+        if offset < self.next_offset:
+            return []
+        self.next_offset = offset + 1
+        if len(batch.fields) > len(self.fields) and batch.fields[: len(self.fields)] == self.fields:
+            self.fields = batch.fields
+        if batch.fields != self.fields[: len(batch.fields)]:
+            return BadRecord(f"fields {batch.fields}, expected those of the shard so far, {self.fields}")
+        mark = (batch.source.signal, batch.source.partition)
+        if batch.source.offset <= self.marks.get(mark, -1):
+            self.num_repeated += 1
+            return []
+        self.marks[mark] = batch.source.offset
+        self.num_counted += 1
+        self.num_events += len(batch.keys)
+        changes = self.hot_set.update(batch.keys, batch.scores)
+        return self._publish(changes, offset, batch) if len(changes) else []
+
+    def skip(self, offset: int) -> None:
+        """Moves past a record that cannot be believed."""
+        self.next_offset = max(self.next_offset, offset + 1)
+
+    def _publish(self, changes: Changes, offset: int, batch: ImportanceBatch) -> list[Encoded]:
+        hot_before = self.table.num_hot
+        self.table.apply(changes)
+        promotions = changes.num_promotions
+        self.num_promotions += promotions
+        self.num_demotions += hot_before + promotions - self.table.num_hot
+        self.max_hot = max(self.max_hot, self.table.num_hot)
+        encoded = []
+        columns = zip(
+            changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), changes.score.tolist(), strict=True
+        )
+        for key, tier, row, score in columns:
+            self.seq += 1
+            change = Assignment(
+                key=key,
+                tier=TIERS[tier],  # type: ignore[arg-type]
+                row=row if row >= 0 else None,
+                score=score,
+                shard=self.number,
+                epoch=self.epoch,
+                seq=self.seq,
+                source=(self.number, offset),
+                event_time_ms=batch.event_time_ms,
+                ingest_ms=batch.ingest_ms,
+            )
+            encoded.append(encode_assignment(change, self.fields))
+        encoded.append(encode_digest(self.describe()))
+        return encoded
+
+    def describe(self) -> Digest:
+        """The digest of the table as it stands."""
+        return Digest(
+            shard=self.number,
+            epoch=self.epoch,
+            seq=self.seq,
+            hot=self.table.num_hot,
+            warm=self.table.num_warm,
+            digest=self.table.digest,
+        )
+
+    def to_bytes(self) -> bytes:
+        """The whole state."""
+        parameters = {
+            "number": self.number,
+            "config": dataclasses.asdict(self.config),
+            "epoch": self.epoch,
+            "seq": self.seq,
+            "next_offset": self.next_offset,
+            "marks": [[signal, partition, offset] for (signal, partition), offset in sorted(self.marks.items())],
+            "fields": [[field.name, field.kind] for field in self.fields],
+            "counters": [
+                self.num_counted, self.num_repeated, self.num_events,
+                self.num_promotions, self.num_demotions, self.max_hot,
+            ],
+        }  # fmt: skip
+        return pack(_MAGIC, parameters, {"hot_set": np.frombuffer(self.hot_set.to_bytes(), np.uint8)})
+
+    @classmethod
+    def from_bytes(cls, data: bytes, config: ShardConfig) -> Shard:
+        """The shard whose `to_bytes` these are; with another configuration, a fresh one in a new epoch.
+
+        A new epoch begins at the snapshot's offset with an empty table, and goes on with its `seq`: what subscribers
+        hold of the old epoch is void with the first record of the new one.
+
+        Raises:
+            SnapshotError: they are not, or damaged.
+        """
+        parameters, arrays = unpack(_MAGIC, data)
+        try:
+            same = parameters["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
+            epoch = parameters["epoch"] + (0 if same else 1)
+            shard = cls(parameters["number"], config, epoch=epoch, seq=parameters["seq"])
+            shard.next_offset = parameters["next_offset"]
+            shard.marks = {(signal, partition): offset for signal, partition, offset in parameters["marks"]}
+            shard.fields = tuple(Field(name, kind) for name, kind in parameters["fields"])
+            counters = parameters["counters"]
+            shard.num_counted, shard.num_repeated, shard.num_events = counters[:3]
+            if same:
+                shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
+                shard.hot_set = HotSet.from_bytes(arrays["hot_set"].tobytes())
+                keys, tiers, rows = shard.hot_set.table()
+                shard.table.apply(Changes(keys, tiers, rows, np.zeros(len(keys), np.float32)))
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"shard snapshot cannot be read: {error!r}") from error
+        return shard
