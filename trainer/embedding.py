@@ -1,0 +1,271 @@
+"""`AdaptiveEmbedding`: unique rows for the hot features, a few shared ones for all others, one table.
+
+    keys (B, F) --router--> one or two rows each --sum--> vectors (B, F, D)
+
+A lookup is an embedding bag over one physical table, so promotion is a row copy inside it, and what a key mattered is
+the norm of the gradient at the bag's output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sketch.changes import Changes
+from trainer import gathers, kernels
+from trainer.errors import CheckpointError, GradientError
+from trainer.lookup import Importance, Lookup, as_words, distinct, empty_slots
+from trainer.migration import ApplyReport, resolve
+from trainer.router import Backend, Router, choose_backend
+from trainer.rows import RowOptimizer, RowTable
+from trainer.sizing import EmbeddingPlan
+
+__all__ = ["AdaptiveEmbedding", "CapturingEmbedding"]
+
+
+class _LookUp(torch.autograd.Function):
+    """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, embedding: CapturingEmbedding, lookup: Lookup) -> Tensor:  # noqa: ARG004
+        """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
+        ctx.embedding, ctx.lookup = embedding, lookup
+        return embedding.table.gather(lookup)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        """Keeps the gradient (N, D) until `apply_gradients`."""
+        ctx.embedding.capture(ctx.lookup, gradients[0].contiguous())
+        return None, None, None
+
+
+class CapturingEmbedding(nn.Module):
+    """An embedding whose rows are no parameters: gradients are captured by `backward` and applied on request.
+
+    Derived classes say which rows a lookup reads (`look_up`) and how captured gradients become updates.
+
+    Args:
+        plan: the sizes.
+        optimizer: how touched rows learn.
+        seed: of the first values.
+        device: where the rows are.
+        backend: `numba` or `torch`; None for the device's own.
+    """
+
+    def __init__(
+        self,
+        plan: EmbeddingPlan,
+        *,
+        optimizer: RowOptimizer | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.device = device or torch.device("cpu")
+        self.backend = choose_backend(self.device, backend)
+        self.table = RowTable(
+            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
+        )
+        self._anchor = torch.zeros((), requires_grad=True)
+        self._captured: list[tuple[Lookup, Tensor]] = []
+
+    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
+        """The routes of (N,) int64 keys."""
+        raise NotImplementedError
+
+    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+        """The vectors (B, F, D) of keys (B, F), int64 or uint64. Nothing is changed by it.
+
+        Raises:
+            KeyRangeError: a key's field number is not 1 to F (on a CPU).
+        """
+        words = as_words(keys, self.device)
+        lookup = self.look_up(words.view(-1), len(words))
+        learns = torch.is_grad_enabled()
+        vectors: Tensor = _LookUp.apply(self._anchor, self, lookup) if learns else self.table.gather(lookup)
+        return vectors.view(*words.shape, -1)
+
+    def capture(self, lookup: Lookup, gradient: Tensor) -> None:
+        """Keeps the gradient (N, D) of a lookup; `backward` calls this."""
+        self._captured.append((lookup, gradient))
+
+    def take_captured(self) -> list[tuple[Lookup, Tensor]]:
+        """What was captured since the last call, in order."""
+        captured, self._captured = self._captured, []
+        return captured
+
+    @property
+    def has_captured(self) -> bool:
+        """Whether gradients wait to be applied."""
+        return bool(self._captured)
+
+
+class AdaptiveEmbedding(CapturingEmbedding):
+    """An embedding that follows the hot set.
+
+    Guarantees:
+        - The vector of a key right after its promotion equals the one right before, bit for bit, for every field;
+          vectors of keys that no change names are untouched (but for a former owner whose row was taken).
+        - Never more hot rows than the plan's capacity: a change that names a row beyond it is refused as a whole.
+        - On a CPU a step is a pure function of state and batch, bit for bit.
+
+    Use, with any model and any optimizer for its dense part::
+
+        vectors = embedding(keys)                    # (B, F, D)
+        loss = criterion(model(dense, vectors), label)  # a mean over the batch
+        loss.backward()
+        optimizer.step()
+        importance = embedding.apply_gradients()     # updates the touched rows
+
+    A step costs O(B F D), whatever the size of the table.
+    """
+
+    def __init__(
+        self,
+        plan: EmbeddingPlan,
+        *,
+        optimizer: RowOptimizer | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__(plan, optimizer=optimizer, seed=seed, device=device, backend=backend)
+        self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
+
+    @property
+    def num_hot(self) -> int:
+        """Hot keys now."""
+        return int(np.count_nonzero(self.router.items()[1] >= 0))
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes allocated: rows, optimizer, router; `device` what is on the device, `total` everything."""
+        router = self.router.nbytes
+        table = self.table.nbytes
+        on_device = sum(table.values()) + (router["host"] if self.device.type == "cpu" else router["device"])
+        total = sum(table.values()) + sum(router.values())
+        return {**table, "router": sum(router.values()), "device": on_device, "total": total}
+
+    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
+        """The routes of (N,) int64 keys, each distinct key routed once on a CPU."""
+        inverse = None
+        if self.backend == "numba":
+            unique, places = distinct(keys.numpy().view(np.uint64))
+            keys, inverse = torch.from_numpy(unique.view(np.int64)), torch.from_numpy(places)
+        first, second = self.router.route(keys)
+        return Lookup(
+            keys=keys,
+            inverse=inverse,
+            first=first,
+            second=second,
+            batch_rows=batch_rows,
+            version=self.router.version,
+        )
+
+    @torch.no_grad()
+    def apply_gradients(self) -> Importance:
+        """Updates the rows that the last backward pass touched, each once, and says what each key mattered.
+
+        Several forward passes of one step are applied one after the other, and their scores add up.
+
+        Raises:
+            GradientError: changes were applied between a forward pass and this.
+        """
+        parts = []
+        for lookup, gradient in self.take_captured():
+            if lookup.version != self.router.version:
+                raise GradientError("changes were applied between forward and apply_gradients; apply between steps")
+            step = self._step_numba if self.backend == "numba" else self._step_torch
+            parts.append(step(lookup, gradient))
+        if len(parts) == 1:
+            return parts[0]
+        keys, places = distinct(np.concatenate([part.keys for part in parts] or [np.empty(0, np.uint64)]))
+        scores = np.zeros(len(keys), np.float32)
+        np.add.at(scores, places, np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]))
+        return Importance(keys, scores)
+
+    def _step_numba(self, lookup: Lookup, gradient: Tensor) -> Importance:
+        assert lookup.inverse is not None  # noqa: S101  the numba body always has one
+        num_keys, dim = len(lookup.keys), gradient.shape[1]
+        sums, scores = np.zeros((num_keys, dim), np.float32), np.zeros(num_keys, np.float32)
+        scale = np.float32(lookup.batch_rows)
+        kernels.merge_scores(gradient.numpy(), lookup.inverse.numpy(), scale, sums, scores)
+        slots, shift = empty_slots(2 * num_keys)
+        rows, merged = np.empty(2 * num_keys, np.int32), np.empty((2 * num_keys, dim), np.float32)
+        padding = self.plan.layout.padding_row
+        count = kernels.merge_rows(
+            lookup.first.numpy(), lookup.second.numpy(), padding, sums, slots, shift, rows, merged
+        )
+        self.table.update(torch.from_numpy(rows[:count]), torch.from_numpy(merged[:count]))
+        return Importance(lookup.keys.numpy().view(np.uint64), scores)
+
+    def _step_torch(self, lookup: Lookup, gradient: Tensor) -> Importance:
+        padding = self.plan.layout.padding_row
+        norms = gradient.norm(dim=1) * lookup.batch_rows  # (N,)
+        keys, scores = gathers.merge_by_id(lookup.keys, norms, 0)
+        rows, merged = gathers.merge_by_id(
+            torch.cat([lookup.first, lookup.second]), torch.cat([gradient, gradient]), padding
+        )
+        merged = torch.where((rows == padding)[:, None], 0.0, merged)
+        self.table.update(rows, merged)
+        words, numbers = keys.cpu().numpy().view(np.uint64), scores.cpu().numpy()
+        return Importance(words[words != 0], numbers[words != 0])
+
+    @torch.no_grad()
+    def apply(self, changes: Changes) -> ApplyReport:  # type: ignore[override]
+        """Follows the changes, as if one after the other: routes change, and a promoted key's vector is copied.
+
+        The new row of a hot key starts with the vector that the key had; its optimizer state starts afresh, or comes
+        along if the key was hot in another row. A demotion drops the row (writing it back won nothing in a prototype).
+        O(K log K + keys in the router).
+
+        Raises:
+            CapacityError: a change names a row beyond the capacity; nothing was changed.
+            GradientError: captured gradients have not been applied.
+        """
+        if self.has_captured:
+            raise GradientError("captured gradients wait: call apply_gradients before apply")
+        if not len(changes):
+            return ApplyReport()
+        migration = resolve(changes, self.router, self.plan.capacity_rows)
+        taking = migration.takes_row
+        keys = torch.from_numpy(migration.keys[taking].view(np.int64)).to(self.device)
+        first, second = self.router.route(keys)
+        vectors = self.table.read(first, second)  # (K, D), before anything moves
+        was_hot = torch.from_numpy(migration.before[taking] >= 0).to(self.device)
+        state = torch.where(was_hot, self.table.read_state(first.long()), 0.0)
+        self.router.update(migration.keys, migration.after)
+        rows = torch.from_numpy(migration.after[taking].astype(np.int64)).to(self.device)
+        self.table.write(rows, vectors, state)
+        return migration.report
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold: rows, optimizer state, hot and warm keys."""
+        keys, values = self.router.items()
+        return {
+            "values": self.table.values,
+            "state": self.table.state,
+            "router_keys": torch.from_numpy(keys.view(np.int64)),
+            "router_values": torch.from_numpy(values),
+        }
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` gave.
+
+        Raises:
+            CheckpointError: they are of another size.
+        """
+        for name, mine in (("values", self.table.values), ("state", self.table.state)):
+            if tensors[name].shape != mine.shape:
+                raise CheckpointError(f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(mine.shape)}")
+            mine.copy_(tensors[name])
+        self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
+        self._captured.clear()

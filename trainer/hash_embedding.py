@@ -1,0 +1,76 @@
+"""The baseline: a plain hash table, one shared row a key, as fast as this machine can make it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer import gathers, kernels
+from trainer.embedding import CapturingEmbedding
+from trainer.errors import CheckpointError, KeyRangeError
+from trainer.layout import LEVEL_1_SEED
+from trainer.lookup import Lookup, distinct
+
+__all__ = ["HashEmbedding"]
+
+
+class HashEmbedding(CapturingEmbedding):
+    """One level of hashed rows and nothing else: no router, no importance, the same rows and the same optimizer.
+
+    Made from a `sizing.hash_plan`; arguments as `CapturingEmbedding`.
+    """
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes allocated."""
+        table = self.table.nbytes
+        total = sum(table.values())
+        return {**table, "router": 0, "device": total, "total": total}
+
+    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
+        """The rows of (N,) int64 keys; on a CPU each distinct row once."""
+        layout = self.plan.layout
+        if self.backend == "torch":
+            first = gathers.level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
+            inverse = None
+        else:
+            hashed = np.empty(len(keys), np.uint64)
+            words = keys.numpy().view(np.uint64)
+            if strangers := kernels.hash_rows(words, layout.num_fields, layout.level_1_per_field, hashed):
+                raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {layout.num_fields}")
+            unique, places = distinct(hashed)
+            first, inverse = torch.from_numpy(unique.astype(np.int32)), torch.from_numpy(places)
+        second = torch.full_like(first, layout.padding_row)
+        return Lookup(keys=keys, inverse=inverse, first=first, second=second, batch_rows=batch_rows, version=0)
+
+    @torch.no_grad()
+    def apply_gradients(self) -> None:
+        """Updates the rows that the last backward pass touched, each once."""
+        for lookup, gradient in self.take_captured():
+            if lookup.inverse is None:
+                rows, merged = gathers.merge_by_id(lookup.first, gradient, self.plan.layout.padding_row)
+                self.table.update(rows, merged)
+            else:
+                sums = np.zeros((len(lookup.first), gradient.shape[1]), np.float32)
+                kernels.merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
+                self.table.update(lookup.first, torch.from_numpy(sums))
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold."""
+        return {"values": self.table.values, "state": self.table.state}
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` gave.
+
+        Raises:
+            CheckpointError: they are of another size.
+        """
+        for name, mine in (("values", self.table.values), ("state", self.table.state)):
+            if tensors[name].shape != mine.shape:
+                raise CheckpointError(f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(mine.shape)}")
+            mine.copy_(tensors[name])
+        self.take_captured()

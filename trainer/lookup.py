@@ -1,0 +1,74 @@
+"""What one forward pass looked up: the routes of its keys, kept until its gradients come."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer import kernels
+
+__all__ = ["Importance", "Lookup", "distinct", "empty_slots"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lookup:
+    """N lookups of U distinct keys (on CUDA, where finding the distinct ones would wait for the device, U is N).
+
+    Attributes:
+        keys: (U,) int64, the words of the keys.
+        inverse: (N,) int32, the place in `keys` of each lookup; None if U is N.
+        first: (U,) first row of each key.
+        second: (U,) second row, the padding row where there is none.
+        batch_rows: B, over which the loss is a mean.
+        version: of the router that made the routes.
+    """
+
+    keys: Tensor
+    inverse: Tensor | None
+    first: Tensor
+    second: Tensor
+    batch_rows: int
+    version: int
+
+
+@dataclass(frozen=True)
+class Importance:
+    """How much each key mattered in one step.
+
+    Attributes:
+        keys: (K,) uint64, distinct.
+        scores: (K,) float32: over the key's occurrences, the sum of the norms of the gradient of the *sum* of the
+            losses at the looked-up vector (raw: a prototype found every normalisation worse).
+    """
+
+    keys: npt.NDArray[np.uint64]
+    scores: npt.NDArray[np.float32]
+
+
+def empty_slots(count: int) -> tuple[npt.NDArray[np.int32], np.uint64]:
+    """An open-addressed table for `count` entries, at most half full, and the shift that addresses it."""
+    bits = max(4, (2 * count - 1).bit_length())
+    return np.zeros(1 << bits, np.int32), np.uint64(64 - bits)
+
+
+def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
+    """The distinct keys in order of first occurrence, and the place of each of the (N,) keys among them. O(N)."""
+    slots, shift = empty_slots(len(keys))
+    unique = np.empty(len(keys), np.uint64)
+    inverse = np.empty(len(keys), np.int32)
+    count = kernels.deduplicate(keys, slots, shift, unique, inverse)
+    return unique[:count], inverse
+
+
+def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Tensor:
+    """Keys of any shape as int64 words on the device, without a copy where none is needed."""
+    if isinstance(keys, np.ndarray):
+        words = np.ascontiguousarray(keys, np.uint64)
+        keys = torch.from_numpy(words if words.flags.writeable else words.copy())
+    if keys.dtype == torch.uint64:
+        keys = keys.view(torch.int64)
+    return keys.to(device, torch.int64, non_blocking=True).contiguous()

@@ -1,0 +1,130 @@
+"""What a batch of changes comes to: as if each were applied in its turn, worked out with sorts.
+
+The rules of the assignments topic: the latest record that names a row owns the row, so an owner before it, whose own
+demotion was lost (compaction, or still on its way), is cold from then on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.changes import HOT, WARM, Changes
+from sketch.keymap import ABSENT
+from trainer.errors import CapacityError
+from trainer.router import WARM_VALUE, Router
+
+__all__ = ["ApplyReport", "Migration", "resolve"]
+
+Values = npt.NDArray[np.int32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ApplyReport:
+    """What a batch of changes did; every key is counted once, by where it was before and is after.
+
+    Attributes:
+        promoted: to hot, from warm or cold.
+        moved: hot before and after, in another row.
+        demoted: from hot, to warm or cold.
+        warmed: to warm, from hot or cold.
+        cooled: to cold, from hot or warm.
+        evicted: of the demoted, those whose row was taken and whose own demotion never came.
+        ignored: changes that said nothing new or that a later one in the batch overruled.
+    """
+
+    promoted: int = 0
+    moved: int = 0
+    demoted: int = 0
+    warmed: int = 0
+    cooled: int = 0
+    evicted: int = 0
+    ignored: int = 0
+
+
+@dataclass(frozen=True)
+class Migration:
+    """Keys whose place changes, what the router knew of them, and what it shall know: (K,) each.
+
+    Values are as the router's: a row, `WARM_VALUE` or `ABSENT`.
+    """
+
+    keys: npt.NDArray[np.uint64]
+    before: Values
+    after: Values
+    report: ApplyReport
+
+    @property
+    def takes_row(self) -> npt.NDArray[np.bool_]:
+        """(K,) whether the key gets a unique row; no two get the same."""
+        return self.after >= 0
+
+
+def _values_of(changes: Changes, capacity_rows: int) -> Values:
+    """The router's values that the changes mean.
+
+    Raises:
+        CapacityError: a hot row outside 0 to capacity - 1.
+    """
+    hot = changes.tier == HOT
+    rows = changes.row[hot]
+    if len(rows) and (rows.min() < 0 or rows.max() >= capacity_rows):
+        worst = int(rows.max()) if rows.max() >= capacity_rows else int(rows.min())
+        raise CapacityError(
+            f"an assignment names unique row {worst}, this trainer has 0 to {capacity_rows - 1}; "
+            "start it with the agent's --capacity"
+        )
+    values = np.where(changes.tier == WARM, WARM_VALUE, ABSENT).astype(np.int32)
+    values[hot] = rows
+    return values
+
+
+def _last_of(words: npt.NDArray[np.uint64] | Values) -> npt.NDArray[np.int64]:
+    """The place of the last occurrence of each distinct word, in ascending order of the words."""
+    _, from_end = np.unique(words[::-1], return_index=True)
+    return len(words) - 1 - from_end
+
+
+def _displaced(keys: npt.NDArray[np.uint64], values: Values, router: Router) -> npt.NDArray[np.uint64]:
+    """Hot keys of the router whose row a change names and that no change names."""
+    known_keys, known = router.items()
+    rows = np.unique(values[values >= 0])
+    owners = known_keys[(known >= 0) & np.isin(known, rows)]
+    return owners[~np.isin(owners, keys)]
+
+
+def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
+    """The migration that the changes come to. O(K log K + keys in the router), nothing is changed.
+
+    Raises:
+        CapacityError: a hot row outside 0 to capacity - 1.
+    """
+    said = _values_of(changes, capacity_rows)
+    last = _last_of(changes.key)  # one place per distinct key
+    keys, after = changes.key[last], said[last]
+
+    # A key keeps the row that its last change names only if no later change names the row.
+    named = np.flatnonzero(said >= 0)
+    owning = np.isin(last, named[_last_of(said[named])])
+    lost = (after >= 0) & ~owning
+    after = np.where(lost, np.int32(ABSENT), after)
+
+    displaced = _displaced(changes.key, said, router)
+    keys = np.concatenate([keys, displaced])
+    after = np.concatenate([after, np.full(len(displaced), ABSENT, np.int32)])
+    before = router.values(keys)
+    differs = before != after
+    was_hot, is_hot = before >= 0, after >= 0
+    evicted = int(np.count_nonzero(lost & (before[: len(last)] >= 0))) + len(displaced)
+    report = ApplyReport(
+        promoted=int(np.count_nonzero(is_hot & ~was_hot)),
+        moved=int(np.count_nonzero(is_hot & was_hot & differs)),
+        demoted=int(np.count_nonzero(was_hot & ~is_hot)),
+        warmed=int(np.count_nonzero((after == WARM_VALUE) & differs)),
+        cooled=int(np.count_nonzero((after == ABSENT) & differs)),
+        evicted=evicted,
+        ignored=len(changes) - int(np.count_nonzero(differs[: len(last)])),
+    )
+    return Migration(keys[differs], before[differs], after[differs], report)

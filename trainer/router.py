@@ -1,0 +1,121 @@
+"""Key -> one or two physical rows: the whole of an adaptive embedding but its arithmetic.
+
+A hot key has its unique row, a warm key a row of either level, a cold key a row of level 1. The host keeps hot and warm
+keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two arrays are searched with gathers.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sketch.keymap import ABSENT, KeyMap
+from trainer import gathers, kernels
+from trainer.errors import KeyRangeError
+from trainer.layout import Layout
+
+__all__ = ["WARM_VALUE", "Backend", "Router", "choose_backend"]
+
+WARM_VALUE = -1  # what the map holds for a warm key; a hot key's value is its row
+Backend = Literal["numba", "torch"]
+
+
+def choose_backend(device: torch.device, backend: Backend | None) -> Backend:
+    """Numba on a CPU, torch elsewhere, unless one is asked for."""
+    chosen = backend or ("numba" if device.type == "cpu" else "torch")
+    if chosen == "numba" and device.type != "cpu":
+        raise ValueError(f"backend 'numba' needs a CPU, got device {device}")
+    return chosen
+
+
+class Router:
+    """Which rows each key has now.
+
+    Args:
+        layout: the rows' places.
+        expected_keys: hot and warm keys to make room for.
+        device: where lookups happen.
+        backend: `numba` or `torch`; None for the device's own.
+
+    Attributes:
+        version: grows with every change; routes of another version mean nothing any more.
+    """
+
+    def __init__(
+        self,
+        layout: Layout,
+        *,
+        expected_keys: int = 0,
+        device: torch.device | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        self._layout = layout
+        self._device = device or torch.device("cpu")
+        self._backend = choose_backend(self._device, backend)
+        self._map = KeyMap(expected_keys)
+        self.version = 0
+        self._upload()
+
+    def __len__(self) -> int:
+        return len(self._map)
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes on the host and, where lookups happen elsewhere, of the copies there."""
+        device = sum(part.nbytes for part in self._copies) if self._device.type != "cpu" else 0
+        return {"host": self._map.nbytes, "device": device}
+
+    def _upload(self) -> None:
+        """Copies the map to where lookups happen (on a CPU its own arrays are read)."""
+        slots = torch.from_numpy(self._map.keys.view(np.int64))
+        self._copies = (slots.to(self._device), torch.from_numpy(self._map.values).to(self._device))
+
+    def route(self, keys: Tensor) -> tuple[Tensor, Tensor]:
+        """First and second row of each of (N,) int64 keys; the second is the padding row where there is none.
+
+        Raises:
+            KeyRangeError: a key's field is not the layout's (on CUDA it is not checked, and counts as the nearest).
+        """
+        if self._backend == "torch":
+            values = gathers.find_values(*self._copies, keys)
+            return gathers.route_keys(keys, values, self._layout)
+        words = keys.numpy().view(np.uint64)
+        first, second = np.empty(len(words), np.int32), np.empty(len(words), np.int32)
+        strangers = kernels.route(
+            words,
+            self._map.get(words),
+            self._layout.num_fields,
+            self._layout.capacity_rows,
+            self._layout.level_1_per_field,
+            self._layout.level_2_per_field,
+            first,
+            second,
+        )
+        if strangers:
+            raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {self._layout.num_fields}")
+        return torch.from_numpy(first), torch.from_numpy(second)
+
+    def values(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """What is known of each key: its unique row, `WARM_VALUE`, or `ABSENT` for cold."""
+        return self._map.get(keys)
+
+    def items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
+        """All hot and warm keys in ascending order, and their values."""
+        return self._map.items()
+
+    def update(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
+        """Sets what is known of distinct keys; `ABSENT` makes a key cold."""
+        gone = values == ABSENT
+        self._map.remove(keys[gone])  # first, so that their slots serve the others
+        self._map.put(keys[~gone], values[~gone])
+        self.version += 1
+        self._upload()
+
+    def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
+        """Forgets everything and knows these instead."""
+        self._map = KeyMap(max(len(keys), self._map.keys.size // 2))
+        self.update(keys, values)

@@ -1,0 +1,183 @@
+"""From bytes to rows: what an embedding of a given size holds, every byte of it counted.
+
+What is counted is what a trainer allocates: rows, one optimizer word a row (Adagrad), and the router's map of hot and
+warm keys. The agent's sketch lives elsewhere and is not the trainer's memory; the reports name it apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from sketch.keymap import SLOTS
+from trainer.errors import PlanError
+from trainer.layout import Layout
+
+__all__ = ["EmbeddingPlan", "OptimizerName", "hash_plan", "map_bytes", "plan", "plan_for_capacity"]
+
+OptimizerName = Literal["adagrad", "sgd"]
+_FLOAT_BYTES = 4
+_SLOT_BYTES = 12  # a uint64 key and an int32 value
+_MIN_BUCKETS = 16
+
+
+def map_bytes(num_keys: int) -> int:
+    """Bytes of a `KeyMap` that was made for so many keys."""
+    buckets = _MIN_BUCKETS
+    while buckets * SLOTS < 2 * num_keys:
+        buckets *= 2
+    return buckets * SLOTS * _SLOT_BYTES
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddingPlan:
+    """The sizes of one embedding.
+
+    Args:
+        layout: its rows.
+        dim: D, numbers a row.
+        optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
+        router_keys: hot and warm keys that the router has room for without growing; 0 for an embedding without one.
+    """
+
+    layout: Layout
+    dim: int
+    optimizer: OptimizerName = "adagrad"
+    router_keys: int = 0
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dim <= 4096:
+            raise PlanError(f"dim: got {self.dim}, expected 1 to 4096")
+        if self.optimizer not in ("adagrad", "sgd"):
+            raise PlanError(f"optimizer: got {self.optimizer!r}, expected 'adagrad' or 'sgd'")
+
+    @property
+    def capacity_rows(self) -> int:
+        """Unique rows: the agent's `--capacity`."""
+        return self.layout.capacity_rows
+
+    @property
+    def row_bytes(self) -> int:
+        """Bytes of one row and of its optimizer state."""
+        return (self.dim + (self.optimizer == "adagrad")) * _FLOAT_BYTES
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of the rows, the optimizer state and the router, and their total."""
+        rows = self.layout.num_rows * self.dim * _FLOAT_BYTES
+        optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
+        router = map_bytes(self.router_keys) if self.router_keys else 0
+        return {"rows": rows, "optimizer": optimizer, "router": router, "total": rows + optimizer + router}
+
+
+def plan_for_capacity(
+    capacity_rows: int,
+    dim: int,
+    num_fields: int,
+    *,
+    unique_share: float = 0.8,
+    level_1_share: float = 0.7,
+    warm_per_hot: float = 2.0,
+    optimizer: OptimizerName = "adagrad",
+) -> EmbeddingPlan:
+    """The embedding whose unique rows are given and are `unique_share` of all.
+
+    Args:
+        capacity_rows: unique rows, at least 1.
+        dim: D.
+        num_fields: F.
+        unique_share: of all rows; .8 was best and flat in a prototype.
+        level_1_share: of the shared rows.
+        warm_per_hot: warm keys that the router has room for, per unique row.
+        optimizer: decides the bytes of its state.
+
+    Raises:
+        PlanError: a share outside (0, 1), or a size that is none.
+    """
+    if not 0 < unique_share < 1 or not 0 < level_1_share <= 1:
+        raise PlanError(f"shares: got {unique_share} and {level_1_share}, expected more than 0 and at most 1")
+    if capacity_rows < 1:
+        raise PlanError(f"capacity: got {capacity_rows} rows, expected at least 1")
+    shared = capacity_rows * (1 - unique_share) / unique_share / num_fields  # rows per field
+    layout = Layout(
+        num_fields=num_fields,
+        capacity_rows=capacity_rows,
+        level_1_per_field=max(1, round(shared * level_1_share)),
+        level_2_per_field=round(shared * (1 - level_1_share)),
+    )
+    router_keys = round(capacity_rows * (1 + warm_per_hot))
+    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, router_keys=router_keys)
+
+
+def plan(
+    embedding_bytes: int,
+    dim: int,
+    num_fields: int,
+    *,
+    unique_share: float = 0.8,
+    level_1_share: float = 0.7,
+    warm_per_hot: float = 2.0,
+    optimizer: OptimizerName = "adagrad",
+) -> EmbeddingPlan:
+    """The largest embedding that fits in `embedding_bytes`, everything counted; the rest as `plan_for_capacity`.
+
+    The router's map doubles in steps, so bytes may be left over where the next unique row would need the next step:
+    these go to the shared rows.
+
+    Raises:
+        PlanError: not even one unique row and one shared row per field fit.
+    """
+
+    def sized(capacity_rows: int) -> EmbeddingPlan:
+        return plan_for_capacity(
+            capacity_rows,
+            dim,
+            num_fields,
+            unique_share=unique_share,
+            level_1_share=level_1_share,
+            warm_per_hot=warm_per_hot,
+            optimizer=optimizer,
+        )
+
+    smallest = sized(1)
+    if smallest.nbytes["total"] > embedding_bytes:
+        raise PlanError(
+            f"--embedding-bytes {embedding_bytes}: too few for {num_fields} fields of dimension {dim}; "
+            f"expected at least {smallest.nbytes['total']}"
+        )
+    fits, too_many = 1, embedding_bytes // (dim * _FLOAT_BYTES) + 2
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        if sized(middle).nbytes["total"] <= embedding_bytes:
+            fits = middle
+        else:
+            too_many = middle
+    return _fill(sized(fits), embedding_bytes, level_1_share)
+
+
+def _fill(fitting: EmbeddingPlan, embedding_bytes: int, level_1_share: float) -> EmbeddingPlan:
+    """The plan with what is left of the bytes given to its shared rows."""
+    spare_rows = (embedding_bytes - fitting.nbytes["total"]) // fitting.row_bytes // fitting.layout.num_fields
+    to_level_1 = round(spare_rows * level_1_share)
+    layout = replace(
+        fitting.layout,
+        level_1_per_field=fitting.layout.level_1_per_field + to_level_1,
+        level_2_per_field=fitting.layout.level_2_per_field + spare_rows - to_level_1,
+    )
+    return replace(fitting, layout=layout)
+
+
+def hash_plan(
+    embedding_bytes: int, dim: int, num_fields: int, *, optimizer: OptimizerName = "adagrad"
+) -> EmbeddingPlan:
+    """A plain hash table of (almost exactly) so many bytes: one level, no unique rows, no router.
+
+    Raises:
+        PlanError: less than a row per field fits.
+    """
+    row_bytes = dim * _FLOAT_BYTES + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
+    per_field = (embedding_bytes // row_bytes - 1) // num_fields
+    if per_field < 1:
+        raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
+    layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_per_field=0)
+    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer)
