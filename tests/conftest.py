@@ -1,0 +1,58 @@
+"""Brokers for the tests: each engine is started once a session, when the first test asks for it."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+
+import pytest
+
+from streams.broker import BrokerProcess, run_broker
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Every warning is an error but one: kafka-python 3.0.12 reads its schemas in a way that Python 3.11 deprecates."""
+    config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
+
+
+def require_java() -> None:
+    """Skip where Apache Kafka cannot run; in CI (CI=true) it has to, so there the test goes on and fails."""
+    missing = [program for program in ("java", "mvn") if shutil.which(program) is None]
+    if missing and os.environ.get("CI") != "true":
+        pytest.skip(f"Apache Kafka needs {' and '.join(missing)}: install Java 17 or newer and Maven")
+
+
+@pytest.fixture(scope="session")
+def embedded_broker() -> Iterator[BrokerProcess]:
+    """The embedded broker of this session; leave it running."""
+    with run_broker("embedded") as broker:
+        yield broker
+
+
+@pytest.fixture(scope="session")
+def apache_broker() -> Iterator[BrokerProcess]:
+    """The Apache Kafka of this session; leave it running (a test that kills one starts its own)."""
+    require_java()
+    with run_broker("apache") as broker:
+        yield broker
+
+
+@pytest.fixture(
+    params=[
+        pytest.param("embedded", marks=pytest.mark.broker),
+        pytest.param("apache", marks=pytest.mark.broker),
+    ]
+)
+def bootstrap_servers(request: pytest.FixtureRequest) -> str:
+    """A running broker's address; the test runs once on each engine."""
+    broker = request.getfixturevalue(f"{request.param}_broker")
+    assert isinstance(broker, BrokerProcess)
+    return broker.bootstrap_servers
+
+
+@pytest.fixture
+def topic_prefix() -> str:
+    """What this test's topic names begin with; no other test has it."""
+    return f"t-{uuid.uuid4().hex[:8]}"
