@@ -90,30 +90,33 @@ class Generator:
 
     def __init__(self, config: GeneratorConfig) -> None:
         profile = load_profile()
+        cardinalities = np.array([column.cardinality for column in profile.fields])
         self.config = config
         self._num_columns = len(profile.dense), len(profile.fields)
         self._world = World(
             fields=field_records(profile.fields, config.scale, config.drift, config.seed),
             columns=dense_records(profile.dense, dense_effects(config.teacher, len(profile.dense))),
-            teacher=make_teacher(config.teacher, config.seed),
+            teacher=make_teacher(config.teacher, config.seed, cardinalities),
             seed=np.uint64(config.seed),
             rows_per_day=config.rows_per_day,
             rotate_at=_NEVER if config.rotate_at is None else config.rotate_at,
         )
-        biases = self._bias(_NEVER), self._bias(0)
-        self._world = self._world._replace(teacher=self._world.teacher._replace(bias=biases[0], bias_rotated=biases[1]))
+        biases, slopes = np.array([self._calibrated(_NEVER), self._calibrated(0)]).T.copy()
+        self._world = self._world._replace(teacher=self._world.teacher._replace(biases=biases, slopes=slopes))
 
-    def _bias(self, rotate_at: int) -> float:
-        """The bias that gives the asked click rate over a week of pilot rows, before or after the rotation."""
+    def _calibrated(self, rotate_at: int) -> tuple[float, float]:
+        """Bias and slope that give a week of pilot rows the asked click rate and logit's deviation."""
         pilot = self._world._replace(rotate_at=rotate_at, rows_per_day=_PILOT_ROWS / _PILOT_DAYS)
-        probability = self._draw(pilot, 0, _PILOT_ROWS).probability.astype(np.float64)
+        probability = self._draw(pilot, 0, _PILOT_ROWS).probability.astype(np.float64).clip(1e-7, 1 - 1e-7)
         logits = np.log(probability / (1 - probability))
+        deviation = logits.std()
+        slope = self.config.teacher.logit_scale / deviation if deviation > 1e-6 else 0.0
         low, high = -30.0, 30.0
         for _ in range(50):
             bias = (low + high) / 2
-            is_short = (1 / (1 + np.exp(-logits - bias))).mean() < self.config.teacher.click_rate
+            is_short = (1 / (1 + np.exp(-slope * logits - bias))).mean() < self.config.teacher.click_rate
             low, high = (bias, high) if is_short else (low, bias)
-        return bias
+        return bias, slope
 
     def _draw(self, world: World, first_row: int, num_rows: int) -> Block:
         num_dense, num_fields = self._num_columns

@@ -14,7 +14,7 @@ from streams.generator.counts import draw_log
 from streams.generator.popularity import draw_rank, identity_at, is_rotated, num_bits, unit
 from streams.generator.teacher import Teacher, pair_logit, value_normal
 
-__all__ = ["World", "draw_rows"]
+__all__ = ["World", "draw_rows", "token_of"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _MISSING = np.uint64((1 << 56) - 1)
@@ -46,7 +46,7 @@ def _word(row_word: np.uint64, place: int) -> np.uint64:
 
 
 @njit(nogil=True)
-def _token(value: np.uint64, salt: np.uint64) -> np.uint64:
+def token_of(value: np.uint64, salt: np.uint64) -> np.uint64:
     """An invertible map of 32-bit words (MurmurHash3's finalizer): no two values of a field share a token."""
     word = (value ^ salt) & _TOKEN_MASK
     word ^= word >> _HALF
@@ -88,8 +88,7 @@ def draw_rows(
         row = first_row + place
         days, has_rotated = row / world.rows_per_day, row >= world.rotate_at
         row_word = mix64(mix64(world.seed) ^ (np.uint64(row) * _GOLDEN))
-        logit = teacher.bias_rotated if has_rotated else teacher.bias
-        logit += _draw_dense(columns, row_word, dense[place])
+        logit = _draw_dense(columns, row_word, dense[place])
         for number in range(payloads.shape[1]):
             field = fields[number]
             is_missing = unit(_word(row_word, field.missing_group)) < field.missing
@@ -99,9 +98,10 @@ def draw_rows(
                 identity = identity_at(field, rank, days)
                 is_new = has_rotated and is_rotated(field, identity)
                 value = np.uint64(identity + field.num_values if is_new else identity)
-            payloads[place, number] = _MISSING if is_missing else _token(value, field.salt)
+            payloads[place, number] = _MISSING if is_missing else token_of(value, field.salt)
             values[number] = (np.uint64(number + 1) << _FIELD_BITS) | value
-            logit += teacher.deviations[num_bits(identity)] * value_normal(values[number], teacher.seed)
+            logit += teacher.deviations[number, num_bits(identity)] * value_normal(values[number], teacher.seed)
         logit += teacher.pair_scale * pair_logit(values, teacher.seed)
+        logit = teacher.biases[np.int64(has_rotated)] + teacher.slopes[np.int64(has_rotated)] * logit
         probability[place] = 1.0 / (1.0 + math.exp(-logit))
         label[place] = unit(_word(row_word, _LABEL)) < probability[place]

@@ -1,11 +1,13 @@
 """The hidden teacher: the click probability that the labels are drawn from.
 
-    logit = bias + sum_f w_f(value) + sum_pairs <v_a(value), v_b(value)> / 2 + sum_d c_d * standardised log(count)
+    logit = bias + slope * (sum_f w_f(value) + sum_pairs <v_a(value), v_b(value)> / 2 + sum_d c_d * log(count))
 
 Every weight is a hash of the value's identity, so it needs no memory and a value that gets a new identity gets new
 weights. A value's weight has the deviation `value_scale * (1 + popularity rank / tail_rank)^-tail_decay`: rare
 values are more like each other than common ones. Each pair's latent vectors have four components.
-The label is a coin with that probability; there is no further noise. The bias makes the mean click rate what is asked.
+The label is a coin with that probability; there is no further noise. Bias
+and slope are set on a week of pilot rows so that the click rate and the logit's deviation are what is asked, before the
+rotation and after it, for every seed: which few values are the commonest and how they weigh is luck.
 """
 
 from __future__ import annotations
@@ -40,7 +42,9 @@ class TeacherConfig:
 
     Args:
         click_rate: mean of the labels.
-        value_scale: deviation of a popular value's weight.
+        logit_scale: deviation of the logit over rows; the scales below say only how it is shared out.
+        value_scale: deviation of a popular value's weight in the field with the most values.
+        field_power: in another field it is less by (log of its values / log of the most values) to this power.
         tail_rank: popularity rank (on day 0) from which weights get smaller.
         tail_decay: power by which they do; 0: rare values matter like common ones.
         pair_scale: deviation of each latent pair's term.
@@ -48,11 +52,13 @@ class TeacherConfig:
     """
 
     click_rate: float = 0.256
-    value_scale: float = 0.45
-    tail_rank: float = 1000.0
-    tail_decay: float = 0.25
-    pair_scale: float = 0.3
-    dense_scale: float = 0.9
+    logit_scale: float = 1.55
+    value_scale: float = 0.88
+    field_power: float = 2.0
+    tail_rank: float = 20.0
+    tail_decay: float = 0.3
+    pair_scale: float = 0.2
+    dense_scale: float = 1.15
 
     def __post_init__(self) -> None:
         if not 0 < self.click_rate < 1:
@@ -65,20 +71,26 @@ class TeacherConfig:
 
 
 class Teacher(NamedTuple):
-    """What the kernels know of the teacher; `deviations` (65,) are the weights' by the bits of the popularity rank."""
+    """What the kernels know of the teacher.
 
-    bias: float
-    bias_rotated: float
+    `biases` and `slopes` (2,) hold before and after the rotation; `deviations` (F, 65) are the weights', by the bits
+    of a value's rank.
+    """
+
+    biases: npt.NDArray[np.float64]
+    slopes: npt.NDArray[np.float64]
     deviations: npt.NDArray[np.float64]
     pair_scale: float
     seed: np.uint64
 
 
-def make_teacher(config: TeacherConfig, seed: int) -> Teacher:
-    """A teacher whose biases are still 0."""
+def make_teacher(config: TeacherConfig, seed: int, cardinalities: npt.NDArray[np.int64]) -> Teacher:
+    """A teacher of fields with so many values (F,), which is not calibrated yet."""
     ranks = np.append(0.0, 2.0 ** (np.arange(64) + 0.5))
-    deviations = config.value_scale * (1.0 + ranks / config.tail_rank) ** -config.tail_decay
-    return Teacher(0.0, 0.0, deviations, config.pair_scale, np.uint64(seed))
+    by_rank = (1.0 + ranks / config.tail_rank) ** -config.tail_decay
+    by_field = (np.log(cardinalities) / np.log(cardinalities.max())) ** config.field_power
+    deviations = config.value_scale * by_field[:, None] * by_rank
+    return Teacher(np.zeros(2), np.ones(2), deviations, config.pair_scale, np.uint64(seed))
 
 
 def dense_effects(config: TeacherConfig, num_dense: int) -> npt.NDArray[np.float64]:
