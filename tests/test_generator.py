@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import re
@@ -17,7 +18,7 @@ import zstandard
 from click.testing import CliRunner
 
 from streams.commands.generate import command
-from streams.errors import ConfigError
+from streams.errors import ConfigError, StreamsError
 from streams.generator import Block, Generator, GeneratorConfig, TeacherConfig
 from streams.generator.files import open_writer
 from streams.generator.fit import fit_profile, head_figures
@@ -316,6 +317,17 @@ def test_a_file_that_is_not_finished_never_has_its_name(tmp_path: Path, ending: 
 
     with pytest.raises(KeyboardInterrupt):
         write_and_stop()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_full_disk_is_a_clear_error_and_leaves_nothing(tmp_path: Path) -> None:
+    def write_until_full() -> None:
+        with open_writer(tmp_path / "log.tsv") as writer:
+            writer.write(draw(10))
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    with pytest.raises(StreamsError, match=r"log\.tsv: cannot be written \(No space left"):
+        write_until_full()
     assert not list(tmp_path.iterdir())
 
 

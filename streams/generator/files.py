@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
-from streams.errors import ConfigError
+from streams.errors import ConfigError, StreamsError
 from streams.generator.blocks import Block
 from streams.generator.text import format_tsv
 
@@ -102,6 +102,7 @@ def open_writer(path: Path) -> Iterator[BlockWriter]:
     """A writer for `path`; the name appears when the body has ended well, and nothing stays behind when not.
 
     Raises:
+        StreamsError: the file cannot be written.
         ConfigError: the ending is none of `ENDINGS`, or the folder is not there.
     """
     ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
@@ -117,5 +118,9 @@ def open_writer(path: Path) -> Iterator[BlockWriter]:
         finally:
             writer.close()
         partial.replace(path)
+    except OSError as error:
+        if isinstance(error, StreamsError):
+            raise
+        raise StreamsError(f"{path}: cannot be written ({error.strerror}); make room or name another place") from error
     finally:
         partial.unlink(missing_ok=True)
