@@ -85,7 +85,7 @@ class Learner:
         loss.backward()  # type: ignore[no-untyped-call]
         self.optimizer.step()
         importance = self.embedding.apply_gradients()
-        return Outcome(logits=logits.detach().cpu().numpy(), loss=float(loss), importance=importance)
+        return Outcome(logits=logits.detach().cpu().numpy(), loss=float(loss.detach()), importance=importance)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""

@@ -1,0 +1,180 @@
+"""Checkpoints: one directory each, whole or not there, newest first when they are read.
+
+    DIR/000000000812/            the last event that is in it (`trainer.journal`); a dot before: never finished
+        tensors.safetensors      weights, rows, optimizer states, router
+        state.json               everything that is no tensor: offsets, applied seq, windows, configuration
+        manifest.json            version, and size and checksum (xxh3, 64 bits) of the other two
+
+Written to a temporary directory, every file and directory fsynced, then renamed: a kill or a power cut at any moment
+leaves the checkpoint before it whole. Nothing is pickled, so reading one runs no code.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import safetensors.torch
+import xxhash
+from torch import Tensor
+
+from trainer.errors import CheckpointError
+
+__all__ = ["Checkpoint", "Checkpoints"]
+
+logger = logging.getLogger(__name__)
+
+VERSION = 1
+_TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """What was saved.
+
+    Attributes:
+        tensors: by name, on the CPU.
+        state: what JSON can hold.
+        path: where it is.
+    """
+
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
+    path: Path
+
+
+def _write(path: Path, data: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_directory(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _describe(data: bytes) -> dict[str, Any]:
+    return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one directory that nobody else writes to.
+
+    Args:
+        directory: made if missing.
+        keep: how many of the newest to keep, at least 2, so that a damaged one has one before it.
+    """
+
+    def __init__(self, directory: Path, *, keep: int = 3) -> None:
+        if keep < 2:
+            raise CheckpointError(f"keep: got {keep}, expected at least 2")
+        self.directory = directory
+        self._keep = keep
+        directory.mkdir(parents=True, exist_ok=True)
+
+    def paths(self) -> list[Path]:
+        """The finished checkpoints, newest first."""
+        return sorted((path for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
+
+    def save(self, event: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
+        """Writes the state after an event, and deletes what is older than the last few.
+
+        Two for the same event are the same moment of the run: the newer replaces the other.
+        """
+        name = f"{event:012d}"
+        temporary, final = self.directory / f".{name}.part", self.directory / name
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir()
+        on_host = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+        files = {
+            _TENSORS: safetensors.torch.save(on_host),
+            _STATE: json.dumps(state, allow_nan=False).encode(),
+        }
+        manifest = {"version": VERSION, "event": event, "files": {key: _describe(data) for key, data in files.items()}}
+        for key, data in files.items():
+            _write(temporary / key, data)
+        _write(temporary / _MANIFEST, json.dumps(manifest, indent=2).encode())
+        _sync_directory(temporary)
+        if final.exists():
+            replaced = self.directory / f".{name}.old"
+            shutil.rmtree(replaced, ignore_errors=True)
+            final.rename(replaced)
+        temporary.rename(final)
+        _sync_directory(self.directory)
+        self._prune()
+        return final
+
+    def _prune(self) -> None:
+        for path in self.paths()[self._keep :]:
+            shutil.rmtree(path)
+        for path in self.directory.glob(".*.old"):
+            shutil.rmtree(path)
+
+    def load(self) -> Checkpoint | None:
+        """The newest good one, None if there is none at all; each damaged one is named in the log.
+
+        Raises:
+            CheckpointError: there are checkpoints, and every one is damaged.
+        """
+        for leftover in self.directory.glob(".*.part"):
+            logger.warning("checkpoint %s was never finished; deleted", leftover.name)
+            shutil.rmtree(leftover)
+        paths = self.paths()
+        for path in paths:
+            checkpoint = _read_if_good(path)
+            if checkpoint is not None:
+                return checkpoint
+        if paths:
+            raise CheckpointError(f"{self.directory}: all {len(paths)} checkpoints are damaged; start with --fresh")
+        return None
+
+    def clear(self) -> None:
+        """Deletes every checkpoint."""
+        for path in [*self.paths(), *self.directory.glob(".*.part"), *self.directory.glob(".*.old")]:
+            shutil.rmtree(path)
+
+
+def _read_if_good(path: Path) -> Checkpoint | None:
+    try:
+        return _read(path)
+    except (CheckpointError, OSError) as error:
+        logger.warning("checkpoint %s is damaged (%s); the one before it is used", path, error)
+        return None
+
+
+def _read(path: Path) -> Checkpoint:
+    """One checkpoint, every byte of it checked.
+
+    Raises:
+        CheckpointError: damaged, or of another version.
+        OSError: a file is missing or cannot be read.
+    """
+    try:
+        manifest = json.loads((path / _MANIFEST).read_bytes())
+        if manifest["version"] != VERSION:
+            raise CheckpointError(f"version {manifest['version']}, expected {VERSION}")
+        files = {}
+        for name in (_TENSORS, _STATE):
+            files[name] = (path / name).read_bytes()
+            if _describe(files[name]) != manifest["files"][name]:
+                raise CheckpointError(f"{name} is not what was written")
+        if path.name != f"{manifest['event']:012d}":
+            raise CheckpointError(f"{_MANIFEST} is of event {manifest['event']}")
+        state = json.loads(files[_STATE])
+        return Checkpoint(safetensors.torch.load(files[_TENSORS]), state, path)
+    except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:
+        if isinstance(error, CheckpointError):
+            raise
+        raise CheckpointError(f"{type(error).__name__}: {error}") from error

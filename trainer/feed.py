@@ -1,0 +1,185 @@
+"""A topic read from our own offsets: every partition assigned by hand, nothing committed, records kept until taken."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from streams.config import KafkaConfig
+from streams.errors import BrokerError
+from streams.records import MAX_RECORD_BYTES
+
+__all__ = ["TopicFeed"]
+
+logger = logging.getLogger(__name__)
+
+_CONNECT_TIMEOUT_MS = 10_000
+_STALL_S = 30.0
+
+
+class TopicFeed:
+    """The records of one topic that have not been taken yet, by partition.
+
+    An offset here is always that of the next record to take, so what a checkpoint holds is where to go on reading.
+
+    Args:
+        config: the broker.
+        topic: which must exist.
+        num_partitions: its partitions.
+        offsets: where to begin in each partition; the oldest record where none is given.
+        max_records: how many to hold before no more are fetched.
+
+    Raises:
+        BrokerError: nobody answers within 10 s.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, topic: str, num_partitions: int, *, offsets: Mapping[int, int], max_records: int
+    ) -> None:
+        self.topic = topic
+        self._servers = config.bootstrap_servers
+        self._max_records = max_records
+        self._places = [TopicPartition(topic, number) for number in range(num_partitions)]
+        self._waiting: dict[int, deque[Any]] = {place.partition: deque() for place in self._places}
+        try:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=config.servers,
+                bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                max_partition_fetch_bytes=MAX_RECORD_BYTES,
+                fetch_max_wait_ms=50,  # a change should not wait half a second for company
+                allow_auto_create_topics=False,
+                **config.client_arguments(),
+            )
+            self._consumer.assign(self._places)
+            self.offsets = self._seek(offsets)
+        except KafkaError as error:
+            raise BrokerError(
+                f"no broker answered at {self._servers} within {_CONNECT_TIMEOUT_MS // 1000} s "
+                f"({error or type(error).__name__}); start one with `hotstream broker`"
+            ) from error
+
+    def __enter__(self) -> TopicFeed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._consumer.close(autocommit=False, timeout_ms=2000)
+
+    def _seek(self, offsets: Mapping[int, int]) -> dict[int, int]:
+        """Goes to the offsets, and says so where retention has been quicker."""
+        oldest, ends = self._consumer.beginning_offsets(self._places), self._consumer.end_offsets(self._places)
+        starts = {}
+        for place in self._places:
+            wanted = offsets.get(place.partition, oldest[place])
+            if wanted > ends[place]:
+                raise BrokerError(
+                    f"{self.topic}[{place.partition}] ends at offset {ends[place]}, the checkpoint stands at {wanted}: "
+                    "this is not the topic that it was trained from; name that broker, or start with --fresh"
+                )
+            if wanted < oldest[place]:
+                lost = oldest[place] - wanted
+                logger.warning("%s[%d]: %d records were deleted before they were read", self.topic, place[1], lost)
+            starts[place.partition] = max(wanted, oldest[place])
+            self._consumer.seek(place, starts[place.partition])
+        return starts
+
+    @property
+    def num_waiting(self) -> int:
+        """Records fetched and not taken."""
+        return sum(map(len, self._waiting.values()))
+
+    def fetch(self, timeout_ms: int = 0) -> int:
+        """Fetches what there is, if there is room; returns how many records came.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        room = self._max_records - self.num_waiting
+        if room <= 0:
+            return 0
+        try:
+            fetched = self._consumer.poll(timeout_ms=timeout_ms, max_records=room)
+        except KafkaError as error:
+            raise BrokerError(
+                f"{self._servers}: reading {self.topic} failed ({error or type(error).__name__})"
+            ) from error
+        for place, records in fetched.items():
+            self._waiting[place.partition].extend(records)
+        return sum(map(len, fetched.values()))
+
+    def oldest(self) -> int | None:
+        """The partition whose next record is the oldest of those that wait; None if none does."""
+        heads = [(records[0].timestamp, partition) for partition, records in self._waiting.items() if records]
+        return min(heads)[1] if heads else None
+
+    def take(self, partition: int) -> Any:
+        """The next record of a partition, which must have one waiting."""
+        record = self._waiting[partition].popleft()
+        self.offsets[partition] = record.offset + 1
+        return record
+
+    def take_all(self, limit: int) -> list[Any]:
+        """All records that wait, at most `limit`, partition by partition."""
+        taken: list[Any] = []
+        for partition, records in self._waiting.items():
+            while records and len(taken) < limit:
+                taken.append(self.take(partition))
+        return taken
+
+    def take_until(self, ends: Mapping[int, int]) -> list[Any]:
+        """The records before the given offset of each partition; waits for them.
+
+        Raises:
+            BrokerError: one does not come within 30 s.
+        """
+        deadline_s = time.monotonic() + _STALL_S
+        while any(not self._reaches(partition, end) for partition, end in ends.items()):
+            if self.fetch(100):
+                deadline_s = time.monotonic() + _STALL_S
+            elif self.num_waiting >= self._max_records:
+                self._max_records *= 2  # what we wait for is behind what we hold
+            elif time.monotonic() > deadline_s:
+                raise BrokerError(
+                    f"{self._servers}: {self.topic} has no records up to {dict(ends)}; start with --fresh"
+                )
+        taken = []
+        for partition, end in ends.items():
+            while self._waiting[partition] and self._waiting[partition][0].offset < end:
+                taken.append(self.take(partition))
+            self.offsets[partition] = max(self.offsets[partition], end)  # compaction may have left nothing there
+        return taken
+
+    def _reaches(self, partition: int, end: int) -> bool:
+        waiting = self._waiting[partition]
+        if waiting and waiting[-1].offset >= end - 1:
+            return True
+        return self._consumer.position(TopicPartition(self.topic, partition)) >= end
+
+    def lag(self) -> int:
+        """Records that the topic holds beyond what was taken, as far as the last fetch has said."""
+        marks = {place.partition: self._consumer.highwater(place) for place in self._places}
+        return sum(max(0, mark - self.offsets[number]) for number, mark in marks.items() if mark is not None)
+
+    def is_at_end(self) -> bool:
+        """Whether everything that the topic holds now was taken. Asks the broker.
+
+        Raises:
+            BrokerError: the broker does not say.
+        """
+        if self.num_waiting:
+            return False
+        try:
+            ends = self._consumer.end_offsets(self._places)
+            return all(self._consumer.position(place) >= end for place, end in ends.items())
+        except KafkaError as error:
+            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error

@@ -1,0 +1,66 @@
+"""What a run has done so far: the numbers of its report, and so much of them as a checkpoint keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.latency import LatencyHistogram
+from trainer.metrics import Windows
+from trainer.migration import ApplyReport
+
+__all__ = ["Progress"]
+
+_KEPT = ("rows", "click_records", "bad_clicks", "bad_assignments", "importance_records", "importance_rows")
+
+
+@dataclass
+class Progress:
+    """Counts since the run began, over all its restarts; latencies since the process began.
+
+    Attributes:
+        windows: quality of each learner.
+        rows: click rows trained.
+        click_records: click records trained.
+        bad_clicks: click records that could not be believed.
+        bad_assignments: likewise assignment records.
+        importance_records: importance records sent, one for each shard and click record.
+        importance_rows: keys in them.
+        applied: what the applied changes did.
+        latency: of assignments, from their record's timestamp until they were applied.
+    """
+
+    windows: Windows
+    rows: int = 0
+    click_records: int = 0
+    bad_clicks: int = 0
+    bad_assignments: int = 0
+    importance_records: int = 0
+    importance_rows: int = 0
+    applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(ApplyReport()), 0))
+    latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def add_applied(self, report: ApplyReport) -> None:
+        """Adds what a batch of changes did."""
+        for name, number in vars(report).items():
+            self.applied[name] += number
+
+    def describe_applied(self) -> dict[str, int]:
+        """The applied changes as the reports name them."""
+        return {"promotions": self.applied["promoted"], "demotions": self.applied["demoted"], **self.applied}
+
+    def to_state(self) -> dict[str, Any]:
+        """What `load_state` needs, for JSON."""
+        return {
+            **{name: getattr(self, name) for name in _KEPT},
+            "applied": self.applied,
+            "windows": self.windows.to_state(),
+        }
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Goes on from what `to_state` gave."""
+        for name in _KEPT:
+            setattr(self, name, int(state[name]))
+        self.applied = {name: int(number) for name, number in state["applied"].items()}
+        self.windows = Windows.from_state(state["windows"])

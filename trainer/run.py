@@ -1,0 +1,181 @@
+"""One training run without Kafka: click records and assignments in, importance out, checkpoints in between.
+
+Everything that a checkpoint holds is here, so this is what resumes: the trainer, how far each topic was taken, how far
+each shard's history was applied, the journal and the numbers of the report.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from streams.keys import Field
+from streams.records import Assignment, ClickBatch
+from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.errors import CheckpointError
+from trainer.follower import AssignmentFollower
+from trainer.journal import Journal
+from trainer.lookup import Importance
+from trainer.metrics import Windows
+from trainer.migration import ApplyReport
+from trainer.progress import Progress
+from trainer.setup import ModelConfig, build_trainer
+from trainer.trainer import ADAPTIVE, HASH, Trainer
+
+__all__ = ["RunConfig", "TrainingRun"]
+
+logger = logging.getLogger(__name__)
+
+Offsets = Mapping[int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """What does not change while a run lasts.
+
+    Args:
+        model: the model and its sizes.
+        device: where it is trained.
+        checkpoint_dir: where checkpoints and journal go; None for none.
+        checkpoint_every: rows between two checkpoints.
+        keep_checkpoints: how many to keep.
+        window_rows: rows to a window of the metrics.
+    """
+
+    model: ModelConfig
+    device: torch.device
+    checkpoint_dir: Path | None = None
+    checkpoint_every: int = 200_000
+    keep_checkpoints: int = 3
+    window_rows: int = 20_000
+
+
+class TrainingRun:
+    """The state of a run; the trainer is built when the first batch shows its columns, or from a checkpoint.
+
+    Args:
+        config: what the run is told.
+        num_shards: partitions of the assignments topic.
+        resume: go on from the newest good checkpoint; else whatever is in the directory is deleted.
+
+    Raises:
+        CheckpointError: all checkpoints are damaged, or the newest good one is of another configuration.
+    """
+
+    def __init__(self, config: RunConfig, num_shards: int, *, resume: bool = True) -> None:
+        self.config = config
+        names = [ADAPTIVE, HASH] if config.model.compare_hash else [ADAPTIVE]
+        self.progress = Progress(Windows(names, config.window_rows))
+        self.follower = AssignmentFollower(num_shards)
+        self.trainer: Trainer | None = None
+        self.offsets: dict[str, dict[int, int]] = {"clicks": {}, "assignments": {}}
+        self.resumed_rows = 0
+        self._shape: tuple[tuple[Field, ...], int] | None = None
+        self._rows_saved = 0
+        self._checkpoints: Checkpoints | None = None
+        last_event = 0
+        if config.checkpoint_dir is not None:
+            self._checkpoints = Checkpoints(config.checkpoint_dir, keep=config.keep_checkpoints)
+            checkpoint = self._checkpoints.load() if resume else None
+            if checkpoint is not None:
+                last_event = self._load(checkpoint)
+            elif not resume:
+                self._checkpoints.clear()
+        self.journal = Journal(config.checkpoint_dir, last_event)
+        if not resume:
+            self.journal.clear()
+
+    def _load(self, checkpoint: Checkpoint) -> int:
+        state = checkpoint.state
+        fields = tuple(Field(*pair) for pair in state["config"]["fields"])
+        num_dense = int(state["config"]["num_dense"])
+        mine = self.config.model.describe(fields, num_dense)
+        for name, said in state["config"].items():
+            if mine[name] != said:
+                raise CheckpointError(
+                    f"{checkpoint.path} was made with {name} {said!r}, this run has {mine[name]!r}: use the same "
+                    "options, another --checkpoint-dir, or --fresh to start over"
+                )
+        self._build(fields, num_dense).load_tensors(checkpoint.tensors)
+        torch.set_rng_state(checkpoint.tensors["rng"])
+        self.progress.load_state(state["progress"])
+        self.follower.load_state(state["standings"])
+        for topic, offsets in state["offsets"].items():
+            self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
+        self._rows_saved = self.resumed_rows = self.progress.rows
+        logger.info("goes on from %s: %d rows trained", checkpoint.path, self.progress.rows)
+        return int(state["event"])
+
+    def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
+        self._shape = (fields, num_dense)
+        self.trainer = build_trainer(self.config.model, fields, num_dense, self.config.device)
+        sizes = self.trainer.embedding.nbytes
+        logger.info(
+            "%s, %d fields of dimension %d on %s: %d unique rows (the agent's --capacity) of %d, embedding %.1f MB",
+            self.config.model.model,
+            len(fields),
+            self.config.model.dim,
+            self.config.device,
+            self.trainer.embedding.plan.capacity_rows,
+            self.trainer.embedding.plan.layout.num_rows,
+            sizes["total"] / 1e6,
+        )
+        return self.trainer
+
+    def refuse(self, batch: ClickBatch) -> str | None:
+        """Why the batch cannot be trained: its columns are not the model's. None if it can."""
+        shape = (batch.fields, len(batch.dense_names))
+        if self._shape is None or shape == self._shape:
+            return None
+        return f"{len(shape[0])} fields and {shape[1]} dense columns, or other names, than the model was built for"
+
+    def train(self, batch: ClickBatch) -> Importance:
+        """Predicts the batch, counts the predictions, and learns from it."""
+        trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
+        report = trainer.step(batch)
+        self.progress.windows.add(report.logits, batch.label)
+        self.progress.rows += report.rows
+        self.progress.click_records += 1
+        return report.importance
+
+    def apply(self, records: Sequence[Assignment]) -> ApplyReport:
+        """Applies those of the assignment records that are new, as one batch.
+
+        Raises:
+            CapacityError: a record names a row that this model has not.
+        """
+        if self.trainer is None:
+            raise CheckpointError("assignments before the first click record: there is no model to apply them to")
+        known_keys, _ = self.trainer.embedding.router.items()
+        report = self.trainer.apply(self.follower.changes(records, known_keys))
+        self.progress.add_applied(report)
+        return report
+
+    @property
+    def wants_checkpoint(self) -> bool:
+        """Whether enough rows were trained since the last checkpoint."""
+        return self._checkpoints is not None and self.progress.rows - self._rows_saved >= self.config.checkpoint_every
+
+    def checkpoint(self) -> None:
+        """Writes one, if there is a directory and anything to write.
+
+        What was sent for the rows in it must have been acknowledged before.
+        """
+        if self._checkpoints is None or self.trainer is None or self._shape is None:
+            return
+        state: dict[str, Any] = {
+            "event": self.journal.last_event,
+            "config": self.config.model.describe(*self._shape),
+            "progress": self.progress.to_state(),
+            "standings": self.follower.to_state(),
+            "offsets": self.offsets,
+        }
+        tensors = {**self.trainer.tensors(), "rng": torch.get_rng_state()}
+        self._checkpoints.save(self.journal.last_event, tensors, state)
+        self._rows_saved = self.progress.rows
+        self.journal.checkpointed(int(self._checkpoints.paths()[-1].name))

@@ -1,0 +1,280 @@
+"""The trainer as a process: topics in, steps, topics out, until it is told to stop or nothing more comes."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from streams.config import KafkaConfig
+from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
+from streams.schema import LogSchema
+from streams.topics import Topics, require_partitions
+from trainer.feed import TopicFeed
+from trainer.journal import Apply, Train
+from trainer.outbox import Outbox
+from trainer.run import RunConfig, TrainingRun
+from trainer.trainer import ADAPTIVE
+
+__all__ = ["Session", "SessionConfig"]
+
+logger = logging.getLogger(__name__)
+
+_CLICKS_AHEAD = 16
+_ASSIGNMENTS_AHEAD = 20_000
+_CHANGES_PER_STEP = 4096  # a burst is spread over steps, so that none waits long
+_IDLE_POLL_MS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SessionConfig:
+    """What the process is told.
+
+    Args:
+        kafka: the broker.
+        run: what is trained.
+        schema: how single clicks in JSON are read.
+        resume: go on from the newest good checkpoint.
+        limit_rows: stop at the first click record that reaches so many rows trained; None for no limit.
+        until_end_s: stop when everything is trained and nothing more came for so long; None for never.
+        metrics_interval_s: between two records to the metrics topic.
+        log_interval_s: between two lines in the log.
+    """
+
+    kafka: KafkaConfig
+    run: RunConfig
+    schema: LogSchema
+    resume: bool = True
+    limit_rows: int | None = None
+    until_end_s: float | None = None
+    metrics_interval_s: float = 1.0
+    log_interval_s: float = 5.0
+
+
+@dataclass
+class _Pace:
+    """When something was last said, and how far the run was then."""
+
+    at_s: float = field(default_factory=time.monotonic)
+    rows: int = 0
+
+    def advance(self, rows: int) -> float:
+        """Rows a second since the last call."""
+        now_s = time.monotonic()
+        rate = (rows - self.rows) / max(now_s - self.at_s, 1e-9)
+        self.at_s, self.rows = now_s, rows
+        return rate
+
+
+class Session:
+    """Reads clicks and assignments, trains, sends importance.
+
+    Guarantees:
+        - One click record is one step and, for each shard that it has keys of, one importance record that names it.
+        - When a checkpoint is written, the importance of every row in it has been acknowledged; after a kill the rows
+          behind the newest checkpoint are trained, and their importance sent, once more (the agent counts it once).
+        - Assignments are applied between steps, each shard's in the order of its `seq`.
+
+    Args:
+        config: what the process is told.
+        should_stop: asked between steps.
+        on_progress: called after every step.
+
+    Raises:
+        BrokerError: nobody answers.
+        TopicError: a topic is missing.
+        CheckpointError: no checkpoint can be used.
+    """
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[TrainingRun], None] = lambda _run: None,
+    ) -> None:
+        self._config = config
+        self._should_stop = should_stop
+        self._on_progress = on_progress
+        self._topics = Topics(config.kafka.prefix)
+        self._num_clicks = require_partitions(config.kafka, self._topics.clicks)
+        self._num_shards = require_partitions(config.kafka, self._topics.assignments)
+        self._num_importance = require_partitions(config.kafka, self._topics.importance)
+        self.run = TrainingRun(config.run, self._num_shards, resume=config.resume)
+        self._metrics_pace, self._log_pace = _Pace(rows=self.run.progress.rows), _Pace(rows=self.run.progress.rows)
+
+    def train(self) -> None:
+        """Trains until it is told to stop, the limit is reached, or nothing more comes; then checkpoints.
+
+        Raises:
+            BrokerError: the broker refuses, or a record cannot be delivered.
+            CapacityError: an assignment names a row that the model has not.
+        """
+        kafka, offsets = self._config.kafka, self.run.offsets
+        with (
+            TopicFeed(
+                kafka, self._topics.clicks, self._num_clicks, offsets=offsets["clicks"], max_records=_CLICKS_AHEAD
+            ) as clicks,
+            TopicFeed(
+                kafka,
+                self._topics.assignments,
+                self._num_shards,
+                offsets=offsets["assignments"],
+                max_records=_ASSIGNMENTS_AHEAD,
+            ) as assignments,
+            Outbox(kafka, self._topics, self._num_importance) as outbox,
+        ):
+            self._clicks, self._assignments, self._outbox = clicks, assignments, outbox
+            self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
+            self._repeat()
+            self._follow()
+            self._checkpoint()
+            self._say(force=True)
+            outbox.flush()
+        self.run.journal.close()
+
+    def _repeat(self) -> None:
+        """Does once more, in the same order, what the journal holds behind the checkpoint."""
+        repeated = 0
+        while not self._should_stop() and (event := self.run.journal.next_scripted()) is not None:
+            repeated += 1
+            if isinstance(event, Apply):
+                self._apply(self._assignments.take_until(event.ends))
+            else:
+                for record in self._clicks.take_until({event.partition: event.offset + 1}):
+                    self._train(record)
+            self._between_steps()
+        if repeated:
+            logger.info("repeated %d events of the journal; %d rows trained", repeated, self.run.progress.rows)
+
+    def _follow(self) -> None:
+        """Takes what comes."""
+        came_s = time.monotonic()
+        while not self._is_finished():
+            self._assignments.fetch()
+            if self.run.trainer is not None and self._assignments.num_waiting:
+                records = self._assignments.take_all(_CHANGES_PER_STEP)
+                self.run.journal.record(Apply({record.partition: record.offset + 1 for record in records}))
+                self._apply(records)
+            self._clicks.fetch(0 if self._clicks.num_waiting else _IDLE_POLL_MS)
+            partition = self._clicks.oldest()
+            if partition is not None:
+                record = self._clicks.take(partition)
+                self.run.journal.record(Train(record.partition, record.offset))
+                self._train(record)
+                came_s = time.monotonic()
+            elif self._has_ended(came_s):
+                return
+            self._between_steps()
+
+    def _is_finished(self) -> bool:
+        limit = self._config.limit_rows
+        return self._should_stop() or (limit is not None and self.run.progress.rows >= limit)
+
+    def _has_ended(self, came_s: float) -> bool:
+        patience_s = self._config.until_end_s
+        return patience_s is not None and time.monotonic() - came_s >= patience_s and self._clicks.is_at_end()
+
+    def _train(self, record: Any) -> None:
+        """One step on one click record; what cannot be trained goes to the dead letters."""
+        schema = self._config.schema
+        batch = decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+        reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
+        if reason is not None:
+            self.run.progress.bad_clicks += 1
+            self._outbox.send_dead_letter(record, reason)
+            return
+        assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
+        importance = self.run.train(batch)
+        records, rows = self._outbox.send_importance(importance, record, batch)
+        self.run.progress.importance_records += records
+        self.run.progress.importance_rows += rows
+        self._on_progress(self.run)
+
+    def _apply(self, records: list[Any]) -> None:
+        """Applies assignment records as one batch, and counts how long they took to get here."""
+        decoded = [decode_assignment(record.key, record.value, record.headers) for record in records]
+        bad = [said for said in decoded if isinstance(said, BadRecord)]
+        if bad:
+            self.run.progress.bad_assignments += len(bad)
+            logger.warning("%d assignment records cannot be believed, the first: %s", len(bad), bad[0].reason)
+        self.run.apply([said for said in decoded if isinstance(said, Assignment)])
+        now_ms = time.time_ns() // 1_000_000
+        written_ms = [
+            record.timestamp for record, said in zip(records, decoded, strict=True) if isinstance(said, Assignment)
+        ]
+        if written_ms:
+            self.run.progress.latency.add([now_ms - stamp for stamp in written_ms])
+
+    def _between_steps(self) -> None:
+        if self.run.wants_checkpoint:
+            self._checkpoint()
+        self._say()
+
+    def _checkpoint(self) -> None:
+        self._outbox.flush()
+        started_s = time.monotonic()
+        self.run.checkpoint()
+        logger.debug("checkpoint at %d rows took %.3f s", self.run.progress.rows, time.monotonic() - started_s)
+
+    def _say(self, *, force: bool = False) -> None:
+        """Metrics about every second, a line in the log about every five."""
+        now_s, progress = time.monotonic(), self.run.progress
+        if force or now_s - self._metrics_pace.at_s >= self._config.metrics_interval_s:
+            self._outbox.send_metrics(self._describe(self._metrics_pace.advance(progress.rows)))
+        if force or now_s - self._log_pace.at_s >= self._config.log_interval_s:
+            rate = self._log_pace.advance(progress.rows)
+            auc = progress.windows.auc()
+            said = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
+            lag, promotions = self._clicks.lag(), progress.applied["promoted"]
+            logger.info(
+                "%d rows, %.0f rows/s, %d records behind, %d promotions, AUC %s",
+                progress.rows, rate, lag, promotions, said or "-",
+            )  # fmt: skip
+
+    def _describe(self, rows_per_s: float) -> dict[str, Any]:
+        progress, trainer = self.run.progress, self.run.trainer
+        return {
+            "process": "trainer",
+            "time_ms": time.time_ns() // 1_000_000,
+            "rows": progress.rows,
+            "rows_per_s": round(rows_per_s, 1),
+            "lag_records": self._clicks.lag(),
+            "hot": trainer.embedding.num_hot if trainer else 0,
+            "applied": progress.describe_applied(),
+            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
+            "auc": progress.windows.auc(),
+            "window_auc": progress.windows.latest_auc(),
+            "log_loss": progress.windows.log_loss(),
+            "windows": progress.windows.finished[-1:],
+        }
+
+    def report(self) -> dict[str, Any]:
+        """The numbers of the final report."""
+        progress, trainer = self.run.progress, self.run.trainer
+        sizes: dict[str, Any] = {}
+        if trainer is not None:
+            learners = trainer.learners.items()
+            sizes = {name: learner.embedding.nbytes["total"] for name, learner in learners}
+            sizes["breakdown"] = {name: learner.embedding.nbytes for name, learner in learners}
+        return {
+            "rows": {"trained": progress.rows, "resumed_from": self.run.resumed_rows},
+            "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
+            "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
+            "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
+            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
+            "auc": progress.windows.auc(),
+            "log_loss": progress.windows.log_loss(),
+            "embedding_bytes": sizes,
+            "hot_rows": trainer.embedding.num_hot if trainer else 0,
+            "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
+            "applied_seq": self.run.follower.to_state(),
+            "offsets": {
+                topic: {str(number): offset for number, offset in sorted(offsets.items())}
+                for topic, offsets in self.run.offsets.items()
+            },
+            "windows": progress.windows.finished,
+            "primary": ADAPTIVE,
+        }
