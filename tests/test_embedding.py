@@ -1,0 +1,369 @@
+"""The adaptive embedding: routes, migrations, updates; numba and torch bodies held equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from sketch.hashing import mix64_array
+from sketch.keymap import ABSENT
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import CapacityError, GradientError, KeyRangeError, PlanError
+from trainer.gathers import mix64_tensor
+from trainer.hash_embedding import HashEmbedding
+from trainer.layout import Layout
+from trainer.router import WARM_VALUE, Backend
+from trainer.rows import RowOptimizer
+from trainer.sizing import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
+
+FIELDS, DIM, CAPACITY = 3, 4, 8
+BACKENDS: list[Backend] = ["numba", "torch"]
+Keys = npt.NDArray[np.uint64]
+
+
+def make_plan(optimizer: OptimizerName = "adagrad", level_2: int = 4) -> EmbeddingPlan:
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=level_2)
+    return EmbeddingPlan(layout=layout, dim=DIM, optimizer=optimizer, router_keys=32)
+
+
+def make(backend: Backend = "numba", optimizer: OptimizerName = "adagrad", rate: float = 0.1) -> AdaptiveEmbedding:
+    return AdaptiveEmbedding(make_plan(optimizer), optimizer=RowOptimizer(rate=rate), seed=3, backend=backend)
+
+
+def keys_of(payloads: list[list[int]] | npt.NDArray[np.int64]) -> Keys:
+    """Keys (B, F) of payloads (B, F)."""
+    return (np.arange(1, FIELDS + 1, dtype=np.uint64) << np.uint64(56)) | np.asarray(payloads, np.uint64)
+
+
+def random_keys(seed: int, rows: int = 64, values: int = 12) -> Keys:
+    return keys_of(np.random.default_rng(seed).integers(0, values, (rows, FIELDS)) * 0x9E3779B9 % (1 << 32))
+
+
+def changes_of(*said: tuple[int, int, int]) -> Changes:
+    """Changes from (key, tier, row)."""
+    keys, tiers, rows = zip(*said, strict=True)
+    return Changes(
+        np.array(keys, np.uint64), np.array(tiers, np.uint8), np.array(rows, np.int32), np.ones(len(said), np.float32)
+    )
+
+
+def vectors_of(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys) -> npt.NDArray[np.float32]:
+    with torch.no_grad():
+        return embedding(keys).numpy()
+
+
+def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: torch.Tensor) -> torch.Tensor:
+    """One step on the mean over the batch of sum(weights * sin(vectors)); gives the gradient (B, F, D)."""
+    vectors = embedding(keys)
+    vectors.retain_grad()
+    (weights * vectors.sin()).sum(dim=(1, 2)).mean().backward()
+    assert vectors.grad is not None
+    return vectors.grad
+
+
+def weights_for(keys: Keys, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*keys.shape, DIM, generator=torch.Generator().manual_seed(seed))
+
+
+def test_torch_hash_equals_numpy_hash_also_over_two_to_the_63() -> None:
+    words = np.random.default_rng(0).integers(0, 1 << 64, 1000, dtype=np.uint64)
+    words[:4] = [0, 1, (1 << 64) - 1, 1 << 63]
+    hashed = mix64_tensor(torch.from_numpy(words.view(np.int64))).numpy().view(np.uint64)
+    np.testing.assert_array_equal(hashed, mix64_array(words))
+
+
+def test_both_bodies_of_the_router_agree() -> None:
+    numba, torch_body = make("numba"), make("torch")
+    keys = random_keys(1, rows=500, values=200)
+    some = np.unique(keys)[:60]
+    changes = changes_of(
+        *[(int(key), HOT, row) for row, key in enumerate(some[:CAPACITY])],
+        *[(int(key), WARM, NO_ROW) for key in some[CAPACITY:]],
+    )
+    numba.apply(changes)
+    torch_body.apply(changes)
+    words = torch.from_numpy(keys.reshape(-1).view(np.int64))
+    for mine, other in zip(numba.router.route(words), torch_body.router.route(words), strict=True):
+        np.testing.assert_array_equal(mine.numpy(), other.numpy())
+    first, second = (rows.numpy() for rows in numba.router.route(words))
+    assert (first < CAPACITY).sum() == np.isin(keys, some[:CAPACITY]).sum()
+    assert (second != numba.plan.layout.padding_row).sum() == np.isin(keys, some[CAPACITY:]).sum()
+
+
+def test_each_field_stays_in_its_own_range_of_shared_rows() -> None:
+    embedding = make()
+    keys = random_keys(2, rows=300, values=1 << 20)
+    first = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))[0].numpy().reshape(keys.shape)
+    for field in range(FIELDS):
+        start = CAPACITY + 6 * field
+        assert set(first[:, field]) == set(range(start, start + 6))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
+    embedding = make(backend)
+    keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
+    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    learn(embedding, keys, weights_for(keys))
+    embedding.apply_gradients()
+    before = vectors_of(embedding, keys)
+    report = embedding.apply(
+        changes_of(
+            *[(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))],  # from cold and from warm
+            (int(keys[2, 0]), HOT, 7),  # from another row
+        )
+    )
+    np.testing.assert_array_equal(vectors_of(embedding, keys), before)
+    assert (report.promoted, report.moved) == (6, 1)
+    assert torch.equal(embedding.table.state[1:7], torch.zeros(6)), "the optimizer starts afresh"
+    assert embedding.table.state[7] == embedding.table.state[0] > 0, "a moved row takes its state along"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_apply_leaves_untouched_keys_untouched(backend: Backend) -> None:
+    embedding = make(backend)
+    keys = random_keys(4, values=40)
+    distinct = np.unique(keys)
+    embedding.apply(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:4])]))
+    before = vectors_of(embedding, keys)
+    changed = [(int(distinct[0]), WARM, NO_ROW), (int(distinct[10]), HOT, 0), (int(distinct[11]), WARM, NO_ROW)]
+    embedding.apply(changes_of(*changed))
+    named = np.isin(keys, np.array([key for key, _, _ in changed], np.uint64))
+    np.testing.assert_array_equal(vectors_of(embedding, keys)[~named], before[~named])
+
+
+def test_the_latest_record_that_names_a_row_owns_it() -> None:
+    embedding = make()
+    one, two, three = (int(key) for key in keys_of([[1, 2, 3]])[0])
+    embedding.apply(changes_of((one, HOT, 5)))
+    report = embedding.apply(changes_of((two, HOT, 5)))
+    assert (report.promoted, report.demoted, report.evicted) == (1, 1, 1)
+    report = embedding.apply(changes_of((one, HOT, 5), (three, HOT, 5), (three, WARM, NO_ROW)))
+    values = embedding.router.values(np.array([one, two, three], np.uint64))
+    np.testing.assert_array_equal(values, [ABSENT, ABSENT, WARM_VALUE])
+    assert (report.promoted, report.demoted, report.warmed, report.evicted) == (0, 1, 1, 1)
+
+
+def test_a_row_beyond_the_capacity_is_refused_and_changes_nothing() -> None:
+    embedding = make()
+    keys = keys_of([[1, 2, 3]])
+    with pytest.raises(CapacityError, match=r"names unique row 8, this trainer has 0 to 7.*--capacity"):
+        embedding.apply(changes_of((int(keys[0, 0]), HOT, 0), (int(keys[0, 1]), HOT, CAPACITY)))
+    assert len(embedding.router) == 0
+
+
+class Oracle:
+    """The rules of the assignments topic, one change at a time."""
+
+    def __init__(self) -> None:
+        self.values: dict[int, int] = {}
+
+    def apply(self, changes: Changes) -> None:
+        for key, tier, row in zip(changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), strict=True):
+            if tier == HOT:
+                self.values = {other: value for other, value in self.values.items() if value != row}
+                self.values[key] = row
+            elif tier == WARM:
+                self.values[key] = WARM_VALUE
+            else:
+                self.values.pop(key, None)
+
+
+one_change = st.tuples(st.integers(1, 12), st.sampled_from([COLD, WARM, HOT]), st.integers(0, CAPACITY - 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(st.lists(st.lists(one_change, min_size=1, max_size=14), min_size=1, max_size=5), st.sampled_from(BACKENDS))
+def test_any_batches_of_changes_equal_one_change_at_a_time(
+    batches: list[list[tuple[int, int, int]]], backend: Backend
+) -> None:
+    embedding, oracle = make(backend), Oracle()
+    for batch in batches:
+        changes = changes_of(
+            *[((1 << 56) | payload, tier, row if tier == HOT else NO_ROW) for payload, tier, row in batch]
+        )
+        hot_before = embedding.num_hot
+        report = embedding.apply(changes)
+        oracle.apply(changes)
+        keys, values = embedding.router.items()
+        assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == oracle.values
+        assert embedding.num_hot == hot_before + report.promoted - report.demoted <= CAPACITY
+        rows = values[values >= 0]
+        assert len(np.unique(rows)) == len(rows)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerName) -> None:
+    embedding = make(backend, optimizer)
+    keys = random_keys(5)
+    distinct = np.unique(keys)
+    embedding.apply(
+        changes_of(
+            *[(int(key), HOT, row) for row, key in enumerate(distinct[:5])],
+            *[(int(key), WARM, NO_ROW) for key in distinct[5:12]],
+        )
+    )
+    first, second = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    table = embedding.table.values.clone().requires_grad_()
+    state = torch.zeros(len(table))
+    for step in range(4):
+        weights = weights_for(keys, step)
+        vectors = (table[first.long()] + table[second.long()]).view(*keys.shape, DIM)
+        (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
+        gradient[-1] = 0  # the padding row learns nothing
+        state += gradient.square().mean(dim=1)
+        divisor = state.sqrt()[:, None] + 1e-8 if optimizer == "adagrad" else 1.0
+        table = (table - 0.1 * gradient / divisor).detach().requires_grad_()
+        learn(embedding, keys, weights)
+        embedding.apply_gradients()
+    torch.testing.assert_close(embedding.table.values, table.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.count_nonzero(embedding.table.values[-1]) == 0
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_importance_is_the_sum_of_raw_gradient_norms_per_sample(backend: Backend) -> None:
+    embedding = make(backend)
+    keys = random_keys(6)
+    gradient = learn(embedding, keys, weights_for(keys))
+    importance = embedding.apply_gradients()
+    norms = gradient.norm(dim=2).numpy() * len(keys)
+    assert len(np.unique(importance.keys)) == len(importance.keys)
+    assert set(importance.keys.tolist()) == set(keys.reshape(-1).tolist())
+    expected = [norms[keys == key].sum() for key in importance.keys]
+    np.testing.assert_allclose(importance.scores, expected, rtol=1e-5)
+
+
+def test_forward_changes_nothing_and_a_step_is_deterministic() -> None:
+    one, other = make(), make()
+    keys = random_keys(7)
+    before = {name: tensor.clone() for name, tensor in one.tensors().items()}
+    for _ in range(3):
+        one(keys)
+        vectors_of(one, keys)
+    for name, tensor in one.tensors().items():
+        assert torch.equal(tensor, before[name]), name
+    assert not one.has_captured
+    for embedding in (one, other):
+        learn(embedding, keys, weights_for(keys))
+        embedding.apply_gradients()
+    assert torch.equal(one.table.values, other.table.values)
+
+
+def test_read_only_keys_of_an_arrow_batch_are_accepted() -> None:
+    keys = random_keys(8)
+    keys.flags.writeable = False
+    assert vectors_of(make(), keys).shape == (*keys.shape, DIM)
+
+
+def test_keys_of_other_fields_are_refused() -> None:
+    for embedding in (make(), HashEmbedding(hash_plan(4096, DIM, FIELDS))):
+        for stranger in (1, (FIELDS + 1) << 56):
+            with pytest.raises(KeyRangeError, match="field number is not 1 to 3"):
+                embedding(np.full((1, FIELDS), stranger, np.uint64))
+
+
+def test_apply_between_backward_and_update_is_refused() -> None:
+    embedding = make()
+    keys = random_keys(9)
+    learn(embedding, keys, weights_for(keys))
+    with pytest.raises(GradientError, match="apply_gradients before apply"):
+        embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    embedding.apply_gradients()
+    vectors = embedding(keys)
+    embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    vectors.sum().backward()
+    with pytest.raises(GradientError, match="between forward and apply_gradients"):
+        embedding.apply_gradients()
+
+
+def test_several_forwards_of_a_step_add_up() -> None:
+    embedding = make(optimizer="sgd")
+    keys = random_keys(10)
+    weights = weights_for(keys)
+    before = vectors_of(embedding, keys)
+    (embedding(keys) * weights).sum().backward()
+    (embedding(keys) * weights).sum().backward()
+    twice = embedding.apply_gradients()
+    other = make(optimizer="sgd")
+    (other(keys) * weights).sum().backward()
+    once = other.apply_gradients()
+    np.testing.assert_array_equal(twice.keys, once.keys)
+    np.testing.assert_allclose(twice.scores, 2 * once.scores, rtol=1e-6)
+    np.testing.assert_allclose(
+        vectors_of(embedding, keys) - before, 2 * (vectors_of(other, keys) - before), rtol=1e-4, atol=1e-5
+    )
+
+
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: OptimizerName) -> None:
+    sizes = hash_plan(3000, DIM, FIELDS, optimizer=optimizer)
+    embedding = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), backend=backend)
+    keys = random_keys(11)
+    lookup = embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
+    rows = lookup.first.long() if lookup.inverse is None else lookup.first.long()[lookup.inverse.long()]
+    table = embedding.table.values.clone().requires_grad_()
+    weights = weights_for(keys)
+    vectors = table[rows].view(*keys.shape, DIM)
+    (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
+    divisor = gradient.square().mean(dim=1).sqrt()[:, None] + 1e-8 if optimizer == "adagrad" else 1.0
+    learn(embedding, keys, weights)
+    embedding.apply_gradients()
+    expected = (table - 0.1 * gradient / divisor).detach()
+    torch.testing.assert_close(embedding.table.values, expected, rtol=1e-5, atol=1e-6)
+
+
+@settings(deadline=None, max_examples=30)
+@given(st.integers(20_000, 3_000_000), st.sampled_from([4, 16, 64]), st.sampled_from(["adagrad", "sgd"]))
+def test_nbytes_equal_what_is_allocated_and_fit_the_budget(size: int, dim: int, optimizer: OptimizerName) -> None:
+    sizes = plan(size, dim, 26, optimizer=optimizer)
+    embedding = AdaptiveEmbedding(sizes)
+    allocated = embedding.nbytes
+    assert {name: allocated[name] for name in sizes.nbytes} == sizes.nbytes
+    table = embedding.table
+    assert allocated["rows"] == table.values.untyped_storage().nbytes()
+    assert allocated["optimizer"] == table.state.untyped_storage().nbytes()
+    assert 0.97 * size - 27 * (dim + 1) * 4 <= allocated["total"] <= size
+    baseline = HashEmbedding(hash_plan(allocated["total"], dim, 26, optimizer=optimizer))
+    assert 0 <= allocated["total"] - baseline.nbytes["total"] <= 27 * (dim + 1) * 4
+
+
+def test_sizes_that_cannot_be_met_are_refused() -> None:
+    with pytest.raises(PlanError, match="too few for 26 fields"):
+        plan(1000, 16, 26)
+    with pytest.raises(PlanError, match="at least 1"):
+        plan_for_capacity(0, 16, 26)
+    assert plan_for_capacity(1000, 16, 26).capacity_rows == 1000
+
+
+def test_memory_stays_flat_over_many_distinct_keys() -> None:
+    embedding = make()
+    before = embedding.nbytes
+    for step in range(20):
+        keys = random_keys(step, rows=2000, values=1 << 30)
+        learn(embedding, keys, weights_for(keys))
+        embedding.apply_gradients()
+    assert embedding.nbytes == before
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one")
+def test_cuda_equals_cpu() -> None:
+    device = torch.device("cuda")
+    cpu = make()
+    cuda = AdaptiveEmbedding(make_plan(), optimizer=RowOptimizer(rate=0.1), seed=3, device=device)
+    keys = random_keys(12)
+    distinct = np.unique(keys)
+    changes = changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])])
+    for embedding in (cpu, cuda):
+        embedding.apply(changes)
+        vectors = embedding(keys)
+        (vectors.sin() * weights_for(keys).to(vectors.device)).sum(dim=(1, 2)).mean().backward()
+        embedding.apply_gradients()
+    torch.testing.assert_close(cuda.table.values.cpu(), cpu.table.values, rtol=1e-5, atol=1e-6)
