@@ -8,7 +8,8 @@ What is modelled, each with Criteo Kaggle's numbers:
 - 13 dense columns of integer counts with the real quantiles, means and missing shares;
 - labels from a hidden teacher (`teacher`): a weight per value, a few latent pairs, a dense part; the click rate;
 - drift by day: values trade popularity at moments of their own, about as fast as the real log meets unseen values;
-- on request an abrupt rotation: values that take half of the lookups get new identities, tokens and weights at once.
+- on request an abrupt rotation: values that take half of the lookups, all of large vocabularies, get new identities,
+  and so new tokens and weights, at once.
 
 What is not: the dependence between the columns of a row (real C3, C12, C16 and C21 all but determine each other, and
 counts go with values; here all are independent given what is missing), users and sessions, bursts and hours of the

@@ -106,17 +106,17 @@ def _choose_rotated(shares: Floats, num_head: npt.NDArray[np.int64]) -> tuple[np
     """Head values (F, 64) and the share of tail values that together take half of all lookups.
 
     Args:
-        shares: (F, 64) of a field's lookups: its head values', then its tail's. What misses to 1 is missing values,
-            which have no identity to change; so of the others somewhat more than half must.
+        shares: (F, 64) of a field's lookups: its head values', then its tail's; zeros where a field's vocabulary is
+            stable. Those, and missing values, keep their identities, so of the others well over half must change.
         num_head: (F,) head values.
     """
-    is_head = np.arange(shares.shape[1]) < num_head[:, None]
-    tail_mass = shares[~is_head].sum()
+    head_shares = np.where(np.arange(shares.shape[1]) < num_head[:, None], shares, 0.0)
+    tail_mass = shares.sum() - head_shares.sum()
     wanted = min(1.0, shares.shape[0] / 2 / shares.sum())
     chosen = np.zeros(shares.shape, np.bool_)
     rotated = passed = 0.0
-    for place in np.argsort(-shares * is_head, axis=None, kind="stable")[: is_head.sum()]:
-        share = shares.flat[place]
+    for place in np.argsort(-head_shares, axis=None, kind="stable")[: np.count_nonzero(head_shares)]:
+        share = head_shares.flat[place]
         passed += share
         if rotated + share / 2 < wanted * passed:
             chosen.flat[place] = True
@@ -145,8 +145,9 @@ def field_records(fields: Sequence[FieldProfile], scale: float, drift: float, se
         record["turnover_per_day"] = drift * field.turnover_per_day
     numbers = np.arange(1, len(fields) + 1, dtype=np.uint64)
     records["salt"] = mix64_array(mix64_array(numbers) + np.uint64(seed))
-    chosen, rotated_tail = _choose_rotated(shares, records["num_head"])
-    records["rotates_head"], records["rotated_tail"] = chosen, rotated_tail
+    is_open = np.array([field.turnover_per_day > 0 for field in fields])
+    chosen, rotated_tail = _choose_rotated(shares * is_open[:, None], records["num_head"])
+    records["rotates_head"], records["rotated_tail"] = chosen, rotated_tail * is_open
     return records
 
 
