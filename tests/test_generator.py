@@ -232,7 +232,7 @@ def test_the_click_rate_is_what_was_asked(seed: int) -> None:
 
 
 def test_the_teachers_probability_ranks_clicks_as_calibrated() -> None:
-    block = draw(100_000)
+    block = draw(100_000, rows_per_day=100_000 / 7)
     assert auc(block.label, block.probability.astype(np.float64)) == pytest.approx(ORACLE_AUC, abs=0.01)
     edges = np.quantile(block.probability, [0.0, 0.25, 0.5, 0.75, 1.0])
     for low, high in pairwise(edges):

@@ -100,7 +100,9 @@ def draw_rows(
                 value = np.uint64(identity + field.num_values if is_new else identity)
             payloads[place, number] = _MISSING if is_missing else token_of(value, field.salt)
             values[number] = (np.uint64(number + 1) << _FIELD_BITS) | value
-            logit += teacher.deviations[number, num_bits(identity)] * value_normal(values[number], teacher.seed)
+            # Both values of a pair that trades places weigh alike, so that drift hardly wears the teacher out.
+            weighty = min(identity, field.num_values - 1 - identity)
+            logit += teacher.deviations[number, num_bits(weighty)] * value_normal(values[number], teacher.seed)
         logit += teacher.pair_scale * pair_logit(values, teacher.seed)
         logit = teacher.biases[np.int64(has_rotated)] + teacher.slopes[np.int64(has_rotated)] * logit
         probability[place] = 1.0 / (1.0 + math.exp(-logit))

@@ -45,7 +45,7 @@ class TeacherConfig:
         logit_scale: deviation of the logit over rows; the scales below say only how it is shared out.
         value_scale: deviation of a popular value's weight in the field with the most values.
         field_power: in another field it is less by (log of its values / log of the most values) to this power.
-        tail_rank: popularity rank (on day 0) from which weights get smaller.
+        tail_rank: popularity rank (in the best place that drift may give the value) from which weights get smaller.
         tail_decay: power by which they do; 0: rare values matter like common ones.
         pair_scale: deviation of each latent pair's term.
         dense_scale: deviation of all dense terms together.
