@@ -10,7 +10,7 @@ from types import TracebackType
 from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
@@ -53,7 +53,7 @@ class TopicFeed:
                 bootstrap_servers=config.servers,
                 bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
                 enable_auto_commit=False,
-                auto_offset_reset="earliest",
+                auto_offset_reset="none",  # an offset that is not there must not become another one in silence
                 max_partition_fetch_bytes=MAX_RECORD_BYTES,
                 fetch_max_wait_ms=50,  # a change should not wait half a second for company
                 allow_auto_create_topics=False,
@@ -81,17 +81,20 @@ class TopicFeed:
         starts = {}
         for place in self._places:
             wanted = offsets.get(place.partition, oldest[place])
-            if wanted > ends[place]:
-                raise BrokerError(
-                    f"{self.topic}[{place.partition}] ends at offset {ends[place]}, the checkpoint stands at {wanted}: "
-                    "this is not the topic that it was trained from; name that broker, or start with --fresh"
-                )
+            if wanted > ends[place] == 0:
+                raise self._foreign(place.partition, wanted)
             if wanted < oldest[place]:
                 lost = oldest[place] - wanted
                 logger.warning("%s[%d]: %d records were deleted before they were read", self.topic, place[1], lost)
             starts[place.partition] = max(wanted, oldest[place])
             self._consumer.seek(place, starts[place.partition])
         return starts
+
+    def _foreign(self, partition: int, offset: int) -> BrokerError:
+        return BrokerError(
+            f"{self.topic}[{partition}] has no offset {offset}, where the checkpoint stands: this is not the topic "
+            "that it was trained from; name that broker, or start with --fresh"
+        )
 
     @property
     def num_waiting(self) -> int:
@@ -109,10 +112,12 @@ class TopicFeed:
             return 0
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms, max_records=room)
+        except OffsetOutOfRangeError as error:
+            place, offset = next(iter(error.args[0].items()))
+            raise self._foreign(place.partition, offset) from error
         except KafkaError as error:
-            raise BrokerError(
-                f"{self._servers}: reading {self.topic} failed ({error or type(error).__name__})"
-            ) from error
+            said = error or type(error).__name__
+            raise BrokerError(f"{self._servers}: reading {self.topic} failed ({said})") from error
         for place, records in fetched.items():
             self._waiting[place.partition].extend(records)
         return sum(map(len, fetched.values()))
@@ -172,6 +177,8 @@ class TopicFeed:
 
     def is_at_end(self) -> bool:
         """Whether everything that the topic holds now was taken. Asks the broker.
+
+        The embedded broker names the *first* record of its last batch as the end, so ask only when nothing comes.
 
         Raises:
             BrokerError: the broker does not say.

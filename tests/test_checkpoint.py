@@ -1,0 +1,249 @@
+"""Checkpoints, the journal, and which assignments are applied."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from trainer_batches import click_batch
+
+from sketch.changes import COLD, HOT
+from sketch.hashing import shard_of
+from streams.records import Assignment
+from trainer.checkpoint import Checkpoints
+from trainer.errors import CheckpointError, TrainerError
+from trainer.follower import AssignmentFollower, Standing
+from trainer.journal import Apply, Journal, Train
+from trainer.run import RunConfig, TrainingRun
+from trainer.setup import ModelConfig
+
+NO_KEYS = np.empty(0, np.uint64)
+TENSORS = {"a": torch.arange(12.0).view(3, 4), "keys": torch.tensor([-1, 1 << 62])}
+
+
+def assignment(key: int, tier: str, seq: int, *, row: int | None = None, epoch: int = 1, shard: int = 0) -> Assignment:
+    return Assignment(key=key, tier=tier, row=row, shard=shard, epoch=epoch, seq=seq, score=1.0)  # type: ignore[arg-type]
+
+
+# ---- checkpoints ----------------------------------------------------------------------------------------------------
+
+
+def test_a_checkpoint_comes_back_as_it_was_and_the_last_few_are_kept(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for event in (3, 7, 12):
+        checkpoints.save(event, TENSORS, {"event": event})
+    loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.state == {"event": 12}
+    assert all(torch.equal(loaded.tensors[name], tensor) for name, tensor in TENSORS.items())
+    assert [path.name for path in checkpoints.paths()] == ["000000000012", "000000000007"]
+    checkpoints.save(12, TENSORS, {"event": 12, "again": True})
+    loaded = Checkpoints(tmp_path).load()
+    assert loaded is not None
+    assert loaded.state["again"] is True
+
+
+def test_no_checkpoint_is_no_error(tmp_path: Path) -> None:
+    assert Checkpoints(tmp_path / "new").load() is None
+
+
+@pytest.mark.parametrize("name", ["tensors.safetensors", "state.json", "manifest.json"])
+@pytest.mark.parametrize("damage", ["flip", "cut", "remove"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_used(
+    tmp_path: Path, name: str, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, TENSORS, {"event": 1})
+    newest = checkpoints.save(2, TENSORS, {"event": 2}) / name
+    data = bytearray(newest.read_bytes())
+    if damage == "remove":
+        newest.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        newest.write_bytes(data if damage == "flip" else data[: len(data) // 2])
+    with caplog.at_level(logging.WARNING):
+        loaded = checkpoints.load()
+    assert loaded is not None
+    assert loaded.state == {"event": 1}
+    assert "000000000002 is damaged" in caplog.text
+
+
+def test_every_byte_of_a_checkpoint_is_guarded(tmp_path: Path) -> None:
+    path = Checkpoints(tmp_path).save(5, TENSORS, {"event": 5})
+    rng = np.random.default_rng(0)
+    for file in sorted(path.iterdir()):
+        good = file.read_bytes()
+        for place in rng.integers(0, len(good), 20):
+            bad = bytearray(good)
+            bad[place] ^= 0x10
+            file.write_bytes(bad)
+            try:
+                loaded = Checkpoints(tmp_path).load()
+            except CheckpointError:
+                continue
+            assert loaded is not None  # a space in the manifest may become another character that JSON skips
+            assert file.name == "manifest.json"
+            assert loaded.state == {"event": 5}
+        file.write_bytes(good)
+
+
+def test_a_checkpoint_that_was_never_finished_is_deleted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.save(1, TENSORS, {"event": 1})
+    (tmp_path / ".000000000002.part").mkdir()
+    with caplog.at_level(logging.WARNING):
+        loaded = checkpoints.load()
+    assert loaded is not None
+    assert "never finished" in caplog.text
+    assert not (tmp_path / ".000000000002.part").exists()
+
+
+def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    (checkpoints.save(1, TENSORS, {}) / "state.json").write_text("[]")
+    with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; start with --fresh"):
+        checkpoints.load()
+
+
+# ---- journal --------------------------------------------------------------------------------------------------------
+
+
+def test_the_journal_gives_the_events_behind_a_checkpoint_and_drops_a_torn_line(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    events = [Train(0, 0), Apply({0: 3, 1: 9}), Train(1, 0), Train(0, 1)]
+    for event in events:
+        journal.record(event)
+    journal.close()
+    path = next(tmp_path.glob("*.journal"))
+    path.write_bytes(path.read_bytes() + b'{"event":5,"cli')
+    again = Journal(tmp_path, last_event=1)
+    assert [again.next_scripted() for _ in range(4)] == [*events[1:], None]
+    again.record(Train(1, 1))
+    again.close()
+    third = Journal(tmp_path, last_event=3)
+    assert [third.next_scripted() for _ in range(3)] == [Train(0, 1), Train(1, 1), None]
+    assert third.last_event == 5
+    third.close()
+
+
+def test_a_checkpoint_in_the_middle_of_a_repetition_keeps_the_rest_of_the_script(tmp_path: Path) -> None:
+    journal = Journal(tmp_path)
+    for offset in range(6):
+        journal.record(Train(0, offset))
+    journal.close()
+    repeating = Journal(tmp_path, last_event=0)
+    for _ in range(3):
+        repeating.next_scripted()
+    repeating.checkpointed(oldest_event=3)
+    repeating.close()
+    again = Journal(tmp_path, last_event=3)
+    assert [again.next_scripted() for _ in range(4)] == [Train(0, 3), Train(0, 4), Train(0, 5), None]
+    again.close()
+
+
+# ---- which assignments are applied ----------------------------------------------------------------------------------
+
+
+def test_an_assignment_is_applied_once() -> None:
+    follower = AssignmentFollower(1)
+    records = [assignment(11, "hot", 1, row=0), assignment(12, "warm", 2)]
+    assert len(follower.changes(records, NO_KEYS)) == 2
+    assert len(follower.changes(records, NO_KEYS)) == 0
+    changes = follower.changes([*records, assignment(11, "cold", 7)], NO_KEYS)
+    assert (changes.key.tolist(), changes.tier.tolist()) == ([11], [COLD])
+    assert follower.standings == {0: Standing(1, 7)}
+    again = AssignmentFollower(1)
+    again.load_state(follower.to_state())
+    assert again.standings == follower.standings
+
+
+def test_a_new_epoch_forgets_what_its_shard_said_before() -> None:
+    keys = np.arange(1, 40, dtype=np.uint64)
+    mine = keys[shard_of(keys, 2) == 0]
+    follower = AssignmentFollower(2)
+    follower.changes([assignment(int(mine[0]), "hot", 5, row=0)], NO_KEYS)
+    changes = follower.changes(
+        [
+            assignment(int(mine[1]), "hot", 6, row=1),
+            assignment(int(mine[2]), "hot", 7, row=1, epoch=2),
+            assignment(int(mine[3]), "hot", 8, row=2, epoch=1),  # late, and void
+        ],
+        keys,
+    )
+    tiers = dict(zip(changes.key.tolist(), changes.tier.tolist(), strict=True))
+    assert [key for key, tier in tiers.items() if tier == HOT] == [int(mine[2])]
+    assert set(tiers) == set(mine.tolist())
+
+
+# ---- a run ----------------------------------------------------------------------------------------------------------
+
+
+def run_config(directory: Path | None, **model: object) -> RunConfig:
+    options: dict[str, object] = {"capacity_rows": 60, "dim": 8, "compare_hash": True, **model}
+    return RunConfig(
+        model=ModelConfig(**options),  # type: ignore[arg-type]
+        device=torch.device("cpu"),
+        checkpoint_dir=directory,
+        checkpoint_every=5 * 32,
+        window_rows=200,
+    )
+
+
+def assignments_before(step: int) -> list[Assignment]:
+    keys = click_batch(32, step).keys.reshape(-1)
+    return [assignment(int(keys[place]), "hot", 10 * step + place, row=(7 * step + place) % 60) for place in range(6)]
+
+
+def drive(run: TrainingRun, last_step: int, *, dies_at_event: int | None = None) -> TrainingRun:
+    """What a session does, with batch i at offset i and the assignments of step i at offset i of partition 0."""
+
+    def perform(event: Apply | Train) -> None:
+        if isinstance(event, Apply):
+            run.apply(assignments_before(event.ends[0] - 1))
+            run.offsets["assignments"] = {0: event.ends[0]}
+        else:
+            run.train(click_batch(32, event.offset))
+            run.offsets["clicks"] = {0: event.offset + 1}
+        if run.wants_checkpoint:
+            run.checkpoint()
+
+    while (event := run.journal.next_scripted()) is not None:
+        perform(event)
+    while (step := run.offsets["clicks"].get(0, 0)) < last_step:
+        if run.trainer is not None and run.offsets["assignments"].get(0, 1) <= step:
+            event = Apply({0: step + 1})
+        else:
+            event = Train(0, step)
+        run.journal.record(event)
+        if run.journal.last_event == dies_at_event:
+            break
+        perform(event)
+    run.journal.close()
+    return run
+
+
+@pytest.mark.parametrize("dies_at_events", [[2], [9, 10], [11, 23, 37]])
+def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path, dies_at_events: list[int]) -> None:
+    undisturbed = drive(TrainingRun(run_config(None), 1), 23)
+    for dies_at in dies_at_events:
+        drive(TrainingRun(run_config(tmp_path), 1), 23, dies_at_event=dies_at)
+    resumed = drive(TrainingRun(run_config(tmp_path), 1), 23)
+    assert undisturbed.trainer is not None
+    assert resumed.trainer is not None
+    expected = undisturbed.trainer.tensors()
+    for name, tensor in resumed.trainer.tensors().items():
+        assert torch.equal(tensor, expected[name]), name
+    assert resumed.progress.to_state() == undisturbed.progress.to_state()
+    assert resumed.progress.rows == 23 * 32
+    assert resumed.offsets == undisturbed.offsets
+
+
+def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path: Path) -> None:
+    drive(TrainingRun(run_config(tmp_path), 1), 8)
+    with pytest.raises(TrainerError, match=r"made with dim 8, this run has 16.*--fresh"):
+        TrainingRun(run_config(tmp_path, dim=16), 1)
+    assert TrainingRun(run_config(tmp_path, dim=16), 1, resume=False).progress.rows == 0
+    assert not Checkpoints(tmp_path).paths()

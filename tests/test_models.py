@@ -1,0 +1,144 @@
+"""Models, prequential metrics, and learning on a tiny stream."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+from trainer_batches import NUM_FIELDS, click_batch
+
+from sketch import HotSet, HotSketch
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import PlanError
+from trainer.hash_embedding import HashEmbedding
+from trainer.learner import DenseOptimizer
+from trainer.metrics import Quality, Windows
+from trainer.models import MODELS, build_model, transform_dense
+from trainer.setup import CRITEO_FEATURES, ModelConfig
+from trainer.sizing import hash_plan, plan_for_capacity
+from trainer.trainer import ADAPTIVE, HASH, Trainer
+
+
+def make_trainer(*, compare: bool = False, seed: int = 0) -> Trainer:
+    embedding = AdaptiveEmbedding(plan_for_capacity(60, 8, NUM_FIELDS), seed=seed)
+
+    def model() -> torch.nn.Module:
+        return build_model("dlrm", num_dense=2, num_fields=NUM_FIELDS, dim=8, seed=seed)
+
+    baseline = (model(), HashEmbedding(hash_plan(embedding.nbytes["total"], 8, NUM_FIELDS))) if compare else None
+    return Trainer(model(), embedding, optimizer=DenseOptimizer(rate=0.003), baseline=baseline)
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("num_dense", [0, 13])
+def test_models_give_a_logit_a_row_and_a_gradient_for_every_field(name: str, num_dense: int) -> None:
+    model = build_model(name, num_dense=num_dense, num_fields=5, dim=8)
+    vectors = torch.randn(7, 5, 8, requires_grad=True)
+    dense = torch.full((7, num_dense), float("nan"))
+    logits = model(dense, vectors)
+    assert logits.shape == (7,)
+    assert torch.isfinite(logits).all()
+    logits.sum().backward()
+    assert vectors.grad is not None
+    assert (vectors.grad.norm(dim=2) > 0).all()
+    again = build_model(name, num_dense=num_dense, num_fields=5, dim=8)(dense, vectors)
+    assert torch.equal(again, logits), "the first weights depend on the seed alone"
+
+
+def test_dlrm_has_the_papers_sizes() -> None:
+    model = build_model("dlrm", num_dense=13, num_fields=26, dim=16)
+    shapes = [tuple(weight.shape) for name, weight in model.named_parameters() if name.endswith("weight")]
+    assert shapes == [(512, 13), (256, 512), (64, 256), (16, 64), (512, 16 + 27 * 26 // 2), (256, 512), (1, 256)]
+
+
+def test_dense_numbers_that_are_none_count_as_zero() -> None:
+    dense = torch.tensor([[0.0, 1.0, -3.0, float("nan"), float("inf"), -float("inf")]])
+    torch.testing.assert_close(transform_dense(dense), torch.tensor([[0.0, np.log(2.0), 0, 0, 0, 0]]).float())
+
+
+def test_unknown_models_and_sizes_are_refused() -> None:
+    with pytest.raises(PlanError, match="dlrm, wdl, dcn"):
+        build_model("gpt", num_dense=1, num_fields=1, dim=1)
+    with pytest.raises(PlanError, match="expected exactly one"):
+        ModelConfig(embedding_bytes=1_000_000, capacity_rows=100)
+    thousandth = ModelConfig(compression=1000).plan(26).nbytes["total"]
+    assert 0.97 < thousandth / (CRITEO_FEATURES * 17 * 4 / 1000) <= 1
+
+
+def exact_auc(logits: np.ndarray, labels: np.ndarray) -> float:
+    differences = logits[labels == 1][:, None] - logits[labels == 0][None, :]
+    return float((differences > 0).mean() + (differences == 0).mean() / 2)
+
+
+@pytest.mark.parametrize("spread", [0.05, 1.0, 6.0])
+def test_auc_and_log_loss_equal_the_exact_ones(spread: float) -> None:
+    rng = np.random.default_rng(1)
+    labels = (rng.random(6000) < 0.25).astype(np.int8)
+    logits = (rng.normal(size=6000) * spread + labels * spread).astype(np.float32)
+    logits[:500] = 0.0  # ties
+    quality = Quality()
+    for start in range(0, 6000, 1000):
+        quality.add(logits[start : start + 1000], labels[start : start + 1000])
+    assert quality.auc == pytest.approx(exact_auc(logits, labels), abs=1e-4 if spread > 0.1 else 2e-3)
+    expected = binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
+    assert quality.log_loss == pytest.approx(float(expected), rel=1e-5)
+    again = Quality.from_state(json.loads(json.dumps(quality.to_state())))
+    assert (again.auc, again.log_loss, again.rows) == (quality.auc, quality.log_loss, 6000)
+
+
+def test_quality_of_nothing_is_none_and_of_nonsense_finite() -> None:
+    quality = Quality()
+    assert (quality.auc, quality.log_loss) == (None, None)
+    quality.add(np.array([np.nan, np.inf, -np.inf], np.float32), np.array([0, 1, 0], np.int8))
+    assert quality.auc == 1.0
+
+
+def test_windows_end_with_the_batch_that_fills_them() -> None:
+    windows = Windows(["a"], 5)
+    for seed in range(4):
+        rng = np.random.default_rng(seed)
+        windows.add({"a": rng.normal(size=3).astype(np.float32)}, np.array([0, 1, 0], np.int8))
+    assert [window["rows"] for window in windows.finished] == [6, 12]
+    again = Windows.from_state(json.loads(json.dumps(windows.to_state())))
+    for both in (windows, again):
+        both.add({"a": np.ones(6, np.float32)}, np.array([0, 1, 0, 1, 0, 1], np.int8))
+    assert again.finished == windows.finished
+
+
+def test_learning_lowers_the_loss_and_follows_a_hot_set() -> None:
+    trainer = make_trainer(compare=True)
+    hot_set = HotSet(60, HotSketch(64))
+    windows = Windows([ADAPTIVE, HASH], 40 * 128)
+    for step in range(160):
+        batch = click_batch(128, step)
+        report = trainer.step(batch)
+        windows.add(report.logits, batch.label)
+        trainer.apply(hot_set.update(report.importance.keys, report.importance.scores))
+        assert trainer.embedding.num_hot <= 60
+    losses = [float(window[f"log_loss_{name}"]) for name in (ADAPTIVE, HASH) for window in windows.finished]
+    assert losses[3] < losses[0] - 0.02
+    assert losses[7] < losses[4] - 0.02
+    assert trainer.embedding.num_hot > 40
+
+
+def test_predictions_come_before_learning() -> None:
+    trainer, batch = make_trainer(), click_batch(64, 0)
+    with torch.no_grad():
+        learner = trainer.learners[ADAPTIVE]
+        before = learner.model(torch.from_numpy(batch.dense), learner.embedding(batch.keys)).numpy()
+    np.testing.assert_array_equal(trainer.step(batch).logits[ADAPTIVE], before)
+
+
+def test_the_embedding_serves_any_model_and_any_optimizer() -> None:
+    embedding = AdaptiveEmbedding(plan_for_capacity(100, 8, NUM_FIELDS))
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(NUM_FIELDS * 8, 1))
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
+    batch = click_batch(64, 1)
+    loss = binary_cross_entropy_with_logits(model(embedding(batch.keys))[:, 0], torch.from_numpy(batch.label).float())
+    loss.backward()
+    optimizer.step()
+    importance = embedding.apply_gradients()
+    assert (importance.scores > 0).all()
