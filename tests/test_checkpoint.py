@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import torch
 from trainer_batches import click_batch
@@ -20,7 +21,11 @@ from trainer.journal import Apply, Journal, Train
 from trainer.run import RunConfig, TrainingRun
 from trainer.setup import ModelConfig
 
-NO_KEYS = np.empty(0, np.uint64)
+
+def no_keys() -> npt.NDArray[np.uint64]:
+    return np.empty(0, np.uint64)
+
+
 TENSORS = {"a": torch.arange(12.0).view(3, 4), "keys": torch.tensor([-1, 1 << 62])}
 
 
@@ -150,9 +155,9 @@ def test_a_checkpoint_in_the_middle_of_a_repetition_keeps_the_rest_of_the_script
 def test_an_assignment_is_applied_once() -> None:
     follower = AssignmentFollower(1)
     records = [assignment(11, "hot", 1, row=0), assignment(12, "warm", 2)]
-    assert len(follower.changes(records, NO_KEYS)) == 2
-    assert len(follower.changes(records, NO_KEYS)) == 0
-    changes = follower.changes([*records, assignment(11, "cold", 7)], NO_KEYS)
+    assert len(follower.changes(records, no_keys)) == 2
+    assert len(follower.changes(records, no_keys)) == 0
+    changes = follower.changes([*records, assignment(11, "cold", 7)], no_keys)
     assert (changes.key.tolist(), changes.tier.tolist()) == ([11], [COLD])
     assert follower.standings == {0: Standing(1, 7)}
     again = AssignmentFollower(1)
@@ -164,14 +169,14 @@ def test_a_new_epoch_forgets_what_its_shard_said_before() -> None:
     keys = np.arange(1, 40, dtype=np.uint64)
     mine = keys[shard_of(keys, 2) == 0]
     follower = AssignmentFollower(2)
-    follower.changes([assignment(int(mine[0]), "hot", 5, row=0)], NO_KEYS)
+    follower.changes([assignment(int(mine[0]), "hot", 5, row=0)], no_keys)
     changes = follower.changes(
         [
             assignment(int(mine[1]), "hot", 6, row=1),
             assignment(int(mine[2]), "hot", 7, row=1, epoch=2),
             assignment(int(mine[3]), "hot", 8, row=2, epoch=1),  # late, and void
         ],
-        keys,
+        lambda: keys,
     )
     tiers = dict(zip(changes.key.tolist(), changes.tier.tolist(), strict=True))
     assert [key for key, tier in tiers.items() if tier == HOT] == [int(mine[2])]

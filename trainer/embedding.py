@@ -142,7 +142,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
     @property
     def num_hot(self) -> int:
         """Hot keys now."""
-        return int(np.count_nonzero(self.router.items()[1] >= 0))
+        return self.router.num_hot
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -224,7 +224,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
         The new row of a hot key starts with the vector that the key had; its optimizer state starts afresh, or comes
         along if the key was hot in another row. A demotion drops the row (writing it back won nothing in a prototype).
-        O(K log K + keys in the router).
+        O(K log K), and the router's copy on CUDA.
 
         Raises:
             CapacityError: a change names a row beyond the capacity; nothing was changed.

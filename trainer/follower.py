@@ -7,7 +7,7 @@ shard had said before is forgotten (its rows may now be other keys').
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,12 +41,12 @@ class AssignmentFollower:
         self.standings: dict[int, Standing] = {}
         self.num_skipped = 0
 
-    def changes(self, records: Sequence[Assignment], known_keys: npt.NDArray[np.uint64]) -> Changes:
+    def changes(self, records: Sequence[Assignment], known_keys: Callable[[], npt.NDArray[np.uint64]]) -> Changes:
         """The changes of the records that are new, in order; they count as applied from here on.
 
         Args:
             records: in the order of their partitions' offsets.
-            known_keys: all hot and warm keys, of which a shard forgets its own when its epoch grows.
+            known_keys: gives all hot and warm keys, of which a shard forgets its own when its epoch grows.
         """
         parts: list[Changes] = []
         fresh: list[Assignment] = []
@@ -56,7 +56,7 @@ class AssignmentFollower:
                 self.num_skipped += 1
                 continue
             if standing is not None and record.epoch > standing.epoch:
-                parts += [_to_changes(fresh), self._forget(record.shard, known_keys, fresh)]
+                parts += [_to_changes(fresh), self._forget(record.shard, known_keys(), fresh)]
                 fresh = []
             self.standings[record.shard] = Standing(record.epoch, record.seq)
             fresh.append(record)

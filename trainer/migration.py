@@ -89,14 +89,12 @@ def _last_of(words: npt.NDArray[np.uint64] | Values) -> npt.NDArray[np.int64]:
 
 def _displaced(keys: npt.NDArray[np.uint64], values: Values, router: Router) -> npt.NDArray[np.uint64]:
     """Hot keys of the router whose row a change names and that no change names."""
-    known_keys, known = router.items()
-    rows = np.unique(values[values >= 0])
-    owners = known_keys[(known >= 0) & np.isin(known, rows)]
-    return owners[~np.isin(owners, keys)]
+    owners = router.owners(np.unique(values[values >= 0]))
+    return owners[(owners != 0) & ~np.isin(owners, keys)]
 
 
 def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
-    """The migration that the changes come to. O(K log K + keys in the router), nothing is changed.
+    """The migration that the changes come to. O(K log K), nothing is changed.
 
     Raises:
         CapacityError: a hot row outside 0 to capacity - 1.

@@ -57,6 +57,7 @@ class Router:
         self._device = device or torch.device("cpu")
         self._backend = choose_backend(self._device, backend)
         self._map = KeyMap(expected_keys)
+        self._owners = np.zeros(layout.capacity_rows, np.uint64)  # the hot key of each unique row, 0 for none
         self.version = 0
         self._upload()
 
@@ -67,7 +68,12 @@ class Router:
     def nbytes(self) -> dict[str, int]:
         """Bytes on the host and, where lookups happen elsewhere, of the copies there."""
         device = sum(part.nbytes for part in self._copies) if self._device.type != "cpu" else 0
-        return {"host": self._map.nbytes, "device": device}
+        return {"host": self._map.nbytes + self._owners.nbytes, "device": device}
+
+    @property
+    def num_hot(self) -> int:
+        """Hot keys now."""
+        return int(np.count_nonzero(self._owners))
 
     def _upload(self) -> None:
         """Copies the map to where lookups happen (on a CPU its own arrays are read)."""
@@ -107,8 +113,15 @@ class Router:
         """All hot and warm keys in ascending order, and their values."""
         return self._map.items()
 
+    def owners(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
+        """The hot key of each unique row, 0 where there is none."""
+        return self._owners[rows]
+
     def update(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
-        """Sets what is known of distinct keys; `ABSENT` makes a key cold."""
+        """Sets what is known of distinct keys; `ABSENT` makes a key cold. No two keys may end in one row. O(K)."""
+        before = self._map.get(keys)
+        self._owners[before[before >= 0]] = 0
+        self._owners[values[values >= 0]] = keys[values >= 0]
         gone = values == ABSENT
         self._map.remove(keys[gone])  # first, so that their slots serve the others
         self._map.put(keys[~gone], values[~gone])
@@ -118,4 +131,5 @@ class Router:
     def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
         """Forgets everything and knows these instead."""
         self._map = KeyMap(max(len(keys), self._map.keys.size // 2))
+        self._owners[:] = 0
         self.update(keys, values)

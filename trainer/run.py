@@ -151,8 +151,8 @@ class TrainingRun:
         """
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
-        known_keys, _ = self.trainer.embedding.router.items()
-        report = self.trainer.apply(self.follower.changes(records, known_keys))
+        router = self.trainer.embedding.router
+        report = self.trainer.apply(self.follower.changes(records, lambda: router.items()[0]))
         self.progress.add_applied(report)
         return report
 

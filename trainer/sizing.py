@@ -18,6 +18,7 @@ __all__ = ["EmbeddingPlan", "OptimizerName", "hash_plan", "map_bytes", "plan", "
 OptimizerName = Literal["adagrad", "sgd"]
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
+_OWNER_BYTES = 8  # the key of each unique row
 _MIN_BUCKETS = 16
 
 
@@ -66,7 +67,8 @@ class EmbeddingPlan:
         """Bytes of the rows, the optimizer state and the router, and their total."""
         rows = self.layout.num_rows * self.dim * _FLOAT_BYTES
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
-        router = map_bytes(self.router_keys) if self.router_keys else 0
+        owners = self.capacity_rows * _OWNER_BYTES
+        router = owners + map_bytes(self.router_keys) if self.router_keys else 0
         return {"rows": rows, "optimizer": optimizer, "router": router, "total": rows + optimizer + router}
 
 
