@@ -31,7 +31,7 @@ DIGEST_SEED = np.uint64(0x4447535400000001)  # "DGST", 1
 Keys = npt.NDArray[np.uint64]
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def mix64(word: np.uint64) -> np.uint64:
     """A well mixed, invertible image of a 64-bit word."""
     word ^= word >> _SHIFT
@@ -41,7 +41,7 @@ def mix64(word: np.uint64) -> np.uint64:
     return word ^ (word >> _SHIFT)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def unmix64(word: np.uint64) -> np.uint64:
     """The word whose `mix64` is the given one (a xor-shift by more than 32 bits undoes itself)."""
     word ^= word >> _SHIFT
@@ -66,7 +66,7 @@ def shard_of(keys: Keys, num_shards: int) -> npt.NDArray[np.int64]:
     return ((mix64_array(keys ^ SHARD_SEED) >> _HALF) * np.uint64(num_shards) >> _HALF).astype(np.int64)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def entry_digest(key: np.uint64, tier: np.uint64, row: np.uint64) -> np.uint64:
     """What one assignment adds to its shard's digest; `row` is 2^32 - 1 where there is none."""
     return mix64(mix64(key ^ DIGEST_SEED) ^ (tier << _HALF | row))

@@ -57,7 +57,7 @@ _COIN = 1.0 / (1 << 22)
 _COIN_SHIFT = np.uint64(42)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def decode_score(code):
     """The units that a code stands for, float64."""
     if code < LINEAR:
@@ -65,7 +65,7 @@ def decode_score(code):
     return float_of((np.int64(code) + _BIAS) << _DROPPED_BITS)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def encode_score(units, random):
     """The code of a number of units, rounded up with the probability of what would be dropped; 1 at least."""
     if units < LINEAR:
@@ -75,7 +75,7 @@ def encode_score(units, random):
     return min(code, TOP_CODE)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def log2_floor(number):
     """The place of the highest set bit of a uint64 that is not 0."""
     place = np.uint64(0)
@@ -84,7 +84,7 @@ def log2_floor(number):
     return place
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def locate(key, seed, num_buckets, tag_shift):
     """Bucket and tag of a key."""
     mixed = mix64(key ^ seed)
@@ -93,7 +93,7 @@ def locate(key, seed, num_buckets, tag_shift):
     return np.int64(high >> _U32), ((high << _U32) | (low & _LOW32)) >> tag_shift
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
     """The key at this bucket with this tag: the one dividend in reach, by long division in base 2^32."""
     remainder = tag << tag_shift
@@ -105,7 +105,7 @@ def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
     return unmix64(mixed) ^ seed
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def read_tag(lines32, lines16, lines8, wide, bucket, slot):
     """The tag in a slot."""
     tag = np.uint64(lines32[bucket, slot])
@@ -116,7 +116,7 @@ def read_tag(lines32, lines16, lines8, wide, bucket, slot):
     return tag
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _write_tag(lines32, lines16, lines8, wide, bucket, slot, tag):
     lines32[bucket, slot] = np.uint32(tag & _LOW32)
     lines16[bucket, MIDS + slot] = np.uint16((tag >> _U32) & _LOW16)
@@ -125,7 +125,7 @@ def _write_tag(lines32, lines16, lines8, wide, bucket, slot, tag):
         wide[bucket, slot] = np.uint8(tag >> _U56)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _find(base, lines32, lines16, lines8, wide, bucket, tag, used):
     """The slot that holds the tag, or -1. An empty slot may match tag 0: adding to it is inserting there."""
     matches = match_u32x8(base + bucket * LINE_BYTES, np.uint32(tag & _LOW32)) & used
@@ -137,7 +137,7 @@ def _find(base, lines32, lines16, lines8, wide, bucket, tag, used):
     return -1
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def divide_scores(lines16, slots, octaves):
     """Divides every score by 2^octaves; exact for codes that stay at 2048 or above, never empties a slot."""
     drop = octaves << MANTISSA_BITS
@@ -151,7 +151,7 @@ def divide_scores(lines16, slots, octaves):
                 lines16[bucket, SCORES + slot] = np.uint16(encode_score(units, np.int64(0)))
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _place(base, lines32, lines16, lines8, wide, bucket, tag, units, random, used, always_admit):
     """Counts one key in its bucket: (slot, old code, new code, the tag that had to go or was there already).
 
@@ -176,7 +176,7 @@ def _place(base, lines32, lines16, lines8, wide, bucket, tag, units, random, use
     return slot, old, new, gone
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def insert(lines32, lines16, lines8, wide, keys, scores, seed, position, scale, slots, always_admit):
     """Counts the keys in order; returns the scale, which shrinks whenever a score came near the top of the codes.
 
@@ -204,7 +204,7 @@ def insert(lines32, lines16, lines8, wide, keys, scores, seed, position, scale, 
     return scale
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def query(lines32, lines16, lines8, wide, keys, seed, slots, codes):
     """The score code of each key, 0 where the sketch does not hold it."""
     num_buckets = np.uint64(lines32.shape[0])
@@ -223,7 +223,7 @@ def query(lines32, lines16, lines8, wide, keys, seed, slots, codes):
             codes[i] = 0 if slot < 0 else lines16[buckets[i - start], SCORES + slot]
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def rebuild_keys(lines32, lines16, lines8, wide, places, seed, keys):
     """The keys in the given places (bucket * 8 + slot)."""
     num_buckets = np.uint64(lines32.shape[0])
@@ -246,7 +246,7 @@ NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND = range(4)  # places in `counts`
 COLD, WARM, HOT = range(3)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def count_scores(lines16, slots, histogram):
     """Fills the histogram afresh."""
     histogram[:] = 0
@@ -255,7 +255,7 @@ def count_scores(lines16, slots, histogram):
             histogram[np.int64(lines16[bucket, SCORES + slot]) >> BIN_BITS] += 1
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _code_at_rank(histogram, rank):
     """The lowest code of the bin in which the rank-th best slot is; 1 if there are fewer."""
     above = 0
@@ -266,7 +266,7 @@ def _code_at_rank(histogram, rank):
     return 1
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def set_limits(histogram, limits, hot_capacity, warm_capacity, hot_up, warm_up, hot_down, warm_down):
     """The codes between which nothing changes: the score at the tier's last rank, times `up` and over `down`."""
     nothing = np.int64(0)
@@ -278,7 +278,7 @@ def set_limits(histogram, limits, hot_capacity, warm_capacity, hot_up, warm_up, 
     limits[DEMOTE_WARM] = encode_score(decode_score(warm) / warm_down, nothing)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _leave(tiers, free_rows, counts, bucket, slot):
     """Takes the slot's tier away."""
     row = tiers[bucket, slot]
@@ -290,7 +290,7 @@ def _leave(tiers, free_rows, counts, bucket, slot):
     tiers[bucket, slot] = COLD_SLOT
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def insert_tracked(
     lines32, lines16, lines8, wide, keys, scores, seed, position, scale, slots, always_admit,
     tiers, histogram, limits, counts, free_rows, candidates,
@@ -345,7 +345,7 @@ def insert_tracked(
     return scale, num_out
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def review(
     lines32, lines16, lines8, wide, seed, scale, slots, tiers, limits, counts, free_rows, candidates,
     warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,

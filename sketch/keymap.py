@@ -27,13 +27,13 @@ _NO_KEY = np.uint64(0)
 Values = npt.NDArray[np.int32]
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _buckets_of(key: np.uint64, mask: np.uint64) -> tuple[np.int64, np.int64]:
     word = mix64(key)
     return np.int64(word & _LOW & mask), np.int64(word >> _HALF & mask)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def find_place(table: Keys, key: np.uint64) -> int:
     """Where the key is (bucket * SLOTS + slot), or -1."""
     first, second = _buckets_of(key, np.uint64(table.shape[0] - 1))
@@ -46,7 +46,7 @@ def find_place(table: Keys, key: np.uint64) -> int:
     return place
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def claim_place(table: Keys, key: np.uint64) -> int:
     """A free place for a key that is not there, in the emptier of its buckets, or -1 if both are full."""
     first, second = _buckets_of(key, np.uint64(table.shape[0] - 1))
@@ -61,14 +61,14 @@ def claim_place(table: Keys, key: np.uint64) -> int:
     return -1
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _get(table: Keys, values: Values, keys: Keys, found: Values) -> None:
     for i in range(keys.shape[0]):
         place = find_place(table, keys[i])
         found[i] = ABSENT if place < 0 else values[place // SLOTS, place % SLOTS]
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _put(table: Keys, values: Values, keys: Keys, new: Values) -> tuple[int, int]:
     """Stores the pairs in order; returns how many were stored and how many of them are new keys."""
     added = 0
@@ -84,7 +84,7 @@ def _put(table: Keys, values: Values, keys: Keys, new: Values) -> tuple[int, int
     return keys.shape[0], added
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _remove(table: Keys, keys: Keys) -> int:
     removed = 0
     for i in range(keys.shape[0]):

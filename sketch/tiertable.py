@@ -24,7 +24,7 @@ _MIN_ROWS = 1024
 DIGEST, NUM_HOT, NUM_WARM = range(3)  # places in `totals`
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _count(totals, key, value, one):  # type: ignore[no-untyped-def]
     """Adds (`one` = 1) or takes away (2^64 - 1) an entry."""
     if value >= 0:
@@ -35,7 +35,7 @@ def _count(totals, key, value, one):  # type: ignore[no-untyped-def]
         totals[NUM_WARM] += one
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _apply(table, values, owners, keys, tiers, rows, totals):  # type: ignore[no-untyped-def]
     """Applies changes in order; returns how many, which is fewer than all if the map must grow first."""
     one, minus_one = np.uint64(1), np.uint64(0xFFFFFFFFFFFFFFFF)

@@ -31,7 +31,7 @@ from streams.records import (
     encode_digest,
 )
 
-__all__ = ["Shard", "ShardConfig"]
+__all__ = ["Shard", "ShardConfig", "compile_kernels"]
 
 _MAGIC = b"hotstream-shard"
 
@@ -223,3 +223,13 @@ class Shard:
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(f"shard snapshot cannot be read: {error!r}") from error
         return shard
+
+
+def compile_kernels() -> None:
+    """Compiles (or loads from the cache) what counting needs, so that the first record does not wait for it."""
+    hot_set = ShardConfig(capacity=1, num_shards=1).make_hot_set(0)
+    changes = hot_set.update(np.arange(1, 4097, dtype=np.uint64))
+    hot_set.table()
+    table = TierTable()
+    table.apply(changes)
+    table.lookup(changes.key)

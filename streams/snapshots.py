@@ -5,7 +5,10 @@ when all of them are acknowledged, a manifest that names the place follows, and 
 whatever compaction or a crash takes away of an unfinished snapshot, the manifest in force and its chunks stand.
 
     key  `3/A/0`, `3/A/1`, ...   chunks of shard 3 in place A
-    key  `3`                     the manifest: JSON with place, chunks, bytes, CRC-32
+    key  `3`                     the manifest: JSON with place, chunks, bytes, CRC-32, and the manifest before it
+
+Two agents that have one shard for a moment may write into one place; then the checksums say so, and the snapshot
+before, which the manifest names too, still stands.
 """
 
 from __future__ import annotations
@@ -14,6 +17,7 @@ import json
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from streams.records import VERSION, BadRecord, Headers, header_int
 
@@ -21,6 +25,7 @@ __all__ = ["SnapshotReader", "SnapshotRecord", "write_snapshot"]
 
 CHUNK_BYTES = 900_000
 _MAX_CHUNKS = 100_000
+Manifest = dict[str, str | int]
 
 
 @dataclass(frozen=True)
@@ -32,16 +37,18 @@ class SnapshotRecord:
     headers: list[tuple[str, bytes]]
 
 
-def write_snapshot(shard: int, data: bytes, *, place: str) -> tuple[list[SnapshotRecord], SnapshotRecord]:
-    """The chunks, and the manifest that may be sent only when every chunk is acknowledged.
+def write_snapshot(
+    shard: int, data: bytes, *, previous: Manifest | None
+) -> tuple[list[SnapshotRecord], SnapshotRecord, Manifest]:
+    """The chunks; the record that may be sent only when every chunk is acknowledged; and what it says.
 
     Args:
         shard: whose snapshot it is.
         data: the snapshot.
-        place: `A` or `B`, the one that the newest manifest does not name.
+        previous: the manifest in force, whose place is left alone; None if there is none.
     """
     parts = [data[start : start + CHUNK_BYTES] for start in range(0, max(len(data), 1), CHUNK_BYTES)]
-    checksum = zlib.crc32(data)
+    place = "B" if previous and previous["place"] == "A" else "A"
     version = ("v", b"%d" % VERSION)
     chunks = [
         SnapshotRecord(
@@ -51,39 +58,28 @@ def write_snapshot(shard: int, data: bytes, *, place: str) -> tuple[list[Snapsho
         )
         for number, part in enumerate(parts)
     ]
-    body = {"v": VERSION, "shard": shard, "place": place, "chunks": len(parts), "bytes": len(data), "crc32": checksum}
-    return chunks, SnapshotRecord(b"%d" % shard, json.dumps(body).encode(), [version, ("kind", b"manifest")])
+    manifest: Manifest = {"place": place, "chunks": len(parts), "bytes": len(data), "crc32": zlib.crc32(data)}
+    body = {"v": VERSION, "shard": shard, **manifest, "previous": previous}
+    return chunks, SnapshotRecord(b"%d" % shard, json.dumps(body).encode(), [version, ("kind", b"manifest")]), manifest
 
 
 class SnapshotReader:
     """Reads one shard's partition of the snapshots topic from its beginning; knows the newest whole snapshot.
 
     Attributes:
-        place: the place of the newest manifest, None before the first.
+        manifest: that of the newest whole snapshot, None if there is none.
+        data: the newest whole snapshot, None if there is none.
+        num_manifests: how many snapshots were ever closed, as far as compaction lets us see.
         problems: why records were passed over.
     """
 
     def __init__(self, shard: int) -> None:
         self._shard = shard
         self._chunks: dict[tuple[str, int], bytes] = {}
-        self._manifest: dict[str, int | str] | None = None
-        self._whole: bytes | None = None
+        self.manifest: Manifest | None = None
+        self.data: bytes | None = None
+        self.num_manifests = 0
         self.problems: list[str] = []
-
-    @property
-    def place(self) -> str | None:
-        """The place that the newest manifest names."""
-        return None if self._manifest is None else str(self._manifest["place"])
-
-    @property
-    def next_place(self) -> str:
-        """Where the next snapshot goes."""
-        return "B" if self.place == "A" else "A"
-
-    @property
-    def data(self) -> bytes | None:
-        """The newest whole snapshot, None if there is none."""
-        return self._whole
 
     def read(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
         """Takes in records (key, value, headers) in the order of the topic."""
@@ -109,14 +105,21 @@ class SnapshotReader:
         except (ValueError, KeyError, TypeError) as error:
             return BadRecord(f"snapshot record with key {key!r}: {error!r}")
 
-    def _close(self, manifest: dict[str, int | str]) -> BadRecord | None:
-        number, place = int(manifest["chunks"]), str(manifest["place"])
-        if not 1 <= number <= _MAX_CHUNKS or place not in ("A", "B"):
-            return BadRecord(f"snapshot manifest {manifest}")
-        self._manifest = manifest
-        parts = [self._chunks.get((place, chunk)) for chunk in range(number)]
-        whole = b"".join(part for part in parts if part is not None)
-        if None in parts or len(whole) != manifest["bytes"] or zlib.crc32(whole) != manifest["crc32"]:
-            return BadRecord(f"snapshot manifest {manifest}: its chunks are not whole")
-        self._whole = whole
+    def _close(self, body: dict[str, Any]) -> BadRecord | None:
+        self.num_manifests += 1
+        for manifest in (body, body["previous"]):
+            whole = None if manifest is None else self._assemble(manifest)
+            if whole is not None:
+                self.data = whole
+                self.manifest = {name: manifest[name] for name in ("place", "chunks", "bytes", "crc32")}
+                break
+        if self.manifest is None or self.manifest["place"] != body["place"]:
+            return BadRecord(f"snapshot {body}: its chunks are not whole; the one before it counts")
         return None
+
+    def _assemble(self, manifest: dict[str, Any]) -> bytes | None:
+        if not 1 <= manifest["chunks"] <= _MAX_CHUNKS:
+            return None
+        parts = [self._chunks.get((manifest["place"], chunk), b"") for chunk in range(manifest["chunks"])]
+        whole = b"".join(parts)
+        return whole if len(whole) == manifest["bytes"] and zlib.crc32(whole) == manifest["crc32"] else None

@@ -1,0 +1,276 @@
+"""The sketch agent: what a process does with the shards that it is given and the records that come.
+
+Delivery: at-least-once input, deterministic output. An importance record is acknowledged to Kafka after its changes
+are queued, but that is only a hint: after a crash the agent loads each shard's newest snapshot and reads on from *its*
+offset. A snapshot is written only when every change before it is acknowledged by the broker, so nothing between
+snapshot and crash can be missing: it is computed, and written, again, with the same `seq`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from dataclasses import dataclass, field
+
+from aiokafka import AIOKafkaConsumer, TopicPartition
+
+from streams.config import KafkaConfig
+from streams.counter import count_keys, split_by_shard
+from streams.errors import InvariantError
+from streams.publisher import Publisher
+from streams.records import (
+    BadRecord,
+    Headers,
+    Source,
+    dead_letter_headers,
+    decode_clicks,
+    decode_importance,
+    encode_importance,
+)
+from streams.schema import LogSchema
+from streams.shard import Shard, ShardConfig
+from streams.snapshots import Manifest, SnapshotReader, write_snapshot
+from streams.topics import Topics
+
+__all__ = ["AgentConfig", "AgentWorker"]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentConfig:
+    """What an agent process is told.
+
+    Args:
+        kafka: where the broker is.
+        shards: the shards' configuration; equal for all agents of a group.
+        signals: `gradient`, `frequency` or both: which importance this process counts and makes.
+        schema: how single clicks in JSON are read (frequency signal).
+        group: the consumer group; the agents of one group share the partitions.
+        snapshot_every: importance records of a shard between two snapshots.
+        session_timeout_s: after how long a silent agent's partitions go to others.
+    """
+
+    kafka: KafkaConfig
+    shards: ShardConfig
+    signals: frozenset[str] = field(default_factory=lambda: frozenset({"gradient"}))
+    schema: LogSchema
+    group: str = "hotstream-agent"
+    snapshot_every: int = 256
+    session_timeout_s: float = 10.0
+
+
+class AgentWorker:
+    """The shards that this process has been given, and what happens to a record."""
+
+    def __init__(self, config: AgentConfig) -> None:
+        self.config = config
+        self.topics = Topics(config.kafka.prefix)
+        self.publisher: Publisher | None = None
+        self.shards: dict[int, Shard] = {}
+        self._manifests: dict[int, Manifest | None] = {}
+        self._since_snapshot: dict[int, int] = {}
+        self.num_bad = 0
+
+    async def start(self) -> None:
+        """Connects the publisher; must run in the event loop that will use it."""
+        if self.publisher is None:
+            self.publisher = Publisher(self.config.kafka)
+            await self.publisher.start()
+
+    async def stop(self) -> None:
+        """Writes the shards' snapshots and disconnects; records that still come are left for the next start."""
+        if self.publisher is not None:
+            publisher, self.publisher = self.publisher, None
+            await self._save_all(publisher)
+            await publisher.stop()
+
+    def own_offsets(self) -> dict[int, int]:
+        """Where each shard's input goes on."""
+        return {number: shard.next_offset for number, shard in self.shards.items()}
+
+    # ---- shards come and go ------------------------------------------------------------------------------------
+
+    async def adopt_all(self, numbers: set[int]) -> None:
+        """Makes these the shards of this process."""
+        await self.start()
+        for number in sorted(set(self.shards) - numbers):
+            del self.shards[number]
+        for number in sorted(numbers - set(self.shards)):
+            await self.adopt(number)
+
+    async def adopt(self, number: int) -> None:
+        """Loads a shard's newest snapshot, or begins afresh (and says so with a first snapshot).
+
+        Raises:
+            InvariantError: a newest snapshot that is damaged beyond use.
+        """
+        publisher = await self._running()
+        reader = await self._read_snapshots(number)
+        for problem in reader.problems:
+            logger.warning("shard %d: %s", number, problem)
+        if reader.data is None and reader.num_manifests:
+            raise InvariantError(f"shard {number}: no snapshot in {self.topics.snapshots} is whole: {reader.problems}")
+        if reader.data is None:
+            shard = Shard(number, self.config.shards)
+        else:
+            shard = Shard.from_bytes(reader.data, self.config.shards)
+        await self._save(publisher, shard, reader.manifest)
+        self.shards[number] = shard  # from here on its records are counted
+        logger.info(
+            "shard %d: epoch %d, seq %d, %d hot rows, reads on from offset %d%s",
+            number, shard.epoch, shard.seq, shard.table.num_hot, shard.next_offset,
+            "" if reader.data else " (no snapshot yet)",
+        )  # fmt: skip
+
+    async def _read_snapshots(self, number: int) -> SnapshotReader:
+        reader = SnapshotReader(number)
+        consumer = AIOKafkaConsumer(
+            bootstrap_servers=self.config.kafka.servers,
+            enable_auto_commit=False,
+            auto_offset_reset="earliest",
+            fetch_max_bytes=64 << 20,
+            max_partition_fetch_bytes=16 << 20,
+            **self.config.kafka.client_arguments(),
+        )
+        await consumer.start()
+        try:
+            partition = TopicPartition(self.topics.snapshots, number)
+            consumer.assign([partition])
+            end = (await consumer.end_offsets([partition]))[partition]
+            await consumer.seek_to_beginning(partition)
+            while await consumer.position(partition) < end:
+                fetched = await consumer.getmany(partition, timeout_ms=1000)
+                for records in fetched.values():
+                    reader.read((record.key, record.value, record.headers) for record in records)
+        finally:
+            await consumer.stop()
+        return reader
+
+    async def save_all(self) -> None:
+        """Writes every shard's snapshot, if this process is running."""
+        if self.publisher is not None:
+            await self._save_all(self.publisher)
+
+    async def _save_all(self, publisher: Publisher) -> None:
+        for number, shard in list(self.shards.items()):
+            await self._save(publisher, shard, self._manifests[number])
+
+    async def _save(self, publisher: Publisher, shard: Shard, previous: Manifest | None) -> None:
+        """Writes the shard's snapshot, when all of its changes are acknowledged."""
+        number, data = shard.number, shard.to_bytes()
+        await publisher.flush()
+        chunks, closing, manifest = write_snapshot(number, data, previous=previous)
+        for part in (chunks, [closing]):
+            items = [(record.key, record.value, record.headers) for record in part]
+            await publisher.send(self.topics.snapshots, number, items, timestamp_ms=_now_ms())
+            await publisher.flush()
+        self._manifests[number] = manifest
+        self._since_snapshot[number] = 0
+
+    # ---- records -----------------------------------------------------------------------------------------------
+
+    async def count_importance(
+        self, number: int, offset: int, value: bytes | None, headers: Headers, _timestamp_ms: int
+    ) -> None:
+        """One importance record: count it, publish what changed."""
+        publisher = await self._running()
+        shard = self.shards.get(number)
+        if shard is None or offset < shard.next_offset:
+            return  # left over from before a rebalance; whoever has the shard reads it, or the state has it
+        batch = decode_importance(value, headers)
+        if isinstance(batch, BadRecord) or batch.source.signal not in self.config.signals:
+            shard.skip(offset)
+            if isinstance(batch, BadRecord):
+                await self._dead_letter(self.topics.importance, number, offset, value, headers, batch)
+            return
+        records = shard.count(offset, batch)
+        if isinstance(records, BadRecord):
+            await self._dead_letter(self.topics.importance, number, offset, value, headers, records)
+            return
+        if records:
+            await publisher.send(self.topics.assignments, number, records, timestamp_ms=_now_ms())
+        self._since_snapshot[number] += 1
+        if self._since_snapshot[number] >= self.config.snapshot_every:
+            await self._save(publisher, shard, self._manifests[number])
+
+    async def count_clicks(
+        self, partition: int, offset: int, value: bytes | None, headers: Headers, timestamp_ms: int
+    ) -> None:
+        """One click record: publish how often each key occurs."""
+        publisher = await self._running()
+        schema = self.config.schema
+        batch = decode_clicks(value, headers, fields=schema.categorical, dense_names=schema.dense)
+        if isinstance(batch, BadRecord):
+            await self._dead_letter(self.topics.clicks, partition, offset, value, headers, batch)
+            return
+        source = Source(signal="frequency", topic=self.topics.clicks, partition=partition, offset=offset)
+        parts = split_by_shard(
+            *count_keys(batch.keys),
+            batch,
+            source,
+            num_shards=self.config.shards.num_shards,
+            ingest_ms=timestamp_ms,
+        )
+        for shard, part in parts:
+            encoded, named = encode_importance(part)
+            await publisher.send(self.topics.importance, shard, [(None, encoded, named)], timestamp_ms=_now_ms())
+        # The click record is acknowledged next, so what was made of it must be safe first.
+        await publisher.flush()
+
+    async def _dead_letter(
+        self, topic: str, partition: int, offset: int, value: bytes | None, headers: Headers, bad: BadRecord
+    ) -> None:
+        self.num_bad += 1
+        logger.warning("%s/%d, offset %d: bad record: %s", topic, partition, offset, bad.reason)
+        named = dead_letter_headers(
+            topic=topic, partition=partition, offset=offset, error="BadRecord", message=bad.reason, time_ms=_now_ms()
+        )
+        publisher = await self._running()
+        target = partition if topic == self.topics.importance else 0
+        await publisher.send(
+            Topics.dead_letters(topic), target, [(None, value, [*headers, *named])], timestamp_ms=_now_ms()
+        )
+
+    def metrics(self) -> bytes:
+        """What this process says of itself, for the metrics topic."""
+        shards = {
+            number: {
+                "epoch": shard.epoch,
+                "seq": shard.seq,
+                "hot": shard.table.num_hot,
+                "max_hot": shard.max_hot,
+                "warm": shard.table.num_warm,
+                "counted": shard.num_counted,
+                "repeated": shard.num_repeated,
+                "rejected_scores": shard.hot_set.sketch.num_rejected,
+                "events": shard.num_events,
+                "promotions": shard.num_promotions,
+                "demotions": shard.num_demotions,
+                "next_offset": shard.next_offset,
+            }
+            for number, shard in self.shards.items()
+        }
+        capacity = self.config.shards.capacity
+        said = {"process": "agent", "time_ms": _now_ms(), "capacity": capacity, "bad": self.num_bad, "shards": shards}
+        return json.dumps(said).encode()
+
+    async def publish_metrics(self) -> None:
+        """Sends the metrics."""
+        if self.publisher is not None and self.shards:
+            await self.publisher.send(self.topics.metrics, 0, [(b"agent", self.metrics(), [])], timestamp_ms=_now_ms())
+
+    async def _running(self) -> Publisher:
+        """The publisher; a process that is stopping waits here until it is cancelled, so nothing is acknowledged."""
+        if self.publisher is None:
+            await asyncio.Event().wait()
+        if self.publisher is None:
+            raise InvariantError("an event that nobody sets was set")
+        return self.publisher
+
+
+def _now_ms() -> int:
+    """The wall clock, for record timestamps only: nothing is decided by it."""
+    return time.time_ns() // 1_000_000

@@ -1,0 +1,131 @@
+"""The Faust app of an agent: streams and rebalances in, calls of `AgentWorker` out; it decides nothing.
+
+Faust restarts an agent function that raised and goes on with the next record, and would acknowledge the one that
+failed. Ours must not: a shard's state would have a hole. So every failure ends the process, unacknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import ssl
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import faust
+from faust.types import TP
+
+from streams.agent import AgentConfig, AgentWorker
+from streams.config import KafkaConfig
+from streams.own_offsets import use_own_offsets
+
+__all__ = ["create_app"]
+
+_MAX_FETCH_BYTES = 16 << 20
+
+
+def create_app(config: AgentConfig) -> faust.App:
+    """The Faust app of an agent, ready for `faust.Worker`."""
+    worker = AgentWorker(config)
+    app = faust.App(
+        config.group,
+        broker=[f"kafka://{server}" for server in config.kafka.servers],
+        broker_credentials=_credentials(config.kafka),
+        autodiscover=False,
+        web_enabled=False,
+        topic_disable_leader=True,
+        topic_allow_declare=False,
+        broker_session_timeout=config.session_timeout_s,
+        broker_heartbeat_interval=config.session_timeout_s / 3,
+        consumer_auto_offset_reset="earliest",
+        consumer_max_fetch_size=_MAX_FETCH_BYTES,
+        stream_ack_exceptions=False,
+        stream_ack_cancelled_tasks=False,
+        stream_wait_empty=False,
+    )
+    _connect_shards(app, worker)
+    _connect_topic(app, worker.topics.importance, worker.count_importance)
+    if "frequency" in config.signals:
+        _connect_topic(app, worker.topics.clicks, worker.count_clicks)
+
+    @app.timer(interval=1.0)
+    async def publish_metrics() -> None:
+        await worker.publish_metrics()
+
+    return app
+
+
+def _or_crash(app: faust.App, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
+    """The function, run in the app's event loop (rebalances come from the consumer's); its failure ends the process."""
+
+    async def guarded_here(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return await function(*args, **kwargs)
+        except Exception as error:
+            await app.crash(error)
+            raise
+
+    @functools.wraps(function)
+    async def guarded(*args: Any, **kwargs: Any) -> Any:
+        if asyncio.get_running_loop() is app.loop:
+            return await guarded_here(*args, **kwargs)
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(guarded_here(*args, **kwargs), app.loop))
+
+    return guarded
+
+
+def _connect_topic(app: faust.App, topic: str, handle: Callable[..., Awaitable[None]]) -> None:
+    """Hands every record of a topic to `handle(partition, offset, value, headers, timestamp_ms)`, in order."""
+    handle = _or_crash(app, handle)
+
+    async def consume(stream: Any) -> None:
+        async for event in stream.events():
+            message = event.message
+            timestamp_ms = int(message.timestamp * 1000)
+            await handle(message.partition, message.offset, message.value, list(message.headers or []), timestamp_ms)
+
+    source = app.topic(topic, key_serializer="raw", value_serializer="raw")
+    # Concurrency above 1 can commit past a record in flight (faust-streaming issue 606).
+    app.agent(source, concurrency=1, name=topic)(consume)
+
+
+def _connect_shards(app: faust.App, worker: AgentWorker) -> None:
+    """Loads the shards that come, before their records do, and saves them before they may go."""
+    topic = worker.topics.importance
+
+    async def adopt(assigned: set[TP]) -> dict[TP, int]:
+        await worker.adopt_all({partition.partition for partition in assigned if partition.topic == topic})
+        return {TP(topic, number): offset for number, offset in worker.own_offsets().items()}
+
+    async def save(_app: Any, _revoked: set[TP], **_: Any) -> None:
+        await worker.save_all()
+
+    async def stop(_app: Any, **_: Any) -> None:
+        await worker.stop()
+
+    use_own_offsets(app, _or_crash(app, adopt))
+    app.on_partitions_revoked.connect(_or_crash(app, save), weak=False)
+    app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
+
+
+def _credentials(kafka: KafkaConfig) -> Any:
+    """Faust's own objects for TLS and SASL; None for a plain connection."""
+    arguments = kafka.client_arguments()
+    protocol = arguments.get("security_protocol", "PLAINTEXT")
+    if protocol == "PLAINTEXT":
+        return None
+    context = None
+    if protocol.endswith("SSL"):
+        context = ssl.create_default_context(cafile=arguments.get("ssl_cafile"))
+        if "ssl_certfile" in arguments:
+            context.load_cert_chain(
+                arguments["ssl_certfile"], arguments.get("ssl_keyfile"), arguments.get("ssl_password")
+            )
+    if not protocol.startswith("SASL"):
+        return faust.SSLCredentials(context)
+    return faust.SASLCredentials(
+        username=arguments.get("sasl_plain_username"),
+        password=arguments.get("sasl_plain_password"),
+        mechanism=arguments.get("sasl_mechanism", "PLAIN"),
+        ssl_context=context,
+    )
