@@ -1,0 +1,80 @@
+"""`hotstream dlq show|replay`."""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import click
+
+from streams.config import KafkaConfig
+from streams.dead_letters import DeadLetter, read_dead_letters, resend
+from streams.options import kafka_options, open_kafka
+from streams.reports import Report, json_option
+from streams.topics import Topics
+
+__all__ = ["command"]
+
+_SHOWN_BYTES = 100
+
+
+@click.group(short_help="Show or replay dead-lettered records.")
+def command() -> None:
+    """Show what could not be believed, and send it again."""
+
+
+def _topic_name(config: KafkaConfig, said: str) -> str:
+    """`clicks` and `importance` mean ours; anything else is a topic's name, with or without `.dlq`."""
+    topics = Topics(config.prefix)
+    named = {"clicks": topics.clicks, "importance": topics.importance}
+    return named.get(said, said.removesuffix(topics.dead_letters("")))
+
+
+def _describe(letter: DeadLetter) -> str:
+    when = datetime.fromtimestamp(max(letter.time_ms, 0) / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    value = b"" if letter.value is None else letter.value
+    start = repr(value[:_SHOWN_BYTES])[1:] + (f" ... {len(value)} bytes" if len(value) > _SHOWN_BYTES else "")
+    return f"{when}  {letter.origin}  {letter.error}: {letter.message}\n    {start}"
+
+
+@command.command()
+@click.argument("topic")
+@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@click.option(
+    "--out",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="Also write the lines of log files, as they were, to this file: mend it and replay it.",
+)
+@kafka_options
+@json_option
+def show(topic: str, limit: int | None, out: Path | None, json_path: str | None, **kafka: Any) -> None:
+    """Show the dead letters of TOPIC (`clicks`, `importance` or a name): where from, why, and how they begin."""
+    report, shown, lines = Report("dlq show"), 0, []
+    with open_kafka(**kafka) as config:
+        for letter in islice(read_dead_letters(config, _topic_name(config, topic)), limit):
+            click.echo(_describe(letter), err=json_path == "-")
+            shown += 1
+            if letter.topic is None and letter.value is not None:
+                lines.append(letter.value)
+    if out is not None:
+        out.write_bytes(b"".join(line + b"\n" for line in lines))
+    click.echo(f"{shown} dead letters, {len(lines)} of them lines of files", err=True)
+    report.finish(json_path, ok=True, letters=shown, lines=len(lines))
+
+
+@command.command()
+@click.argument("topic")
+@kafka_options
+@json_option
+def replay(topic: str, json_path: str | None, **kafka: Any) -> None:
+    """Send the dead-lettered records of TOPIC to it once more, bytes and headers as they were.
+
+    Lines of log files are not records: get them with `dlq show --out FILE`, mend them, and `hotstream replay FILE`.
+    """
+    report = Report("dlq replay")
+    with open_kafka(**kafka) as config:
+        sent, left = resend(config, _topic_name(config, topic))
+    click.echo(f"{sent} records sent again; {left} lines of files left", err=True)
+    report.finish(json_path, ok=True, records={"sent": sent, "left": left})
