@@ -1,0 +1,262 @@
+"""Replays click logs into the clicks topic, so that stopping it at any moment and resuming gives every row once.
+
+    file -> blocks of N lines -> batch i -> partition i mod P        (bad lines -> dead letters, before the batch)
+
+Each record's headers name the file and the lines that it stands for, so the topic itself says where to go on
+(`resume`). Rows of a log without a time column get the wall clock at the moment of sending as their event time.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from streams.config import KafkaConfig
+from streams.dead_letters import line_headers
+from streams.errors import BrokerError, ConfigError
+from streams.logs import Block, check_logs, read_log
+from streams.pacing import Pacer
+from streams.partition_log import open_partition_log
+from streams.producer import RecordProducer
+from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, encode_clicks
+from streams.resume import Mark, ResumePoint, find_resume_point, name_replay, newest_marks
+from streams.rows import BadLine
+from streams.schema import LogSchema
+from streams.topics import Topics, require_partitions
+
+__all__ = ["ReplayCounts", "ReplayPlan", "replay_logs"]
+
+logger = logging.getLogger(__name__)
+
+_LETTERS_IN_FLIGHT = 256
+_ROOM_FOR_HEADERS_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplayPlan:
+    """What to send, and how.
+
+    Args:
+        paths: the files, in order.
+        schema: what their columns mean.
+        batch_rows: lines a record.
+        rate_rows_s: rows a second; None: as fast as possible.
+        speedup: seconds of event time a second; needs a time column; None: as fast as possible.
+        limit_rows: stop after so many lines, good and bad, counted from the first file's first.
+        loop: begin again after the last file, until stopped or at the limit.
+        resume: go on where the newest run of the same replay stopped.
+    """
+
+    paths: tuple[Path, ...]
+    schema: LogSchema
+    batch_rows: int = 2048
+    rate_rows_s: float | None = None
+    speedup: float | None = None
+    limit_rows: int | None = None
+    loop: bool = False
+    resume: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.paths:
+            raise ConfigError("no files: name at least one click log")
+        row_bytes = 9 + 4 * len(self.schema.dense) + 8 * len(self.schema.categorical)
+        most = min(MAX_ROWS, (MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES) // row_bytes)
+        if not 1 <= self.batch_rows <= most:
+            raise ConfigError(f"--batch-rows: got {self.batch_rows}, expected 1 to {most} for {self.schema}")
+        for name, value in (("rate", self.rate_rows_s), ("speedup", self.speedup), ("limit", self.limit_rows)):
+            if value is not None and not 0 < value < float("inf"):
+                raise ConfigError(f"--{name}: got {value}, expected more than 0")
+        if self.speedup is not None and self.schema.time is None:
+            raise ConfigError(f"--speedup: {self.schema} has no time column; use --rate, or name its time column")
+        if self.speedup is not None and self.rate_rows_s is not None:
+            raise ConfigError("--rate and --speedup: got both, expected one of them")
+
+    def check_files(self) -> None:
+        """Refuses files that cannot be replayed, before a broker is started or asked; see `logs.check_logs`."""
+        check_logs(self.paths, self.schema)
+
+
+@dataclass(kw_only=True)
+class ReplayCounts:
+    """How far a replay is; `read` = `sent` + `bad` + `skipped` once it has ended.
+
+    Attributes:
+        read: lines read, headers not counted.
+        sent: rows sent.
+        bad: lines sent to the dead letters.
+        skipped: lines that were in the topics already.
+        batches: records sent to the clicks topic.
+        bytes_read: of all files, as they lie on disk, in this pass.
+        bytes_total: likewise.
+        resumed: whether an earlier run goes on.
+    """
+
+    read: int = 0
+    sent: int = 0
+    bad: int = 0
+    skipped: int = 0
+    batches: int = 0
+    bytes_read: int = 0
+    bytes_total: int = 0
+    resumed: bool = False
+
+
+def replay_logs(
+    config: KafkaConfig,
+    plan: ReplayPlan,
+    *,
+    should_stop: Callable[[], bool] = lambda: False,
+    on_progress: Callable[[ReplayCounts], None] = lambda _: None,
+    delivery_timeout_s: float = 60.0,
+) -> ReplayCounts:
+    """Sends the rows; returns when all are acknowledged, or, if asked to stop, all that were under way.
+
+    Raises:
+        ConfigError: a file is missing or does not fit the schema.
+        InputError: a file is damaged; what stands before the damage has been sent.
+        BrokerError: the broker cannot be reached within 10 s, or acknowledges nothing for `delivery_timeout_s`.
+        TopicError: a topic is missing, or cannot be resumed.
+    """
+    plan.check_files()
+    topics = Topics(config.prefix)
+    partitions = require_partitions(config, topics.clicks)
+    require_partitions(config, topics.dead_letters(topics.clicks))
+    name = name_replay(plan.schema, plan.paths, plan.batch_rows, partitions)
+    point = _start_point(config, topics.clicks, partitions, name) if plan.resume else None
+    if not plan.resume:
+        _warn_of_repetition(config, topics.clicks, partitions, name)
+    counts = ReplayCounts(resumed=point is not None)
+    counts.bytes_total = sum(path.stat().st_size for path in plan.paths)
+    point = point or ResumePoint(run=_now_ms(), floors=(0,) * partitions)
+    pacer = Pacer(rate_rows_s=plan.rate_rows_s, speedup=plan.speedup, should_stop=should_stop)
+    try:
+        with (
+            RecordProducer(config, delivery_timeout_s=delivery_timeout_s) as producer,
+            RecordProducer(
+                config, delivery_timeout_s=delivery_timeout_s, max_in_flight=_LETTERS_IN_FLIGHT
+            ) as letter_producer,
+        ):
+            sender = _BatchSender(plan, topics.clicks, name, point, pacer, counts, producer, letter_producer)
+            for batch, block in sender.batches():
+                if should_stop() or not sender.send(batch, block):
+                    break
+                on_progress(counts)
+    except BrokerError as error:
+        raise BrokerError(f"{error}; {counts.sent} rows were sent; run again with --resume to go on") from error
+    return counts
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _start_point(config: KafkaConfig, topic: str, partitions: int, name: str) -> ResumePoint | None:
+    with open_partition_log(config) as log:
+        point = find_resume_point(log, topic, Topics.dead_letters(topic), partitions, name)
+    if point is None:
+        logger.info("--resume: %s holds no record of a replay; starting with the first row", topic)
+    else:
+        logger.info("--resume: going on after batch %d", max(point.last_lines))
+    return point
+
+
+def _warn_of_repetition(config: KafkaConfig, topic: str, partitions: int, name: str) -> None:
+    with open_partition_log(config) as log:
+        marks = newest_marks(log, topic, partitions)
+    if any(mark is not None and mark.replay == name for mark in marks):
+        logger.warning("%s holds rows of these files already; they will be there once more (--resume goes on)", topic)
+
+
+class _BatchSender:
+    """Sends blocks as batches, unless they are in the topics already."""
+
+    def __init__(
+        self,
+        plan: ReplayPlan,
+        topic: str,
+        name: str,
+        point: ResumePoint,
+        pacer: Pacer,
+        counts: ReplayCounts,
+        producer: RecordProducer,
+        letter_producer: RecordProducer,
+    ) -> None:
+        self._plan = plan
+        self._topic = topic
+        self._name = name
+        self._point = point
+        self._pacer = pacer
+        self._counts = counts
+        self._producer = producer
+        self._letter_producer = letter_producer
+
+    def batches(self) -> Iterator[tuple[int, Block]]:
+        """Numbered blocks of all files, and of all passes over them, up to the limit."""
+        plan, counts, batch = self._plan, self._counts, 0
+        while True:
+            bytes_before, lines_before = 0, counts.read
+            for path in plan.paths:
+                for block in read_log(path, plan.schema, plan.batch_rows):
+                    if plan.limit_rows is not None and counts.read >= plan.limit_rows:
+                        return
+                    yield batch, block
+                    batch += 1
+                    counts.bytes_read = bytes_before + block.bytes_read
+                bytes_before += path.stat().st_size
+            if not plan.loop:
+                return
+            if batch * 2 <= self._point.first_open_batch:  # whole passes that are there: nothing to read
+                passes = self._point.first_open_batch // batch - 1
+                lines = (counts.read - lines_before) * passes
+                counts.read, counts.skipped, batch = counts.read + lines, counts.skipped + lines, batch * (passes + 1)
+
+    def send(self, batch: int, block: Block) -> bool:
+        """Sends what of a block is not in the topics yet; False: asked to stop, and not sent."""
+        counts, first_line, last_line = self._counts, block.first_line, block.last_line
+        if self._plan.limit_rows is not None:
+            last_line = min(last_line, first_line + self._plan.limit_rows - counts.read - 1)
+        lines = last_line - first_line + 1
+        line_done = self._point.line_done(batch, last_line)
+        if line_done >= last_line:
+            counts.read, counts.skipped = counts.read + lines, counts.skipped + lines
+            return True
+        first_open_line = max(first_line, line_done + 1)
+        rows = block.parse().between(first_open_line, last_line)
+        if rows.batch.num_rows and not self._pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max())):
+            return False
+        bad = [line for line in rows.bad if not self._point.has_letter(batch, line.line)]
+        mark = Mark(replay=self._name, run=self._point.run, batch=batch)
+        self._send_letters(mark, block.path.name, bad)
+        if rows.batch.num_rows:
+            headers = [
+                ("v", b"%d" % VERSION),
+                ("content-type", ARROW),
+                ("file", block.path.name.encode()),
+                ("first-row", b"%d" % first_open_line),
+                ("last-row", b"%d" % last_line),
+                *mark.headers(),
+            ]
+            clicks = rows.batch
+            if self._plan.schema.time is None:
+                clicks = replace(clicks, event_time_ms=np.full(clicks.num_rows, _now_ms(), np.int64))
+            partition = batch % len(self._point.floors)
+            self._producer.send(self._topic, partition, encode_clicks(clicks), headers)
+            counts.batches += 1
+        counts.read += lines
+        counts.sent += rows.batch.num_rows
+        counts.bad += len(bad)
+        counts.skipped += lines - rows.batch.num_rows - len(bad)
+        return True
+
+    def _send_letters(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
+        """All of a batch's letters arrive before the batch does: a batch that is there has its letters there."""
+        for line in bad:
+            headers = [*line_headers(file, line, _now_ms()), *mark.headers()]
+            self._letter_producer.send(Topics.dead_letters(self._topic), 0, line.raw, headers)
+        if bad:
+            self._letter_producer.wait()

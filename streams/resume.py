@@ -1,0 +1,191 @@
+"""Where a replay stands, read back from the topic itself: its records say which lines they hold.
+
+Batch i goes to partition i mod P, and at most `MAX_IN_FLIGHT` records are unacknowledged at any moment. So in each
+partition all batches are there but possibly some of the last few, and what is there of those is counted one by one:
+
+    partition 0   0  4  8  12 ... 396 400     408      404 never arrived: it is sent again, 408 is not
+                                  `-------------'      the last few: read back
+
+A replay is named by what decides its batches (schema, files, batch size, partitions), a run of it by its start. The
+same replay may stand in a topic many times; only its newest run is resumed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from streams.errors import TopicError
+from streams.partition_log import PartitionLog
+from streams.producer import MAX_IN_FLIGHT
+from streams.records import Headers, header_int
+from streams.schema import LogSchema
+
+__all__ = ["Mark", "ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
+
+logger = logging.getLogger(__name__)
+
+# A batch that is sent again stands behind at most 2 * MAX_IN_FLIGHT later ones; twice that to be well beyond it.
+_READ_BACK = 4 * MAX_IN_FLIGHT
+_CLOCK_SLACK_MS = 600_000  # how far the clocks of those who write timestamps may differ
+_LETTER_WINDOW = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mark:
+    """What a record says of the replay that sent it.
+
+    Attributes:
+        replay: the name of the replay, see `name_replay`.
+        run: when its run was started, milliseconds since 1970.
+        batch: the running number of the batch, over all files and passes.
+    """
+
+    replay: str
+    run: int
+    batch: int
+
+    def headers(self) -> list[tuple[str, bytes]]:
+        """The mark as record headers."""
+        return [("replay", self.replay.encode()), ("run", b"%d" % self.run), ("batch", b"%d" % self.batch)]
+
+    @classmethod
+    def read(cls, headers: Headers) -> Mark | None:
+        """The mark among a record's headers; None if there is none to be believed."""
+        named = dict(headers)
+        try:
+            return cls(replay=named["replay"].decode(), run=header_int(named, "run"), batch=header_int(named, "batch"))
+        except (KeyError, ValueError):
+            return None
+
+
+def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, partitions: int) -> str:
+    """16 hex digits that change with anything that decides which rows are in which batch of which partition.
+
+    Files count by name and size, not by content.
+    """
+    files = [[path.name, path.stat().st_size] for path in paths]
+    content = json.dumps([schema.fingerprint(), files, batch_rows, partitions])
+    return hashlib.sha256(content.encode()).hexdigest()[:16]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResumePoint:
+    """Which lines of which batches are in the topics already.
+
+    Attributes:
+        run: the run that goes on.
+        floors: (P,) every batch of partition p below floors[p] is there.
+        last_lines: of the other batches that are there, the last line that is.
+        letter_batch: every dead letter of the batches below it is there.
+        letter_lines: the lines of that batch whose dead letters are there.
+    """
+
+    run: int
+    floors: tuple[int, ...]
+    last_lines: Mapping[int, int] = field(default_factory=dict)
+    letter_batch: int = 0
+    letter_lines: frozenset[int] = frozenset()
+
+    def line_done(self, batch: int, last_line: int) -> int:
+        """Up to which line the batch, whose last line is given, is there; 0 for not at all."""
+        if batch < self.floors[batch % len(self.floors)]:
+            return last_line
+        return self.last_lines.get(batch, 0)
+
+    def has_letter(self, batch: int, line: int) -> bool:
+        """Whether the dead letter of this line is there."""
+        return batch < self.letter_batch or (batch == self.letter_batch and line in self.letter_lines)
+
+    @property
+    def first_open_batch(self) -> int:
+        """Every batch below this one is there."""
+        return min(self.floors)
+
+
+def newest_marks(log: PartitionLog, topic: str, partitions: int) -> list[Mark | None]:
+    """The mark of the newest record of each partition, in one short read each."""
+    newest = (next(log.newest_first(topic, partition, window=1), None) for partition in range(partitions))
+    return [None if record is None else Mark.read(record.headers) for record in newest]
+
+
+def find_resume_point(
+    log: PartitionLog, topic: str, dead_letters: str, partitions: int, replay: str
+) -> ResumePoint | None:
+    """Where the newest run of a replay stands; None if the topic holds no record of any replay.
+
+    Reads the ends of the partitions, and more of them only where other writers' records stand in between.
+
+    Raises:
+        BrokerError: the topic cannot be read.
+        TopicError: the newest records are of other replays.
+    """
+    log.settle(topic, partitions)
+    newest = [next(_marked(log, topic, partition), None) for partition in range(partitions)]
+    found = [mark for mark, _ in filter(None, newest)]
+    runs = [mark.run for mark in found if mark.replay == replay]
+    if not found:
+        return None
+    if not runs:
+        raise TopicError(
+            f"--resume: the newest records of {topic!r} are of another replay (other files, schema, --batch-rows or "
+            "number of partitions); give the same files and options as before, or leave --resume out to append"
+        )
+    run = max(runs)
+    floors: list[int] = []
+    last_lines: dict[int, int] = {}
+    for partition in range(partitions):
+        there = _read_back(log, topic, partition, replay, run)
+        is_all = len(there) < _READ_BACK
+        floors.append(0 if is_all else min(batch for batch, _ in there[:MAX_IN_FLIGHT]))
+        for batch, last_line in there:
+            last_lines[batch] = max(last_line, last_lines.get(batch, 0))
+    letter_batch, letter_lines = _letters(log, dead_letters, replay, run)
+    return ResumePoint(
+        run=run,
+        floors=tuple(floors),
+        last_lines=last_lines,
+        letter_batch=letter_batch,
+        letter_lines=letter_lines,
+    )
+
+
+def _marked(
+    log: PartitionLog, topic: str, partition: int, *, since_ms: int = 0, window: int = 1
+) -> Iterator[tuple[Mark, Any]]:
+    """The records of a partition that replays sent, newest first, with their marks."""
+    for record in log.newest_first(topic, partition, window=window):
+        if 0 <= record.timestamp < since_ms:
+            return
+        mark = Mark.read(record.headers)
+        if mark is not None:
+            yield mark, record
+
+
+def _read_back(log: PartitionLog, topic: str, partition: int, replay: str, run: int) -> list[tuple[int, int]]:
+    """(batch, last line) of the newest `_READ_BACK` records of a run in a partition, newest first."""
+    there = []
+    since_ms = run - _CLOCK_SLACK_MS
+    for mark, record in _marked(log, topic, partition, since_ms=since_ms, window=_READ_BACK):
+        if mark.replay == replay and mark.run == run:
+            there.append((mark.batch, header_int(dict(record.headers), "last-row")))
+            if len(there) == _READ_BACK:
+                break
+    return there
+
+
+def _letters(log: PartitionLog, topic: str, replay: str, run: int) -> tuple[int, frozenset[int]]:
+    """The newest batch with dead letters of a run, and the lines of them that are there."""
+    newest, lines = 0, set()
+    for mark, record in _marked(log, topic, 0, since_ms=run - _CLOCK_SLACK_MS, window=_LETTER_WINDOW):
+        if mark.replay == replay and mark.run == run:
+            newest = max(newest, mark.batch)
+            if mark.batch < newest:
+                break
+            lines.add(header_int(dict(record.headers), "dlq-line"))
+    return newest, frozenset(lines)
