@@ -1,0 +1,147 @@
+"""`hotstream watch`."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from streams.latency import LatencyHistogram
+from streams.options import kafka_options, open_kafka
+from streams.records import Assignment
+from streams.reports import Report, json_option
+from streams.subscribe import AssignmentReader
+
+__all__ = ["command"]
+
+_COLOURS = {"hot": "bold red", "warm": "yellow", "cold": "blue"}
+
+
+@click.command(short_help="Print the changes of the hot set as they come.")
+@click.option(
+    "--table", "show_table", is_flag=True, help="Show the hot set by field, kept up to date, not the changes."
+)
+@click.option(
+    "--from-beginning/--from-now", default=True, show_default=True, help="Begin with the hot set as it stands."
+)
+@click.option("--until-end", is_flag=True, help="Stop at the present end of the topic.")
+@click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after so many changes.")
+@click.option("--format", "line_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@kafka_options
+@json_option
+def command(
+    show_table: bool,
+    from_beginning: bool,
+    until_end: bool,
+    limit: int | None,
+    line_format: str,
+    json_path: str | None,
+    **kafka: Any,
+) -> None:
+    """Print the changes of the hot set as they come, one a line: tier, feature, row, score, shard and seq.
+
+    With --table: the current hot set, field by field. The final report says whether the table that was read is the
+    agent's (the digests that the agent publishes are compared on the way).
+    """
+    stopped = False
+
+    def stop(_number: int, _frame: Any) -> None:
+        nonlocal stopped
+        stopped = True
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, stop)
+    watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format)
+    report = Report("watch")
+    with open_kafka(**kafka) as config, AssignmentReader(config, from_beginning=from_beginning) as reader:
+        ends = reader.end_offsets() if until_end else None
+        with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
+            while not stopped and (limit is None or watcher.num_changes < limit):
+                watcher.take(reader, show_changes=not show_table, limit=limit)
+                if show_table:
+                    live.update(_field_table(watcher.features), refresh=True)
+                if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
+                    break
+        report.finish(json_path, ok=not any(view.mismatches for view in reader.table.shards), **watcher.summary(reader))
+
+
+class _Watcher:
+    """Prints changes and remembers what the report needs."""
+
+    def __init__(self, console: Console, line_format: str) -> None:
+        self.console = console
+        self.features: dict[int, Assignment] = {}
+        self.num_changes = 0
+        self._line_format = line_format
+        self._latency = LatencyHistogram()
+        self._tiers: Counter[str] = Counter()
+
+    def take(self, reader: AssignmentReader, *, show_changes: bool, limit: int | None) -> None:
+        """Handles what has come."""
+        for change, _ in reader.poll():
+            if not isinstance(change, Assignment) or (limit is not None and self.num_changes >= limit):
+                continue
+            self.num_changes += 1
+            self._tiers[change.tier] += 1
+            if change.ingest_ms is not None:
+                self._latency.add(time.time() * 1000 - change.ingest_ms)
+            known = self.features.pop(change.key, None)
+            if change.tier != "cold":
+                self.features[change.key] = change
+            if show_changes:
+                self._print(change, change.feature or (known.feature if known else None) or f"{change.key:016x}")
+
+    def _print(self, change: Assignment, feature: str) -> None:
+        if self._line_format == "json":
+            said = {"feature": feature, "tier": change.tier, "row": change.row, "score": change.score}
+            click.echo(json.dumps({**said, "shard": change.shard, "epoch": change.epoch, "seq": change.seq}))
+            return
+        row = "-" if change.row is None else str(change.row)
+        score = "-" if change.score is None else f"{change.score:.4g}"
+        line = f"{feature:<28} row {row:>8}  score {score:>10}  shard {change.shard} seq {change.seq}"
+        if sys.stdout.isatty():
+            self.console.print(f"[{_COLOURS[change.tier]}]{change.tier:<5}[/] {line}")
+        else:
+            click.echo(f"{change.tier:<5} {line}", err=self.console.stderr)
+
+    def summary(self, reader: AssignmentReader) -> dict[str, Any]:
+        """What the report says."""
+        shards = [
+            {"epoch": view.epoch, "seq": view.seq, "stale": view.num_stale, "verified_seq": view.verified_seq,
+             "digest": f"{view.table.digest:016x}", "hot": view.table.num_hot, "warm": view.table.num_warm,
+             "mismatches": view.mismatches}
+            for view in reader.table.shards
+        ]  # fmt: skip
+        return {
+            "changes": {"total": self.num_changes, **self._tiers},
+            "hot": reader.table.num_hot,
+            "warm": reader.table.num_warm,
+            "verified": reader.table.is_verified,
+            "bad_records": reader.num_bad,
+            "latency_ms": {"event_to_assignment": self._latency.summary()},
+            "shards": shards,
+        }
+
+
+def _field_table(features: dict[int, Assignment]) -> Table:
+    """The hot set by field: how many are hot and warm, and the best of them."""
+    fields: dict[str, list[Assignment]] = {}
+    for change in features.values():
+        fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
+    table = Table("field", "hot", "warm", "highest scores", box=None)
+    for name in sorted(fields, key=lambda name: (len(name), name)):
+        changes = sorted(fields[name], key=lambda change: -(change.score or 0))
+        best = "  ".join(
+            f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
+        )
+        hot = sum(change.tier == "hot" for change in changes)
+        table.add_row(name, str(hot), str(len(changes) - hot), best)
+    return table

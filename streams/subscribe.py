@@ -1,0 +1,250 @@
+"""Following the assignments topic: as an iterator of changes, or as a table that is kept up to date.
+
+>>> for change in subscribe("localhost:9092"):               # doctest: +SKIP
+...     print(change.feature, change.tier, change.row)
+
+>>> hot = HotFeatureTable("localhost:9092")                  # doctest: +SKIP
+>>> tiers, rows = hot.lookup(keys)                           # doctest: +SKIP
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from kafka import KafkaConsumer, TopicPartition
+from kafka.errors import KafkaError
+
+from streams.config import KafkaConfig
+from streams.errors import BrokerError, TopicError
+from streams.keys import Keys
+from streams.records import Assignment, BadRecord, Digest, decode_assignment
+from streams.table import HotTable
+from streams.topics import Topics
+
+__all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
+
+_TAIL_MS = 200
+
+logger = logging.getLogger(__name__)
+
+Record = Assignment | Digest
+
+
+class AssignmentReader:
+    """Reads the assignments topic with offsets of its own; no consumer group, nothing committed.
+
+    Args:
+        config: the broker.
+        from_beginning: read the whole topic first (the hot set as it stands), or only what comes from now on.
+        until: offsets by partition; what lies behind them is not taken in.
+
+    Attributes:
+        table: the materialised view of what was read (whole only with `from_beginning`).
+        num_bad: records that could not be believed.
+
+    Raises:
+        BrokerError: nobody answers within 10 s.
+        TopicError: the topic is missing.
+    """
+
+    def __init__(
+        self, config: KafkaConfig, *, from_beginning: bool = True, until: Mapping[int, int] | None = None
+    ) -> None:
+        self._until = until or {}
+        self._topic = Topics(config.prefix).assignments
+        try:
+            self._consumer = KafkaConsumer(
+                bootstrap_servers=config.servers,
+                bootstrap_timeout_ms=10_000,
+                enable_auto_commit=False,
+                auto_offset_reset="earliest",
+                fetch_max_wait_ms=50,
+                max_poll_records=10_000,
+                **config.client_arguments(),
+            )
+        except KafkaError as error:
+            raise BrokerError(
+                f"no broker answered at {config.bootstrap_servers} within 10 s ({error}); is it running?"
+            ) from error
+        numbers = self._consumer.partitions_for_topic(self._topic)
+        if not numbers:
+            self._consumer.close()
+            raise TopicError(
+                f"topic {self._topic!r} is missing at {config.bootstrap_servers}; run `hotstream topics create`"
+            )
+        self._partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
+        self.table = HotTable(len(self._partitions))
+        self.num_bad = 0
+        self._consumer.assign(self._partitions)
+        if from_beginning:
+            self._consumer.seek_to_beginning(*self._partitions)
+        else:
+            self._consumer.seek_to_end(*self._partitions)
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._consumer.close()
+
+    def __enter__(self) -> AssignmentReader:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def end_offsets(self) -> dict[int, int]:
+        """The present end of every partition."""
+        return {partition.partition: end for partition, end in self._consumer.end_offsets(self._partitions).items()}
+
+    def positions(self) -> dict[int, int]:
+        """The next offset of every partition."""
+        return {partition.partition: self._consumer.position(partition) for partition in self._partitions}
+
+    def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
+        """What came, in order within each shard, as (decoded, Kafka's record); changes are already in `table`.
+
+        Only changes that were news to the table are returned, and all digests.
+        """
+        news: list[tuple[Record, Any]] = []
+        for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+            end = self._consumer.highwater(partition)
+            for record in records:
+                decoded = self._decode(record)
+                if decoded is not None and (
+                    self.table.apply(decoded, offset=record.offset, end_offset=end) or isinstance(decoded, Digest)
+                ):
+                    news.append((decoded, record))
+        return news
+
+    def _decode(self, record: Any) -> Record | None:
+        if record.offset >= self._until.get(record.partition, record.offset + 1):
+            return None
+        decoded = decode_assignment(record.key, record.value, record.headers)
+        if isinstance(decoded, BadRecord):
+            self.num_bad += 1
+            logger.warning("%s/%d, offset %d: %s", record.topic, record.partition, record.offset, decoded.reason)
+            return None
+        if isinstance(decoded, Assignment | Digest) and decoded.shard == record.partition:
+            return decoded
+        return None
+
+    def catch_up(self, *, timeout_s: float = 60.0, until: Mapping[int, int] | None = None) -> None:
+        """Reads as far as the topic goes now, or as `until` says (offsets by partition).
+
+        Raises:
+            BrokerError: that is not reached within `timeout_s`.
+        """
+        ends = dict(until) if until is not None else self.end_offsets()
+        deadline_s = time.monotonic() + timeout_s
+        while any(self._consumer.position(partition) < ends[partition.partition] for partition in self._partitions):
+            if time.monotonic() > deadline_s:
+                raise BrokerError(f"{self._topic}: read to {self.positions()} of {ends} within {timeout_s:.0f} s")
+            self.poll()
+        if until is None:
+            # The embedded broker counts the last batch as one record; what is there beyond comes with the next fetch.
+            while self.poll(timeout_ms=_TAIL_MS):
+                continue
+
+
+def subscribe(
+    bootstrap_servers: str,
+    *,
+    prefix: str = "hotstream",
+    properties: Mapping[str, str] | None = None,
+    from_beginning: bool = True,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> Iterator[Assignment]:
+    """Iterates over the changes of the hot set, for ever.
+
+    Changes of one shard come in order, each once. With `from_beginning` the first ones rebuild the hot set as it
+    stands: on a compacted topic that is about one change for each feature.
+
+    Args:
+        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
+        prefix: what the topic names begin with.
+        properties: further Kafka client properties (security), under Kafka's own names.
+        from_beginning: begin with the hot set as it stands, or with the next change.
+        should_stop: asked about ten times a second; the iteration ends when it says so.
+
+    Raises:
+        BrokerError: nobody answers within 10 s.
+        TopicError: the topic is missing.
+    """
+    config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=prefix, properties=properties or {})
+    with AssignmentReader(config, from_beginning=from_beginning) as reader:
+        while not should_stop():
+            for record, _ in reader.poll():
+                if isinstance(record, Assignment):
+                    yield record
+
+
+class HotFeatureTable:
+    """The hot set, materialised: read from the topic when it is made, and on with every `refresh`.
+
+    Serving code refreshes between requests, or in a thread of its own around its own lock.
+
+    Args:
+        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
+        prefix: what the topic names begin with.
+        properties: further Kafka client properties (security), under Kafka's own names.
+        timeout_s: how long reading the hot set may take.
+
+    Raises:
+        BrokerError: nobody answers, or reading takes longer than `timeout_s`.
+        TopicError: the topic is missing.
+    """
+
+    def __init__(
+        self,
+        bootstrap_servers: str,
+        *,
+        prefix: str = "hotstream",
+        properties: Mapping[str, str] | None = None,
+        timeout_s: float = 60.0,
+    ) -> None:
+        self._config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=prefix, properties=properties or {})
+        self._timeout_s = timeout_s
+        self._reader = AssignmentReader(self._config)
+        self._reader.catch_up(timeout_s=timeout_s)
+
+    def close(self) -> None:
+        """Disconnects; the table stays readable."""
+        self._reader.close()
+
+    def __enter__(self) -> HotFeatureTable:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @property
+    def table(self) -> HotTable:
+        """The view itself: `items`, `num_hot`, `num_warm`, `is_verified` and the shards' `seq`."""
+        return self._reader.table
+
+    def refresh(self) -> int:
+        """Reads on to the present end of the topic; returns how many changes there were."""
+        before = sum(view.num_applied for view in self.table.shards)
+        self._reader.catch_up(timeout_s=self._timeout_s)
+        return sum(view.num_applied for view in self.table.shards) - before
+
+    def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
+        """Tiers (0 cold, 1 warm, 2 hot; uint8) and unique rows (-1 unless hot; int32) of keys of any shape."""
+        return self.table.lookup(keys)
+
+    def offsets(self) -> dict[int, int]:
+        """How far each partition was read: what `as_of` takes."""
+        return self._reader.positions()
+
+    def as_of(self, offsets: Mapping[int, int]) -> HotTable:
+        """The hot set as it stood when the partitions ended at `offsets`.
+
+        Exact as far back as the topic has not been compacted.
+        """
+        with AssignmentReader(self._config, until=offsets) as reader:
+            reader.catch_up(timeout_s=self._timeout_s, until=offsets)
+            return reader.table
