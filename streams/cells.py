@@ -35,7 +35,7 @@ Longs = npt.NDArray[np.int64]
 Ints = npt.NDArray[np.int32]
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _hex_payload(data: Bytes, begin: int, end: int) -> int:
     """The number that 8 hex digits write; -1 if the cell is not 8 hex digits."""
     if end - begin != 8:
@@ -55,7 +55,7 @@ def _hex_payload(data: Bytes, begin: int, end: int) -> int:
     return payload
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _decimal(data: Bytes, begin: int, end: int) -> tuple[float, bool]:
     """The number that a plain decimal cell writes, and whether it is one that can be read exactly here."""
     place = begin
@@ -80,7 +80,7 @@ def _decimal(data: Bytes, begin: int, end: int) -> tuple[float, bool]:
     return (-value if negative else value), digits > 0
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def parse_lines(  # noqa: C901, PLR0912, PLR0913, PLR0915  a kernel is one loop with all it needs
     data: Bytes,
     starts: Longs,

@@ -270,6 +270,13 @@ def _matrix(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: int)
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
+def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa.Array:
+    """The rows of a flat (B * width,) array as lists; of width 0, from_arrays divides by it (SIGFPE in pyarrow 26)."""
+    if not kind.list_size:
+        return pa.array([[]] * num_rows, kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+
+
 def encode_clicks(batch: ClickBatch) -> bytes:
     """The rows as one Arrow IPC stream (columns and metadata as in the protocol)."""
     num_rows = batch.num_rows
@@ -287,8 +294,8 @@ def encode_clicks(batch: ClickBatch) -> bytes:
     keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
     columns = [
         pa.array(batch.label, pa.int8()),
-        pa.FixedSizeListArray.from_arrays(pa.array(dense), type=schema.field("dense").type),
-        pa.FixedSizeListArray.from_arrays(pa.array(keys), type=schema.field("keys").type),
+        _fixed_lists(dense, schema.field("dense").type, num_rows),
+        _fixed_lists(keys, schema.field("keys").type, num_rows),
         pa.array(batch.event_time_ms).cast(_TIME),
     ]
     return _write_stream(schema, columns)

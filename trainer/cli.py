@@ -55,7 +55,7 @@ class LazyGroup(click.Group):
 @click.version_option(package_name="hotstream")
 @click.option("-v", "--verbose", is_flag=True, help="Log at debug level.")
 def cli(verbose: bool) -> None:
-    r"""Find the features that matter now, publish them, and train a model that follows.
+    """Find the features that matter now, publish them, and train a model that follows.
 
     \b
     hotstream demo          everything on one machine, in two minutes

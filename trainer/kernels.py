@@ -31,7 +31,7 @@ _HALF = np.uint64(32)
 _FIELD_SHIFT = np.uint64(56)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def deduplicate(keys, slots, shift, unique, inverse):
     """Numbers the distinct keys in order of first occurrence; returns how many there are.
 
@@ -62,7 +62,7 @@ def deduplicate(keys, slots, shift, unique, inverse):
     return count
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _shared_row(key, seed, rows_per_field):
     """The row of a key within one level, counted from the level's start."""
     field = np.int64(key >> _FIELD_SHIFT) - 1
@@ -70,7 +70,7 @@ def _shared_row(key, seed, rows_per_field):
     return field * rows_per_field + np.int64(place)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def route(keys, values, num_fields, capacity, per_field_1, per_field_2, first, second):
     """Fills the one or two rows of each key; returns how many keys have no field of the model (their rows are 0).
 
@@ -103,7 +103,7 @@ def route(keys, values, num_fields, capacity, per_field_1, per_field_2, first, s
     return strangers
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def hash_rows(keys, num_fields, per_field, rows):
     """Fills the one shared row of each key, as `uint64`; returns how many keys have no field of the model."""
     strangers = 0
@@ -117,7 +117,7 @@ def hash_rows(keys, num_fields, per_field, rows):
     return strangers
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def gather(table, first, second, padding, inverse, out):
     """Fills (N, D) with the sums of each lookup's one or two rows."""
     dim = table.shape[1]
@@ -132,7 +132,7 @@ def gather(table, first, second, padding, inverse, out):
                 out[i, d] = table[a, d] + table[b, d]
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def merge_gradients(gradient, inverse, sums):
     """Adds each lookup's gradient (N, D) to its key's or row's (U, D)."""
     dim = gradient.shape[1]
@@ -142,7 +142,7 @@ def merge_gradients(gradient, inverse, sums):
             sums[j, d] += gradient[i, d]
 
 
-@njit(nogil=True, fastmath={"reassoc", "nsz"})
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
 def merge_scores(gradient, inverse, scale, sums, scores):
     """`merge_gradients`, and the norm of each lookup's gradient times `scale` added to its key's score (U,)."""
     dim = gradient.shape[1]
@@ -155,7 +155,7 @@ def merge_scores(gradient, inverse, scale, sums, scores):
         scores[j] += np.sqrt(square) * scale
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def merge_rows(first, second, padding, sums, slots, shift, rows, merged):
     """Adds the keys' gradients up per physical row; returns how many rows there are.
 
@@ -194,7 +194,7 @@ def merge_rows(first, second, padding, sums, slots, shift, rows, merged):
     return count
 
 
-@njit(nogil=True, fastmath={"reassoc", "nsz"})
+@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
 def adagrad(table, state, rows, merged, rate, epsilon):
     """Row-wise Adagrad on distinct rows: state += mean(g^2), row -= rate * g / (sqrt(state) + epsilon)."""
     dim = table.shape[1]
@@ -209,7 +209,7 @@ def adagrad(table, state, rows, merged, rate, epsilon):
             table[row, d] -= step * merged[i, d]
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def sgd(table, rows, merged, rate):
     """Plain descent on distinct rows: row -= rate * g."""
     dim = table.shape[1]

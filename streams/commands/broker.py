@@ -49,7 +49,7 @@ def command(engine: str, data_dir: Path | None, port: int) -> None:
         hotstream broker --engine apache &
         export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092
         hotstream topics create
-    """  # noqa: D301  click wants a real backspace here
+    """
     if data_dir is None and engine == "apache":
         data_dir = default_data_dir()
     # One way out, also while it is still starting, also for a `hotstream broker &` whose shell has it ignore SIGINT.

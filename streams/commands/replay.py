@@ -105,7 +105,7 @@ def command(
     json_path: str | None,
     **kafka: Any,
 ) -> None:
-    r"""Send click logs to the clicks topic: plain, gzip, zstd or Parquet, in the order given.
+    """Send click logs to the clicks topic: plain, gzip, zstd or Parquet, in the order given.
 
     Lines that hold no row go to the dead letters (`hotstream dlq show clicks`) and are counted. Ctrl-C and SIGTERM
     stop between two batches; --resume with the same files and options goes on there, and also after a crash.

@@ -40,7 +40,7 @@ def dense_records(columns: Sequence[DenseProfile], effects: npt.NDArray[np.float
     return records
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def draw_log(column: DenseRecord, share: float) -> float:
     """log(count + offset) at a share in [0, 1) of the column's distribution."""
     place = share * column.num_cells

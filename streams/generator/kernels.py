@@ -40,12 +40,12 @@ class World(NamedTuple):
     rotate_at: int
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _word(row_word: np.uint64, place: int) -> np.uint64:
     return mix64(row_word + np.uint64(place) * _GOLDEN)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def token_of(value: np.uint64, salt: np.uint64) -> np.uint64:
     """An invertible map of 32-bit words (MurmurHash3's finalizer): no two values of a field share a token."""
     word = (value ^ salt) & _TOKEN_MASK
@@ -56,7 +56,7 @@ def token_of(value: np.uint64, salt: np.uint64) -> np.uint64:
     return word ^ (word >> _HALF)
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _draw_dense(columns: npt.NDArray[np.void], row_word: np.uint64, dense: npt.NDArray[np.float32]) -> float:
     """Fills one row's counts, NaN where missing; what they add to the logit."""
     logit = 0.0
@@ -71,7 +71,7 @@ def _draw_dense(columns: npt.NDArray[np.void], row_word: np.uint64, dense: npt.N
     return logit
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def draw_rows(
     world: World,
     first_row: int,

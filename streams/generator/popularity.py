@@ -151,13 +151,13 @@ def field_records(fields: Sequence[FieldProfile], scale: float, drift: float, se
     return records
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def unit(word: np.uint64) -> float:
     """The word as a number in [0, 1)."""
     return np.float64(word >> _UNIT_SHIFT) * 2.0**-53
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def draw_rank(field: FieldRecord, word: np.uint64) -> int:
     """The rank that a random word stands for: 6 bits pick a column, 24 its value, 34 the place in the tail."""
     column = np.int64(word >> _COLUMN_SHIFT)
@@ -170,13 +170,13 @@ def draw_rank(field: FieldRecord, word: np.uint64) -> int:
     return min(max(rank, field.num_head), field.num_values - 1)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def num_bits(rank: int) -> int:
     """The bits that a rank needs: 0 for 0, 1 for 1, 2 for 2 and 3."""
     return math.frexp(np.float64(rank))[1]
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _has_traded(field: FieldRecord, pair: int, kind: np.uint64, trades: float) -> bool:
     """Whether a pair that trades `trades` times in all, first at a hashed moment, stands traded now."""
     if pair < field.num_stable:
@@ -184,7 +184,7 @@ def _has_traded(field: FieldRecord, pair: int, kind: np.uint64, trades: float) -
     return np.int64(trades + unit(mix64((np.uint64(pair) ^ kind) * _ODD + field.salt))) & 1 == 1
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def identity_at(field: FieldRecord, rank: int, days: float) -> int:
     """Which value (its rank on day 0) holds a rank after `days`."""
     trades = field.turnover_per_day * days
@@ -200,7 +200,7 @@ def identity_at(field: FieldRecord, rank: int, days: float) -> int:
     return mirrored if _has_traded(field, min(rank, mirrored), _NEAR, trades * NEIGHBOUR_TRADES) else rank
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def is_rotated(field: FieldRecord, identity: int) -> bool:
     """Whether a value is one of those that get a new identity at the rotation."""
     if identity < field.num_head:

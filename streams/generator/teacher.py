@@ -99,20 +99,20 @@ def dense_effects(config: TeacherConfig, num_dense: int) -> npt.NDArray[np.float
     return config.dense_scale * strengths / np.linalg.norm(strengths)
 
 
-@njit(nogil=True, inline="always")
+@njit(nogil=True, cache=True, inline="always")
 def _lane(word: np.uint64, lane: int) -> float:
     """One of the word's four 16-bit lanes, as a number of mean 0 and deviation 1."""
     return (np.float64((word >> (np.uint64(lane) * _LANE_BITS)) & _LANE) - _LANE_MIDDLE) / _LANE_DEVIATION
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def value_normal(value: np.uint64, seed: np.uint64) -> float:
     """A value's weight before scaling: near normal (a sum of four uniform numbers), mean 0, deviation 1."""
     word = mix64(mix64(value ^ _WEIGHT) + seed)
     return (_lane(word, 0) + _lane(word, 1) + _lane(word, 2) + _lane(word, 3)) / 2.0
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def pair_logit(values: npt.NDArray[np.uint64], seed: np.uint64) -> float:
     """The sum of the latent pairs' terms for one row's values (F,), before scaling: each of deviation 1."""
     logit = 0.0

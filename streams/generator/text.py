@@ -22,7 +22,7 @@ _MAX_NUMBER_BYTES = 20  # a 64-bit integer
 _TOKEN_BYTES = 8
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _write_number(number: int, out: Bytes, end: int) -> int:
     """Writes a decimal number behind `end`; the new end."""
     if number < 0:
@@ -39,7 +39,7 @@ def _write_number(number: int, out: Bytes, end: int) -> int:
     return end + num_digits
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _write_token(payload: np.uint64, out: Bytes, end: int) -> int:
     """Writes eight hex digits behind `end`; the new end."""
     for place in range(_TOKEN_BYTES):
@@ -48,7 +48,7 @@ def _write_token(payload: np.uint64, out: Bytes, end: int) -> int:
     return end + _TOKEN_BYTES
 
 
-@njit(nogil=True)
+@njit(nogil=True, cache=True)
 def _write_rows(
     label: npt.NDArray[np.int8],
     dense: npt.NDArray[np.float32],

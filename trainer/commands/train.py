@@ -156,7 +156,7 @@ def command(
     json_path: str | None,
     **options: Any,
 ) -> None:
-    r"""Train from the clicks topic, follow the assignments topic, and send back what each feature mattered.
+    """Train from the clicks topic, follow the assignments topic, and send back what each feature mattered.
 
     Every row is predicted before it is learned, so the AUC and log loss shown are those of rows never seen. Ctrl-C
     and SIGTERM end the run after the step, with a checkpoint; killed at any moment, the same command goes on from the
