@@ -29,19 +29,23 @@ _ARGUMENTS = {
     "ssl.key.location": "ssl_keyfile",
     "ssl.key.password": "ssl_password",
 }
-_JAAS = re.compile(r'(username|password)\s*=\s*"((?:[^"\\]|\\.)*)"')
+_JAAS = re.compile(r'\b(username|password)\s*=\s*"((?:[^"\\]|\\.)*)"')
 
 
 def load_properties(path: Path) -> dict[str, str]:
     """Properties of a `client.properties` file: `name=value` lines, `#` comments.
 
     Raises:
-        ConfigError: the file is missing or a line has no `=`.
+        ConfigError: the file is missing, is not UTF-8, or a line has no `=`.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); name a file") from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"--config {path}: got bytes that are not UTF-8 at {error.start}; name a text file"
+        ) from error
     properties = {}
     for number, raw in enumerate(text.splitlines(), 1):
         line = raw.strip()
@@ -59,6 +63,20 @@ def redact(properties: Mapping[str, str]) -> dict[str, str]:
     return {name: "***" if _SECRET.search(name) else value for name, value in properties.items()}
 
 
+def _parse_jaas(value: str) -> dict[str, str]:
+    """Username and password of a `sasl.jaas.config`, as arguments of a client.
+
+    Raises:
+        ConfigError: one of them is not there.
+    """
+    found = {name: re.sub(r"\\(.)", r"\1", quoted) for name, quoted in _JAAS.findall(value)}
+    if found.keys() != {"username", "password"}:
+        raise ConfigError(
+            'client property \'sasl.jaas.config\': expected a login module with username="..." password="..."'
+        )
+    return {f"sasl_plain_{name}": text for name, text in found.items()}
+
+
 @dataclass(frozen=True, kw_only=True)
 class KafkaConfig:
     """Where the broker is and how to talk to it.
@@ -71,7 +89,7 @@ class KafkaConfig:
 
     bootstrap_servers: str
     prefix: str = "hotstream"
-    properties: Mapping[str, str] = field(default_factory=dict)
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
 
     def __post_init__(self) -> None:
         for server in self.bootstrap_servers.split(","):
@@ -89,6 +107,7 @@ class KafkaConfig:
         if unknown:
             known = ", ".join([*sorted(_ARGUMENTS), "sasl.jaas.config"])
             raise ConfigError(f"client property {min(unknown)!r} is not known here; known: {known}")
+        self.client_arguments()  # a JAAS line that cannot be read is found here, not at the first connection
 
     @property
     def servers(self) -> list[str]:
@@ -102,15 +121,9 @@ class KafkaConfig:
             if name in _ARGUMENTS:
                 arguments[_ARGUMENTS[name]] = value
             elif name == "sasl.jaas.config":
-                found = dict(_JAAS.findall(value))
-                arguments["sasl_plain_username"] = found.get("username")
-                arguments["sasl_plain_password"] = found.get("password")
+                arguments.update(_parse_jaas(value))
         return arguments
 
     def describe(self) -> dict[str, Any]:
         """The configuration as it may be printed: secrets are redacted."""
-        return {
-            "bootstrap.servers": self.bootstrap_servers,
-            "prefix": self.prefix,
-            **redact(self.properties),
-        }
+        return {**redact(self.properties), "bootstrap.servers": self.bootstrap_servers, "prefix": self.prefix}

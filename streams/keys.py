@@ -42,6 +42,7 @@ MISSING = (1 << PAYLOAD_BITS) - 1
 MAX_FIELDS = 255
 _HASH_SEED = 0x686F7473  # "hots"
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_HEX32 = re.compile(r"[0-9A-Fa-f]{8}")
 _FORMATTED = re.compile(r"([A-Za-z0-9_.-]{1,64}):(~[0-9a-f]{14}|[0-9a-f]{8}|missing)")
 
 
@@ -92,9 +93,9 @@ def make_key(number: int, kind: str, token: str) -> int:
         return base | MISSING
     if kind == "hash":
         return base | hash_token(token)
-    if len(token) != 8:
+    if _HEX32.fullmatch(token) is None:
         raise ValueError(f"token {token!r}: expected 8 hex digits")
-    return base | int.from_bytes(bytes.fromhex(token), "big")
+    return base | int(token, 16)
 
 
 def format_key(key: int, fields: Sequence[Field] = CRITEO_FIELDS) -> str:
@@ -119,7 +120,7 @@ def parse_key(text: str, fields: Sequence[Field] = CRITEO_FIELDS) -> int:
     """The key that prints as `text`; the inverse of `format_key`.
 
     Raises:
-        ValueError: the text is no formatted key, or names no field of `fields`.
+        ValueError: the text is no formatted key, names no field of `fields`, or is not how that field's kind prints.
     """
     match = _FORMATTED.fullmatch(text)
     if match is None:
@@ -128,5 +129,7 @@ def parse_key(text: str, fields: Sequence[Field] = CRITEO_FIELDS) -> int:
     number = next((number for number, field in enumerate(fields, 1) if field.name == name), None)
     if number is None:
         raise ValueError(f"feature {text!r}: no field {name!r}")
+    if token != "missing" and token.startswith("~") != (fields[number - 1].kind == "hash"):
+        raise ValueError(f"feature {text!r}: field {name} is of kind {fields[number - 1].kind}")
     payload = MISSING if token == "missing" else int(token.lstrip("~"), 16)
     return int(field_key(number)) | payload

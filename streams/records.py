@@ -52,6 +52,7 @@ ARROW = b"application/vnd.apache.arrow.stream"
 JSON = b"application/json"
 TIERS = ("cold", "warm", "hot")  # a tier's number, 0..2, is its index
 SIGNALS = ("gradient", "frequency")
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 Headers = Sequence[tuple[str, bytes]]
 Tier = Literal["cold", "warm", "hot"]
@@ -369,9 +370,11 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
     if type(event_time_ms) is not int or not 0 <= event_time_ms < 1 << 53:
         raise ValueError('expected an integer "event_time_ms"')
     numbers = [dense.get(name) for name in dense_names]
-    if not all(number is None or isinstance(number, int | float) for number in numbers):
-        raise ValueError('"dense": expected numbers or null')
-    tokens = [features.get(field.name) or "" for field in fields]
+    if not all(
+        number is None or (isinstance(number, int | float) and not abs(number) > _MAX_FLOAT32) for number in numbers
+    ):
+        raise ValueError('"dense": expected numbers of float32 or null')
+    tokens = ["" if (token := features.get(field.name)) is None else token for field in fields]
     if not all(isinstance(token, str) for token in tokens):
         raise ValueError('"features": expected strings or null')
     keys = [make_key(n, field.kind, token) for n, (field, token) in enumerate(zip(fields, tokens, strict=True), 1)]
@@ -412,7 +415,7 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
     try:
         named = dict(headers)
         _check_version(named)
-        signal = named.get("signal", b"").decode()
+        signal = (named.get("signal") or b"").decode()  # a Kafka header's value may be null
         if signal not in SIGNALS:
             return BadRecord(f"header 'signal': got {signal!r}, expected one of {', '.join(SIGNALS)}")
         batch = _read_stream(value)
@@ -424,7 +427,7 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
             fields=fields,
             source=Source(
                 signal=signal,
-                topic=named.get("topic", b"").decode(),
+                topic=(named.get("topic") or b"").decode(),
                 partition=header_int(named, "partition"),
                 offset=header_int(named, "offset"),
             ),

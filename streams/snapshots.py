@@ -102,7 +102,7 @@ class SnapshotReader:
                 self._chunks[names[1], int(names[2])] = value
                 return None
             return self._close(json.loads(value))
-        except (ValueError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
             return BadRecord(f"snapshot record with key {key!r}: {error!r}")
 
     def _close(self, body: dict[str, Any]) -> BadRecord | None:
