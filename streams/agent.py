@@ -22,6 +22,7 @@ from streams.counter import count_keys, split_by_shard
 from streams.errors import InvariantError
 from streams.publisher import Publisher
 from streams.records import (
+    JSON,
     BadRecord,
     Headers,
     Source,
@@ -86,6 +87,7 @@ class AgentWorker:
         if self.publisher is not None:
             publisher, self.publisher = self.publisher, None
             await self._save_all(publisher)
+            await self._send_metrics(publisher)
             await publisher.stop()
 
     def own_offsets(self) -> dict[int, int]:
@@ -261,9 +263,13 @@ class AgentWorker:
         return json.dumps(said).encode()
 
     async def publish_metrics(self) -> None:
-        """Sends the metrics."""
-        if self.publisher is not None and self.shards:
-            await self.publisher.send(self.topics.metrics, 0, [(b"agent", self.metrics(), [])], timestamp_ms=_now_ms())
+        """Sends the metrics, if this process is running."""
+        if self.publisher is not None:
+            await self._send_metrics(self.publisher)
+
+    async def _send_metrics(self, publisher: Publisher) -> None:
+        records = [(None, self.metrics(), [("content-type", JSON)])]
+        await publisher.send(self.topics.metrics, 0, records, timestamp_ms=_now_ms())
 
     async def _running(self) -> Publisher:
         """The publisher; a process that is stopping waits here until it is cancelled, so nothing is acknowledged."""

@@ -54,10 +54,15 @@ class HotTable:
 
     Args:
         num_shards: partitions of the topic.
+
+    Attributes:
+        shards: what is known of each shard.
+        max_hot: the most hot features that there ever were, after any one change.
     """
 
     def __init__(self, num_shards: int) -> None:
         self.shards = [ShardView() for _ in range(num_shards)]
+        self.max_hot = 0
 
     def apply(self, record: Assignment | Digest, *, offset: int = 0, end_offset: int | None = None) -> bool:
         """Takes in one record; returns whether it changed the table.
@@ -88,6 +93,8 @@ class HotTable:
             )
         )
         view.num_applied += 1
+        if record.tier == "hot":
+            self.max_hot = max(self.max_hot, self.num_hot)
         return True
 
     @staticmethod

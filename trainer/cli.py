@@ -8,9 +8,11 @@ import sys
 
 import click
 
+from sketch.errors import ParameterError, SketchError
 from streams.commands import COMMANDS as STREAMS_COMMANDS
-from streams.errors import InvariantError, StreamsError
+from streams.errors import ConfigError, InvariantError, StreamsError
 from trainer.commands import COMMANDS as TRAINER_COMMANDS
+from trainer.errors import PlanError, TrainerError
 
 __all__ = ["main"]
 
@@ -77,6 +79,6 @@ def main() -> None:
         cli(prog_name="hotstream")
     except InvariantError:
         raise
-    except StreamsError as error:
+    except (StreamsError, TrainerError, SketchError) as error:
         click.echo(f"hotstream: {error}", err=True)
-        sys.exit(2 if isinstance(error, ValueError) else 1)
+        sys.exit(2 if isinstance(error, ConfigError | PlanError | ParameterError) else 1)

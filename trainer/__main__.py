@@ -1,0 +1,5 @@
+"""`python -m trainer` is `hotstream`."""
+
+from trainer.cli import main
+
+main()

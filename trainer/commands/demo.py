@@ -1,0 +1,136 @@
+"""`hotstream demo`."""
+
+from __future__ import annotations
+
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from streams.broker import ENGINES, open_broker
+from streams.config import KafkaConfig, load_properties
+from streams.errors import ConfigError
+from streams.reports import Report, json_option
+from streams.schema import load_schema
+
+__all__ = ["command"]
+
+_DIM = 16
+
+
+@click.command(short_help="The whole of hotstream on a real broker, with a report at the end.")
+@click.option(
+    "--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A click log.  [default: generated]"
+)
+@click.option("--schema", default="criteo-kaggle", show_default=True, help="What --data looks like.")
+@click.option("--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows to generate.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(min=0),
+    default=4000.0,
+    show_default=True,
+    metavar="ROWS/S",
+    help="How fast the clicks come; 0 for as fast as possible (then latencies show the backlog).",
+)
+@click.option("--batch-rows", type=click.IntRange(1, 8192), default=512, show_default=True, help="Rows a click record.")
+@click.option(
+    "--embedding-bytes",
+    type=click.IntRange(1),
+    default=2_000_000,
+    show_default=True,
+    help="Size of the embedding, and of the plain hash table beside it.",
+)
+@click.option(
+    "--broker",
+    default="embedded",
+    show_default=True,
+    metavar="embedded|apache|HOST:PORT",
+    help="The first two are started for the demo and stopped with it.",
+)
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A Kafka client.properties file.")
+@click.option("--prefix", default="hotstream", show_default=True, help="What every topic name begins with.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=Path("demo"),
+    show_default=True,
+    help="Where data, logs, checkpoints, report.json and report.png go.",
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@json_option
+def command(
+    data: Path | None,
+    schema: str,
+    rows: int,
+    rate: float,
+    batch_rows: int,
+    embedding_bytes: int,
+    broker: str,
+    config_path: Path | None,
+    prefix: str,
+    out: Path,
+    seed: int,
+    json_path: str | None,
+) -> None:
+    """Run the whole of hotstream on a real broker and check its books.
+
+    Clicks are replayed into Kafka; the trainer learns from them and sends back what each feature mattered; the sketch
+    agent finds the hot features and publishes every change; the trainer moves their embeddings. Replay, agent and
+    trainer are processes of their own. Exit 0 only if nothing was lost, counted twice, or over the capacity.
+    """
+    from trainer.demo.observer import Observer  # noqa: PLC0415 - not for --help
+    from trainer.demo.picture import draw_report  # noqa: PLC0415
+    from trainer.demo.stage import DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
+    from trainer.demo.view import DemoView, print_report  # noqa: PLC0415
+    from trainer.sizing import plan  # noqa: PLC0415
+
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    console = Console(stderr=json_path == "-")
+    report = Report("demo")
+    log_schema = load_schema(schema)
+    capacity = plan(embedding_bytes, _DIM, len(log_schema.categorical)).capacity_rows
+    out.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if data is None:
+        if schema != "criteo-kaggle":
+            raise ConfigError(f"--schema {schema} without --data: generated rows are criteo-kaggle's; name a file")
+        data = _generate(out, rows, seed)
+    if broker not in ENGINES:
+        console.print(f"broker at {broker}")
+    properties = load_properties(config_path) if config_path else {}
+    with open_broker(broker) as servers:
+        kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
+        prepare_topics(kafka)
+        config = DemoConfig(
+            kafka=kafka, data=data, schema=log_schema, schema_option=schema, folder=out, rate=rate or None,
+            batch_rows=batch_rows, embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
+        )  # fmt: skip
+        with Observer(kafka) as observer:
+            with DemoView(console, capacity, rows if data.parent == out else None) as view:
+                content: dict[str, Any] = run_demo(config, observer, view.show)
+            picture = out / "report.png"
+            draw_report(picture, observer, content)
+    ok = content.pop("ok")
+    content["broker"] = broker if broker in ENGINES else servers
+    content["picture"] = str(picture)
+    finished = report.finish(str(out / "report.json"), ok=ok, **content)
+    if json_path is not None:
+        report.finish(json_path, ok=ok, **content)
+    print_report(console, finished)
+    console.print(f"picture: {picture}   report: {out / 'report.json'}   took {finished['seconds']:.0f} s")
+    if not ok:
+        raise click.exceptions.Exit(1)
+
+
+def _generate(out: Path, rows: int, seed: int) -> Path:
+    """The demo's own rows, written once for each size and seed."""
+    path = out / f"clicks-{rows}-{seed}.tsv"
+    if not path.exists():
+        arguments = ["generate", str(path), "--rows", str(rows), "--seed", str(seed)]
+        subprocess.run([sys.executable, "-m", "trainer", *arguments], check=True)
+    return path

@@ -1,0 +1,1 @@
+"""The demo: all of hotstream as separate processes on one machine, watched, counted and checked."""

@@ -1,0 +1,95 @@
+"""What the demo sees of the running system, from the outside: two topics, read like any subscriber does."""
+
+from __future__ import annotations
+
+import json
+import time
+from typing import Any
+
+from kafka import KafkaConsumer, TopicPartition
+
+from streams.config import KafkaConfig
+from streams.latency import LatencyHistogram
+from streams.records import Assignment
+from streams.subscribe import AssignmentReader
+from streams.topics import Topics
+
+__all__ = ["Observer"]
+
+
+class Observer:
+    """Follows the assignments and metrics topics.
+
+    Attributes:
+        reader: the assignments as a table.
+        latency: from a click record's Kafka timestamp to the moment a change that it caused was read here.
+        trainer: what the trainer said last; empty before.
+        shards: what the agents said last of each shard.
+        promotions: changes to hot so far; `demotions` changes from hot.
+        history: (seconds, hot, promotions, demotions) about once a second, for the picture.
+        auc_history: (rows trained, AUC by learner) of every metrics record.
+    """
+
+    def __init__(self, config: KafkaConfig) -> None:
+        self.reader = AssignmentReader(config)
+        self._metrics = KafkaConsumer(
+            bootstrap_servers=config.servers,
+            enable_auto_commit=False,
+            fetch_max_wait_ms=20,
+            **config.client_arguments(),
+        )
+        place = TopicPartition(Topics(config.prefix).metrics, 0)
+        self._metrics.assign([place])
+        self._metrics.seek_to_beginning(place)
+        self.latency = LatencyHistogram()
+        self.trainer: dict[str, Any] = {}
+        self.shards: dict[str, dict[str, Any]] = {}
+        self.promotions = self.demotions = self.max_hot = 0
+        self.history: list[tuple[float, int, int, int]] = []
+        self.auc_history: list[tuple[int, dict[str, float | None]]] = []
+        self._started_s = time.monotonic()
+
+    def __enter__(self) -> Observer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.reader.close()
+        self._metrics.close()
+
+    def look(self, timeout_ms: int = 50) -> None:
+        """Takes in what has come."""
+        hot_before = self.reader.table.num_hot
+        promotions = 0
+        for change, _ in self.reader.poll(timeout_ms):
+            if isinstance(change, Assignment):
+                promotions += change.tier == "hot"
+                if change.ingest_ms is not None:
+                    self.latency.add(time.time_ns() / 1e6 - change.ingest_ms)
+        table = self.reader.table
+        self.promotions += promotions
+        self.demotions += hot_before + promotions - table.num_hot
+        self.max_hot = max(self.max_hot, table.max_hot)
+        now_s = time.monotonic() - self._started_s
+        if not self.history or now_s - self.history[-1][0] >= 1.0:
+            self.history.append((now_s, table.num_hot, self.promotions, self.demotions))
+        for records in self._metrics.poll(timeout_ms=0).values():
+            for record in records:
+                self._note(json.loads(record.value))
+
+    def _note(self, said: dict[str, Any]) -> None:
+        if said["process"] == "agent":
+            self.shards.update(said["shards"])
+        elif said["process"] == "trainer":
+            self.trainer = said
+            if said["rows"]:
+                self.auc_history.append((said["rows"], said["auc"]))
+
+    @property
+    def counted(self) -> int:
+        """Importance records that the agents have counted."""
+        return sum(shard["counted"] for shard in self.shards.values())
+
+    @property
+    def rows_trained(self) -> int:
+        """Rows that the trainer has trained."""
+        return int(self.trainer.get("rows", 0))

@@ -1,0 +1,52 @@
+"""`report.png`: what happened, for people who would rather look than read."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainer.demo.observer import Observer
+
+__all__ = ["draw_report"]
+
+_COLOURS = {"adaptive": "#c0392b", "hash": "#7f8c8d"}
+
+
+def draw_report(path: Path, observer: Observer, report: dict[str, Any]) -> None:
+    """Writes the picture: AUC over rows, the hot set and its churn over time, latencies."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, once, at the end
+
+    figure = Figure(figsize=(15, 4.2), layout="constrained")
+    quality, hot_set, latency = figure.subplots(1, 3)
+
+    for name, colour in _COLOURS.items():
+        points = [(rows, auc[name]) for rows, auc in observer.auc_history if auc.get(name) is not None]
+        if points:
+            label = f"{name}: {report['auc'][name]:.4f} with {report['embedding_bytes'][name] / 1e6:.2f} MB"
+            quality.plot(*zip(*points, strict=True), color=colour, label=label)
+            quality.legend(loc="lower right")
+    quality.set(title="AUC of rows not yet learned, over all rows so far", xlabel="rows trained", ylabel="AUC")
+
+    seconds, hot, promotions, demotions = zip(*observer.history, strict=True)
+    hot_set.fill_between(seconds, hot, color="#f5b7b1", label="hot features")
+    hot_set.axhline(report["hot"]["capacity"], color="#c0392b", linestyle=":", label="capacity")
+    hot_set.plot(seconds, promotions, color="#1e8449", label="promotions, in all")
+    hot_set.plot(seconds, demotions, color="#1f618d", label="demotions, in all")
+    hot_set.set(title="The hot set and its churn", xlabel="seconds", ylabel="features")
+    hot_set.legend(loc="center right")
+
+    names = ["event to assignment", "assignment to trainer"]
+    figures = [report["latency_ms"][name.replace(" ", "_")] for name in names]
+    for offset, quantile, colour in ((-0.2, "p50", "#85929e"), (0.2, "p99", "#2e4053")):
+        values = [figure_ms[quantile] or 0 for figure_ms in figures]
+        bars = latency.barh([place + offset for place in range(len(names))], values, 0.38, color=colour, label=quantile)
+        latency.bar_label(bars, fmt="%.0f ms", padding=3)
+    latency.set_yticks(range(len(names)), names)
+    latency.set(title="Latency", xlabel="ms")
+    latency.margins(x=0.2)
+    latency.legend(loc="lower right")
+
+    for axes in (quality, hot_set, latency):
+        axes.spines[["top", "right"]].set_visible(False)
+        axes.grid(alpha=0.25)
+    figure.savefig(path, dpi=110)

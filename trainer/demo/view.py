@@ -1,0 +1,111 @@
+"""The demo on a terminal: one live table while it runs, a log line now and then elsewhere, the report at the end."""
+
+from __future__ import annotations
+
+import logging
+import time
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+
+from trainer.demo.observer import Observer
+
+__all__ = ["DemoView", "print_report"]
+
+logger = logging.getLogger(__name__)
+
+_LINE_EVERY_S = 5.0
+_DRAW_EVERY_S = 0.25
+
+
+class DemoView:
+    """Shows what the observer sees.
+
+    Args:
+        console: where to.
+        capacity: hot rows, at most.
+        num_rows: rows that will be replayed; None if nobody knows.
+    """
+
+    def __init__(self, console: Console, capacity: int, num_rows: int | None) -> None:
+        self._console = console
+        self._capacity = capacity
+        self._num_rows = num_rows
+        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
+        self._shown_s = 0.0
+
+    def __enter__(self) -> DemoView:
+        if self._live is not None:
+            self._live.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._live is not None:
+            self._live.__exit__(kind, error, trace)
+
+    def show(self, observer: Observer, doing: str) -> None:
+        """Draws, if it is time to."""
+        now_s = time.monotonic()
+        if now_s - self._shown_s < (_DRAW_EVERY_S if self._live else _LINE_EVERY_S):
+            return
+        self._shown_s = now_s
+        if self._live is not None:
+            self._live.update(self._table(observer, doing), refresh=True)
+        else:
+            logger.info("%s: %s", doing, "; ".join(f"{name} {value}" for name, value in self._lines(observer)))
+
+    def _lines(self, observer: Observer) -> list[tuple[str, str]]:
+        trainer = observer.trainer
+        total = "" if self._num_rows is None else f" of {self._num_rows:,}"
+        auc = trainer.get("auc", {})
+        latency = observer.latency.summary()
+        return [
+            ("rows trained", f"{observer.rows_trained:,}{total} at {trainer.get('rows_per_s', 0):,.0f}/s"),
+            ("lag", f"{trainer.get('lag_records', 0)} click records"),
+            ("hot", f"{observer.reader.table.num_hot:,} of {self._capacity:,}"),
+            ("promotions", f"{observer.promotions:,}"),
+            ("demotions", f"{observer.demotions:,}"),
+            ("event to assignment", f"p50 {latency['p50'] or 0:.0f} ms, p99 {latency['p99'] or 0:.0f} ms"),
+            ("AUC adaptive", _number(auc.get("adaptive"))),
+            ("AUC hash", _number(auc.get("hash"))),
+        ]
+
+    def _table(self, observer: Observer, doing: str) -> Table:
+        table = Table(title=f"hotstream demo: {doing}", box=None, show_header=False, title_justify="left")
+        for name, value in self._lines(observer):
+            table.add_row(f"[bold]{name}[/]", value)
+        return table
+
+
+def print_report(console: Console, report: dict[str, Any]) -> None:
+    """The report for people."""
+    table = Table(box=None, show_header=False)
+    rows, hot, latency = report["rows"], report["hot"], report["latency_ms"]
+    size = report["embedding_bytes"]
+    found = f"recall of the exact top {hot['capacity']:,}: {_number(hot['recall'])}"
+    lines = [
+        ("rows", f"{rows['replayed']:,} replayed, {rows['in_topic']:,} in the topic, {rows['trained']:,} trained"),
+        ("importance", f"{report['importance']['records']:,} records, {report['importance']['counted']:,} counted"),
+        ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (never more than {hot['max']:,}); {found}"),
+        ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
+        *((f"latency, {name.replace('_', ' ')}", _quantiles(figure)) for name, figure in latency.items()),
+        ("AUC, adaptive", f"{_number(report['auc'].get('adaptive'))} in {size['adaptive'] or 0:,} bytes"),
+        ("AUC, plain hash", f"{_number(report['auc'].get('hash'))} in {size['hash'] or 0:,} bytes"),
+        *((("[green]yes[/]" if held else "[bold red]NO[/]"), name) for name, held in report["checks"].items()),
+    ]
+    for name, value in lines:
+        table.add_row(f"[bold]{name}[/]", value)
+    console.print(table)
+
+
+def _number(value: float | None, places: int = 4) -> str:
+    return "-" if value is None else f"{value:.{places}f}"
+
+
+def _quantiles(figure: dict[str, float | None]) -> str:
+    return f"p50 {_number(figure['p50'], 0)} ms, p99 {_number(figure['p99'], 0)} ms"
