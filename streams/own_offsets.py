@@ -1,4 +1,4 @@
-"""A Faust transport whose consumer starts where our snapshots say, not where the group committed.
+"""A Faust transport whose consumer starts where our snapshots say, and does not dawdle.
 
 Faust commits what it has acknowledged, which is a hint for monitoring; the truth is the offset inside each shard's
 snapshot. `perform_seek` is the one place where Faust decides where to read from, after every assignment of partitions
@@ -12,10 +12,14 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import faust
-from faust.transport.drivers.aiokafka import Consumer, Transport
+from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
+from streams.errors import InvariantError
+
 __all__ = ["use_own_offsets"]
+
+_FETCH_MAX_WAIT_MS = 50
 
 
 def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]]) -> None:
@@ -26,7 +30,20 @@ def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping
         adopt: takes the partitions of this process, makes ready for their records, and returns where to read from.
     """
 
+    class PromptThread(AIOKafkaConsumerThread):
+        def _create_worker_consumer(self, transport: Any) -> Any:
+            consumer = super()._create_worker_consumer(transport)
+            # Faust asks brokers to wait 1.5 s for more data, and has no setting for it. Kafka answers as soon as there
+            # is any; the embedded broker does not.
+            if not hasattr(consumer, "_fetch_max_wait_ms"):
+                raise InvariantError("aiokafka has no _fetch_max_wait_ms any more; look for its new name")
+            consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # noqa: SLF001
+            return consumer
+
     class OwnOffsetsConsumer(Consumer):
+        def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+            return PromptThread(self, loop=self.loop, beacon=self.beacon)
+
         async def perform_seek(self) -> None:
             await super().perform_seek()
             for partition, offset in (await adopt(set(self.assignment()))).items():

@@ -15,6 +15,7 @@ _COLOURS = {"adaptive": "#c0392b", "hash": "#7f8c8d"}
 def draw_report(path: Path, observer: Observer, report: dict[str, Any]) -> None:
     """Writes the picture: AUC over rows, the hot set and its churn over time, latencies."""
     from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, once, at the end
+    from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(15, 4.2), layout="constrained")
     quality, hot_set, latency = figure.subplots(1, 3)
@@ -25,6 +26,7 @@ def draw_report(path: Path, observer: Observer, report: dict[str, Any]) -> None:
             label = f"{name}: {report['auc'][name]:.4f} with {report['embedding_bytes'][name] / 1e6:.2f} MB"
             quality.plot(*zip(*points, strict=True), color=colour, label=label)
             quality.legend(loc="lower right")
+    quality.xaxis.set_major_formatter(EngFormatter(sep=""))
     quality.set(title="AUC of rows not yet learned, over all rows so far", xlabel="rows trained", ylabel="AUC")
 
     seconds, hot, promotions, demotions = zip(*observer.history, strict=True)
