@@ -8,8 +8,13 @@ import uuid
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import settings
 
 from streams.broker import BrokerProcess, run_broker
+
+# The first call of a kernel compiles it, so examples have no deadline; CI must fail or pass the same way each time.
+settings.register_profile("hotstream", deadline=None, derandomize=os.environ.get("CI") == "true")
+settings.load_profile("hotstream")
 
 
 def pytest_configure(config: pytest.Config) -> None:
