@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import logging
 import sys
 
@@ -11,49 +10,18 @@ import click
 from sketch.errors import ParameterError, SketchError
 from streams.commands import COMMANDS as STREAMS_COMMANDS
 from streams.errors import ConfigError, InvariantError, StreamsError
+from streams.lazy_group import LazyGroup
 from trainer.commands import COMMANDS as TRAINER_COMMANDS
 from trainer.errors import PlanError, TrainerError
 
 __all__ = ["main"]
 
-COMMANDS = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
-_ORDER = [
-    "demo",
-    "generate",
-    "broker",
-    "topics",
-    "replay",
-    "agent",
-    "train",
-    "watch",
-    "evaluate",
-    "bench",
-    "dlq",
-]
+_ORDER = ("demo", "generate", "broker", "topics", "replay", "agent", "train", "watch", "evaluate", "bench", "dlq")
+_ALL = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
+COMMANDS = {name: _ALL[name] for name in _ORDER if name in _ALL}
 
 
-class LazyGroup(click.Group):
-    """A group whose help needs none of its commands' modules."""
-
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The commands in the order in which a newcomer meets them."""
-        return [name for name in _ORDER if name in COMMANDS]
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name, imported now."""
-        if cmd_name not in COMMANDS:
-            return None
-        command = importlib.import_module(COMMANDS[cmd_name][0]).command
-        assert isinstance(command, click.Command)  # noqa: S101
-        return command
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands, from the one-liners beside their module names."""
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, COMMANDS[name][1]) for name in self.list_commands(ctx)])
-
-
-@click.command(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hotstream")
 @click.option("-v", "--verbose", is_flag=True, help="Log at debug level.")
 def cli(verbose: bool) -> None:

@@ -1,0 +1,20 @@
+"""`hotstream bench sketch|pipeline|trainer`."""
+
+from __future__ import annotations
+
+import click
+
+from streams.lazy_group import LazyGroup
+
+__all__ = ["command"]
+
+_COMMANDS = {
+    "sketch": ("trainer.commands.bench_sketch", "Speed, recall and churn of HotSketch and HotSet."),
+    "pipeline": ("trainer.commands.bench_pipeline", "Replay and agent beside bare clients; latency at half load."),
+    "trainer": ("trainer.commands.bench_trainer", "A training step beside plain hashing of the same bytes."),
+}
+
+
+@click.group(cls=LazyGroup, table=_COMMANDS)
+def command() -> None:
+    """Measure a part on this machine, beside its reference and its physical limit in the same run."""
