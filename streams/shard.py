@@ -21,13 +21,11 @@ from sketch.tiertable import TierTable
 from streams.errors import ConfigError
 from streams.keys import Field
 from streams.records import (
-    TIERS,
-    Assignment,
     BadRecord,
+    ChangeEncoder,
     Digest,
     Encoded,
     ImportanceBatch,
-    encode_assignment,
     encode_digest,
 )
 
@@ -145,25 +143,18 @@ class Shard:
         self.num_promotions += promotions
         self.num_demotions += hot_before + promotions - self.table.num_hot
         self.max_hot = max(self.max_hot, self.table.num_hot)
-        encoded = []
-        columns = zip(
-            changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), changes.score.tolist(), strict=True
+        encoder = ChangeEncoder(
+            shard=self.number,
+            epoch=self.epoch,
+            source=(self.number, offset),
+            event_time_ms=batch.event_time_ms,
+            ingest_ms=batch.ingest_ms,
+            fields=self.fields,
         )
-        for key, tier, row, score in columns:
-            self.seq += 1
-            change = Assignment(
-                key=key,
-                tier=TIERS[tier],  # type: ignore[arg-type]
-                row=row if row >= 0 else None,
-                score=score,
-                shard=self.number,
-                epoch=self.epoch,
-                seq=self.seq,
-                source=(self.number, offset),
-                event_time_ms=batch.event_time_ms,
-                ingest_ms=batch.ingest_ms,
-            )
-            encoded.append(encode_assignment(change, self.fields))
+        columns = (changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), changes.score.tolist())
+        seqs = range(self.seq + 1, self.seq + 1 + len(changes))
+        encoded = [encoder.encode(*change) for change in zip(*columns, seqs, strict=True)]
+        self.seq += len(changes)
         encoded.append(encode_digest(self.describe()))
         return encoded
 
