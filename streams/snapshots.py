@@ -112,10 +112,10 @@ class SnapshotReader:
             if whole is not None:
                 self.data = whole
                 self.manifest = {name: manifest[name] for name in ("place", "chunks", "bytes", "crc32")}
+                if manifest is body:
+                    return None
                 break
-        if self.manifest is None or self.manifest["place"] != body["place"]:
-            return BadRecord(f"snapshot {body}: its chunks are not whole; the one before it counts")
-        return None
+        return BadRecord(f"snapshot {body}: its chunks are not whole; the one before it counts")
 
     def _assemble(self, manifest: dict[str, Any]) -> bytes | None:
         if not 1 <= manifest["chunks"] <= _MAX_CHUNKS:

@@ -26,7 +26,8 @@ class ShardView:
         seq: the newest change applied.
         table: tiers and rows.
         num_applied: changes applied; `num_stale` were dropped, because they or newer ones had been applied.
-        verified_seq: the newest `seq` at which the agent's digest was found equal.
+        verified_seq: the newest `seq` at which the agent's digest was found equal (0: an empty table needs no proof);
+            -1 as soon as a digest speaks of a change that has not come.
         mismatches: digests that differed though no change was missing before them: a broken promise.
         complete_from: from this offset on nothing can be missing. A gap in `seq` means that compaction removed changes
             that later ones supersede; those later ones lie before the end of the topic as it was when the gap was read.
@@ -37,7 +38,7 @@ class ShardView:
     table: TierTable = field(default_factory=TierTable)
     num_applied: int = 0
     num_stale: int = 0
-    verified_seq: int = -1
+    verified_seq: int = 0
     mismatches: int = 0
     complete_from: int = 0
 
@@ -48,9 +49,9 @@ class HotTable:
     - A change is applied only if its (epoch, seq) is newer than what its shard has; so reading a record twice, or a
       second agent's copy of it, changes nothing.
     - A newer epoch begins with an empty shard.
-    - At a digest for the `seq` at which a shard stands, the table is compared with the agent's. After compaction a new
-      reader has gaps until it has read as far as the topic went; digests before that point prove nothing and are passed
-      over.
+    - At a digest for the `seq` at which a shard stands, the table is compared with the agent's. Equal is proof. After
+      compaction a new reader has gaps until it has read as far as the topic went; before that point a digest that
+      differs proves nothing and is passed over.
 
     Args:
         num_shards: partitions of the topic.
@@ -99,11 +100,13 @@ class HotTable:
 
     @staticmethod
     def _compare(view: ShardView, digest: Digest, offset: int) -> None:
-        if (digest.epoch, digest.seq) != (view.epoch, view.seq) or offset < view.complete_from:
+        if (digest.epoch, digest.seq) > (view.epoch, view.seq):
+            view.verified_seq = -1
+        if (digest.epoch, digest.seq) != (view.epoch, view.seq):
             return
         if (digest.digest, digest.hot, digest.warm) == (view.table.digest, view.table.num_hot, view.table.num_warm):
             view.verified_seq = view.seq
-        else:
+        elif offset + 1 >= view.complete_from:
             view.mismatches += 1
 
     def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -136,7 +139,7 @@ class HotTable:
     @property
     def is_verified(self) -> bool:
         """Whether every shard, as it stands, was found equal to its agent's table, and none ever differed."""
-        return all(view.seq in (0, view.verified_seq) and not view.mismatches for view in self.shards)
+        return all(view.seq == view.verified_seq and not view.mismatches for view in self.shards)
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, HotTable):

@@ -1,0 +1,341 @@
+"""A shard as a pure function of its importance partition: what is counted, what is published, what a crash costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sketch import SnapshotError
+from sketch.changes import Changes
+from sketch.hashing import shard_of
+from sketch.tiertable import TierTable
+from streams.counter import count_keys, split_by_shard
+from streams.errors import ConfigError
+from streams.keys import Field
+from streams.records import (
+    TIERS,
+    Assignment,
+    BadRecord,
+    ClickBatch,
+    Digest,
+    ImportanceBatch,
+    Source,
+    decode_assignment,
+    encode_importance,
+)
+from streams.shard import Shard, ShardConfig
+
+FIELDS = (Field("C1", "hex32"), Field("C2", "hex32"))
+CONFIG = ShardConfig(capacity=20, num_shards=2, half_life_events=20_000, seed=3)
+
+
+def make_batch(number: int, *, offset: int | None = None, signal: str = "gradient", partition: int = 0):
+    """The importance of one click record: 600 keys of which few are popular; which ones, changes slowly."""
+    random = np.random.default_rng(number)
+    payloads = (random.zipf(1.3, 600) + number // 6 * 3) % 400
+    return ImportanceBatch(
+        keys=payloads.astype(np.uint64) | (random.integers(1, 3, 600).astype(np.uint64) << np.uint64(56)),
+        scores=random.exponential(1.0, 600).astype(np.float32),
+        fields=FIELDS,
+        source=Source(
+            signal=signal, topic="t.clicks", partition=partition, offset=number if offset is None else offset
+        ),
+        event_time_ms=1_700_000_000_000 + number,
+        ingest_ms=1_700_000_001_000 + number,
+    )
+
+
+def run(shard: Shard, numbers: range) -> list:
+    published = []
+    for number in numbers:
+        records = shard.count(number, make_batch(number))
+        assert isinstance(records, list)
+        published.append(records)
+    return published
+
+
+@pytest.fixture(scope="module")
+def undisturbed():
+    """What 60 records lead to: the records published for each, the snapshots before each, the shard at the end."""
+    shard, published, snapshots = Shard(1, CONFIG), [], []
+    for number in range(60):
+        snapshots.append(shard.to_bytes())
+        published += run(shard, range(number, number + 1))
+    return published, snapshots, shard
+
+
+def decoded(records: list) -> list:
+    return [decode_assignment(*record) for record in records]
+
+
+# ---- what is counted -----------------------------------------------------------------------------------------------
+
+
+def test_a_click_record_that_comes_again_counts_once():
+    shard = Shard(0, CONFIG)
+    run(shard, range(20))
+    seq, state = shard.seq, shard.hot_set.to_bytes()
+    assert shard.count(20, make_batch(19)) == []
+    assert shard.count(21, make_batch(3)) == []
+    assert (shard.num_counted, shard.num_repeated, shard.next_offset) == (20, 2, 22)
+    assert (shard.seq, shard.hot_set.to_bytes()) == (seq, state)
+
+
+def test_click_offsets_are_marked_apart_for_each_signal_and_partition():
+    shard = Shard(0, CONFIG)
+    for place, (signal, partition) in enumerate([("gradient", 0), ("frequency", 0), ("gradient", 1), ("frequency", 1)]):
+        assert isinstance(shard.count(place, make_batch(7, signal=signal, partition=partition)), list)
+        assert shard.num_counted == place + 1
+    shard.count(4, make_batch(7, signal="frequency", partition=1))
+    assert (shard.num_counted, shard.num_repeated) == (4, 1)
+
+
+def test_a_gap_in_the_click_offsets_is_no_repetition():
+    shard = Shard(0, CONFIG)
+    for place, offset in enumerate([0, 5, 1000]):
+        shard.count(place, make_batch(place, offset=offset))
+    assert shard.num_counted == 3
+
+
+def test_an_importance_offset_that_was_seen_is_ignored_whatever_it_holds():
+    shard = Shard(0, CONFIG)
+    run(shard, range(10))
+    state = shard.to_bytes()
+    for offset in (0, 9):
+        assert shard.count(offset, make_batch(99)) == []
+    assert shard.to_bytes() == state
+
+
+def test_a_record_that_cannot_be_believed_is_moved_past_for_good():
+    shard = Shard(0, CONFIG)
+    shard.skip(4)
+    assert shard.next_offset == 5
+    shard.skip(2)
+    assert shard.next_offset == 5
+    assert shard.count(4, make_batch(0)) == []
+    assert shard.num_counted == 0
+
+
+def test_scores_that_cannot_be_counted_are_left_out_and_the_rest_counts():
+    batch = make_batch(0)
+    batch.scores[::2] = np.nan
+    shard = Shard(0, CONFIG)
+    assert isinstance(shard.count(0, batch), list)
+    assert shard.hot_set.sketch.num_rejected == 300
+    assert shard.num_events == 600
+
+
+def test_other_fields_than_so_far_are_refused_and_leave_the_counts_alone():
+    shard = Shard(0, CONFIG)
+    run(shard, range(10))
+    hot_set = shard.hot_set.to_bytes()
+    renamed = replace(make_batch(10), fields=(Field("C1", "hex32"), Field("city")))
+    refused = shard.count(10, renamed)
+    assert isinstance(refused, BadRecord)
+    assert "city" in refused.reason
+    assert shard.hot_set.to_bytes() == hot_set
+    assert (shard.next_offset, shard.num_counted) == (11, 10)
+    assert isinstance(shard.count(11, make_batch(10)), list)  # the click record itself was not marked as counted
+    assert shard.num_counted == 11
+
+
+def test_fields_may_be_added_at_the_end_and_older_records_still_count():
+    shard = Shard(0, CONFIG)
+    run(shard, range(3))
+    wider = replace(make_batch(3), fields=(*FIELDS, Field("city")))
+    assert isinstance(shard.count(3, wider), list)
+    assert isinstance(shard.count(4, make_batch(4)), list)
+    assert shard.fields == (*FIELDS, Field("city"))
+
+
+# ---- what is published ---------------------------------------------------------------------------------------------
+
+
+def test_seq_grows_by_one_and_names_shard_epoch_and_source(undisturbed):
+    published, _, shard = undisturbed
+    seq = 0
+    for number, records in enumerate(published):
+        for record in decoded(records):
+            if isinstance(record, Digest):
+                assert record.seq == seq
+                continue
+            assert isinstance(record, Assignment)
+            seq += 1
+            assert (record.seq, record.shard, record.epoch) == (seq, 1, 1)
+            assert record.ingest_ms == 1_700_000_001_000 + number
+            if record.tier != "cold":
+                assert (record.source, record.event_time_ms) == ((1, number), 1_700_000_000_000 + number)
+    assert seq == shard.seq > 50
+
+
+def test_a_demotion_comes_before_the_promotion_that_takes_its_row(undisturbed):
+    published, _, shard = undisturbed
+    owners: dict[int, int] = {}
+    rows: dict[int, int] = {}
+    promotions, demotions, most = 0, 0, 0
+    for record in decoded([record for records in published for record in records]):
+        if isinstance(record, Digest):
+            continue
+        if record.key in rows:
+            del owners[rows.pop(record.key)]
+            demotions += 1
+        if record.tier == "hot":
+            assert record.row not in owners
+            assert 10 <= record.row < 20
+            owners[record.row] = record.key
+            rows[record.key] = record.row
+            promotions += 1
+        most = max(most, len(owners))
+    assert (shard.num_promotions, shard.num_demotions) == (promotions, demotions)
+    assert demotions > 0
+    assert most == shard.max_hot == 10
+
+
+def test_each_batch_of_changes_is_closed_by_the_digest_of_the_table(undisturbed):
+    published, _, shard = undisturbed
+    table = TierTable()
+    for records in published:
+        if not records:
+            continue
+        *changes, digest = decoded(records)
+        assert changes
+        table.apply(
+            Changes(
+                np.array([change.key for change in changes], np.uint64),
+                np.array([TIERS.index(change.tier) for change in changes], np.uint8),
+                np.array([-1 if change.row is None else change.row for change in changes], np.int32),
+                np.zeros(len(changes), np.float32),
+            )
+        )
+        assert isinstance(digest, Digest)
+        assert (digest.digest, digest.hot, digest.warm) == (table.digest, table.num_hot, table.num_warm)
+    assert table.digest == shard.table.digest == shard.hot_set.digest()
+
+
+def test_a_record_that_changes_nothing_publishes_nothing():
+    assert Shard(0, CONFIG).count(0, replace(make_batch(0), keys=np.empty(0, np.uint64), scores=np.empty(0))) == []
+
+
+# ---- after a crash -------------------------------------------------------------------------------------------------
+
+
+@given(crash=st.integers(0, 60), data=st.data())
+def test_a_crash_at_any_record_and_any_earlier_snapshot_give_the_same_records(undisturbed, crash, data):
+    published, snapshots, shard = undisturbed
+    start = data.draw(st.integers(0, min(crash, 59)))
+    restored = Shard.from_bytes(snapshots[start], CONFIG)
+    assert restored.next_offset == start
+    assert run(restored, range(start, 60)) == published[start:]
+    assert restored.to_bytes() == shard.to_bytes()
+
+
+def test_reading_again_from_before_the_snapshot_publishes_nothing_twice(undisturbed):
+    published, snapshots, _ = undisturbed
+    restored = Shard.from_bytes(snapshots[30], CONFIG)
+    assert run(restored, range(60)) == [[]] * 30 + published[30:]
+
+
+def test_a_new_configuration_is_a_new_epoch_with_an_empty_table_and_seq_goes_on(undisturbed):
+    _, snapshots, _ = undisturbed
+    before = Shard.from_bytes(snapshots[50], CONFIG)
+    for changed in (replace(CONFIG, capacity=30), replace(CONFIG, seed=4), replace(CONFIG, half_life_events=None)):
+        fresh = Shard.from_bytes(snapshots[50], changed)
+        assert (fresh.epoch, fresh.seq, fresh.next_offset) == (2, before.seq, 50)
+        assert (fresh.marks, fresh.fields, fresh.num_counted) == (before.marks, before.fields, before.num_counted)
+        assert (fresh.table.num_hot, fresh.table.num_warm, fresh.hot_set.num_hot) == (0, 0, 0)
+        records = [record for part in run(fresh, range(50, 60)) for record in decoded(part)]
+        changes = [record for record in records if isinstance(record, Assignment)]
+        assert changes[0].seq == before.seq + 1
+        assert {record.epoch for record in records} == {2}
+    assert Shard.from_bytes(fresh.to_bytes(), changed).epoch == 2
+    assert Shard.from_bytes(fresh.to_bytes(), CONFIG).epoch == 3
+
+
+@given(st.data())
+def test_a_damaged_snapshot_is_refused(undisturbed, data):
+    _, snapshots, _ = undisturbed
+    place = data.draw(st.integers(0, 8 * len(snapshots[50]) - 1))
+    damaged = bytearray(snapshots[50])
+    damaged[place // 8] ^= 1 << place % 8
+    with pytest.raises(SnapshotError):
+        Shard.from_bytes(bytes(damaged), CONFIG)
+    with pytest.raises(SnapshotError):
+        Shard.from_bytes(snapshots[50][: place // 8], CONFIG)
+
+
+# ---- the shards together -------------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 5000), st.integers(1, 64))
+def test_the_shards_rows_are_contiguous_disjoint_and_cover_the_capacity(capacity, num_shards):
+    if capacity < num_shards:
+        with pytest.raises(ConfigError, match="capacity"):
+            ShardConfig(capacity=capacity, num_shards=num_shards)
+        return
+    config = ShardConfig(capacity=capacity, num_shards=num_shards)
+    next_row, sizes = 0, set()
+    for shard in range(num_shards):
+        first, rows = config.rows_of(shard)
+        assert first == next_row
+        next_row += rows
+        sizes.add(rows)
+    assert next_row == capacity
+    assert max(sizes) - min(sizes) <= 1
+    assert min(sizes) >= 1
+
+
+@pytest.mark.parametrize("broken", [{"warm_ratio": -1.0}, {"buckets_per_row": 0.0}, {"warm_ratio": float("nan")}])
+def test_a_ratio_that_cannot_be_meant_is_refused(broken):
+    with pytest.raises(ConfigError, match="warm_ratio"):
+        ShardConfig(capacity=4, num_shards=1, **broken)
+
+
+def test_a_hot_set_is_made_as_the_configuration_says():
+    config = ShardConfig(
+        capacity=10, num_shards=4, warm_ratio=0.5, buckets_per_row=1.5, half_life_events=8000, admission="replace_min"
+    )
+    hot_set = config.make_hot_set(1)
+    assert (hot_set.first_row, hot_set.capacity, hot_set.warm_capacity) == (2, 3, 2)
+    assert (hot_set.sketch.num_buckets, hot_set.sketch.admission, hot_set.half_life_events) == (5, "replace_min", 2000)
+
+
+# ---- the frequency signal ------------------------------------------------------------------------------------------
+
+
+def make_clicks(num_rows: int, seed: int) -> ClickBatch:
+    random = np.random.default_rng(seed)
+    keys = random.integers(0, 50, (num_rows, 2), np.uint64) | (np.array([1, 2], np.uint64) << np.uint64(56))
+    return ClickBatch(
+        label=np.zeros(num_rows, np.int8),
+        dense=np.zeros((num_rows, 0), np.float32),
+        keys=keys,
+        event_time_ms=np.arange(num_rows)[::-1] + 1000,
+        fields=FIELDS,
+        dense_names=(),
+    )
+
+
+@given(st.integers(1, 300), st.integers(1, 9), st.integers(0, 9))
+def test_the_counter_gives_every_shard_its_own_keys_and_every_occurrence_once(num_rows, num_shards, seed):
+    clicks, source = make_clicks(num_rows, seed), Source(signal="frequency", topic="t.clicks", partition=0, offset=9)
+    keys, scores = count_keys(clicks.keys)
+    assert np.all(np.diff(keys) > 0)
+    parts = split_by_shard(keys, scores, clicks, source, num_shards=num_shards, ingest_ms=77)
+    counted: dict[int, float] = {}
+    for shard, part in parts:
+        assert len(part.keys)
+        assert np.all(shard_of(part.keys, num_shards) == shard)
+        assert (part.source, part.fields, part.ingest_ms) == (source, FIELDS, 77)
+        assert part.event_time_ms == 1000 + num_rows - 1
+        counted.update(zip(part.keys.tolist(), part.scores.tolist(), strict=True))
+        encode_importance(part)
+    expected: dict[int, float] = {}
+    for key in clicks.keys.reshape(-1).tolist():
+        expected[key] = expected.get(key, 0.0) + 1.0
+    assert counted == expected
+    assert sum(len(part.keys) for _, part in parts) == len(expected)
+    assert [shard for shard, _ in parts] == sorted({shard for shard, _ in parts})
