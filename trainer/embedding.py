@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer import gathers, kernels
-from trainer.errors import CheckpointError, GradientError
+from trainer.errors import GradientError
 from trainer.lookup import Importance, Lookup, as_words, distinct, empty_slots
 from trainer.migration import ApplyReport, resolve
 from trainer.router import Backend, Router, choose_backend
@@ -111,7 +111,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
     """An embedding that follows the hot set.
 
     Guarantees:
-        - The vector of a key right after its promotion equals the one right before, bit for bit, for every field;
+        - The vector of a key right after its promotion equals the one right before, for every field: in float32 and
+          where it was one row bit for bit, where it was the sum of two rows of a smaller format to the nearest;
           vectors of keys that no change names are untouched (but for a former owner whose row was taken).
         - Never more hot rows than the plan's capacity: a change that names a row beyond it is refused as a whole.
         - On a CPU a step is a pure function of state and batch, bit for bit.
@@ -194,16 +195,14 @@ class AdaptiveEmbedding(CapturingEmbedding):
     def _step_numba(self, lookup: Lookup, gradient: Tensor) -> Importance:
         assert lookup.inverse is not None  # noqa: S101  the numba body always has one
         num_keys, dim = len(lookup.keys), gradient.shape[1]
-        sums, scores = np.zeros((num_keys, dim), np.float32), np.zeros(num_keys, np.float32)
-        scale = np.float32(lookup.batch_rows)
-        kernels.merge_scores(gradient.numpy(), lookup.inverse.numpy(), scale, sums, scores)
         slots, shift = empty_slots(2 * num_keys)
-        rows, merged = np.empty(2 * num_keys, np.int32), np.empty((2 * num_keys, dim), np.float32)
-        padding = self.plan.layout.padding_row
-        count = kernels.merge_rows(
-            lookup.first.numpy(), lookup.second.numpy(), padding, sums, slots, shift, rows, merged
-        )
-        self.table.update(torch.from_numpy(rows[:count]), torch.from_numpy(merged[:count]))
+        rows, numbers = np.empty(2 * num_keys, np.int32), np.empty((2, num_keys), np.int32)
+        layout, routes = self.plan.layout, (lookup.first.numpy(), lookup.second.numpy())
+        count = kernels.number_rows(*routes, layout.capacity_rows, layout.padding_row, slots, shift, rows, *numbers)
+        sums, scores = np.zeros((count, dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
+        scale = np.float32(lookup.batch_rows)
+        kernels.merge_scores(gradient.numpy(), lookup.inverse.numpy(), *numbers, scale, sums, scores)
+        self.table.update(torch.from_numpy(rows[:count]), torch.from_numpy(sums))
         return Importance(lookup.keys.numpy().view(np.uint64), scores)
 
     def _step_torch(self, lookup: Lookup, gradient: Tensor) -> Importance:
@@ -214,7 +213,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             torch.cat([lookup.first, lookup.second]), torch.cat([gradient, gradient]), padding
         )
         merged = torch.where((rows == padding)[:, None], 0.0, merged)
-        self.table.update(rows, merged)
+        self.table.update(rows, merged)  # all queued before the only wait, which the reported loss shares
         words, numbers = keys.cpu().numpy().view(np.uint64), scores.cpu().numpy()
         return Importance(words[words != 0], numbers[words != 0])
 
@@ -243,15 +242,14 @@ class AdaptiveEmbedding(CapturingEmbedding):
         state = torch.where(was_hot, self.table.read_state(first.long()), 0.0)
         self.router.update(migration.keys, migration.after)
         rows = torch.from_numpy(migration.after[taking].astype(np.int64)).to(self.device)
-        self.table.write(rows, vectors, state)
+        self.table.write(rows, vectors, state, like=first)
         return migration.report
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold: rows, optimizer state, hot and warm keys."""
         keys, values = self.router.items()
         return {
-            "values": self.table.values,
-            "state": self.table.state,
+            **self.table.tensors(),
             "router_keys": torch.from_numpy(keys.view(np.int64)),
             "router_values": torch.from_numpy(values),
         }
@@ -263,9 +261,6 @@ class AdaptiveEmbedding(CapturingEmbedding):
         Raises:
             CheckpointError: they are of another size.
         """
-        for name, mine in (("values", self.table.values), ("state", self.table.state)):
-            if tensors[name].shape != mine.shape:
-                raise CheckpointError(f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(mine.shape)}")
-            mine.copy_(tensors[name])
+        self.table.load_tensors(tensors)
         self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         self._captured.clear()

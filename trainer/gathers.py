@@ -12,7 +12,7 @@ from torch import Tensor
 from sketch.keymap import ABSENT
 from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED, Layout
 
-__all__ = ["adagrad_step", "find_values", "gather_rows", "level_rows", "merge_by_id", "mix64_tensor", "route_keys"]
+__all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "route_keys"]
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIER_1 = 0xFF51AFD7ED558CCD - (1 << 64)  # `sketch.hashing` has them unsigned; the golden vectors bind the two
@@ -45,9 +45,9 @@ def find_values(slots: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     Returns:
         (N,) int32, `ABSENT` where there is none.
     """
-    mask = slots.shape[0] - 1
+    num_buckets = slots.shape[0]
     words = mix64_tensor(keys)
-    buckets = torch.stack([words & mask, (words >> 32) & mask])  # (2, N)
+    buckets = torch.stack([(words & _LOW) * num_buckets >> 32, (words >> 32 & _LOW) * num_buckets >> 32])  # (2, N)
     hits = slots[buckets] == keys[None, :, None]  # (2, N, 4)
     found = torch.where(hits, values[buckets], ABSENT).amax(dim=(0, 2))  # (N,)
     return torch.where(keys == 0, ABSENT, found)
@@ -70,11 +70,6 @@ def route_keys(keys: Tensor, values: Tensor, layout: Layout) -> tuple[Tensor, Te
     return first, torch.where(values == -1, second, layout.padding_row)
 
 
-def gather_rows(table: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Sums of the one or two rows of each lookup: (N, D); the padding row is zero."""
-    return table[first] + table[second]
-
-
 def merge_by_id(ids: Tensor, numbers: Tensor, padding: int) -> tuple[Tensor, Tensor]:
     """Sums of the numbers of equal ids.
 
@@ -92,10 +87,3 @@ def merge_by_id(ids: Tensor, numbers: Tensor, padding: int) -> tuple[Tensor, Ten
     segment = is_new.cumsum(0) - 1  # (N,)
     sums = torch.zeros_like(numbers).index_add_(0, segment, numbers[order])
     return torch.full_like(ids, padding).scatter_(0, segment, ordered), sums
-
-
-def adagrad_step(table: Tensor, state: Tensor, rows: Tensor, merged: Tensor, rate: float, epsilon: float) -> None:
-    """`kernels.adagrad`; a row may come twice only if its gradient is 0."""
-    stored = state[rows] + merged.square().mean(dim=1)
-    state[rows] = stored
-    table[rows] -= merged * (rate / (stored.sqrt() + epsilon))[:, None]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from trainer import gathers, kernels
 from trainer.embedding import CapturingEmbedding
-from trainer.errors import CheckpointError, KeyRangeError
+from trainer.errors import KeyRangeError
 from trainer.layout import LEVEL_1_SEED
 from trainer.lookup import Lookup, distinct
 
@@ -54,23 +54,19 @@ class HashEmbedding(CapturingEmbedding):
                 rows, merged = gathers.merge_by_id(lookup.first, gradient, self.plan.layout.padding_row)
                 self.table.update(rows, merged)
             else:
-                sums = np.zeros((len(lookup.first), gradient.shape[1]), np.float32)
+                sums = np.zeros((len(lookup.first), gradient.shape[1]), np.float32)  # (P, D)
                 kernels.merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
                 self.table.update(lookup.first, torch.from_numpy(sums))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""
-        return {"values": self.table.values, "state": self.table.state}
+        return self.table.tensors()
 
-    @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` gave.
 
         Raises:
             CheckpointError: they are of another size.
         """
-        for name, mine in (("values", self.table.values), ("state", self.table.state)):
-            if tensors[name].shape != mine.shape:
-                raise CheckpointError(f"{name}: got {tuple(tensors[name].shape)}, expected {tuple(mine.shape)}")
-            mine.copy_(tensors[name])
+        self.table.load_tensors(tensors)
         self.take_captured()

@@ -1,9 +1,10 @@
 """The loops of a training step on a CPU: loops only, arrays in, mutated in place, one pass each.
 
-    N lookups, U distinct keys among them, D numbers a row, R physical rows
+    N lookups, U distinct keys among them, P distinct rows of those, D numbers a row, R physical rows
 
-Each has a plain torch body in `trainer.gathers`, held equal by the tests. Sums run in the order of the lookups, so a
-step is a pure function of its inputs; only the sums over D may be reassociated (that is what lets them be vectorised).
+Each has a plain torch body in `trainer.gathers` or `trainer.formats`, held equal by the tests. Sums run in the order of
+the lookups, so a step is a pure function of its inputs; only the sums over D may be reassociated (that is what lets
+them be vectorised). What a row's numbers are stored as is `trainer.row_kernels`' business.
 """
 
 from __future__ import annotations
@@ -12,23 +13,18 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import mix64
+from sketch.keymap import ABSENT, SLOTS, find_place
+from sketch.simd import prefetch
 from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
-__all__ = [
-    "adagrad",
-    "deduplicate",
-    "gather",
-    "hash_rows",
-    "merge_gradients",
-    "merge_rows",
-    "merge_scores",
-    "route",
-    "sgd",
-]
+__all__ = ["deduplicate", "hash_rows", "merge_gradients", "merge_scores", "number_rows", "route"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: its product's top bits hash well enough for a batch
 _HALF = np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
 _FIELD_SHIFT = np.uint64(56)
+_AHEAD = 12  # keys whose buckets are on their way while one is compared
+_BUCKET_BYTES = SLOTS * 8
 
 
 @njit(nogil=True, cache=True)
@@ -71,12 +67,13 @@ def _shared_row(key, seed, rows_per_field):
 
 
 @njit(nogil=True, cache=True)
-def route(keys, values, num_fields, capacity, per_field_1, per_field_2, first, second):
+def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, first, second):
     """Fills the one or two rows of each key; returns how many keys have no field of the model (their rows are 0).
 
     Args:
         keys: (U,) uint64.
-        values: (U,) int32, what the router's map says: a row, -1 for warm, anything lower for cold.
+        slots: (W, 4) uint64, the router's map of hot and warm keys.
+        values: (W, 4) int32, what it says of them: a row, or -1 for warm.
         num_fields: F.
         capacity: unique rows.
         per_field_1: rows of level 1 that each field owns.
@@ -86,19 +83,27 @@ def route(keys, values, num_fields, capacity, per_field_1, per_field_2, first, s
     """
     level_2 = capacity + num_fields * per_field_1
     padding = level_2 + num_fields * per_field_2
+    num_buckets, start = np.uint64(slots.shape[0]), slots.ctypes.data
     strangers = 0
     for i in range(keys.shape[0]):
+        if i + _AHEAD < keys.shape[0]:
+            word = mix64(keys[i + _AHEAD])
+            prefetch(start + np.int64((word & _LOW) * num_buckets >> _HALF) * _BUCKET_BYTES)
+            prefetch(start + np.int64((word >> _HALF) * num_buckets >> _HALF) * _BUCKET_BYTES)
         key = keys[i]
         second[i] = padding
         field = np.int64(key >> _FIELD_SHIFT)
         if field < 1 or field > num_fields:
             first[i] = 0
             strangers += 1
-        elif values[i] >= 0:
-            first[i] = values[i]
+            continue
+        place = find_place(slots, key)
+        value = ABSENT if place < 0 else values[place // SLOTS, place % SLOTS]
+        if value >= 0:
+            first[i] = value
         else:
             first[i] = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)
-            if values[i] == -1 and per_field_2 > 0:
+            if value == -1 and per_field_2 > 0:
                 second[i] = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
     return strangers
 
@@ -118,62 +123,31 @@ def hash_rows(keys, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def gather(table, first, second, padding, inverse, out):
-    """Fills (N, D) with the sums of each lookup's one or two rows."""
-    dim = table.shape[1]
-    for i in range(inverse.shape[0]):
-        a = first[inverse[i]]
-        b = second[inverse[i]]
-        if b == padding:
-            for d in range(dim):
-                out[i, d] = table[a, d]
-        else:
-            for d in range(dim):
-                out[i, d] = table[a, d] + table[b, d]
-
-
-@njit(nogil=True, cache=True)
-def merge_gradients(gradient, inverse, sums):
-    """Adds each lookup's gradient (N, D) to its key's or row's (U, D)."""
-    dim = gradient.shape[1]
-    for i in range(inverse.shape[0]):
-        j = inverse[i]
-        for d in range(dim):
-            sums[j, d] += gradient[i, d]
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
-def merge_scores(gradient, inverse, scale, sums, scores):
-    """`merge_gradients`, and the norm of each lookup's gradient times `scale` added to its key's score (U,)."""
-    dim = gradient.shape[1]
-    for i in range(inverse.shape[0]):
-        j = inverse[i]
-        square = np.float32(0)
-        for d in range(dim):
-            sums[j, d] += gradient[i, d]
-            square += gradient[i, d] * gradient[i, d]
-        scores[j] += np.sqrt(square) * scale
-
-
-@njit(nogil=True, cache=True)
-def merge_rows(first, second, padding, sums, slots, shift, rows, merged):
-    """Adds the keys' gradients up per physical row; returns how many rows there are.
+def number_rows(first, second, capacity, padding, slots, shift, rows, first_number, second_number):
+    """Numbers the distinct rows of the keys; returns how many there are. A unique row has one key, so needs no search.
 
     Args:
         first: (U,) int32.
         second: (U,) int32.
+        capacity: unique rows.
         padding: the row that stands for none.
-        sums: (U, D), the keys' gradients.
         slots: (2^k,) int32, zeros, at least 4 U.
         shift: 64 - k, uint64.
-        rows: (2 U,) int32, filled in order of first occurrence.
-        merged: (2 U, D), its first rows are filled; need not be zero before.
+        rows: (2 U,) int32, its first P filled.
+        first_number: (U,) int32, filled.
+        second_number: (U,) int32, filled; -1 where there is no second row.
     """
     mask = np.uint64(slots.shape[0] - 1)
-    dim = sums.shape[1]
     count = 0
     for i in range(first.shape[0]):
-        for row in (first[i], second[i]):
+        second_number[i] = -1
+        if first[i] < capacity:
+            rows[count] = first[i]
+            first_number[i] = count
+            count += 1
+            continue
+        for which in range(2):
+            row = first[i] if which == 0 else second[i]
             if row == padding:
                 continue
             place = np.uint64(row) * _GOLDEN >> shift
@@ -181,39 +155,43 @@ def merge_rows(first, second, padding, sums, slots, shift, rows, merged):
                 entry = slots[place]
                 if entry == 0:
                     rows[count] = row
-                    for d in range(dim):
-                        merged[count, d] = sums[i, d]
                     count += 1
                     slots[place] = count
+                    entry = count
                     break
                 if rows[entry - 1] == row:
-                    for d in range(dim):
-                        merged[entry - 1, d] += sums[i, d]
                     break
                 place = (place + np.uint64(1)) & mask
+            if which == 0:
+                first_number[i] = entry - 1
+            else:
+                second_number[i] = entry - 1
     return count
 
 
+@njit(nogil=True, cache=True)
+def merge_gradients(gradient, inverse, sums):
+    """Adds each lookup's gradient (N, D) to its row's (P, D)."""
+    dim = gradient.shape[1]
+    for i in range(inverse.shape[0]):
+        j = inverse[i]
+        for d in range(dim):
+            sums[j, d] += gradient[i, d]
+
+
 @njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
-def adagrad(table, state, rows, merged, rate, epsilon):
-    """Row-wise Adagrad on distinct rows: state += mean(g^2), row -= rate * g / (sqrt(state) + epsilon)."""
-    dim = table.shape[1]
-    for i in range(rows.shape[0]):
-        row = rows[i]
+def merge_scores(gradient, inverse, first_number, second_number, scale, sums, scores):
+    """Adds each lookup's gradient (N, D) to its rows' sums (P, D), and its norm times `scale` to its key's score."""
+    dim = gradient.shape[1]
+    for i in range(inverse.shape[0]):
+        j = inverse[i]
+        row = first_number[j]
         square = np.float32(0)
         for d in range(dim):
-            square += merged[i, d] * merged[i, d]
-        state[row] += square / np.float32(dim)
-        step = rate / (np.sqrt(state[row]) + epsilon)
-        for d in range(dim):
-            table[row, d] -= step * merged[i, d]
-
-
-@njit(nogil=True, cache=True)
-def sgd(table, rows, merged, rate):
-    """Plain descent on distinct rows: row -= rate * g."""
-    dim = table.shape[1]
-    for i in range(rows.shape[0]):
-        row = rows[i]
-        for d in range(dim):
-            table[row, d] -= rate * merged[i, d]
+            sums[row, d] += gradient[i, d]
+            square += gradient[i, d] * gradient[i, d]
+        scores[j] += np.sqrt(square) * scale
+        row = second_number[j]
+        if row >= 0:
+            for d in range(dim):
+                sums[row, d] += gradient[i, d]

@@ -6,7 +6,7 @@ keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two ar
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -56,8 +56,10 @@ class Router:
         self._layout = layout
         self._device = device or torch.device("cpu")
         self._backend = choose_backend(self._device, backend)
+        self._expected_keys = expected_keys
         self._map = KeyMap(expected_keys)
         self._owners = np.zeros(layout.capacity_rows, np.uint64)  # the hot key of each unique row, 0 for none
+        self._copies: tuple[Tensor, ...] = ()
         self.version = 0
         self._upload()
 
@@ -75,10 +77,21 @@ class Router:
         """Hot keys now."""
         return int(np.count_nonzero(self._owners))
 
-    def _upload(self) -> None:
-        """Copies the map to where lookups happen (on a CPU its own arrays are read)."""
-        slots = torch.from_numpy(self._map.keys.view(np.int64))
-        self._copies = (slots.to(self._device), torch.from_numpy(self._map.values).to(self._device))
+    def _upload(self, places: npt.NDArray[np.int64] | None = None) -> None:
+        """Brings the copies that gathers search up to date (numba reads the map's own arrays).
+
+        Args:
+            places: the only ones that changed; None for all.
+        """
+        if self._backend == "numba":
+            return
+        arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
+        if places is None:
+            self._copies = tuple(torch.from_numpy(array).to(self._device, copy=True) for array in arrays)
+            return
+        where = torch.from_numpy(places).to(self._device)
+        for copy, array in zip(self._copies, arrays, strict=True):
+            copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[places]).to(self._device)
 
     def route(self, keys: Tensor) -> tuple[Tensor, Tensor]:
         """First and second row of each of (N,) int64 keys; the second is the padding row where there is none.
@@ -87,13 +100,15 @@ class Router:
             KeyRangeError: a key's field is not the layout's (on CUDA it is not checked, and counts as the nearest).
         """
         if self._backend == "torch":
-            values = gathers.find_values(*self._copies, keys)
+            slots, known = self._copies
+            values = gathers.find_values(slots, known, keys)
             return gathers.route_keys(keys, values, self._layout)
         words = keys.numpy().view(np.uint64)
         first, second = np.empty(len(words), np.int32), np.empty(len(words), np.int32)
         strangers = kernels.route(
             words,
-            self._map.get(words),
+            self._map.keys,
+            self._map.values,
             self._layout.num_fields,
             self._layout.capacity_rows,
             self._layout.level_1_per_field,
@@ -123,13 +138,14 @@ class Router:
         self._owners[before[before >= 0]] = 0
         self._owners[values[values >= 0]] = keys[values >= 0]
         gone = values == ABSENT
-        self._map.remove(keys[gone])  # first, so that their slots serve the others
-        self._map.put(keys[~gone], values[~gone])
+        emptied = self._map.remove(keys[gone])  # first, so that their slots serve the others
+        written = self._map.put(keys[~gone], values[~gone])
         self.version += 1
-        self._upload()
+        self._upload(None if written is None else np.unique(np.concatenate([emptied, written])))
 
     def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
         """Forgets everything and knows these instead."""
-        self._map = KeyMap(max(len(keys), self._map.keys.size // 2))
+        self._map = KeyMap(max(len(keys), self._expected_keys))
         self._owners[:] = 0
+        self._upload()
         self.update(keys, values)

@@ -1,19 +1,15 @@
-"""The rows of an embedding in float32, their optimizer, and nothing of what the rows mean.
-
-This is the seam for other row formats (bfloat16, int8 with a scale a row): a format is how rows are gathered, read,
-written and updated, in the numba and in the torch body.
-"""
+"""The rows of an embedding, their optimizer, and nothing of what they mean; `trainer.formats` keeps the numbers."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer import gathers, kernels
-from trainer.errors import PlanError
+from trainer.errors import CheckpointError, PlanError
+from trainer.formats.row_format import FORMATS, Chance, Rows
 from trainer.lookup import Lookup
 from trainer.router import Backend, choose_backend
 from trainer.sizing import EmbeddingPlan
@@ -39,17 +35,21 @@ class RowOptimizer:
 
 
 class RowTable(nn.Module):
-    """(R, D) float32 rows, the last of them zero for ever, and one Adagrad sum a row.
+    """(R, D) rows in the plan's format, the last of them zero for ever, and one Adagrad sum a row.
 
     Args:
-        plan: sizes and optimizer.
+        plan: sizes, format and optimizer.
         optimizer: its constants.
-        seed: of the first values, uniform within +-sqrt(1 / R), the same on every device.
+        seed: of the first values, uniform within +-sqrt(1 / R), the same on every device, and of rounding.
         device: where the rows are.
         backend: `numba` or `torch`; None for the device's own.
+
+    Attributes:
+        rounds: updates so far, which rounding depends on.
     """
 
     values: Tensor
+    scales: Tensor
     state: Tensor
 
     def __init__(
@@ -65,42 +65,52 @@ class RowTable(nn.Module):
         device = device or torch.device("cpu")
         self._backend = choose_backend(device, backend)
         self._optimizer = optimizer
+        self._format = FORMATS[plan.row_format]
         self._has_state = plan.optimizer == "adagrad"
         self._padding = plan.layout.padding_row
+        self._seed = seed
+        self.rounds = 0
         num_rows = plan.layout.num_rows
-        values = torch.empty(num_rows, plan.dim)  # (R, D)
-        values.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)).mul_(num_rows**-0.5)
-        values[self._padding] = 0
-        self.register_buffer("values", values.to(device))
+        numbers = torch.empty(num_rows, plan.dim)  # (R, D)
+        numbers.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)).mul_(num_rows**-0.5)
+        numbers[self._padding] = 0
+        rows = self._format.make(numbers)
+        self.register_buffer("values", rows.values.to(device))
+        self.register_buffer("scales", rows.scales.to(device))
         self.register_buffer("state", torch.zeros(num_rows if self._has_state else 0, device=device))
+
+    @property
+    def _rows(self) -> Rows:
+        return Rows(self.values, self.scales)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows and of the optimizer's state."""
-        return {"rows": self.values.nbytes, "optimizer": self.state.nbytes}
+        return {"rows": self.values.nbytes + self.scales.nbytes, "optimizer": self.state.nbytes}
 
     def gather(self, lookup: Lookup) -> Tensor:
         """The looked-up vectors, (N, D)."""
         if lookup.inverse is None:
             return self.read(lookup.first, lookup.second)
         out = torch.empty(len(lookup.inverse), self.values.shape[1])
-        kernels.gather(
-            self.values.numpy(),
-            lookup.first.numpy(),
-            lookup.second.numpy(),
-            self._padding,
-            lookup.inverse.numpy(),
-            out.numpy(),
-        )
+        self._format.gather(self._rows, (lookup.first, lookup.second), self._padding, lookup.inverse, out)
         return out
 
     def read(self, first: Tensor, second: Tensor) -> Tensor:
-        """The vectors of (U,) routes, (U, D): bit for bit what `gather` gives."""
-        return gathers.gather_rows(self.values, first.long(), second.long())
+        """The vectors of (U,) routes, float32 (U, D): bit for bit what `gather` gives."""
+        first, second = first.long(), second.long()
+        return self._format.read(self._rows, first) + self._format.read(self._rows, second)
 
-    def write(self, rows: Tensor, vectors: Tensor, state: Tensor) -> None:
-        """Overwrites distinct rows (K,) with vectors (K, D) and Adagrad sums (K,)."""
-        self.values[rows] = vectors
+    def write(self, rows: Tensor, vectors: Tensor, state: Tensor, like: Tensor) -> None:
+        """Overwrites distinct rows (K,) with vectors (K, D), to the nearest, and Adagrad sums (K,).
+
+        Args:
+            rows: which.
+            vectors: what they hold then.
+            state: their sums.
+            like: (K,) rows that the vectors come from: where one is just such a row, the copy is exact.
+        """
+        self._format.write(self._rows, rows, vectors, like.long())
         if self._has_state:
             self.state[rows] = state
 
@@ -110,20 +120,36 @@ class RowTable(nn.Module):
 
     def update(self, rows: Tensor, merged: Tensor) -> None:
         """One optimizer step on rows (K,) with summed gradients (K, D); equal rows only with zero gradients."""
-        rate, epsilon = self._optimizer.rate, self._optimizer.epsilon
-        if self._backend == "torch":
-            if self._has_state:
-                gathers.adagrad_step(self.values, self.state, rows, merged, rate, epsilon)
-            else:
-                self.values[rows] -= rate * merged
-        elif self._has_state:
-            kernels.adagrad(
-                self.values.numpy(),
-                self.state.numpy(),
-                rows.numpy(),
-                merged.numpy(),
-                np.float32(rate),
-                np.float32(epsilon),
-            )
-        else:
-            kernels.sgd(self.values.numpy(), rows.numpy(), merged.numpy(), np.float32(rate))
+        self.rounds += 1
+        rates, chance = (self._optimizer.rate, self._optimizer.epsilon), Chance(self._seed, self.rounds)
+        if self._backend == "numba":
+            self._format.descend(self._rows, self.state, rows, merged, rates, chance)
+            return
+        rate: Tensor | float = rates[0]
+        if self._has_state:
+            stored = self.state[rows] + merged.square().mean(dim=1)  # (K,)
+            self.state[rows] = stored
+            rate = (rates[0] / (stored.sqrt() + rates[1]))[:, None]
+        numbers = self._format.read(self._rows, rows) - merged * rate  # (K, D)
+        self._format.write(self._rows, rows, numbers, rows, chance)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold."""
+        named = {"values": self.values, "scales": self.scales, "state": self.state}
+        return {**named, "rounds": torch.tensor([self.rounds])}
+
+    @torch.no_grad()
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` gave.
+
+        Raises:
+            CheckpointError: they are of another size or format.
+        """
+        for name, mine in (("values", self.values), ("scales", self.scales), ("state", self.state)):
+            said = tensors[name]
+            if said.shape != mine.shape or said.dtype != mine.dtype:
+                raise CheckpointError(
+                    f"{name}: got {tuple(said.shape)} {said.dtype}, expected {tuple(mine.shape)} {mine.dtype}"
+                )
+            mine.copy_(said)
+        self.rounds = int(tensors["rounds"][0])

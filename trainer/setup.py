@@ -15,7 +15,15 @@ from trainer.hash_embedding import HashEmbedding
 from trainer.learner import DenseOptimizer
 from trainer.models import build_model
 from trainer.rows import RowOptimizer
-from trainer.sizing import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
+from trainer.sizing import (
+    DEFAULT_ROW_FORMAT,
+    EmbeddingPlan,
+    OptimizerName,
+    RowFormatName,
+    hash_plan,
+    plan,
+    plan_for_capacity,
+)
 from trainer.trainer import Trainer
 
 __all__ = ["CRITEO_FEATURES", "ModelConfig", "build_trainer", "choose_device"]
@@ -49,6 +57,7 @@ class ModelConfig:
         full_features: for `compression`.
         row_optimizer: `adagrad` or `sgd`, of the embedding.
         rows: its constants.
+        row_format: what the embedding's rows are stored as.
         dense: the optimizer of the dense part.
         compare_hash: whether a plain hash table of the same bytes learns beside it.
         seed: of all first values.
@@ -62,6 +71,7 @@ class ModelConfig:
     full_features: int = CRITEO_FEATURES
     row_optimizer: OptimizerName = "adagrad"
     rows: RowOptimizer = field(default_factory=RowOptimizer)
+    row_format: RowFormatName = DEFAULT_ROW_FORMAT
     dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
     seed: int = 0
@@ -82,12 +92,14 @@ class ModelConfig:
             PlanError: they cannot be met.
         """
         if self.capacity_rows is not None:
-            return plan_for_capacity(self.capacity_rows, self.dim, num_fields, optimizer=self.row_optimizer)
+            return plan_for_capacity(
+                self.capacity_rows, self.dim, num_fields, optimizer=self.row_optimizer, row_format=self.row_format
+            )
         size = self.embedding_bytes
         if size is None:
-            row_bytes = (self.dim + (self.row_optimizer == "adagrad")) * 4
+            row_bytes = (self.dim + (self.row_optimizer == "adagrad")) * 4  # of a full table, which is in float32
             size = int(self.full_features * row_bytes / (self.compression or 1))
-        return plan(size, self.dim, num_fields, optimizer=self.row_optimizer)
+        return plan(size, self.dim, num_fields, optimizer=self.row_optimizer, row_format=self.row_format)
 
     def describe(self, fields: Sequence[Field], num_dense: int) -> dict[str, Any]:
         """What a checkpoint must agree on to be gone on with."""
@@ -98,6 +110,7 @@ class ModelConfig:
             "capacity_rows": layout.capacity_rows,
             "level_1_per_field": layout.level_1_per_field,
             "level_2_per_field": layout.level_2_per_field,
+            "row_format": self.row_format,
             "row_optimizer": [self.row_optimizer, self.rows.rate, self.rows.epsilon],
             "dense_optimizer": [self.dense.name, self.dense.rate],
             "compare_hash": self.compare_hash,
@@ -120,6 +133,12 @@ def build_trainer(config: ModelConfig, fields: Sequence[Field], num_dense: int, 
     embedding = AdaptiveEmbedding(config.plan(len(fields)), optimizer=config.rows, seed=config.seed, device=device)
     baseline = None
     if config.compare_hash:
-        sizes = hash_plan(embedding.nbytes["total"], config.dim, len(fields), optimizer=config.row_optimizer)
+        sizes = hash_plan(
+            embedding.nbytes["total"],
+            config.dim,
+            len(fields),
+            optimizer=config.row_optimizer,
+            row_format=config.row_format,
+        )
         baseline = (model(), HashEmbedding(sizes, optimizer=config.rows, seed=config.seed, device=device))
     return Trainer(model(), embedding, optimizer=config.dense, baseline=baseline)

@@ -9,25 +9,40 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from sketch.keymap import SLOTS
+from sketch.keymap import SLOTS, num_buckets_for
 from trainer.errors import PlanError
 from trainer.layout import Layout
 
-__all__ = ["EmbeddingPlan", "OptimizerName", "hash_plan", "map_bytes", "plan", "plan_for_capacity"]
+__all__ = [
+    "DEFAULT_ROW_FORMAT",
+    "ROW_FORMATS",
+    "EmbeddingPlan",
+    "OptimizerName",
+    "RowFormatName",
+    "hash_plan",
+    "map_bytes",
+    "numbers_bytes",
+    "plan",
+    "plan_for_capacity",
+]
 
 OptimizerName = Literal["adagrad", "sgd"]
+RowFormatName = Literal["float32", "bfloat16", "int8"]
+ROW_FORMATS: tuple[RowFormatName, ...] = ("float32", "bfloat16", "int8")
+DEFAULT_ROW_FORMAT: RowFormatName = "float32"
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _OWNER_BYTES = 8  # the key of each unique row
-_MIN_BUCKETS = 16
+
+
+def numbers_bytes(dim: int, row_format: RowFormatName) -> int:
+    """Bytes of one row's numbers, and of its scale where the format has one."""
+    return {"float32": 4 * dim, "bfloat16": 2 * dim, "int8": dim + 2}[row_format]
 
 
 def map_bytes(num_keys: int) -> int:
     """Bytes of a `KeyMap` that was made for so many keys."""
-    buckets = _MIN_BUCKETS
-    while buckets * SLOTS < 2 * num_keys:
-        buckets *= 2
-    return buckets * SLOTS * _SLOT_BYTES
+    return num_buckets_for(num_keys) * SLOTS * _SLOT_BYTES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +54,22 @@ class EmbeddingPlan:
         dim: D, numbers a row.
         optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
         router_keys: hot and warm keys that the router has room for without growing; 0 for an embedding without one.
+        row_format: what a row's numbers are stored as.
     """
 
     layout: Layout
     dim: int
     optimizer: OptimizerName = "adagrad"
     router_keys: int = 0
+    row_format: RowFormatName = DEFAULT_ROW_FORMAT
 
     def __post_init__(self) -> None:
         if not 1 <= self.dim <= 4096:
             raise PlanError(f"dim: got {self.dim}, expected 1 to 4096")
         if self.optimizer not in ("adagrad", "sgd"):
             raise PlanError(f"optimizer: got {self.optimizer!r}, expected 'adagrad' or 'sgd'")
+        if self.row_format not in ROW_FORMATS:
+            raise PlanError(f"row format: got {self.row_format!r}, expected one of {', '.join(ROW_FORMATS)}")
 
     @property
     def capacity_rows(self) -> int:
@@ -60,12 +79,12 @@ class EmbeddingPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row and of its optimizer state."""
-        return (self.dim + (self.optimizer == "adagrad")) * _FLOAT_BYTES
+        return numbers_bytes(self.dim, self.row_format) + (_FLOAT_BYTES if self.optimizer == "adagrad" else 0)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows, the optimizer state and the router, and their total."""
-        rows = self.layout.num_rows * self.dim * _FLOAT_BYTES
+        rows = self.layout.num_rows * numbers_bytes(self.dim, self.row_format)
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
         owners = self.capacity_rows * _OWNER_BYTES
         router = owners + map_bytes(self.router_keys) if self.router_keys else 0
@@ -81,6 +100,7 @@ def plan_for_capacity(
     level_1_share: float = 0.7,
     warm_per_hot: float = 2.0,
     optimizer: OptimizerName = "adagrad",
+    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
 ) -> EmbeddingPlan:
     """The embedding whose unique rows are given and are `unique_share` of all.
 
@@ -92,6 +112,7 @@ def plan_for_capacity(
         level_1_share: of the shared rows.
         warm_per_hot: warm keys that the router has room for, per unique row.
         optimizer: decides the bytes of its state.
+        row_format: decides the bytes of a row.
 
     Raises:
         PlanError: a share outside (0, 1), or a size that is none.
@@ -108,7 +129,7 @@ def plan_for_capacity(
         level_2_per_field=round(shared * (1 - level_1_share)),
     )
     router_keys = round(capacity_rows * (1 + warm_per_hot))
-    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, router_keys=router_keys)
+    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, router_keys=router_keys, row_format=row_format)
 
 
 def plan(
@@ -120,11 +141,11 @@ def plan(
     level_1_share: float = 0.7,
     warm_per_hot: float = 2.0,
     optimizer: OptimizerName = "adagrad",
+    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
 ) -> EmbeddingPlan:
     """The largest embedding that fits in `embedding_bytes`, everything counted; the rest as `plan_for_capacity`.
 
-    The router's map doubles in steps, so bytes may be left over where the next unique row would need the next step:
-    these go to the shared rows.
+    What is left, less than a unique row and its share of shared rows take, goes to the shared rows.
 
     Raises:
         PlanError: not even one unique row and one shared row per field fit.
@@ -139,6 +160,7 @@ def plan(
             level_1_share=level_1_share,
             warm_per_hot=warm_per_hot,
             optimizer=optimizer,
+            row_format=row_format,
         )
 
     smallest = sized(1)
@@ -147,7 +169,7 @@ def plan(
             f"--embedding-bytes {embedding_bytes}: too few for {num_fields} fields of dimension {dim}; "
             f"expected at least {smallest.nbytes['total']}"
         )
-    fits, too_many = 1, embedding_bytes // (dim * _FLOAT_BYTES) + 2
+    fits, too_many = 1, embedding_bytes // numbers_bytes(dim, row_format) + 2
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if sized(middle).nbytes["total"] <= embedding_bytes:
@@ -170,16 +192,21 @@ def _fill(fitting: EmbeddingPlan, embedding_bytes: int, level_1_share: float) ->
 
 
 def hash_plan(
-    embedding_bytes: int, dim: int, num_fields: int, *, optimizer: OptimizerName = "adagrad"
+    embedding_bytes: int,
+    dim: int,
+    num_fields: int,
+    *,
+    optimizer: OptimizerName = "adagrad",
+    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
 ) -> EmbeddingPlan:
     """A plain hash table of (almost exactly) so many bytes: one level, no unique rows, no router.
 
     Raises:
         PlanError: less than a row per field fits.
     """
-    row_bytes = dim * _FLOAT_BYTES + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
+    row_bytes = numbers_bytes(dim, row_format) + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
     per_field = (embedding_bytes // row_bytes - 1) // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
     layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_per_field=0)
-    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer)
+    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, row_format=row_format)

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from streams.options import kafka_options, open_kafka
 from streams.reports import Report, json_option
 from streams.schema import load_schema
+from trainer.sizing import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from trainer.run import TrainingRun
@@ -83,6 +84,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         dim=options.pop("dim"),
         full_features=options.pop("full_features") or CRITEO_FEATURES,
         row_optimizer=options.pop("optimizer"),
+        row_format=options.pop("row_format"),
         rows=RowOptimizer(rate=options.pop("rate")),
         dense=DenseOptimizer(name=options.pop("dense_optimizer"), rate=options.pop("dense_rate")),
         compare_hash=options.pop("compare") == "hash",
@@ -115,6 +117,13 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 )
 @click.option(
     "--optimizer", type=click.Choice(["adagrad", "sgd"]), default="adagrad", show_default=True, help="Of the rows."
+)
+@click.option(
+    "--row-format",
+    type=click.Choice(ROW_FORMATS),
+    default=DEFAULT_ROW_FORMAT,
+    show_default=True,
+    help="What rows are stored as, and trained in; smaller ones buy more rows.",
 )
 @click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate of the rows.")
 @click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)

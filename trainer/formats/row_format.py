@@ -1,0 +1,244 @@
+"""`RowFormat`: how rows are kept, read, overwritten and trained, for each format in a numba and in a torch body.
+
+    format     bytes a row     values (R, D)     scales
+    float32    4 D             float32           (0,)
+    bfloat16   2 D             bfloat16          (0,)
+    int8       D + 2           int8              (R,) bfloat16: a number is its int8 times its row's scale
+
+Whatever does not fit is rounded by chance when a row is trained (right on average, so that small steps are not lost)
+and to the nearest when a row is overwritten. The scale of an int8 row is kept until the row's maximum leaves [.5, 1] of
+its range, and then set so that it sits at .85.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sketch.hashing import mix64_array
+from trainer.formats import kernels
+from trainer.gathers import mix64_tensor
+from trainer.sizing import RowFormatName
+
+__all__ = ["FORMATS", "Chance", "RowFormat", "Rows"]
+
+_MASK = 0xFFFFFFFF
+_LIMIT, _TARGET = float(kernels.INT8_LIMIT), float(kernels.INT8_TARGET)
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The tensors of a table: values (R, D), scales (R,) or (0,)."""
+
+    values: Tensor
+    scales: Tensor
+
+
+@dataclass(frozen=True)
+class Chance:
+    """Where the random bits of one round of updates come from: a seed and the round's number."""
+
+    seed: int
+    round: int
+
+    @property
+    def word(self) -> np.uint64:
+        """What is mixed with a row's number: the round in the upper half, and the seed over both."""
+        mixed = mix64_array(np.array([self.seed], np.uint64))[0]
+        return np.uint64(mixed ^ np.uint64((self.round & _MASK) << 32))
+
+    def bits(self, rows: Tensor, dim: int) -> Tensor:
+        """(K, D) int64, 16 random bits each: `kernels._noise`."""
+        step, factor_1, factor_2 = kernels.NOISE_CONSTANTS
+        word = int(self.word.astype(np.int64))
+        salt = mix64_tensor(rows.long() ^ word) & _MASK  # (K,)
+        places = torch.arange(dim, device=rows.device) * step  # (D,)
+        bits = (salt[:, None] + places) & _MASK
+        bits = ((bits ^ bits >> 16) * factor_1) & _MASK
+        bits = ((bits ^ bits >> 15) * factor_2) & _MASK
+        return bits >> 16
+
+
+def _words(tensor: Tensor) -> npt.NDArray[np.uint16]:
+    """A bfloat16 tensor as numba sees it."""
+    return tensor.view(torch.int16).numpy().view(np.uint16)
+
+
+class RowFormat(ABC):
+    """What a table of rows is stored as; keeps nothing itself."""
+
+    name: ClassVar[RowFormatName]
+
+    @abstractmethod
+    def make(self, numbers: Tensor) -> Rows:
+        """Rows that hold (R, D) float32 numbers, to the nearest."""
+
+    @abstractmethod
+    def read(self, table: Rows, rows: Tensor) -> Tensor:
+        """The rows (K,) as float32 (K, D). Torch."""
+
+    @abstractmethod
+    def write(self, table: Rows, rows: Tensor, numbers: Tensor, like: Tensor, chance: Chance | None = None) -> None:
+        """Overwrites rows (K,) with (K, D) float32, to the nearest or by chance. Torch.
+
+        Args:
+            table: the rows.
+            rows: which.
+            numbers: what they hold then.
+            like: (K,) rows whose scale is kept where it suits, so that a copy of one is exact.
+            chance: how to round; None: to the nearest.
+        """
+
+    @abstractmethod
+    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
+        """Fills (N, D) with the sum of each lookup's one or two rows. Numba."""
+
+    @abstractmethod
+    def descend(
+        self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
+    ) -> None:
+        """One optimizer step on distinct rows (P,) with summed gradients (P, D); rate and epsilon. Numba."""
+
+
+def _rates(rates: tuple[float, float]) -> tuple[np.float32, np.float32]:
+    return np.float32(rates[0]), np.float32(rates[1])
+
+
+class Float32(RowFormat):
+    """Numbers as they are."""
+
+    name = "float32"
+
+    def make(self, numbers: Tensor) -> Rows:
+        """The numbers themselves."""
+        return Rows(numbers, torch.empty(0, dtype=torch.bfloat16))
+
+    def read(self, table: Rows, rows: Tensor) -> Tensor:
+        """The rows."""
+        return table.values[rows]
+
+    def write(self, table: Rows, rows: Tensor, numbers: Tensor, like: Tensor, chance: Chance | None = None) -> None:  # noqa: ARG002
+        """Exact."""
+        table.values[rows] = numbers
+
+    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
+        """As `RowFormat.gather`."""
+        first, second = routes
+        kernels.gather_float32(
+            table.values.numpy(), first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
+        )
+
+    def descend(
+        self,
+        table: Rows,
+        state: Tensor,
+        rows: Tensor,
+        merged: Tensor,
+        rates: tuple[float, float],
+        chance: Chance,  # noqa: ARG002
+    ) -> None:
+        """As `RowFormat.descend`."""
+        kernels.descend_float32(table.values.numpy(), state.numpy(), rows.numpy(), merged.numpy(), *_rates(rates))
+
+
+class BFloat16(RowFormat):
+    """The upper half of a float32."""
+
+    name = "bfloat16"
+
+    def make(self, numbers: Tensor) -> Rows:
+        """The nearest."""
+        return Rows(numbers.to(torch.bfloat16), torch.empty(0, dtype=torch.bfloat16))
+
+    def read(self, table: Rows, rows: Tensor) -> Tensor:
+        """Exact."""
+        return table.values[rows].float()
+
+    def write(self, table: Rows, rows: Tensor, numbers: Tensor, like: Tensor, chance: Chance | None = None) -> None:  # noqa: ARG002
+        """As `RowFormat.write`."""
+        if chance is None:
+            table.values[rows] = numbers.to(torch.bfloat16)
+            return
+        bits = numbers.contiguous().view(torch.int32) + chance.bits(rows, numbers.shape[1]).int()
+        table.values[rows] = (bits >> 16).to(torch.int16).view(torch.bfloat16)
+
+    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
+        """As `RowFormat.gather`."""
+        first, second = routes
+        kernels.gather_bfloat16(
+            _words(table.values), first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
+        )
+
+    def descend(
+        self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
+    ) -> None:
+        """As `RowFormat.descend`."""
+        kernels.descend_bfloat16(
+            _words(table.values), state.numpy(), rows.numpy(), merged.numpy(), *_rates(rates), chance.word
+        )
+
+
+class Int8(RowFormat):
+    """Whole numbers of -127 to 127 times a scale of the row's own."""
+
+    name = "int8"
+
+    def make(self, numbers: Tensor) -> Rows:
+        """The nearest, each row's maximum at .85 of its range."""
+        table = Rows(torch.zeros_like(numbers, dtype=torch.int8), torch.ones(len(numbers), dtype=torch.bfloat16))
+        rows = torch.arange(len(numbers))
+        self.write(table, rows, numbers, rows)
+        return table
+
+    def read(self, table: Rows, rows: Tensor) -> Tensor:
+        """Exact."""
+        return table.values[rows].float() * table.scales[rows].float()[:, None]
+
+    def write(self, table: Rows, rows: Tensor, numbers: Tensor, like: Tensor, chance: Chance | None = None) -> None:
+        """As `RowFormat.write`."""
+        scales, peaks = table.scales[like], numbers.abs().amax(dim=1)  # (K,)
+        limits = _LIMIT * scales.float()
+        renewed = (peaks / _TARGET).to(torch.bfloat16)
+        kept = ((limits * 0.5 <= peaks) & (peaks <= limits)) | (renewed == 0)
+        scales = torch.where(kept, scales, renewed)
+        up = 0.5 if chance is None else (chance.bits(rows, numbers.shape[1]).float() + 0.5) / 65536.0
+        table.values[rows] = (numbers / scales.float()[:, None] + up).floor().to(torch.int8)
+        table.scales[rows] = scales
+
+    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
+        """As `RowFormat.gather`."""
+        first, second = routes
+        kernels.gather_int8(
+            table.values.numpy(),
+            _words(table.scales),
+            first.numpy(),
+            second.numpy(),
+            padding,
+            inverse.numpy(),
+            out.numpy(),
+        )
+
+    def descend(
+        self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
+    ) -> None:
+        """As `RowFormat.descend`."""
+        line = np.empty(merged.shape[1], np.float32)
+        kernels.descend_int8(
+            table.values.numpy(),
+            _words(table.scales),
+            state.numpy(),
+            rows.numpy(),
+            merged.numpy(),
+            *_rates(rates),
+            chance.word,
+            line,
+        )
+
+
+FORMATS: dict[RowFormatName, RowFormat] = {kind.name: kind for kind in (Float32(), BFloat16(), Int8())}
