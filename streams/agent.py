@@ -12,6 +12,7 @@ import asyncio
 import json
 import logging
 import time
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,10 +24,13 @@ from streams.errors import InvariantError
 from streams.publisher import Publisher
 from streams.records import (
     JSON,
+    Assignment,
     BadRecord,
+    Digest,
     Headers,
     Source,
     dead_letter_headers,
+    decode_assignment,
     decode_clicks,
     decode_importance,
     encode_importance,
@@ -120,6 +124,8 @@ class AgentWorker:
             shard = Shard(number, self.config.shards)
         else:
             shard = Shard.from_bytes(reader.data, self.config.shards)
+        if shard.begins_epoch:
+            shard.follow(*await self._read_newest_change(number))
         await self._save(publisher, shard, reader.manifest)
         self.shards[number] = shard  # from here on its records are counted
         logger.info(
@@ -130,6 +136,21 @@ class AgentWorker:
 
     async def _read_snapshots(self, number: int) -> SnapshotReader:
         reader = SnapshotReader(number)
+        async for record in self._read_partition(self.topics.snapshots, number):
+            reader.read([(record.key, record.value, record.headers)])
+        return reader
+
+    async def _read_newest_change(self, number: int) -> tuple[int, int]:
+        """Epoch and seq of the last record of the shard's assignments; (0, 0) if there is none."""
+        newest = (0, 0)
+        async for record in self._read_partition(self.topics.assignments, number, last=1):
+            decoded = decode_assignment(record.key, record.value, record.headers)
+            if isinstance(decoded, Assignment | Digest):
+                newest = max(newest, (decoded.epoch, decoded.seq))
+        return newest
+
+    async def _read_partition(self, topic: str, number: int, *, last: int | None = None) -> AsyncIterator[Any]:
+        """The records of a partition up to its end; with `last`, only what lies at most so far from it."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.config.kafka.servers,
             enable_auto_commit=False,
@@ -140,19 +161,22 @@ class AgentWorker:
         )
         await consumer.start()
         try:
-            partition = TopicPartition(self.topics.snapshots, number)
+            partition = TopicPartition(topic, number)
             consumer.assign([partition])
             end = (await consumer.end_offsets([partition]))[partition]
-            await consumer.seek_to_beginning(partition)
+            if last is None:
+                await consumer.seek_to_beginning(partition)
+            else:
+                consumer.seek(partition, max(0, end - last))
             fetched: dict[TopicPartition, list[Any]] = {}
             # The embedded broker counts the last batch as one record, so what lies beyond the end is read, too.
             while fetched or await consumer.position(partition) < end:
                 fetched = await consumer.getmany(partition, timeout_ms=1000)
                 for records in fetched.values():
-                    reader.read((record.key, record.value, record.headers) for record in records)
+                    for record in records:
+                        yield record
         finally:
             await consumer.stop()
-        return reader
 
     async def save_all(self) -> None:
         """Writes every shard's snapshot, if this process is running."""

@@ -17,13 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import ConfigError
-from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field, Keys, format_key, make_key
+from streams.keys import CRITEO_FIELDS, MISSING, PAYLOAD_BITS, Field, Keys, format_key, make_key
 
 __all__ = [
     "ARROW",
     "JSON",
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
+    "MAX_UNIQUE_ROWS",
     "TIERS",
     "VERSION",
     "Assignment",
@@ -47,7 +48,8 @@ __all__ = [
 ]
 
 VERSION = 1
-MAX_ROWS = 8192
+MAX_ROWS = 8192  # of a click record
+MAX_UNIQUE_ROWS = 1 << 27  # of a model: a subscriber keeps 8 bytes for each
 MAX_RECORD_BYTES = 8 << 20
 ARROW = b"application/vnd.apache.arrow.stream"
 JSON = b"application/json"
@@ -269,6 +271,16 @@ def _matrix(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: int)
     return flat.to_numpy().reshape(batch.num_rows, kind.list_size)
 
 
+def _hex_columns(fields: Sequence[Field]) -> npt.NDArray[np.bool_]:
+    return np.array([field.kind == "hex32" for field in fields], np.bool_)
+
+
+def _has_wide_hex(keys: Keys, is_hex: npt.NDArray[np.bool_]) -> bool:
+    """Whether a key of a `hex32` field has a payload that is neither 32 bits nor the missing value."""
+    payloads = keys & np.uint64(MISSING)
+    return bool(np.any(is_hex & (payloads >> np.uint64(32) != 0) & (payloads != np.uint64(MISSING))))
+
+
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
@@ -338,12 +350,9 @@ def decode_clicks(
         event_time = _column(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
     except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
-    if len(named) != keys.shape[1]:
-        return BadRecord(f"metadata names {len(named)} fields, the keys column has {keys.shape[1]} a row")
-    if np.any(keys >> np.uint64(PAYLOAD_BITS) != np.arange(1, len(named) + 1, dtype=np.uint64)):
-        return BadRecord("keys: a key's field number is not its column's")
-    if np.any((label != 0) & (label != 1)):
-        return BadRecord("label: expected 0 or 1")
+    problem = _problem_with_clicks(named, keys, label)
+    if problem is not None:
+        return BadRecord(problem)
     return ClickBatch(
         label=label,
         dense=dense,
@@ -352,6 +361,19 @@ def decode_clicks(
         fields=named,
         dense_names=tuple(str(name) for name in listed),
     )
+
+
+def _problem_with_clicks(fields: Sequence[Field], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
+    """Why keys (B, F) and labels (B,) cannot be rows of a log with these fields; None if they can."""
+    if len(fields) != keys.shape[1]:
+        return f"metadata names {len(fields)} fields, the keys column has {keys.shape[1]} a row"
+    if np.any(keys >> np.uint64(PAYLOAD_BITS) != np.arange(1, len(fields) + 1, dtype=np.uint64)):
+        return "keys: a key's field number is not its column's"
+    if _has_wide_hex(keys, np.broadcast_to(_hex_columns(fields), keys.shape)):
+        return "keys: a payload of more than 32 bits in a field of kind hex32"
+    if np.any((label != 0) & (label != 1)):
+        return "label: expected 0 or 1"
+    return None
 
 
 def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> ClickBatch:
@@ -442,6 +464,8 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
     numbers = keys >> np.uint64(PAYLOAD_BITS)
     if len(keys) and (numbers.min() < 1 or numbers.max() > len(fields)):
         return BadRecord(f"keys: a field number outside 1 to {len(fields)}")
+    if _has_wide_hex(keys, _hex_columns(fields)[numbers.astype(np.int64) - 1]):
+        return BadRecord("keys: a payload of more than 32 bits in a field of kind hex32")
     return decoded
 
 
@@ -583,8 +607,8 @@ def _assignment_from_json(
     tier, row, source, feature = body["tier"], body["row"], body["source"], body["feature"]
     if tier not in ("hot", "warm"):
         return BadRecord(f"tier {tier!r}, expected 'hot' or 'warm'")
-    if (type(row) is int and 0 <= row < 1 << 31) != (tier == "hot") or (tier == "warm" and row is not None):
-        return BadRecord(f"row {row!r}, expected 0 to 2^31 - 1 for a hot key and null for a warm one")
+    if (type(row) is int and 0 <= row < MAX_UNIQUE_ROWS) != (tier == "hot") or (tier == "warm" and row is not None):
+        return BadRecord(f"row {row!r}, expected 0 to 2^27 - 1 for a hot key and null for a warm one")
     if not isinstance(feature, str) or ":" not in feature:
         return BadRecord(f"feature {str(feature)[:100]!r}, expected NAME:TOKEN")
     return Assignment(

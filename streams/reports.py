@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 __all__ = ["Report", "describe_machine", "json_option"]
 
@@ -47,7 +48,9 @@ def describe_machine() -> dict[str, Any]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with every non-finite number as null: JSON has no NaN."""
+    """The value as JSON can have it: numpy's numbers as Python's, and every non-finite one as null."""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -83,5 +86,6 @@ class Report:
             if path == "-":
                 sys.stdout.write(text)
             else:
+                Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text(text)
         return report

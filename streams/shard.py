@@ -16,11 +16,13 @@ import numpy as np
 
 from sketch import HotSet, HotSketch, SnapshotError
 from sketch.changes import Changes
+from sketch.hashing import shard_of
 from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
 from streams.errors import ConfigError
 from streams.keys import Field
 from streams.records import (
+    MAX_UNIQUE_ROWS,
     BadRecord,
     ChangeEncoder,
     Digest,
@@ -61,6 +63,8 @@ class ShardConfig:
             raise ConfigError(
                 f"capacity: got {self.capacity} rows for {self.num_shards} shards, expected one a shard at least"
             )
+        if self.capacity > MAX_UNIQUE_ROWS:
+            raise ConfigError(f"capacity: got {self.capacity} rows, expected at most {MAX_UNIQUE_ROWS}")
         if not (self.warm_ratio >= 0 and self.buckets_per_row > 0):
             raise ConfigError("warm_ratio: expected 0 or more; buckets_per_row: expected more than 0")
 
@@ -94,6 +98,7 @@ class Shard:
         num_counted: importance records counted, those that were skipped as repeated left out.
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
+        begins_epoch: whether this state is not that of a snapshot with the same configuration.
     """
 
     def __init__(self, number: int, config: ShardConfig, *, epoch: int = 1, seq: int = 0) -> None:
@@ -105,6 +110,7 @@ class Shard:
         self.marks: dict[tuple[str, int], int] = {}
         self.num_counted = self.num_repeated = self.num_events = 0
         self.num_promotions = self.num_demotions = 0
+        self.begins_epoch = True
         self.fields: tuple[Field, ...] = ()
         self.hot_set = config.make_hot_set(number)
         self.table = TierTable()
@@ -122,6 +128,8 @@ class Shard:
             self.fields = batch.fields
         if batch.fields != self.fields[: len(batch.fields)]:
             return BadRecord(f"fields {batch.fields}, expected those of the shard so far, {self.fields}")
+        if np.any(shard_of(batch.keys, self.config.num_shards) != self.number):
+            return BadRecord(f"keys of other shards than {self.number} of {self.config.num_shards}")
         mark = (batch.source.signal, batch.source.partition)
         if batch.source.offset <= self.marks.get(mark, -1):
             self.num_repeated += 1
@@ -186,12 +194,20 @@ class Shard:
         }  # fmt: skip
         return pack(_MAGIC, parameters, {"hot_set": np.frombuffer(self.hot_set.to_bytes(), np.uint8)})
 
+    def follow(self, epoch: int, seq: int) -> None:
+        """Makes sure that a shard that begins an epoch comes after the newest record of its topic.
+
+        `seq` never goes back, not even with a new epoch; and no epoch is used twice, even if all snapshots were lost.
+        """
+        if self.begins_epoch:
+            self.epoch, self.seq = max(self.epoch, epoch + 1), max(self.seq, seq)
+
     @classmethod
     def from_bytes(cls, data: bytes, config: ShardConfig) -> Shard:
         """The shard whose `to_bytes` these are; with another configuration, a fresh one in a new epoch.
 
-        A new epoch begins at the snapshot's offset with an empty table, and goes on with its `seq`: what subscribers
-        hold of the old epoch is void with the first record of the new one.
+        A new epoch begins at the snapshot's offset with an empty table; what subscribers hold of the old epoch is void
+        with the first record of the new one. Its `seq` goes on where the topic ends: see `follow`.
 
         Raises:
             SnapshotError: they are not, or damaged.
@@ -206,6 +222,7 @@ class Shard:
             shard.fields = tuple(Field(name, kind) for name, kind in parameters["fields"])
             counters = parameters["counters"]
             shard.num_counted, shard.num_repeated, shard.num_events = counters[:3]
+            shard.begins_epoch = not same
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
                 shard.hot_set = HotSet.from_bytes(arrays["hot_set"].tobytes())

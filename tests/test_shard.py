@@ -34,11 +34,12 @@ CONFIG = ShardConfig(capacity=20, num_shards=2, half_life_events=20_000, seed=3)
 
 
 def make_batch(number: int, *, offset: int | None = None, signal: str = "gradient", partition: int = 0):
-    """The importance of one click record: 600 keys of which few are popular; which ones, changes slowly."""
+    """The importance of one click record: 600 keys of shard 1, few of them popular; which ones, changes slowly."""
     random = np.random.default_rng(number)
-    payloads = (random.zipf(1.3, 600) + number // 6 * 3) % 400
+    payloads = (random.zipf(1.3, 3000) + number // 6 * 3) % 800
+    keys = payloads.astype(np.uint64) | (random.integers(1, 3, 3000).astype(np.uint64) << np.uint64(56))
     return ImportanceBatch(
-        keys=payloads.astype(np.uint64) | (random.integers(1, 3, 600).astype(np.uint64) << np.uint64(56)),
+        keys=keys[shard_of(keys, CONFIG.num_shards) == 1][:600],
         scores=random.exponential(1.0, 600).astype(np.float32),
         fields=FIELDS,
         source=Source(
@@ -76,7 +77,7 @@ def decoded(records: list) -> list:
 
 
 def test_a_click_record_that_comes_again_counts_once():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     run(shard, range(20))
     seq, state = shard.seq, shard.hot_set.to_bytes()
     assert shard.count(20, make_batch(19)) == []
@@ -86,7 +87,7 @@ def test_a_click_record_that_comes_again_counts_once():
 
 
 def test_click_offsets_are_marked_apart_for_each_signal_and_partition():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     for place, (signal, partition) in enumerate([("gradient", 0), ("frequency", 0), ("gradient", 1), ("frequency", 1)]):
         assert isinstance(shard.count(place, make_batch(7, signal=signal, partition=partition)), list)
         assert shard.num_counted == place + 1
@@ -95,14 +96,14 @@ def test_click_offsets_are_marked_apart_for_each_signal_and_partition():
 
 
 def test_a_gap_in_the_click_offsets_is_no_repetition():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     for place, offset in enumerate([0, 5, 1000]):
         shard.count(place, make_batch(place, offset=offset))
     assert shard.num_counted == 3
 
 
 def test_an_importance_offset_that_was_seen_is_ignored_whatever_it_holds():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     run(shard, range(10))
     state = shard.to_bytes()
     for offset in (0, 9):
@@ -111,7 +112,7 @@ def test_an_importance_offset_that_was_seen_is_ignored_whatever_it_holds():
 
 
 def test_a_record_that_cannot_be_believed_is_moved_past_for_good():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     shard.skip(4)
     assert shard.next_offset == 5
     shard.skip(2)
@@ -123,14 +124,14 @@ def test_a_record_that_cannot_be_believed_is_moved_past_for_good():
 def test_scores_that_cannot_be_counted_are_left_out_and_the_rest_counts():
     batch = make_batch(0)
     batch.scores[::2] = np.nan
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     assert isinstance(shard.count(0, batch), list)
     assert shard.hot_set.sketch.num_rejected == 300
     assert shard.num_events == 600
 
 
 def test_other_fields_than_so_far_are_refused_and_leave_the_counts_alone():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     run(shard, range(10))
     hot_set = shard.hot_set.to_bytes()
     renamed = replace(make_batch(10), fields=(Field("C1", "hex32"), Field("city")))
@@ -144,7 +145,7 @@ def test_other_fields_than_so_far_are_refused_and_leave_the_counts_alone():
 
 
 def test_fields_may_be_added_at_the_end_and_older_records_still_count():
-    shard = Shard(0, CONFIG)
+    shard = Shard(1, CONFIG)
     run(shard, range(3))
     wider = replace(make_batch(3), fields=(*FIELDS, Field("city")))
     assert isinstance(shard.count(3, wider), list)
@@ -217,7 +218,7 @@ def test_each_batch_of_changes_is_closed_by_the_digest_of_the_table(undisturbed)
 
 
 def test_a_record_that_changes_nothing_publishes_nothing():
-    assert Shard(0, CONFIG).count(0, replace(make_batch(0), keys=np.empty(0, np.uint64), scores=np.empty(0))) == []
+    assert Shard(1, CONFIG).count(0, replace(make_batch(0), keys=np.empty(0, np.uint64), scores=np.empty(0))) == []
 
 
 # ---- after a crash -------------------------------------------------------------------------------------------------
@@ -339,3 +340,25 @@ def test_the_counter_gives_every_shard_its_own_keys_and_every_occurrence_once(nu
     assert counted == expected
     assert sum(len(part.keys) for _, part in parts) == len(expected)
     assert [shard for shard, _ in parts] == sorted({shard for shard, _ in parts})
+
+
+def test_keys_of_another_shard_are_refused():
+    batch = make_batch(0)
+    stranger = replace(batch, keys=np.arange(1 << 56, (1 << 56) + 600, dtype=np.uint64))
+    refused = Shard(1, CONFIG).count(0, stranger)
+    assert isinstance(refused, BadRecord)
+    assert "other shards" in refused.reason
+
+
+def test_a_new_epoch_follows_whatever_the_topic_ends_with():
+    shard = Shard(1, CONFIG)
+    run(shard, range(20))
+    other = Shard.from_bytes(shard.to_bytes(), replace(CONFIG, capacity=24))
+    other.follow(1, shard.seq + 77)
+    assert (other.epoch, other.seq) == (2, shard.seq + 77)
+    fresh = Shard(1, CONFIG)
+    fresh.follow(5, 1000)
+    assert (fresh.epoch, fresh.seq) == (6, 1000)
+    restored = Shard.from_bytes(shard.to_bytes(), CONFIG)
+    restored.follow(5, 10**6)
+    assert (restored.epoch, restored.seq) == (1, shard.seq)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sketch.hashing import shard_of
 from streams.keys import Field
 from streams.records import Assignment, Digest, ImportanceBatch, Source, decode_assignment
 from streams.shard import Shard, ShardConfig
@@ -22,12 +23,15 @@ Record = Assignment | Digest
 def make_records(config: ShardConfig = CONFIG, num_batches: int = 100, shard: Shard | None = None) -> list[tuple]:
     """What a shard publishes for a stream whose popular keys move on: (Kafka key, value, headers)."""
     shard = shard or Shard(0, config)
+    config = shard.config
     published = []
     for number in range(shard.next_offset, shard.next_offset + num_batches):
         random = np.random.default_rng(number)
+        keys = ((random.zipf(1.3, 700) + number // 5 * 4) % 500).astype(np.uint64) | np.uint64(1 << 56)
+        keys = keys[shard_of(keys, config.num_shards) == shard.number]
         batch = ImportanceBatch(
-            keys=((random.zipf(1.3, 700) + number // 5 * 4) % 500).astype(np.uint64) | np.uint64(1 << 56),
-            scores=random.exponential(1.0, 700).astype(np.float32),
+            keys=keys,
+            scores=random.exponential(1.0, len(keys)).astype(np.float32),
             fields=FIELDS,
             source=Source(signal="gradient", topic="t.clicks", partition=0, offset=number),
             event_time_ms=number,

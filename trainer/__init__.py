@@ -1,1 +1,31 @@
-"""The online trainer: adaptive embeddings that follow the hot set."""
+"""The online trainer: adaptive embeddings that follow the hot set.
+
+The public names are loaded when they are first used, so `hotstream replay` never pays for torch.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from trainer.embedding import AdaptiveEmbedding
+    from trainer.migration import ApplyReport
+    from trainer.sizing import plan
+    from trainer.trainer import StepReport, Trainer
+
+__all__ = ["AdaptiveEmbedding", "ApplyReport", "StepReport", "Trainer", "plan"]
+
+_HOMES = {
+    "AdaptiveEmbedding": "trainer.embedding",
+    "ApplyReport": "trainer.migration",
+    "StepReport": "trainer.trainer",
+    "Trainer": "trainer.trainer",
+    "plan": "trainer.sizing",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'trainer' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
