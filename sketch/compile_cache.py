@@ -1,7 +1,8 @@
 """Where numba keeps what it compiled, so that a process starts in a moment and never with stale machine code.
 
 numba looks only at a function's own file to see whether its cached code is stale, but our kernels inline functions from
-other modules. So the cache lies in a folder that is named after the contents of every file that has kernels.
+other modules. So the cache lies in a folder that is named after the contents of every file that has kernels; importing this
+module sets it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from pathlib import Path
 
 from numba import config
 
-__all__ = ["use_compile_cache"]
+__all__: list[str] = []
 
 _PACKAGES = ("sketch", "streams", "trainer")
 
 
-def use_compile_cache() -> None:
+def _use_compile_cache() -> None:
     """Sets numba's cache folder, unless `NUMBA_CACHE_DIR` does; must run before the first kernel is imported."""
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
@@ -38,3 +39,6 @@ def use_compile_cache() -> None:
         if os.access(folder, os.W_OK):
             config.CACHE_DIR = str(folder)
             return
+
+
+_use_compile_cache()

@@ -91,7 +91,8 @@ def test_no_foreign_package_of_one_of_our_names_is_imported(package):
 def listed_names(path: Path) -> list[str] | None:
     """What `__all__` lists, None if there is none."""
     for node in ast.parse(path.read_text()).body:
-        if isinstance(node, ast.Assign) and [getattr(target, "id", "") for target in node.targets] == ["__all__"]:
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        if [getattr(target, "id", "") for target in targets] == ["__all__"]:
             return ast.literal_eval(node.value)
     return None
 
