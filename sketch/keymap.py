@@ -119,8 +119,9 @@ def _get(table: Keys, values: Values, keys: Keys, found: Values) -> None:
 
 @njit(nogil=True, cache=True)
 def _put(table: Keys, values: Values, keys: Keys, new: Values, path: Places, touched: Places) -> tuple[int, int, int]:
-    """Stores the pairs in order; returns how many were stored, how many of them are new keys, and how many places
-    were written (all are listed in `touched` if it is long enough).
+    """Stores the pairs in order; returns how many were stored, how many of them are new, how many places were written.
+
+    The places are listed in `touched`, as far as it reaches.
     """
     added, count = 0, 0
     for i in range(keys.shape[0]):

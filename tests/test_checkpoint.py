@@ -142,7 +142,8 @@ def test_a_checkpoint_in_the_middle_of_a_repetition_keeps_the_rest_of_the_script
     repeating = Journal(tmp_path, last_event=0)
     for _ in range(3):
         repeating.next_scripted()
-    repeating.checkpointed(oldest_event=3)
+    repeating.start_file()
+    repeating.forget(oldest_event=3)
     repeating.close()
     again = Journal(tmp_path, last_event=3)
     assert [again.next_scripted() for _ in range(4)] == [Train(0, 3), Train(0, 4), Train(0, 5), None]

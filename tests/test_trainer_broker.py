@@ -171,7 +171,7 @@ def test_a_killed_trainer_goes_on_and_ends_with_the_same_totals(kafka: KafkaConf
     report = json.loads(path.read_text())
     assert report["ok"]
     assert report["rows"]["trained"] == 25 * ROWS
-    assert 0 < report["rows"]["resumed_from"] < 17 * ROWS
+    assert 0 < report["rows"]["resumed_from"] <= 17 * ROWS
     assert report["click_records"]["trained"] == 25
     assert report["hot_rows"] == report["applied"]["promotions"] == 40
     assert [window["rows"] for window in report["windows"]] == [128 * number for number in range(1, 7)]

@@ -3,7 +3,7 @@
     DIR/000000000812/            the last event that is in it (`trainer.journal`); a dot before: never finished
         tensors.safetensors      weights, rows, optimizer states, router
         state.json               everything that is no tensor: offsets, applied seq, windows, configuration
-        manifest.json            version, and size and checksum (xxh3, 64 bits) of the other two
+        manifest.json            its own checksum; version, size and checksum (xxh3, 64 bits) of the other two
 
 Written to a temporary directory, every file and directory fsynced, then renamed: a kill or a power cut at any moment
 leaves the checkpoint before it whole. Nothing is pickled, so reading one runs no code.
@@ -15,23 +15,34 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import safetensors
 import safetensors.torch
+import torch
 import xxhash
 from torch import Tensor
 
 from trainer.errors import CheckpointError
 
-__all__ = ["Checkpoint", "Checkpoints"]
+__all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_tensors"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
+_PIECE_BYTES = 1 << 20
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+}
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
 
 
@@ -50,14 +61,41 @@ class Checkpoint:
     path: Path
 
 
-def _write(path: Path, data: bytes) -> None:
+def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
+    """A safetensors file in pieces of at most a megabyte, so that no call holds the interpreter's lock for long."""
+    header, end, parts = {}, 0, []
+    for name, tensor in sorted(tensors.items()):
+        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        place = [end, end := end + flat.nbytes]
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        parts.append(flat)
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    yield len(text).to_bytes(8, "little") + text
+    for flat in parts:
+        for start in range(0, flat.nbytes, _PIECE_BYTES):
+            yield memoryview(flat[start : start + _PIECE_BYTES])
+
+
+def write_file(path: Path, pieces: Iterable[memoryview | bytes]) -> dict[str, Any]:
+    """Writes a file to the disk itself; returns its size and checksum."""
+    checksum, size = xxhash.xxh3_64(), 0
     with path.open("wb") as file:
-        file.write(data)
+        for piece in pieces:
+            checksum.update(piece)
+            size += len(piece)
+            file.write(piece)
         file.flush()
         os.fsync(file.fileno())
+    return {"bytes": size, "xxh3": checksum.hexdigest()}
 
 
-def _sync_directory(path: Path) -> None:
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Writes a safetensors file; returns its size and checksum."""
+    return write_file(path, _pieces_of(tensors))
+
+
+def sync_directory(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -97,22 +135,21 @@ class Checkpoints:
         temporary, final = self.directory / f".{name}.part", self.directory / name
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir()
-        on_host = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
         files = {
-            _TENSORS: safetensors.torch.save(on_host),
-            _STATE: json.dumps(state, allow_nan=False).encode(),
+            _TENSORS: write_tensors(temporary / _TENSORS, tensors),
+            _STATE: write_file(temporary / _STATE, [json.dumps(state, allow_nan=False).encode()]),
         }
-        manifest = {"version": VERSION, "event": event, "files": {key: _describe(data) for key, data in files.items()}}
-        for key, data in files.items():
-            _write(temporary / key, data)
-        _write(temporary / _MANIFEST, json.dumps(manifest, indent=2).encode())
-        _sync_directory(temporary)
+        content = {"version": VERSION, "event": event, "files": files}
+        # The manifest guards the other two, and its first line guards the manifest.
+        text = json.dumps(content, indent=2).encode()
+        write_file(temporary / _MANIFEST, [xxhash.xxh3_64_hexdigest(text).encode(), b"\n", text])
+        sync_directory(temporary)
         if final.exists():
             replaced = self.directory / f".{name}.old"
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         temporary.rename(final)
-        _sync_directory(self.directory)
+        sync_directory(self.directory)
         self._prune()
         return final
 
@@ -162,7 +199,10 @@ def _read(path: Path) -> Checkpoint:
         OSError: a file is missing or cannot be read.
     """
     try:
-        manifest = json.loads((path / _MANIFEST).read_bytes())
+        checksum, _, text = (path / _MANIFEST).read_bytes().partition(b"\n")
+        if xxhash.xxh3_64_hexdigest(text).encode() != checksum:
+            raise CheckpointError(f"{_MANIFEST} is not what was written")
+        manifest = json.loads(text)
         if manifest["version"] != VERSION:
             raise CheckpointError(f"version {manifest['version']}, expected {VERSION}")
         files = {}

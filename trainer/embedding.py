@@ -248,6 +248,13 @@ class AdaptiveEmbedding(CapturingEmbedding):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold: rows, optimizer state, hot and warm keys."""
         keys, values = self.router.items()
+        return self._name_tensors(keys, values)
+
+    def unsorted_tensors(self) -> dict[str, Tensor]:
+        """Likewise, but that hot and warm keys stand in no order, which takes no longer than a copy."""
+        return self._name_tensors(*self.router.unsorted_items())
+
+    def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:
         return {
             **self.table.tensors(),
             "router_keys": torch.from_numpy(keys.view(np.int64)),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
@@ -15,8 +16,9 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.records import MAX_RECORD_BYTES
+from trainer.worker import Worker
 
-__all__ = ["TopicFeed"]
+__all__ = ["Taken", "TopicFeed"]
 
 logger = logging.getLogger(__name__)
 
@@ -24,8 +26,38 @@ _CONNECT_TIMEOUT_MS = 10_000
 _STALL_S = 30.0
 
 
+class _Chunk:
+    """Records that came together, decoded together in another thread."""
+
+    def __init__(self, records: list[Any]) -> None:
+        self.records = records
+        self.said: list[Any] = []
+        self.is_ready = threading.Event()
+
+    def decode(self, decode: Callable[[Any], Any]) -> None:
+        """Decodes all of them."""
+        try:
+            self.said = [decode(record) for record in self.records]
+        finally:
+            self.is_ready.set()
+
+
+class Taken(NamedTuple):
+    """A record, and what it says."""
+
+    record: Any
+    chunk: _Chunk
+    place: int
+
+    @property
+    def said(self) -> Any:
+        """The decoded record; waits for it."""
+        self.chunk.is_ready.wait()
+        return self.chunk.said[self.place]
+
+
 class TopicFeed:
-    """The records of one topic that have not been taken yet, by partition.
+    """The records of one topic that have not been taken yet, by partition, decoded by the time they are.
 
     An offset here is always that of the next record to take, so what a checkpoint holds is where to go on reading.
 
@@ -35,19 +67,30 @@ class TopicFeed:
         num_partitions: its partitions.
         offsets: where to begin in each partition; the oldest record where none is given.
         max_records: how many to hold before no more are fetched.
+        decode: what makes of a record what it says; done by `worker`.
+        worker: the thread that decodes.
 
     Raises:
         BrokerError: nobody answers within 10 s.
     """
 
     def __init__(
-        self, config: KafkaConfig, topic: str, num_partitions: int, *, offsets: Mapping[int, int], max_records: int
+        self,
+        config: KafkaConfig,
+        topic: str,
+        num_partitions: int,
+        *,
+        offsets: Mapping[int, int],
+        max_records: int,
+        decode: Callable[[Any], Any],
+        worker: Worker,
     ) -> None:
         self.topic = topic
         self._servers = config.bootstrap_servers
         self._max_records = max_records
+        self._decode, self._worker = decode, worker
         self._places = [TopicPartition(topic, number) for number in range(num_partitions)]
-        self._waiting: dict[int, deque[Any]] = {place.partition: deque() for place in self._places}
+        self._waiting: dict[int, deque[Taken]] = {place.partition: deque() for place in self._places}
         try:
             self._consumer = KafkaConsumer(
                 bootstrap_servers=config.servers,
@@ -101,8 +144,8 @@ class TopicFeed:
         """Records fetched and not taken."""
         return sum(map(len, self._waiting.values()))
 
-    def fetch(self, timeout_ms: int = 0) -> int:
-        """Fetches what there is, if there is room; returns how many records came.
+    def fetch(self, timeout_ms: int = 0, limit: int | None = None) -> int:
+        """Fetches what there is, if there is room, at most `limit`; returns how many records came.
 
         Raises:
             BrokerError: the broker refuses.
@@ -110,6 +153,8 @@ class TopicFeed:
         room = self._max_records - self.num_waiting
         if room <= 0:
             return 0
+        if limit is not None:
+            room = min(room, limit)
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms, max_records=room)
         except OffsetOutOfRangeError as error:
@@ -119,29 +164,31 @@ class TopicFeed:
             said = error or type(error).__name__
             raise BrokerError(f"{self._servers}: reading {self.topic} failed ({said})") from error
         for place, records in fetched.items():
-            self._waiting[place.partition].extend(records)
+            chunk = _Chunk(records)
+            self._worker.submit(chunk.decode, self._decode)
+            self._waiting[place.partition].extend(Taken(record, chunk, i) for i, record in enumerate(records))
         return sum(map(len, fetched.values()))
 
     def oldest(self) -> int | None:
         """The partition whose next record is the oldest of those that wait; None if none does."""
-        heads = [(records[0].timestamp, partition) for partition, records in self._waiting.items() if records]
+        heads = [(takes[0].record.timestamp, partition) for partition, takes in self._waiting.items() if takes]
         return min(heads)[1] if heads else None
 
-    def take(self, partition: int) -> Any:
+    def take(self, partition: int) -> Taken:
         """The next record of a partition, which must have one waiting."""
-        record = self._waiting[partition].popleft()
-        self.offsets[partition] = record.offset + 1
-        return record
+        taken = self._waiting[partition].popleft()
+        self.offsets[partition] = taken.record.offset + 1
+        return taken
 
-    def take_all(self, limit: int) -> list[Any]:
+    def take_all(self, limit: int) -> list[Taken]:
         """All records that wait, at most `limit`, partition by partition."""
-        taken: list[Any] = []
+        taken: list[Taken] = []
         for partition, records in self._waiting.items():
             while records and len(taken) < limit:
                 taken.append(self.take(partition))
         return taken
 
-    def take_until(self, ends: Mapping[int, int]) -> list[Any]:
+    def take_until(self, ends: Mapping[int, int]) -> list[Taken]:
         """The records before the given offset of each partition; waits for them.
 
         Raises:
@@ -159,14 +206,14 @@ class TopicFeed:
                 )
         taken = []
         for partition, end in ends.items():
-            while self._waiting[partition] and self._waiting[partition][0].offset < end:
+            while self._waiting[partition] and self._waiting[partition][0].record.offset < end:
                 taken.append(self.take(partition))
             self.offsets[partition] = max(self.offsets[partition], end)  # compaction may have left nothing there
         return taken
 
     def _reaches(self, partition: int, end: int) -> bool:
         waiting = self._waiting[partition]
-        if waiting and waiting[-1].offset >= end - 1:
+        if waiting and waiting[-1].record.offset >= end - 1:
             return True
         return self._consumer.position(TopicPartition(self.topic, partition)) >= end
 

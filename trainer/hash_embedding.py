@@ -62,6 +62,10 @@ class HashEmbedding(CapturingEmbedding):
         """Everything that a checkpoint must hold."""
         return self.table.tensors()
 
+    def unsorted_tensors(self) -> dict[str, Tensor]:
+        """Likewise."""
+        return self.table.tensors()
+
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` gave.
 

@@ -112,9 +112,12 @@ class Journal:
         if self._file is not None:
             os.write(self._file, _encode(self.last_event, event))
 
-    def checkpointed(self, oldest_event: int) -> None:
-        """Starts a new file; those that end before `oldest_event`, the oldest checkpoint's, go."""
+    def start_file(self) -> None:
+        """Goes on in a new file: a checkpoint of this moment is about to be written."""
         self._begin()
+
+    def forget(self, oldest_event: int) -> None:
+        """Deletes the files that end before `oldest_event`, the oldest checkpoint's; from any thread."""
         paths = self._paths()
         for path, following in pairwise(paths):
             if int(following.stem) <= oldest_event:

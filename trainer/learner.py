@@ -87,9 +87,9 @@ class Learner:
         importance = self.embedding.apply_gradients()
         return Outcome(logits=logits.detach().cpu().numpy(), loss=float(loss.detach()), importance=importance)
 
-    def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold, by name."""
-        named = {f"embedding.{name}": tensor for name, tensor in self.embedding.tensors().items()}
+    def unsorted_tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold, by name; hot and warm keys in no order."""
+        named = {f"embedding.{name}": tensor for name, tensor in self.embedding.unsorted_tensors().items()}
         named |= {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
         for number, state in self.optimizer.state_dict()["state"].items():
             named |= {f"optimizer.{number}.{name}": value for name, value in state.items() if torch.is_tensor(value)}

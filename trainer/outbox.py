@@ -4,88 +4,90 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Callable
+from types import TracebackType
 from typing import Any
 
-import numpy as np
-
-from sketch.hashing import shard_of
 from streams.config import KafkaConfig
-from streams.keys import Field
+from streams.counter import split_by_shard
 from streams.producer import RecordProducer
 from streams.records import (
     MAX_RECORD_BYTES,
     ClickBatch,
-    ImportanceBatch,
     Source,
     dead_letter_headers,
     encode_importance,
 )
 from streams.topics import Topics
 from trainer.lookup import Importance
+from trainer.worker import Worker
 
-__all__ = ["Outbox", "split_importance"]
+__all__ = ["Outbox", "encode_parts"]
 
 _MAX_IN_FLIGHT = 64
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 
-def split_importance(
+def encode_parts(
     importance: Importance, source: Source, batch: ClickBatch, ingest_ms: int, num_shards: int
-) -> dict[int, ImportanceBatch]:
-    """One importance batch for each shard that has a key of the click record, in the order of the keys."""
-    shards = shard_of(importance.keys, num_shards)
-    event_time_ms = int(batch.event_time_ms.max())
-    fields: tuple[Field, ...] = batch.fields
-    return {
-        shard: ImportanceBatch(
-            keys=importance.keys[shards == shard],
-            scores=importance.scores[shards == shard],
-            fields=fields,
-            source=source,
-            event_time_ms=event_time_ms,
-            ingest_ms=ingest_ms,
-        )
-        for shard in np.unique(shards).tolist()
-    }
+) -> list[tuple[int, bytes, list[tuple[str, bytes]]]]:
+    """Shard, value and headers of the importance records of one click record."""
+    parts = split_by_shard(
+        importance.keys, importance.scores, batch, source, num_shards=num_shards, ingest_ms=ingest_ms
+    )
+    return [(shard, *encode_importance(part)) for shard, part in parts]
 
 
 class Outbox:
-    """Sends records to explicit partitions; a failure is raised by the next call.
+    """Splits, encodes and sends records in a thread of its own; a failure is raised by a later call.
+
+    Guarantee: records reach a partition in the order in which they were given.
 
     Args:
         config: the broker.
         topics: their names.
         num_shards: partitions of the importance topic.
+
+    Attributes:
+        importance_records: sent so far; complete after `flush`.
     """
 
     def __init__(self, config: KafkaConfig, topics: Topics, num_shards: int) -> None:
         self._producer = RecordProducer(config, max_in_flight=_MAX_IN_FLIGHT)
         self._topics = topics
         self._num_shards = num_shards
+        self._worker = Worker("outbox")
+        self.importance_records = 0
 
     def __enter__(self) -> Outbox:
         return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._producer.__exit__(*error)
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        try:
+            self._worker.__exit__(kind, error, trace)
+        finally:
+            self._producer.__exit__(kind, error, trace)
 
-    def send_importance(self, importance: Importance, record: Any, batch: ClickBatch) -> tuple[int, int]:
-        """Sends what one click record's keys mattered; returns how many records and how many keys that were.
+    def send_importance(self, importance: Importance, record: Any, batch: ClickBatch) -> None:
+        """Sends what one click record's keys mattered, a record for each shard that has one of them.
 
         Raises:
-            BrokerError: this record, or one before it, cannot be delivered.
+            BrokerError: a record before it cannot be delivered.
         """
         source = Source(signal="gradient", topic=record.topic, partition=record.partition, offset=record.offset)
-        parts = split_importance(importance, source, batch, record.timestamp, self._num_shards)
-        for shard, part in parts.items():
-            value, headers = encode_importance(part)
+        self._worker.submit(self._send_importance, importance, source, batch, record.timestamp)
+
+    def _send_importance(self, importance: Importance, source: Source, batch: ClickBatch, ingest_ms: int) -> None:
+        for shard, value, headers in encode_parts(importance, source, batch, ingest_ms, self._num_shards):
             self._producer.send(self._topics.importance, shard, value, headers)
-        return len(parts), len(importance.keys)
+            self.importance_records += 1
 
     def send_metrics(self, said: dict[str, Any]) -> None:
         """Sends one JSON object to the metrics topic."""
         headers = [("content-type", b"application/json")]
-        self._producer.send(self._topics.metrics, 0, json.dumps(said).encode(), headers)
+        self._worker.submit(self._producer.send, self._topics.metrics, 0, json.dumps(said).encode(), headers)
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
         """Keeps a record that cannot be believed, as it was, in its topic's dead letters."""
@@ -99,7 +101,15 @@ class Outbox:
         )
         value = (record.value or b"")[: MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES]
         target = Topics.dead_letters(record.topic)
-        self._producer.send(target, 0, value, [*record.headers, *headers], key=record.key)
+        self._worker.submit(self._send_letter, target, value, [*record.headers, *headers], record.key)
+
+    def _send_letter(self, topic: str, value: bytes, headers: list[tuple[str, bytes]], key: bytes | None) -> None:
+        self._producer.send(topic, 0, value, headers, key=key)
+
+    def after_delivery(self, task: Callable[[], None]) -> None:
+        """Has a task done, in the outbox's thread, when everything sent so far is acknowledged by all replicas."""
+        self._worker.submit(self._producer.wait)
+        self._worker.submit(task)
 
     def flush(self) -> None:
         """Returns when everything sent is acknowledged by all replicas.
@@ -107,4 +117,5 @@ class Outbox:
         Raises:
             BrokerError: something cannot be delivered.
         """
-        self._producer.wait()
+        self._worker.submit(self._producer.wait)
+        self._worker.drain()

@@ -128,6 +128,11 @@ class Router:
         """All hot and warm keys in ascending order, and their values."""
         return self._map.items()
 
+    def unsorted_items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
+        """Likewise in no order: a copy, and nothing else."""
+        used = self._map.keys != 0
+        return self._map.keys[used], self._map.values[used]
+
     def owners(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
         """The hot key of each unique row, 0 where there is none."""
         return self._owners[rows]

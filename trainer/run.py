@@ -6,13 +6,16 @@ each shard's history was applied, the journal and the numbers of the report.
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
+from torch import Tensor
 
 from streams.keys import Field
 from streams.records import Assignment, ClickBatch
@@ -27,11 +30,11 @@ from trainer.progress import Progress
 from trainer.setup import ModelConfig, build_trainer
 from trainer.trainer import ADAPTIVE, HASH, Trainer
 
-__all__ = ["RunConfig", "TrainingRun"]
+__all__ = ["Captured", "RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
-Offsets = Mapping[int, int]
+_ROUTER_KEYS, _ROUTER_VALUES = "router_keys", "router_values"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +56,15 @@ class RunConfig:
     checkpoint_every: int = 200_000
     keep_checkpoints: int = 3
     window_rows: int = 20_000
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A run's state as it was after an event."""
+
+    event: int
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
 
 
 class TrainingRun:
@@ -77,6 +89,7 @@ class TrainingRun:
         self.resumed_rows = 0
         self._shape: tuple[tuple[Field, ...], int] | None = None
         self._rows_saved = 0
+        self._is_saving = False
         self._checkpoints: Checkpoints | None = None
         last_event = 0
         if config.checkpoint_dir is not None:
@@ -158,16 +171,17 @@ class TrainingRun:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether enough rows were trained since the last checkpoint."""
-        return self._checkpoints is not None and self.progress.rows - self._rows_saved >= self.config.checkpoint_every
+        """Whether enough rows were trained since the last checkpoint, and that one is written."""
+        is_due = self.progress.rows - self._rows_saved >= self.config.checkpoint_every
+        return self._checkpoints is not None and is_due and not self._is_saving
 
-    def checkpoint(self) -> None:
-        """Writes one, if there is a directory and anything to write.
+    def capture(self) -> Captured | None:
+        """A copy of everything that a checkpoint holds, as it is now; None if there is nothing to write, or nowhere.
 
-        What was sent for the rows in it must have been acknowledged before.
+        Training may go on while `write` writes it. Cost: a copy.
         """
         if self._checkpoints is None or self.trainer is None or self._shape is None:
-            return
+            return None
         state: dict[str, Any] = {
             "event": self.journal.last_event,
             "config": self.config.model.describe(*self._shape),
@@ -175,7 +189,35 @@ class TrainingRun:
             "standings": self.follower.to_state(),
             "offsets": self.offsets,
         }
-        tensors = {**self.trainer.tensors(), "rng": torch.get_rng_state()}
-        self._checkpoints.save(self.journal.last_event, tensors, state)
-        self._rows_saved = self.progress.rows
-        self.journal.checkpointed(int(self._checkpoints.paths()[-1].name))
+        tensors = {name: tensor.detach().clone() for name, tensor in self.trainer.unsorted_tensors().items()}
+        tensors["rng"] = torch.get_rng_state()
+        self._rows_saved, self._is_saving = self.progress.rows, True
+        self.journal.start_file()
+        return Captured(self.journal.last_event, tensors, copy.deepcopy(state))
+
+    def write(self, captured: Captured) -> None:
+        """Writes a captured state, in any thread.
+
+        What was sent for the rows in it must have been acknowledged before.
+        """
+        assert self._checkpoints is not None  # noqa: S101  it was captured for them
+        self._checkpoints.save(captured.event, _in_order(captured.tensors), captured.state)
+        self.journal.forget(int(self._checkpoints.paths()[-1].name))
+        self._is_saving = False
+
+    def checkpoint(self) -> None:
+        """Captures and writes, if there is a directory and anything to write."""
+        captured = self.capture()
+        if captured is not None:
+            self.write(captured)
+
+
+def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with hot and warm keys in ascending order, so that equal states are equal files."""
+    ordered = dict(tensors)
+    for name in tensors:
+        if name.endswith(_ROUTER_KEYS):
+            order = torch.from_numpy(np.argsort(tensors[name].numpy().view(np.uint64)))
+            values = name.replace(_ROUTER_KEYS, _ROUTER_VALUES)
+            ordered[name], ordered[values] = tensors[name][order], tensors[values][order]
+    return ordered

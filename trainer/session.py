@@ -12,11 +12,13 @@ from streams.config import KafkaConfig
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.schema import LogSchema
 from streams.topics import Topics, require_partitions
-from trainer.feed import TopicFeed
+from trainer.feed import Taken, TopicFeed
 from trainer.journal import Apply, Train
 from trainer.outbox import Outbox
-from trainer.run import RunConfig, TrainingRun
+from trainer.pacing import ChangePacer
+from trainer.run import Captured, RunConfig, TrainingRun
 from trainer.trainer import ADAPTIVE
+from trainer.worker import Worker
 
 __all__ = ["Session", "SessionConfig"]
 
@@ -24,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
-_CHANGES_PER_STEP = 4096  # a burst is spread over steps, so that none waits long
+_CHUNKS_AHEAD = 256
 _IDLE_POLL_MS = 100
 
 
@@ -75,7 +77,9 @@ class Session:
         - One click record is one step and, for each shard that it has keys of, one importance record that names it.
         - When a checkpoint is written, the importance of every row in it has been acknowledged; after a kill the rows
           behind the newest checkpoint are trained, and their importance sent, once more (the agent counts it once).
-        - Assignments are applied between steps, each shard's in the order of its `seq`.
+        - Assignments are applied between steps, each shard's in the order of its `seq`; a burst is spread over as many
+          steps as it takes for none to wait longer than about half a step.
+        - Training goes on while a checkpoint is written, records are decoded, and importance is encoded and sent.
 
     Args:
         config: what the process is told.
@@ -113,9 +117,18 @@ class Session:
             CapacityError: an assignment names a row that the model has not.
         """
         kafka, offsets = self._config.kafka, self.run.offsets
+        self._pacer = ChangePacer()
         with (
+            Worker("decoder", _CHUNKS_AHEAD) as decoder,
+            Worker("checkpoints") as writer,
             TopicFeed(
-                kafka, self._topics.clicks, self._num_clicks, offsets=offsets["clicks"], max_records=_CLICKS_AHEAD
+                kafka,
+                self._topics.clicks,
+                self._num_clicks,
+                offsets=offsets["clicks"],
+                max_records=_CLICKS_AHEAD,
+                decode=self._decode_clicks,
+                worker=decoder,
             ) as clicks,
             TopicFeed(
                 kafka,
@@ -123,14 +136,21 @@ class Session:
                 self._num_shards,
                 offsets=offsets["assignments"],
                 max_records=_ASSIGNMENTS_AHEAD,
+                decode=lambda record: decode_assignment(record.key, record.value, record.headers),
+                worker=decoder,
             ) as assignments,
             Outbox(kafka, self._topics, self._num_importance) as outbox,
         ):
-            self._clicks, self._assignments, self._outbox = clicks, assignments, outbox
+            self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
+            earlier_records = self.run.progress.importance_records
+            self._count_sent = lambda: earlier_records + outbox.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
             self._repeat()
             self._follow()
-            self._checkpoint()
+            outbox.flush()
+            writer.drain()
+            self.run.progress.importance_records = self._count_sent()
+            self.run.checkpoint()
             self._say(force=True)
             outbox.flush()
         self.run.journal.close()
@@ -143,8 +163,8 @@ class Session:
             if isinstance(event, Apply):
                 self._apply(self._assignments.take_until(event.ends))
             else:
-                for record in self._clicks.take_until({event.partition: event.offset + 1}):
-                    self._train(record)
+                for taken in self._clicks.take_until({event.partition: event.offset + 1}):
+                    self._train(taken)
             self._between_steps()
         if repeated:
             logger.info("repeated %d events of the journal; %d rows trained", repeated, self.run.progress.rows)
@@ -153,17 +173,21 @@ class Session:
         """Takes what comes."""
         came_s = time.monotonic()
         while not self._is_finished():
-            self._assignments.fetch()
+            self._assignments.fetch(limit=4 * self._pacer.limit)
             if self.run.trainer is not None and self._assignments.num_waiting:
-                records = self._assignments.take_all(_CHANGES_PER_STEP)
-                self.run.journal.record(Apply({record.partition: record.offset + 1 for record in records}))
-                self._apply(records)
+                started_s = time.perf_counter()
+                changes = self._assignments.take_all(self._pacer.limit)
+                self.run.journal.record(Apply({taken.record.partition: taken.record.offset + 1 for taken in changes}))
+                self._apply(changes)
+                self._pacer.note_changes(len(changes), time.perf_counter() - started_s)
             self._clicks.fetch(0 if self._clicks.num_waiting else _IDLE_POLL_MS)
             partition = self._clicks.oldest()
             if partition is not None:
-                record = self._clicks.take(partition)
-                self.run.journal.record(Train(record.partition, record.offset))
-                self._train(record)
+                started_s = time.perf_counter()
+                taken = self._clicks.take(partition)
+                self.run.journal.record(Train(taken.record.partition, taken.record.offset))
+                self._train(taken)
+                self._pacer.note_step(time.perf_counter() - started_s)
                 came_s = time.monotonic()
             elif self._has_ended(came_s):
                 return
@@ -177,10 +201,13 @@ class Session:
         patience_s = self._config.until_end_s
         return patience_s is not None and time.monotonic() - came_s >= patience_s and self._clicks.is_at_end()
 
-    def _train(self, record: Any) -> None:
-        """One step on one click record; what cannot be trained goes to the dead letters."""
+    def _decode_clicks(self, record: Any) -> ClickBatch | BadRecord:
         schema = self._config.schema
-        batch = decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+        return decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+
+    def _train(self, taken: Taken) -> None:
+        """One step on one click record; what cannot be trained goes to the dead letters."""
+        record, batch = taken.record, taken.said
         reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
         if reason is not None:
             self.run.progress.bad_clicks += 1
@@ -188,14 +215,13 @@ class Session:
             return
         assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
         importance = self.run.train(batch)
-        records, rows = self._outbox.send_importance(importance, record, batch)
-        self.run.progress.importance_records += records
-        self.run.progress.importance_rows += rows
+        self._outbox.send_importance(importance, record, batch)
+        self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
 
-    def _apply(self, records: list[Any]) -> None:
+    def _apply(self, changes: list[Taken]) -> None:
         """Applies assignment records as one batch, and counts how long they took to get here."""
-        decoded = [decode_assignment(record.key, record.value, record.headers) for record in records]
+        decoded = [taken.said for taken in changes]
         bad = [said for said in decoded if isinstance(said, BadRecord)]
         if bad:
             self.run.progress.bad_assignments += len(bad)
@@ -203,7 +229,7 @@ class Session:
         self.run.apply([said for said in decoded if isinstance(said, Assignment)])
         now_ms = time.time_ns() // 1_000_000
         written_ms = [
-            record.timestamp for record, said in zip(records, decoded, strict=True) if isinstance(said, Assignment)
+            taken.record.timestamp for taken, said in zip(changes, decoded, strict=True) if isinstance(said, Assignment)
         ]
         if written_ms:
             self.run.progress.latency.add([now_ms - stamp for stamp in written_ms])
@@ -214,10 +240,18 @@ class Session:
         self._say()
 
     def _checkpoint(self) -> None:
-        self._outbox.flush()
-        started_s = time.monotonic()
-        self.run.checkpoint()
-        logger.debug("checkpoint at %d rows took %.3f s", self.run.progress.rows, time.monotonic() - started_s)
+        """Copies the state; it is written behind training, when what was sent for it is acknowledged."""
+        self._writer.check()
+        started_s = time.perf_counter()
+        captured = self.run.capture()
+        if captured is not None:
+            self._outbox.after_delivery(lambda: self._hand_over(captured))
+        logger.debug("checkpoint at %d rows: %.3f s", self.run.progress.rows, time.perf_counter() - started_s)
+
+    def _hand_over(self, captured: Captured) -> None:
+        """In the outbox's thread, which has just sent the last record that belongs to the captured state."""
+        captured.state["progress"]["importance_records"] = self._count_sent()
+        self._writer.submit(self.run.write, captured)
 
     def _say(self, *, force: bool = False) -> None:
         """Metrics about every second, a line in the log about every five."""

@@ -40,6 +40,10 @@ class StepReport:
     importance: Importance
 
 
+def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
+
+
 class Trainer:
     """Trains a model with an adaptive embedding and, on the same rows, one with a plain hash table if asked to.
 
@@ -88,11 +92,12 @@ class Trainer:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""
-        return {
-            f"{name}.{part}": tensor
-            for name, learner in self.learners.items()
-            for part, tensor in learner.tensors().items()
-        }
+        return {**self.unsorted_tensors(), **_named(f"{ADAPTIVE}.embedding", self.embedding.tensors())}
+
+    def unsorted_tensors(self) -> dict[str, Tensor]:
+        """Likewise, but that hot and warm keys stand in no order, which takes no longer than a copy."""
+        parts = [_named(name, learner.unsorted_tensors()) for name, learner in self.learners.items()]
+        return {name: tensor for part in parts for name, tensor in part.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` gave.

@@ -26,6 +26,7 @@ __all__ = [
     "gather_bfloat16",
     "gather_float32",
     "gather_int8",
+    "touch",
 ]
 
 INT8_LIMIT = np.float32(127.0)
@@ -203,3 +204,15 @@ def descend_int8(table, scales, state, rows, merged, rate, epsilon, seed, line):
         for d in range(dim):
             chance = (np.float32(_noise(salt, d)) + _HALF_FLOAT) * _NOISE_UNIT
             table[row, d] = np.int8(np.floor(line[d] / scale + chance))
+
+
+@njit(nogil=True, cache=True)
+def touch(table, rows):
+    """Changes every byte of the rows (P,) of uint8 (R, bytes): what an update must move at least."""
+    width = table.shape[1]
+    start = table.ctypes.data
+    for i in range(rows.shape[0]):
+        if i + _AHEAD < rows.shape[0]:
+            prefetch(start + np.int64(rows[i + _AHEAD]) * width)
+        for place in range(width):
+            table[rows[i], place] ^= np.uint8(1)
