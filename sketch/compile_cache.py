@@ -1,8 +1,8 @@
 """Where numba keeps what it compiled, so that a process starts in a moment and never with stale machine code.
 
 numba looks only at a function's own file to see whether its cached code is stale, but our kernels inline functions from
-other modules. So the cache lies in a folder that is named after the contents of every file that has kernels; importing this
-module sets it.
+other modules. So the cache lies in a folder that is named after the contents of every file that has kernels;
+importing this module sets it.
 """
 
 from __future__ import annotations
