@@ -6,7 +6,8 @@ Every rate is a ratio within one run: the same records, the same broker, the sam
   very records that the replay made.
 - *agent*: `hotstream agent` on a topic that is full of importance records, against a consumer that only fetches them.
 - *latency*: replay at half of what the agent that counts clicks itself (`--signal frequency`) carried flat out; from a
-  click record's timestamp to the moment a subscriber read a change that it caused.
+  click record's timestamp to the moment a subscriber read a change that it caused. The first five seconds, in which
+  the hot set fills and every other record is a change, are told apart as `warm_up`.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from kafka import KafkaConsumer, TopicPartition
 
 from streams.config import KafkaConfig
 from streams.counter import count_keys, split_by_shard
+from streams.latency import LatencyHistogram
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import ClickBatch, Source, decode_clicks, encode_importance
@@ -36,6 +38,7 @@ __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 
 _CLICK_PARTITIONS = 4
 _DEADLINE_S = 300.0
+_WARM_UP_S = 5.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,25 +222,27 @@ def _measure_clicks_agent(config: PipelineBenchConfig, rows: int) -> dict[str, A
 def _measure_latency(config: PipelineBenchConfig, *, rate: float) -> dict[str, Any]:
     """Clicks in, changes read, at a rate that the agent can hold."""
     with _agent(config, "frequency") as observer:
-        rows = int(rate * config.half_load_s)
+        rows = int(rate * (_WARM_UP_S + config.half_load_s))
         with _children(config) as children:
             children.start(
                 "replay-half",
                 ["replay", str(config.data), "--loop", "--limit", str(rows), "--rate", str(rate),
                  "--batch-rows", str(min(config.batch_rows, 512)), "--prefix", config.kafka.prefix],
             )  # fmt: skip
-            ended = False
-
-            def is_done() -> bool:
-                nonlocal ended
+            started_s, warm_up = 0.0, None
+            while "replay-half" not in children.check():
                 observer.look()
-                ended = ended or "replay-half" in children.check()
-                return ended
-
-            _wait_until(is_done, "replay at half load")
-        summary = observer.latency.summary()
-        changes = observer.latency.count
-    return {"event_to_assignment": summary, "rows_per_s": rate, "changes": changes}
+                if observer.latency.count and not started_s:
+                    started_s = time.monotonic()
+                if warm_up is None and started_s and time.monotonic() - started_s > _WARM_UP_S:
+                    warm_up, observer.latency = observer.latency, LatencyHistogram()
+        steady = observer.latency
+    return {
+        "event_to_assignment": steady.summary(),
+        "changes": steady.count,
+        "warm_up": warm_up.summary() if warm_up else None,
+        "rows_per_s": rate,
+    }
 
 
 @contextmanager
