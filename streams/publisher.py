@@ -7,6 +7,7 @@ Changes come in bursts of hundreds, and nobody needs a future but for the whole 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
@@ -17,6 +18,7 @@ from streams.config import KafkaConfig
 __all__ = ["Publisher"]
 
 _MAX_BATCH_BYTES = 900_000
+_MAX_WAITING = 20_000
 
 Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
@@ -24,10 +26,11 @@ Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 class Publisher:
     """A producer (acks=all) that keeps order within a partition, whatever fails, and forgets no failure.
 
-    A batch is sent only when the one before it in its partition is acknowledged, so a lost batch can never have a
-    successor in the log. A retry may write a batch twice; every record of ours carries what readers need to drop the
-    second (`seq`, or the click record's offset), so Kafka's idempotence would add nothing (and the embedded broker
-    refuses aiokafka's).
+    Each partition has a queue and a task that sends what has gathered there as one batch, waits until that is
+    acknowledged, and sends what has gathered meanwhile. So nobody waits for an answer, small records travel together
+    when there are many, and a lost batch can never have a successor in the log. A retry may write a batch twice; every
+    record of ours carries what readers need to drop the second (`seq`, or the click record's offset), so Kafka's
+    idempotence would add nothing (and the embedded broker refuses aiokafka's).
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -38,40 +41,35 @@ class Publisher:
             max_request_size=8 << 20,
             **config.client_arguments(),
         )
-        self._in_flight: dict[tuple[str, int], asyncio.Future[Any]] = {}
+        self._queues: dict[tuple[str, int], _Queue] = {}
 
     async def start(self) -> None:
         """Connects."""
         await self._producer.start()
 
     async def stop(self) -> None:
-        """Sends what is left and disconnects."""
-        await self._producer.stop()
+        """Sends what is left and disconnects.
+
+        Raises:
+            KafkaError: something could not be delivered.
+        """
+        try:
+            await self.flush()
+        finally:
+            for queue in self._queues.values():
+                queue.task.cancel()
+            await self._producer.stop()
 
     async def send(self, topic: str, partition: int, records: Iterable[Item], *, timestamp_ms: int) -> None:
-        """Sends records (key, value, headers) in order; returns when all but the last batch are acknowledged.
+        """Queues records (key, value, headers) in order; waits only while too many are queued.
 
         Raises:
             KafkaError: an earlier delivery to this partition failed for good.
-            ValueError: a record that is larger than a batch.
         """
-        batch = self._producer.create_batch()
-        for key, value, headers in records:
-            arguments = {"key": key, "value": value, "timestamp": timestamp_ms, "headers": headers}
-            if batch.append(**arguments) is None:
-                await self._send_batch(batch, topic, partition)
-                batch = self._producer.create_batch()
-                if batch.append(**arguments) is None:
-                    raise ValueError(f"a record of {len(value or b'')} bytes for {topic} does not fit a batch")
-        if batch.record_count():
-            await self._send_batch(batch, topic, partition)
-
-    async def _send_batch(self, batch: Any, topic: str, partition: int) -> None:
-        batch.close()
-        before = self._in_flight.get((topic, partition))
-        if before is not None:
-            await before
-        self._in_flight[topic, partition] = await self._producer.send_batch(batch, topic, partition=partition)
+        queue = self._queues.get((topic, partition))
+        if queue is None:
+            queue = self._queues[topic, partition] = _Queue(self._producer, topic, partition)
+        await queue.put(records, timestamp_ms)
 
     async def flush(self) -> None:
         """Waits until everything that was sent is acknowledged.
@@ -79,5 +77,70 @@ class Publisher:
         Raises:
             KafkaError: something was not.
         """
-        for future in list(self._in_flight.values()):
-            await future
+        for queue in list(self._queues.values()):
+            await queue.flush()
+
+
+class _Queue:
+    """What waits for one partition, and the task that sends it."""
+
+    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+        self._producer = producer
+        self._topic = topic
+        self._partition = partition
+        self._waiting: deque[tuple[Item, int]] = deque()
+        self._changed = asyncio.Condition()
+        self._is_idle = True
+        self.task = asyncio.get_running_loop().create_task(self._run())
+
+    async def put(self, records: Iterable[Item], timestamp_ms: int) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self._waiting) < _MAX_WAITING or self.task.done())
+            self._raise_failure()
+            self._waiting.extend((record, timestamp_ms) for record in records)
+            self._changed.notify_all()
+
+    async def flush(self) -> None:
+        async with self._changed:
+            await self._changed.wait_for(lambda: (self._is_idle and not self._waiting) or self.task.done())
+            self._raise_failure()
+
+    def _raise_failure(self) -> None:
+        if self.task.done() and not self.task.cancelled():
+            self.task.result()
+
+    async def _run(self) -> None:
+        try:
+            while True:
+                async with self._changed:
+                    await self._changed.wait_for(lambda: bool(self._waiting))
+                    self._is_idle = False
+                batch = self._take_batch()
+                await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
+                async with self._changed:
+                    self._is_idle = True
+                    self._changed.notify_all()
+        finally:
+            # Whoever waits must learn of a failure; the task is done only when this is.
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        async def notify() -> None:
+            async with self._changed:
+                self._changed.notify_all()
+
+        self._notifier = asyncio.get_running_loop().create_task(notify())
+
+    def _take_batch(self) -> Any:
+        """As many of the waiting records as fit a batch."""
+        batch = self._producer.create_batch()
+        while self._waiting:
+            (key, value, headers), timestamp_ms = self._waiting[0]
+            if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+                break
+            self._waiting.popleft()
+        if batch.record_count() == 0:
+            size = len(self._waiting[0][0][1] or b"")
+            raise ValueError(f"a record of {size} bytes for {self._topic} does not fit a batch")
+        batch.close()
+        return batch
