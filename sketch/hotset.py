@@ -46,7 +46,7 @@ class HotSet:
         first_row: the rows are `first_row ... first_row + capacity - 1`.
         half_life_events: after how many events a score counts half; 1000 a row by default, `math.inf` for never.
 
-    Memory: 28 bytes a bucket and 4 bytes a row beside the sketch.
+    Memory: 32 bytes a bucket and 4 bytes a row beside the sketch.
     """
 
     def __init__(
@@ -72,13 +72,13 @@ class HotSet:
             raise ParameterError(f"half_life_events: got {half_life_events}, expected more than 0")
         self.sketch = sketch
         self._decay = 1.0 if math.isinf(self.half_life_events) else 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
-        self._tiers = np.full((sketch.num_buckets, kernels.MAX_SLOTS), kernels.COLD_SLOT, np.int32)
+        self._tiers = np.full((sketch.num_buckets, kernels.TIER_LANES), kernels.COLD_SLOT, np.int32)
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
         self._limits = np.ones(4, np.int64)
         self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
         self._counts = np.array([capacity, 0, 0, 0], np.int64)
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
-        kernels.count_scores(sketch.lines[1], sketch.slots_per_bucket, self._histogram)
+        kernels.count_scores(sketch.codes, self._histogram)
         self._set_limits()
 
     @property
@@ -122,7 +122,7 @@ class HotSet:
     def _insert(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
         sketch, out = self.sketch, _buffers(len(keys))
         sketch.scale, num_changes = kernels.insert_tracked(
-            *sketch.lines,
+            *sketch.table,
             keys,
             scores,
             *sketch.kernel_state(),
@@ -143,13 +143,12 @@ class HotSet:
             scale = sketch.scale
             sketch.decay(self._decay)
             if sketch.scale < scale:  # every code has changed
-                kernels.count_scores(sketch.lines[1], sketch.slots_per_bucket, self._histogram)
+                kernels.count_scores(sketch.codes, self._histogram)
         self._set_limits()
         num_changes = kernels.review(
-            *sketch.lines,
+            *sketch.table,
             sketch.mixed_seed,
             sketch.scale,
-            sketch.slots_per_bucket,
             self._tiers,
             self._limits,
             self._counts,

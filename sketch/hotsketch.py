@@ -15,8 +15,8 @@ from sketch.snapshot import pack, unpack
 __all__ = ["MAX_SCORE", "HotSketch"]
 
 MAX_SCORE = float(1 << 20)
-_UNITS = float(1 << kernels.MANTISSA_BITS)  # units of a score of 1 in a fresh sketch
-_MAX_SCALE = float(1 << 19)
+_UNITS = 8.0  # units of a score of 1 in a fresh sketch: sums of 1 are exact up to 511, a score of 2^-14 changes a code
+_MAX_SCALE = float(1 << 11)
 _MAGIC = b"hotsketch"
 _SEED_STEP = 0x9E3779B97F4A7C15
 
@@ -35,7 +35,7 @@ class HotSketch:
     - Estimates: `replace_min` never underestimates (but for rounding) and overestimates by at most the bucket's
       smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of what fell into it;
       a single estimate errs to either side.
-    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048.
+    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048 of themselves or 2^-14.
     - The state is a pure function of the parameters and the sequence of keys, scores and decays: how the sequence is
       cut into batches does not matter, nor does a snapshot in between.
 
@@ -83,23 +83,15 @@ class HotSketch:
 
     def _make_views(self) -> None:
         shape = (self.num_buckets, -1)
-        self.lines = (
-            self._memory.view(np.uint32).reshape(shape),
-            self._memory.view(np.uint16).reshape(shape),
-            self._memory.reshape(shape),
-            self._wide,
-        )
+        first = kernels.FIRST_SCORE
+        self.codes = self._memory.view(np.uint16).reshape(shape)[:, first : first + self.slots_per_bucket]
+        self.table = (self._memory, self._wide, self.codes)
         self.mixed_seed = mix64_array(np.array([(self.seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
 
     @property
     def nbytes(self) -> int:
         """Bytes of the table."""
         return int(self._memory.nbytes + self._wide.nbytes)
-
-    @property
-    def codes(self) -> npt.NDArray[np.uint16]:
-        """(W, S) uint16 score codes, a view."""
-        return self.lines[1][:, kernels.SCORES : kernels.SCORES + self.slots_per_bucket]
 
     def insert(self, keys: Keys, scores: npt.ArrayLike = 1.0) -> int:
         """Adds scores to keys, in order; returns how many pairs were rejected.
@@ -114,7 +106,7 @@ class HotSketch:
             ParameterError: the arrays have other shapes.
         """
         keys, scores, rejected = self.check(keys, scores)
-        self.scale = kernels.insert(*self.lines, keys, scores, *self.kernel_state())
+        self.scale = kernels.insert(*self.table, keys, scores, *self.kernel_state())
         self.position += len(keys)
         return rejected
 
@@ -126,9 +118,9 @@ class HotSketch:
         scores = np.ascontiguousarray(np.broadcast_to(scores, keys.shape) if scores.ndim == 0 else scores)
         if keys.ndim != 1 or keys.shape != scores.shape:
             raise ParameterError(f"got keys {keys.shape} and scores {scores.shape}, expected both (K,)")
-        good = (scores > 0) & (scores <= MAX_SCORE)
-        rejected = len(keys) - int(np.count_nonzero(good))
+        rejected = len(keys) - int(kernels.count_countable(scores, np.float32(MAX_SCORE)))
         if rejected:
+            good = (scores > 0) & (scores <= MAX_SCORE)
             keys, scores = keys[good], scores[good]
             self.num_rejected += rejected
         return keys, scores, rejected
@@ -136,20 +128,20 @@ class HotSketch:
     def kernel_state(self) -> tuple[Any, ...]:
         """What every inserting kernel takes after keys and scores."""
         always_admit = self.admission == "replace_min"
-        return self.mixed_seed, np.uint64(self.position), self.scale, self.slots_per_bucket, always_admit
+        return self.mixed_seed, np.uint64(self.position), self.scale, always_admit
 
     def query(self, keys: Keys) -> Scores:
         """The estimated decayed sums of the keys' scores, 0 for keys that are not held: (K,) float32."""
         keys = np.ascontiguousarray(keys, np.uint64)
-        codes = np.empty(keys.shape, np.uint16)
-        kernels.query(*self.lines, keys, self.mixed_seed, self.slots_per_bucket, codes)
-        return self.scores_of(codes)
+        scores = np.empty(keys.shape, np.float32)
+        kernels.query(*self.table, keys, self.mixed_seed, self.scale, scores)
+        return scores
 
     def scores_of(self, codes: npt.NDArray[np.uint16]) -> Scores:
         """The scores that codes of this sketch stand for."""
-        exponent = np.maximum(codes >> kernels.MANTISSA_BITS, 1).astype(np.int64) - 1
-        mantissa = np.where(codes < kernels.LINEAR, codes, kernels.LINEAR | (codes & (kernels.LINEAR - 1)))
-        return (np.ldexp(mantissa.astype(np.float64), exponent) / self.scale).astype(np.float32)
+        significand = 1.0 + (codes & (1 << kernels.MANTISSA_BITS) - 1) / (1 << kernels.MANTISSA_BITS)
+        units = np.ldexp(significand, (codes >> kernels.MANTISSA_BITS).astype(np.int64)) - 1.0
+        return (units / self.scale).astype(np.float32)
 
     def top(self, k: int) -> tuple[Keys, Scores]:
         """The k keys with the largest estimates, best first (ties by place), fewer if fewer are held."""
@@ -163,14 +155,14 @@ class HotSketch:
     def keys_at(self, places: npt.NDArray[np.int64]) -> Keys:
         """The keys in the given places (bucket * 8 + slot)."""
         keys = np.empty(len(places), np.uint64)
-        kernels.rebuild_keys(*self.lines, places, self.mixed_seed, keys)
+        kernels.rebuild_keys(self._memory, self._wide, self.num_buckets, places, self.mixed_seed, keys)
         return keys
 
     def decay(self, factor: float) -> None:
         """Multiplies every score by `factor` in (0, 1], at the cost of one division: later increments grow instead.
 
-        When increments have grown 256-fold all scores are divided by 256, which is exact for scores that are still
-        above 1/256 of a fresh score of 1, and rounds the others down.
+        When increments have grown too large for the codes all scores are divided by 256 and rounded to the nearest
+        code, which moves a score by 1/4096 of itself at most (small ones by 2^-12 of a unit) and changes no order.
 
         Raises:
             ParameterError: the factor is not in (0, 1].
@@ -182,7 +174,7 @@ class HotSketch:
             self._renormalise()
 
     def _renormalise(self) -> None:
-        kernels.divide_scores(self.lines[1], self.slots_per_bucket, kernels.RENORMALISE_OCTAVES)
+        kernels.divide_scores(self.codes)
         self.scale /= 1 << kernels.RENORMALISE_OCTAVES
 
     def to_bytes(self) -> bytes:

@@ -2,23 +2,34 @@
 
 One bucket is one cache line of 64 bytes, seven slots:
 
-    byte   0         28        42        56       63
-           | tag low | tag mid | score   | tag hi |-|
-           | 7 x u32 | 7 x u16 | 7 x u16 | 7 x u8 |
+    byte   0         28        32        46        48        62       63
+           | tag low | tag high | tag mid | tag high | score   | tag high |-|
+           | 7 x u32 | of 0..3  | 7 x u16 | of 4, 5  | 7 x u16 | of 6     | |
+
+so low, mid and score are each one aligned vector, read once and written once.
 
 **Tag.** The key is mixed invertibly; multiplying the mixed word by the number of buckets W gives the bucket (high
 64 bits) and leaves a remainder (low 64 bits) of which all but the lowest log2(W) bits tell two keys of one bucket
-apart. From 256 buckets up those are at most 56 bits, so nothing of the key is lost and `rebuild_key` has it back.
-Smaller sketches keep the tag's top byte in an array of their own, `wide`.
+apart. From 256 buckets up those are at most 56 bits, so nothing of the key is lost and `rebuild_key` has it back; from
+2^16 up they are at most 48, and the high bytes are not looked at. Smaller sketches keep a top byte in an array of
+their own, `wide`.
 
-**Score.** 5 bits exponent, 11 bits mantissa, rounded at random in proportion, so that a sum keeps its expectation
-however small its increments are. Codes compare as the scores do. Code 0 is an empty slot.
+**Score.** 5 bits exponent e, 11 bits mantissa m: the code stands for 2^e (1 + m / 2048) - 1 units, so codes compare as
+scores do, below one unit they are evenly spaced, and code 0 is an empty slot. A sum is rounded at random, up in
+proportion to what would be dropped, so that it keeps its expectation however small its increments are: the code
+changes by `floor(x + u)`, u uniform; in float64 this is adding random bits below the mantissa and cutting them off.
+It is 1 at least: what was admitted is held.
 
-        code <  2048:  code units                       2^11 units are a score of 1 in a fresh sketch
-        code >= 2048:  (2048 + code % 2048) << (code // 2048 - 1) units, to 2^42
+**Admission.** A newcomer with an increment of x units, whose bucket is full and has the smallest score m (the first of
+equals), takes that slot if `u (m + x) < x` (always under `replace_min`), and then stands at m + x.
 
-**Randomness** is a hash of seed, key and position in the stream: no state but the position, so any split of a stream
-into batches gives the same sketch.
+**Randomness.** `r = mix64(tag ^ position * 0x9E3779B97F4A7C15)`: its high 52 bits are the u of the admission, its low
+41 bits that of the rounding. No state but the position in the stream, so any split of the stream into batches gives
+the same sketch.
+
+**Speed.** No jump depends on the data but the rare ones: a hit, a newcomer and one turned away run the same
+instructions and differ in the mask of the lanes to write. Keys are hashed a block ahead, their lines asked for while
+the block before is counted.
 """
 
 from __future__ import annotations
@@ -27,16 +38,35 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import mix64, unmix64
-from sketch.simd import bits_of, float_of, lowest_bit, match_u32x8, min_u16x8, prefetch
+from sketch.simd import (
+    bits_of,
+    float_of,
+    load_i32,
+    load_u16,
+    load_u32,
+    load_u64,
+    lowest_bit,
+    match_u8x8,
+    match_u16x8,
+    match_u32x8,
+    min_u16x8,
+    prefetch,
+    put_u8x8,
+    put_u16x8,
+    put_u32x8,
+    select,
+    store_u16,
+    store_u32,
+    store_u64,
+)
 
 LINE_BYTES = 64
 MAX_SLOTS = 7
-MIDS, SCORES, HIGHS = 14, 21, 56  # where a line's parts begin, counted in their own items
-SCORE_BYTE = 2 * SCORES
+HIGH_A, MIDS, HIGH_B, SCORES, HIGH_C = 28, 32, 46, 48, 62  # where a line's parts begin, in bytes
+FIRST_SCORE = SCORES // 2
+TIER_LANES = 8
 MANTISSA_BITS = 11
-LINEAR = 1 << MANTISSA_BITS  # codes below are plain units
-TOP_CODE = (1 << 16) - 1
-# An increment adds at most 2^20 scores of 2^19 units, below 2^40: from here there is always room for one more.
+# An increment is at most 2^20 scores of 2^11 units: from here there is always room for one more below 2^32.
 RENORMALISE_CODE = 30 << MANTISSA_BITS
 RENORMALISE_OCTAVES = 8
 BLOCK = 32  # keys hashed and prefetched ahead of their insertion
@@ -47,35 +77,34 @@ COLD_SLOT, WARM_SLOT = -1, -2  # what `tiers` says of a slot that owns no row
 
 _DROPPED_BITS = 52 - MANTISSA_BITS
 _DROPPED = (1 << _DROPPED_BITS) - 1
-_BIAS = (1023 + MANTISSA_BITS - 1) << MANTISSA_BITS
-_U11, _U16, _U32, _U48, _U53 = (np.uint64(bits) for bits in (11, 16, 32, 48, 53))
-_LOW16, _LOW32 = np.uint64(0xFFFF), np.uint64(0xFFFFFFFF)
-_LOW8 = np.uint64(0xFF)
-_U56 = np.uint64(56)
+_HALF = 1 << (_DROPPED_BITS - 1)
+_BIAS = 1023 << MANTISSA_BITS
+_U6, _U12, _U32 = (np.uint64(bits) for bits in (6, 12, 32))
+_LOW32 = np.uint64(0xFFFFFFFF)
 _POSITION = np.uint64(0x9E3779B97F4A7C15)
-_COIN = 1.0 / (1 << 22)
-_COIN_SHIFT = np.uint64(42)
+_COIN = 1.0 / (1 << 52)
+_SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
+_NO_LANE = 1 << 7
+TOP_CODE = 1 << 16  # above every code
+# The ring holds two blocks; of each a row of lines' addresses, tags, increments, rounding bits and uniform numbers.
+_BLOCK = np.uint64(BLOCK)
+_TAG, _INCREMENT, _ROUNDING, _UNIFORM, _ROWS = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
+_TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _UNIFORM_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def decode_score(code):
     """The units that a code stands for, float64."""
-    if code < LINEAR:
-        return np.float64(code)
-    return float_of((np.int64(code) + _BIAS) << _DROPPED_BITS)
+    return float_of((np.int64(code) + _BIAS) << _DROPPED_BITS) - 1.0
 
 
-@njit(nogil=True, cache=True, inline="always")
-def encode_score(units, random):
-    """The code of a number of units, rounded up with the probability of what would be dropped; 1 at least."""
-    if units < LINEAR:
-        code = np.int64(units + np.float64(random & _DROPPED) * (1.0 / (1 << _DROPPED_BITS)))
-        return max(code, 1)
-    code = ((bits_of(units) + (random & _DROPPED)) >> _DROPPED_BITS) - _BIAS
-    return min(code, TOP_CODE)
+@njit(nogil=True, cache=True, forceinline=True)
+def encode_score(units, rounding):
+    """The code of a number of units below 2^32; of `rounding` the low 41 bits are added before as many are dropped."""
+    return ((bits_of(units + 1.0) + rounding) >> _DROPPED_BITS) - _BIAS
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def log2_floor(number):
     """The place of the highest set bit of a uint64 that is not 0."""
     place = np.uint64(0)
@@ -84,16 +113,16 @@ def log2_floor(number):
     return place
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def locate(key, seed, num_buckets, tag_shift):
     """Bucket and tag of a key."""
     mixed = mix64(key ^ seed)
     low = (mixed & _LOW32) * num_buckets
     high = (mixed >> _U32) * num_buckets + (low >> _U32)
-    return np.int64(high >> _U32), ((high << _U32) | (low & _LOW32)) >> tag_shift
+    return high >> _U32, ((high << _U32) | (low & _LOW32)) >> tag_shift
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True, forceinline=True)
 def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
     """The key at this bucket with this tag: the one dividend in reach, by long division in base 2^32."""
     remainder = tag << tag_shift
@@ -105,138 +134,201 @@ def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
     return unmix64(mixed) ^ seed
 
 
-@njit(nogil=True, cache=True, inline="always")
-def read_tag(lines32, lines16, lines8, wide, bucket, slot):
-    """The tag in a slot."""
-    tag = np.uint64(lines32[bucket, slot])
-    tag |= np.uint64(lines16[bucket, MIDS + slot]) << _U32
-    tag |= np.uint64(lines8[bucket, HIGHS + slot]) << _U48
-    if wide.shape[0]:
-        tag |= np.uint64(wide[bucket, slot]) << _U56
-    return tag
+@njit(nogil=True, cache=True, forceinline=True)
+def _tag_bytes(num_buckets):
+    """How many bytes of a tag are in use beyond the six of low and mid: 0, 1 (the line's high bytes) or 2 (`wide`)."""
+    return (num_buckets < 1 << 16) + (num_buckets < 1 << 8)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _write_tag(lines32, lines16, lines8, wide, bucket, slot, tag):
-    lines32[bucket, slot] = np.uint32(tag & _LOW32)
-    lines16[bucket, MIDS + slot] = np.uint16((tag >> _U32) & _LOW16)
-    lines8[bucket, HIGHS + slot] = np.uint8((tag >> _U48) & _LOW8)
-    if wide.shape[0]:
-        wide[bucket, slot] = np.uint8(tag >> _U56)
+@njit(nogil=True, cache=True, forceinline=True)
+def _high_bytes(line):
+    return load_u32(line + HIGH_A) | (load_u16(line + HIGH_B) << 32) | (load_u16(line + HIGH_C) << 48)
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _find(base, lines32, lines16, lines8, wide, bucket, tag, used):
-    """The slot that holds the tag, or -1. An empty slot may match tag 0: adding to it is inserting there."""
-    matches = match_u32x8(base + bucket * LINE_BYTES, np.uint32(tag & _LOW32)) & used
-    while matches:
-        slot = lowest_bit(matches)
-        if read_tag(lines32, lines16, lines8, wide, bucket, slot) == tag:
-            return slot
-        matches &= matches - 1
-    return -1
+@njit(nogil=True, cache=True, forceinline=True)
+def read_tag(line, wide, tag_bytes, slot):
+    """The tag in a slot of the bucket at these addresses."""
+    tag = load_u32(line + 4 * slot) | (load_u16(line + MIDS + 2 * slot) << 32)
+    if tag_bytes > 0:
+        tag |= ((_high_bytes(line) >> (8 * slot)) & 0xFF) << 48
+    if tag_bytes > 1:
+        tag |= ((load_u64(wide) >> (8 * slot)) & 0xFF) << 56
+    return np.uint64(tag)
 
 
-@njit(nogil=True, cache=True)
-def divide_scores(lines16, slots, octaves):
-    """Divides every score by 2^octaves; exact for codes that stay at 2048 or above, never empties a slot."""
-    drop = octaves << MANTISSA_BITS
-    for bucket in range(lines16.shape[0]):
-        for slot in range(slots):
-            code = np.int64(lines16[bucket, SCORES + slot])
-            if code >= LINEAR + drop:
-                lines16[bucket, SCORES + slot] = np.uint16(code - drop)
-            elif code > 0:
-                units = decode_score(code) / (1 << octaves)
-                lines16[bucket, SCORES + slot] = np.uint16(encode_score(units, np.int64(0)))
+@njit(nogil=True, cache=True, forceinline=True)
+def _write_tag(line, wide, tag_bytes, found, lane, tag):
+    """Writes the tag into the lane, a mask of one bit or none; high bytes only if it was not `found`."""
+    put_u32x8(line, lane, tag)
+    put_u16x8(line + MIDS, lane, tag >> 32)
+    if tag_bytes > 0 and lane & ~found:
+        highs = put_u8x8(_high_bytes(line), lane, tag >> 48)
+        store_u32(line + HIGH_A, highs)
+        store_u16(line + HIGH_B, highs >> 32)
+        store_u16(line + HIGH_C, highs >> 48)
+    if tag_bytes > 1 and lane & ~found:
+        store_u64(wide, put_u8x8(load_u64(wide), lane, tag >> 56))
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _place(base, lines32, lines16, lines8, wide, bucket, tag, units, random, used, always_admit):
-    """Counts one key in its bucket: (slot, old code, new code, the tag that had to go or was there already).
+@njit(nogil=True, cache=True, forceinline=True)
+def _match(line, wide, tag_bytes, tag, used):
+    """The lanes that hold the tag. An empty slot may match tag 0: adding to it is inserting there."""
+    lanes = match_u32x8(line, tag) & match_u16x8(line + MIDS, tag >> 32) & used
+    if tag_bytes > 0:
+        lanes &= match_u8x8(_high_bytes(line), tag >> 48)
+    if tag_bytes > 1:
+        lanes &= match_u8x8(load_u64(wide), tag >> 56)
+    return lanes
 
-    A slot of -1 says that the newcomer was turned away; an old code of 0 that the slot was empty.
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _decide(line, wide, tag_bytes, tag, increment, rounding, uniform, used):
+    """What counting one key would do in its bucket: (lanes that hold it, its lane, its slot, old code, new code).
+
+    The lane is the one to be written, 0 if the key is turned away. Writes nothing.
     """
-    slot = _find(base, lines32, lines16, lines8, wide, bucket, tag, used)
-    rounding = np.int64(random)
-    if slot >= 0:
-        old = np.int64(lines16[bucket, SCORES + slot])
-        new = encode_score(decode_score(old) + units, rounding)
-        lines16[bucket, SCORES + slot] = np.uint16(new)
-        return slot, old, new, tag
-    packed = min_u16x8(base + bucket * LINE_BYTES + SCORE_BYTE, ~used)
-    slot, old = packed & 7, packed >> 3
-    least = decode_score(old)
-    if old and not always_admit and np.float64(random >> _COIN_SHIFT) * _COIN * (least + units) >= units:
-        return -1, old, old, tag
-    new = encode_score(least + units, rounding)
-    lines16[bucket, SCORES + slot] = np.uint16(new)
-    gone = read_tag(lines32, lines16, lines8, wide, bucket, slot)
-    _write_tag(lines32, lines16, lines8, wide, bucket, slot, tag)
-    return slot, old, new, gone
+    found = _match(line, wide, tag_bytes, tag, used)
+    place = min_u16x8(line + SCORES, ~used) >> 16
+    slot = lowest_bit(select(found, found, np.int64(1) << place))
+    old = load_u16(line + SCORES + 2 * slot)
+    one_more = float_of((old + _BIAS) << _DROPPED_BITS) + increment  # units + 1
+    new = ((bits_of(one_more) + rounding) >> _DROPPED_BITS) - _BIAS
+    new += np.int64(new == 0)
+    # No select here: LLVM would make a jump of it, which depends on a coin.
+    enters = np.int64(uniform * (one_more - 1.0) < increment) & np.int64(found == 0)
+    return found, (found & -found) | (enters << place), slot, old, new
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
+    """Fills half of the ring with what counting the keys from `start` needs; `coin` is 0 to admit all, else 1."""
+    for i in range(count):
+        bucket, tag = locate(keys[start + i], seed, num_buckets, tag_shift)
+        random = mix64(tag ^ (position + start + i) * _POSITION)
+        ring[half + i] = base + np.int64(bucket << _U6)
+        ring[half + _TAG + i] = np.int64(tag)
+        ring[half + _INCREMENT + i] = bits_of(np.float64(scores[start + i]) * scale)
+        ring[half + _ROUNDING + i] = np.int64(random) & _DROPPED
+        ring[half + _UNIFORM + i] = bits_of(np.float64(np.int64(random >> _U12)) * coin)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _shrink_increments(ring):
+    """Follows a renormalisation: exact, so it does not matter which keys were hashed before it."""
+    for half in (np.uint64(0), _ROWS):
+        for i in range(_BLOCK):
+            place = half + _INCREMENT + i
+            ring[place] = bits_of(float_of(ring[place]) * _SHRINK)
 
 
 @njit(nogil=True, cache=True)
-def insert(lines32, lines16, lines8, wide, keys, scores, seed, position, scale, slots, always_admit):
+def count_countable(scores, most):
+    """How many scores are above 0 and at most `most` (a NaN is not)."""
+    countable = 0
+    for i in range(scores.shape[0]):
+        countable += (scores[i] > 0) & (scores[i] <= most)
+    return countable
+
+
+@njit(nogil=True, cache=True)
+def divide_scores(scores):
+    """Divides every score of the (W, S) codes by 2^8, to the nearest code; never empties a slot."""
+    for bucket in range(scores.shape[0]):
+        for slot in range(scores.shape[1]):
+            code = np.int64(scores[bucket, slot])
+            if code > 0:
+                scores[bucket, slot] = np.uint16(max(encode_score(decode_score(code) * _SHRINK, _HALF), 1))
+
+
+@njit(nogil=True, cache=True)
+def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
+    """Counts the i-th to the last key of a block; stops after one whose score came near the top, and says ~i of it."""
+    while i < count:
+        prefetch(load_u64(ahead + 8 * i))
+        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
+        increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
+        rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
+        uniform = float_of(load_u64(now + _UNIFORM_BYTE + 8 * i))
+        wide_line = wide_base + ((line - base) >> 3)
+        found, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
+        put_u16x8(line + SCORES, lane, new)
+        _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+        if (new >= RENORMALISE_CODE) & (lane != 0):
+            return ~i
+        i += 1
+    return i
+
+
+@njit(nogil=True, cache=True)
+def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always_admit):
     """Counts the keys in order; returns the scale, which shrinks whenever a score came near the top of the codes.
 
-    `scale` is the number of units of a score of 1, `position` the number of keys counted before.
+    `scale` is the number of units of a score of 1, `position` the number of keys counted before; `lines` and `wide`
+    are bytes, `scores_view` the (W, S) codes inside `lines`.
     """
-    num_buckets = np.uint64(lines32.shape[0])
-    tag_shift = log2_floor(num_buckets)
-    base = lines32.ctypes.data
-    used = np.int64((1 << slots) - 1)
-    buckets, tags = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.uint64)
-    for start in range(0, keys.shape[0], BLOCK):
-        stop = min(start + BLOCK, keys.shape[0])
-        for i in range(start, stop):
-            bucket, tag = locate(keys[i], seed, num_buckets, tag_shift)
-            prefetch(base + bucket * LINE_BYTES)
-            buckets[i - start], tags[i - start] = bucket, tag
-        for i in range(start, stop):
-            bucket, tag = buckets[i - start], tags[i - start]
-            random = mix64(tag ^ (position + np.uint64(i)) * _POSITION)
-            units = np.float64(scores[i]) * scale
-            _, _, new, _ = _place(base, lines32, lines16, lines8, wide, bucket, tag, units, random, used, always_admit)
-            if new >= RENORMALISE_CODE:
-                divide_scores(lines16, slots, RENORMALISE_OCTAVES)
-                scale /= 1 << RENORMALISE_OCTAVES
+    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
+    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    base, wide_base = lines.ctypes.data, wide.ctypes.data
+    used = np.int64((1 << scores_view.shape[1]) - 1)
+    coin = 0.0 if always_admit else _COIN
+    ring = np.full(2 * 5 * BLOCK, base, np.int64)
+    start, half, count = np.uint64(0), np.uint64(0), min(_BLOCK, num_keys)
+    _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift)
+    while count > np.uint64(0):
+        start += count
+        ahead, following = _ROWS - half, min(_BLOCK, num_keys - start)
+        _prepare(ring, ahead, base, keys, scores, start, following, seed, position, scale, coin, num_buckets, tag_shift)
+        now, next_block = ring.ctypes.data + 8 * np.int64(half), ring.ctypes.data + 8 * np.int64(ahead)
+        i = _count_block(now, next_block, 0, np.int64(count), base, wide_base, tag_bytes, used)
+        while i < 0:
+            divide_scores(scores_view)
+            _shrink_increments(ring)
+            scale *= _SHRINK
+            i = _count_block(now, next_block, ~i + 1, np.int64(count), base, wide_base, tag_bytes, used)
+        half, count = ahead, following
     return scale
 
 
 @njit(nogil=True, cache=True)
-def query(lines32, lines16, lines8, wide, keys, seed, slots, codes):
-    """The score code of each key, 0 where the sketch does not hold it."""
-    num_buckets = np.uint64(lines32.shape[0])
-    tag_shift = log2_floor(num_buckets)
-    base = lines32.ctypes.data
-    used = np.int64((1 << slots) - 1)
-    buckets, tags = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.uint64)
-    for start in range(0, keys.shape[0], BLOCK):
-        stop = min(start + BLOCK, keys.shape[0])
-        for i in range(start, stop):
-            bucket, tag = locate(keys[i], seed, num_buckets, tag_shift)
-            prefetch(base + bucket * LINE_BYTES)
-            buckets[i - start], tags[i - start] = bucket, tag
-        for i in range(start, stop):
-            slot = _find(base, lines32, lines16, lines8, wide, buckets[i - start], tags[i - start], used)
-            codes[i] = 0 if slot < 0 else lines16[buckets[i - start], SCORES + slot]
+def query(lines, wide, scores_view, keys, seed, scale, estimates):
+    """The score of each key, 0 where the sketch does not hold it."""
+    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
+    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    base, wide_base = lines.ctypes.data, wide.ctypes.data
+    used = np.int64((1 << scores_view.shape[1]) - 1)
+    ring = np.full(4 * BLOCK, base, np.int64)
+    start, half, count = np.uint64(0), np.uint64(0), np.uint64(0)
+    while start < num_keys or count > np.uint64(0):
+        ahead, following = np.uint64(2 * BLOCK) - half, min(_BLOCK, num_keys - start)
+        for i in range(following):
+            bucket, tag = locate(keys[start + i], seed, num_buckets, tag_shift)
+            ring[ahead + i] = base + np.int64(bucket << _U6)
+            ring[ahead + _BLOCK + i] = np.int64(tag)
+        for i in range(following):
+            prefetch(ring[ahead + i])
+        for i in range(count):
+            line = ring[half + i]
+            found = _match(line, wide_base + ((line - base) >> 3), tag_bytes, ring[half + _BLOCK + i], used)
+            code = load_u16(line + SCORES + 2 * lowest_bit(found | _NO_LANE))
+            estimates[start - count + i] = decode_score(code & -np.int64(found != 0)) / scale
+        start, half, count = start + following, ahead, following
 
 
 @njit(nogil=True, cache=True)
-def rebuild_keys(lines32, lines16, lines8, wide, places, seed, keys):
+def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
     """The keys in the given places (bucket * 8 + slot)."""
-    num_buckets = np.uint64(lines32.shape[0])
-    tag_shift = log2_floor(num_buckets)
+    num_buckets = np.uint64(num_buckets)
+    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    base, wide_base = lines.ctypes.data, wide.ctypes.data
     for i in range(places.shape[0]):
         bucket, slot = places[i] >> 3, places[i] & 7
-        tag = read_tag(lines32, lines16, lines8, wide, bucket, slot)
+        tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
         keys[i] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
 
 
 # ---- the hot set ---------------------------------------------------------------------------------------------------
 #
-# `tiers` (W, 7) int32 says of every slot: COLD_SLOT, WARM_SLOT, or the unique row that its key owns.
+# `tiers` (W, 8) int32 says of every slot: COLD_SLOT, WARM_SLOT, or the unique row that its key owns.
 # `histogram` (NUM_BINS,) counts slots by score code, so the score at any rank is a short walk from the top.
 # `limits` holds what the last walk found: codes from which a key is promoted and below which it is demoted.
 # `counts` holds the small integers of the state. Changes go to `out_*`, in order.
@@ -247,15 +339,15 @@ COLD, WARM, HOT = range(3)
 
 
 @njit(nogil=True, cache=True)
-def count_scores(lines16, slots, histogram):
-    """Fills the histogram afresh."""
+def count_scores(scores, histogram):
+    """Fills the histogram afresh; its first bin, which holds the empty slots, counts nothing."""
     histogram[:] = 0
-    for bucket in range(lines16.shape[0]):
-        for slot in range(slots):
-            histogram[np.int64(lines16[bucket, SCORES + slot]) >> BIN_BITS] += 1
+    for bucket in range(scores.shape[0]):
+        for slot in range(scores.shape[1]):
+            histogram[np.int64(scores[bucket, slot]) >> BIN_BITS] += 1
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def _code_at_rank(histogram, rank):
     """The lowest code of the bin in which the rank-th best slot is; 1 if there are fewer."""
     above = 0
@@ -269,16 +361,15 @@ def _code_at_rank(histogram, rank):
 @njit(nogil=True, cache=True)
 def set_limits(histogram, limits, hot_capacity, warm_capacity, hot_up, warm_up, hot_down, warm_down):
     """The codes between which nothing changes: the score at the tier's last rank, times `up` and over `down`."""
-    nothing = np.int64(0)
-    hot = _code_at_rank(histogram, hot_capacity)
-    warm = _code_at_rank(histogram, hot_capacity + warm_capacity)
-    limits[PROMOTE_HOT] = encode_score(decode_score(hot) * hot_up, nothing)
-    limits[DEMOTE_HOT] = encode_score(decode_score(hot) / hot_down, nothing)
-    limits[PROMOTE_WARM] = encode_score(decode_score(warm) * warm_up, nothing)
-    limits[DEMOTE_WARM] = encode_score(decode_score(warm) / warm_down, nothing)
+    hot = decode_score(_code_at_rank(histogram, hot_capacity))
+    warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
+    limits[PROMOTE_HOT] = max(encode_score(hot * hot_up, _HALF), 1)
+    limits[DEMOTE_HOT] = max(encode_score(hot / hot_down, _HALF), 1)
+    limits[PROMOTE_WARM] = max(encode_score(warm * warm_up, _HALF), 1)
+    limits[DEMOTE_WARM] = max(encode_score(warm / warm_down, _HALF), 1)
 
 
-@njit(nogil=True, cache=True, inline="always")
+@njit(nogil=True, cache=True)
 def _leave(tiers, free_rows, counts, bucket, slot):
     """Takes the slot's tier away."""
     row = tiers[bucket, slot]
@@ -291,8 +382,44 @@ def _leave(tiers, free_rows, counts, bucket, slot):
 
 
 @njit(nogil=True, cache=True)
+def _count_block_tracked(
+    now, ahead, i, count, base, wide_base, tier_base, bins, tag_bytes, used, promote_hot, promote_warm
+):  # fmt: skip
+    """`_count_block` that keeps the histogram and stops after every key that matters to the tiers.
+
+    Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag).
+    """
+    while i < count:
+        next_line = load_u64(ahead + 8 * i)
+        prefetch(next_line)
+        prefetch(tier_base + ((next_line - base) >> 1))
+        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
+        increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
+        rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
+        uniform = float_of(load_u64(now + _UNIFORM_BYTE + 8 * i))
+        i += 1
+        wide_line = wide_base + ((line - base) >> 3)
+        found, lane, slot, old, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
+        written = np.int64(lane != 0)
+        old_bin, new_bin = bins + ((old >> BIN_BITS) << 3), bins + ((new >> BIN_BITS) << 3)
+        store_u64(old_bin, load_u64(old_bin) - written)
+        store_u64(new_bin, load_u64(new_bin) + written)
+        row = load_i32(tier_base + ((line - base) >> 1) + 4 * slot)
+        limit = select(row - COLD_SLOT, select(row - WARM_SLOT, TOP_CODE, promote_hot), promote_warm)
+        evicts = (found == 0) & (lane != 0) & (row != COLD_SLOT)
+        if evicts | ((new >= limit) & (lane != 0)) | ((new >= RENORMALISE_CODE) & (lane != 0)):
+            gone = read_tag(line, wide_line, tag_bytes, slot)
+            put_u16x8(line + SCORES, lane, new)
+            _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts, gone
+        put_u16x8(line + SCORES, lane, new)
+        _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+    return i, -1, 0, 0, False, np.uint64(0)
+
+
+@njit(nogil=True, cache=True)
 def insert_tracked(
-    lines32, lines16, lines8, wide, keys, scores, seed, position, scale, slots, always_admit,
+    lines, wide, scores_view, keys, scores, seed, position, scale, always_admit,
     tiers, histogram, limits, counts, free_rows, candidates,
     out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
@@ -301,31 +428,31 @@ def insert_tracked(
     A tracked key that loses its slot is cold from here on. A key whose score passes a limit becomes a candidate, for
     the next review to decide.
     """
-    num_buckets = np.uint64(lines32.shape[0])
-    tag_shift = log2_floor(num_buckets)
-    base = lines32.ctypes.data
-    used = np.int64((1 << slots) - 1)
+    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
+    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    base, wide_base, tier_base = lines.ctypes.data, wide.ctypes.data, tiers.ctypes.data
+    bins = histogram.ctypes.data
+    used = np.int64((1 << scores_view.shape[1]) - 1)
+    coin = 0.0 if always_admit else _COIN
     num_out = 0
-    buckets, tags = np.empty(BLOCK, np.int64), np.empty(BLOCK, np.uint64)
-    for start in range(0, keys.shape[0], BLOCK):
-        stop = min(start + BLOCK, keys.shape[0])
-        for i in range(start, stop):
-            bucket, tag = locate(keys[i], seed, num_buckets, tag_shift)
-            prefetch(base + bucket * LINE_BYTES)
-            buckets[i - start], tags[i - start] = bucket, tag
-        for i in range(start, stop):
-            bucket, tag = buckets[i - start], tags[i - start]
-            random = mix64(tag ^ (position + np.uint64(i)) * _POSITION)
-            units = np.float64(scores[i]) * scale
-            slot, old, new, gone = _place(
-                base, lines32, lines16, lines8, wide, bucket, tag, units, random, used, always_admit
-            )
-            if slot < 0:
-                continue
-            if old > 0:
-                histogram[old >> BIN_BITS] -= 1
-            histogram[new >> BIN_BITS] += 1
-            if old > 0 and gone != tag and tiers[bucket, slot] != COLD_SLOT:
+    ring = np.full(2 * 5 * BLOCK, base, np.int64)
+    start, half, count = np.uint64(0), np.uint64(0), min(_BLOCK, num_keys)
+    _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift)
+    while count > np.uint64(0):
+        start += count
+        ahead, following = _ROWS - half, min(_BLOCK, num_keys - start)
+        _prepare(ring, ahead, base, keys, scores, start, following, seed, position, scale, coin, num_buckets, tag_shift)
+        now, next_block = ring.ctypes.data + 8 * np.int64(half), ring.ctypes.data + 8 * np.int64(ahead)
+        i = 0
+        while i < np.int64(count):
+            i, place, old, new, evicts, gone = _count_block_tracked(
+                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, tag_bytes, used,
+                limits[PROMOTE_HOT], limits[PROMOTE_WARM],
+            )  # fmt: skip
+            if place < 0:
+                break
+            bucket, slot = place >> 3, place & 7
+            if evicts:
                 out_key[num_out] = rebuild_key(bucket, gone, seed, num_buckets, tag_shift)
                 out_tier[num_out], out_row[num_out], out_score[num_out] = COLD, -1, decode_score(old) / scale
                 num_out += 1
@@ -334,20 +461,22 @@ def insert_tracked(
             if (tier == WARM_SLOT and new >= limits[PROMOTE_HOT]) or (
                 tier == COLD_SLOT and new >= limits[PROMOTE_WARM]
             ):
-                candidates[counts[NUM_CANDIDATES]] = bucket * 8 + slot
+                candidates[counts[NUM_CANDIDATES]] = place
                 counts[NUM_CANDIDATES] += 1
             if new >= RENORMALISE_CODE:
-                divide_scores(lines16, slots, RENORMALISE_OCTAVES)
-                scale /= 1 << RENORMALISE_OCTAVES
-                count_scores(lines16, slots, histogram)
+                divide_scores(scores_view)
+                _shrink_increments(ring)
+                scale *= _SHRINK
+                count_scores(scores_view, histogram)
                 for limit in range(limits.shape[0]):
-                    limits[limit] = encode_score(decode_score(limits[limit]) / (1 << RENORMALISE_OCTAVES), np.int64(0))
+                    limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, _HALF), 1)
+        half, count = ahead, following
     return scale, num_out
 
 
 @njit(nogil=True, cache=True)
 def review(
-    lines32, lines16, lines8, wide, seed, scale, slots, tiers, limits, counts, free_rows, candidates,
+    lines, wide, scores, seed, scale, tiers, limits, counts, free_rows, candidates,
     warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
     """Moves tiers: sweeps the next buckets for what sank, then promotes the best candidates; at most `budget` changes.
@@ -355,15 +484,16 @@ def review(
     Demotions come first, and only while fewer than `reserve` rows are free (a full hot set is a useful one).
     Returns the number of changes.
     """
-    num_buckets = np.uint64(lines32.shape[0])
-    tag_shift = log2_floor(num_buckets)
+    num_buckets, slots = np.uint64(scores.shape[0]), scores.shape[1]
+    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    base, wide_base = lines.ctypes.data, wide.ctypes.data
     num_out = 0
     hand = counts[HAND]
-    for _ in range(min(sweep, lines32.shape[0])):
+    for _ in range(min(sweep, scores.shape[0])):
         if 2 * num_out >= budget:
             break
         for slot in range(slots):
-            tier, code = tiers[hand, slot], np.int64(lines16[hand, SCORES + slot])
+            tier, code = tiers[hand, slot], np.int64(scores[hand, slot])
             if code == 0:
                 continue
             sinks = tier >= 0 and code < limits[DEMOTE_HOT] and counts[NUM_FREE] < reserve
@@ -375,7 +505,7 @@ def review(
                 if to_warm:
                     tiers[hand, slot] = WARM_SLOT
                     counts[NUM_WARM] += 1
-                tag = read_tag(lines32, lines16, lines8, wide, hand, slot)
+                tag = read_tag(base + hand * LINE_BYTES, wide_base + hand * 8, tag_bytes, slot)
                 out_key[num_out] = rebuild_key(hand, tag, seed, num_buckets, tag_shift)
                 out_tier[num_out] = WARM if to_warm else COLD
                 out_row[num_out], out_score[num_out] = -1, decode_score(code) / scale
@@ -385,12 +515,12 @@ def review(
             ):
                 candidates[counts[NUM_CANDIDATES]] = hand * 8 + slot
                 counts[NUM_CANDIDATES] += 1
-        hand = hand + 1 if hand + 1 < lines32.shape[0] else 0
+        hand = hand + 1 if hand + 1 < scores.shape[0] else 0
     counts[HAND] = hand
 
     order = np.empty(counts[NUM_CANDIDATES], np.int64)
     for i in range(order.shape[0]):
-        code = np.int64(lines16[candidates[i] >> 3, SCORES + (candidates[i] & 7)])
+        code = np.int64(scores[candidates[i] >> 3, candidates[i] & 7])
         order[i] = (code << 44) | ((1 << 44) - 1 - candidates[i])
     order.sort()
     for i in range(order.shape[0] - 1, -1, -1):
@@ -413,7 +543,7 @@ def review(
         else:
             tiers[bucket, slot] = WARM_SLOT
             counts[NUM_WARM] += 1
-        tag = read_tag(lines32, lines16, lines8, wide, bucket, slot)
+        tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
         out_key[num_out] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
         out_tier[num_out] = HOT if to_hot else WARM
         out_row[num_out], out_score[num_out] = row, decode_score(code) / scale

@@ -1,31 +1,55 @@
-"""The four things that numba has no word for: prefetch a line, compare or minimise a vector, see a float's bits.
+"""The few things that numba has no word for: memory by address, a vector in one instruction, a float's bits.
 
-Each is LLVM's own portable vector operation, so any CPU runs it and a wide one runs it in one or two instructions.
-Addresses are plain integers, taken from `array.ctypes.data`; a kernel must stay inside its array.
+Each is LLVM's own portable operation, so any CPU runs it and a wide one runs it in one or two instructions; only the
+smallest of eight words has an instruction on x86 that LLVM does not find by itself. Addresses are plain integers, taken
+from `array.ctypes.data`: inside a kernel they cost neither bounds nor reference counts, and a kernel must stay inside
+its arrays. A `mask` is an integer whose bit i stands for lane i.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from llvmlite import ir
+from llvmlite import binding, ir
 from numba import types
 from numba.core import cgutils
 from numba.core.extending import intrinsic
 
-__all__ = ["bits_of", "float_of", "lowest_bit", "match_u32x8", "min_u16x8", "prefetch"]
+__all__ = [
+    "bits_of",
+    "float_of",
+    "load_i32",
+    "load_u16",
+    "load_u32",
+    "load_u64",
+    "lowest_bit",
+    "match_u8x8",
+    "match_u16x8",
+    "match_u32x8",
+    "min_u16x8",
+    "prefetch",
+    "put_u8x8",
+    "put_u16x8",
+    "put_u32x8",
+    "select",
+    "store_u16",
+    "store_u32",
+    "store_u64",
+]
 
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
+_LANES = ir.VectorType(_I1, 8)
+_HAS_MINPOS = bool(binding.get_host_cpu_features().get("sse4.1"))
 
 
-def _load(builder: Any, address: Any, item: Any, align: int) -> Any:
+def _at(builder: Any, address: Any, kind: Any) -> Any:
+    return builder.inttoptr(address, kind.as_pointer())
+
+
+def _splat(builder: Any, word: Any, item: Any) -> Any:
     vector = ir.VectorType(item, 8)
-    return builder.load(builder.inttoptr(address, vector.as_pointer()), align=align)
-
-
-def _splat(builder: Any, word: Any) -> Any:
-    vector = ir.VectorType(word.type, 8)
-    first = builder.insert_element(ir.Constant(vector, ir.Undefined), word, _I32(0))
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), builder.trunc(word, item), _I32(0))
     return builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(_I32, 8), [0] * 8))
 
 
@@ -33,75 +57,143 @@ def _mask(builder: Any, booleans: Any) -> Any:
     return builder.zext(builder.bitcast(booleans, _I8), _I64)
 
 
-@intrinsic
-def prefetch(typingctx: Any, address: Any) -> Any:  # noqa: ARG001
-    """Asks for the cache line at `address`, to be written soon; never faults."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        pointer = builder.inttoptr(args[0], _I8.as_pointer())
-        kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
-        function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
-        builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), generate
+def _lanes(builder: Any, mask: Any) -> Any:
+    return builder.bitcast(builder.trunc(mask, _I8), _LANES)
 
 
-@intrinsic
-def match_u32x8(typingctx: Any, address: Any, word: Any) -> Any:  # noqa: ARG001
-    """Bit i is set where the i-th of the eight uint32 at `address` (4-byte aligned) equals `word`."""
+def _define(doc: str, result: Any, arguments: tuple[Any, ...], body: Callable[[Any, Any], Any]) -> Any:
+    """A numba function of this signature whose LLVM code is what `body(builder, arguments)` emits and returns."""
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        words = _load(builder, args[0], _I32, 4)
-        return _mask(builder, builder.icmp_unsigned("==", words, _splat(builder, args[1])))
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+        value = body(builder, values)
+        return context.get_dummy_value() if value is None else value
 
-    return types.int64(types.int64, types.uint32), generate
+    signature = result(*arguments)
+    if len(arguments) == 1:
 
+        def typed(typingctx: Any, a: Any) -> Any:  # noqa: ARG001
+            return signature, generate
+    elif len(arguments) == 2:
 
-@intrinsic
-def min_u16x8(typingctx: Any, address: Any, unused: Any) -> Any:  # noqa: ARG001
-    """The smallest of the eight uint16 at `address` whose bit in `unused` is not set, times 8, plus its place."""
+        def typed(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return signature, generate
+    else:
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        words = _load(builder, args[0], _I16, 2)
-        lanes = ir.VectorType(_I1, 8)
-        ones = builder.sext(builder.bitcast(builder.trunc(args[1], _I8), lanes), words.type)
-        words = builder.or_(words, ones)
-        kind = ir.FunctionType(_I16, [words.type])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umin.v8i16")
-        smallest = builder.call(function, [words])
-        places = _mask(builder, builder.icmp_unsigned("==", words, _splat(builder, smallest)))
-        place = builder.cttz(places, _I1(1))
-        return builder.or_(builder.shl(builder.zext(smallest, _I64), _I64(3)), place)
+        def typed(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return signature, generate
 
-    return types.int64(types.int64, types.int64), generate
+    typed.__doc__ = doc
+    return intrinsic(typed)
 
 
-@intrinsic
-def lowest_bit(typingctx: Any, word: Any) -> Any:  # noqa: ARG001
-    """The place of the lowest set bit of a word that is not 0."""
+def _loader(item: Any) -> Any:
+    def body(builder: Any, values: Any) -> Any:
+        word = builder.load(_at(builder, values[0], item), align=item.width // 8)
+        return word if item is _I64 else builder.zext(word, _I64)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        return builder.cttz(args[0], _I1(1))
-
-    return types.int64(types.int64), generate
+    return _define(f"The {item.width}-bit word at an address.", types.int64, (types.int64,), body)
 
 
-@intrinsic
-def bits_of(typingctx: Any, number: Any) -> Any:  # noqa: ARG001
-    """The IEEE 754 bits of a float64."""
-
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        return builder.bitcast(args[0], _I64)
-
-    return types.int64(types.float64), generate
+def _load_signed(builder: Any, values: Any) -> Any:
+    return builder.sext(builder.load(_at(builder, values[0], _I32), align=4), _I64)
 
 
-@intrinsic
-def float_of(typingctx: Any, bits: Any) -> Any:  # noqa: ARG001
-    """The float64 with these IEEE 754 bits."""
+def _storer(item: Any) -> Any:
+    def body(builder: Any, values: Any) -> None:
+        word = values[1] if item is _I64 else builder.trunc(values[1], item)
+        builder.store(word, _at(builder, values[0], item), align=item.width // 8)
 
-    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
-        return builder.bitcast(args[0], ir.DoubleType())
+    return _define(f"Writes the low {item.width} bits at an address.", types.void, (types.int64, types.int64), body)
 
-    return types.float64(types.int64), generate
+
+def _matcher(item: Any) -> Any:
+    def body(builder: Any, values: Any) -> Any:
+        words = builder.load(_at(builder, values[0], ir.VectorType(item, 8)), align=item.width // 8)
+        return _mask(builder, builder.icmp_unsigned("==", words, _splat(builder, values[1], item)))
+
+    doc = f"The mask of those of the eight {item.width}-bit words at an address that equal `word`."
+    return _define(doc, types.int64, (types.int64, types.int64), body)
+
+
+def _putter(item: Any) -> Any:
+    def body(builder: Any, values: Any) -> None:
+        kind = ir.VectorType(item, 8)
+        words = builder.load(_at(builder, values[0], kind), align=item.width // 8)
+        words = builder.select(_lanes(builder, values[1]), _splat(builder, values[2], item), words)
+        # An empty piece of assembly hides that both addresses are one. LLVM would write the masked lanes alone, and the
+        # next read of the vector, soon for a hot key, would have to wait until that is in the cache.
+        address = builder.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [values[0]], side_effect=False)
+        builder.store(words, _at(builder, address, kind), align=item.width // 8)
+
+    doc = f"Writes `word` into those of the eight {item.width}-bit words at an address that the mask names."
+    return _define(doc, types.void, (types.int64, types.int64, types.int64), body)
+
+
+def _match_bytes(builder: Any, values: Any) -> Any:
+    items = builder.bitcast(values[0], ir.VectorType(_I8, 8))
+    return _mask(builder, builder.icmp_unsigned("==", items, _splat(builder, values[1], _I8)))
+
+
+def _put_byte(builder: Any, values: Any) -> Any:
+    items = builder.bitcast(values[0], ir.VectorType(_I8, 8))
+    changed = builder.select(_lanes(builder, values[1]), _splat(builder, values[2], _I8), items)
+    return builder.bitcast(changed, _I64)
+
+
+def _minimum(builder: Any, values: Any) -> Any:
+    words = builder.load(_at(builder, values[0], ir.VectorType(_I16, 8)), align=2)
+    words = builder.or_(words, builder.sext(_lanes(builder, values[1]), words.type))
+    if _HAS_MINPOS:
+        kind = ir.FunctionType(words.type, [words.type])
+        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.x86.sse41.phminposuw")
+        packed = builder.bitcast(builder.call(function, [words]), ir.VectorType(_I32, 4))
+        return builder.zext(builder.extract_element(packed, _I32(0)), _I64)
+    kind = ir.FunctionType(_I16, [words.type])
+    function = cgutils.get_or_insert_function(builder.module, kind, "llvm.vector.reduce.umin.v8i16")
+    smallest = builder.zext(builder.call(function, [words]), _I64)
+    place = builder.cttz(_mask(builder, builder.icmp_unsigned("==", words, _splat(builder, smallest, _I16))), _I1(1))
+    return builder.or_(builder.shl(place, _I64(16)), smallest)
+
+
+def _prefetch(builder: Any, values: Any) -> None:
+    pointer = _at(builder, values[0], _I8)
+    kind = ir.FunctionType(ir.VoidType(), [pointer.type, _I32, _I32, _I32])
+    function = builder.module.declare_intrinsic("llvm.prefetch", [pointer.type], kind)
+    builder.call(function, [pointer, _I32(1), _I32(3), _I32(1)])
+
+
+def _select(builder: Any, values: Any) -> Any:
+    return builder.select(builder.icmp_signed("!=", values[0], _I64(0)), values[1], values[2])
+
+
+_TWO, _THREE = (types.int64,) * 2, (types.int64,) * 3
+
+load_u16, load_u32, load_u64 = (_loader(item) for item in (_I16, _I32, _I64))
+load_i32 = _define("The signed 32-bit word at an address.", types.int64, (types.int64,), _load_signed)
+store_u16, store_u32, store_u64 = (_storer(item) for item in (_I16, _I32, _I64))
+match_u16x8, match_u32x8 = _matcher(_I16), _matcher(_I32)
+put_u16x8, put_u32x8 = _putter(_I16), _putter(_I32)
+match_u8x8 = _define("The mask of those of a word's eight bytes that equal `byte`.", types.int64, _TWO, _match_bytes)
+put_u8x8 = _define(
+    "The word with `byte` in those of its eight bytes that the mask names.", types.int64, _THREE, _put_byte
+)
+min_u16x8 = _define(
+    "The smallest of the eight 16-bit words at an address that the mask does not name, plus 2^16 times its first lane.",
+    types.int64,
+    _TWO,
+    _minimum,
+)
+prefetch = _define(
+    "Asks for the cache line at an address, to be written soon; never faults.", types.void, (types.int64,), _prefetch
+)
+select = _define("The second word if the first is not 0, else the third; never a jump.", types.int64, _THREE, _select)
+lowest_bit = _define(
+    "The place of the lowest set bit of a word that is not 0.",
+    types.int64,
+    (types.int64,),
+    lambda b, v: b.cttz(v[0], _I1(1)),
+)
+bits_of = _define("The IEEE 754 bits of a float64.", types.int64, (types.float64,), lambda b, v: b.bitcast(v[0], _I64))
+float_of = _define(
+    "The float64 with these bits.", types.float64, (types.int64,), lambda b, v: b.bitcast(v[0], ir.DoubleType())
+)
