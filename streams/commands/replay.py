@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import click
@@ -20,32 +18,12 @@ from streams.options import kafka_options, open_kafka
 from streams.replay import ReplayCounts, ReplayPlan, replay_logs
 from streams.reports import Report, json_option
 from streams.schema import load_schema
+from streams.stop_request import StopRequest
 
 __all__ = ["command"]
 
 logger = logging.getLogger(__name__)
 _LOG_INTERVAL_S = 5.0
-
-
-class _StopRequest:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process as usual."""
-
-    def __init__(self) -> None:
-        self.signal: int | None = None
-
-    def note(self, number: int, _frame: FrameType | None) -> None:
-        self.signal = number
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listens as long as the `with` lasts."""
-        previous = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 @contextmanager
@@ -115,7 +93,7 @@ def command(
         hotstream replay day_0.gz day_1.gz --schema criteo-terabyte --resume
         hotstream replay avazu.csv --schema avazu --speedup 600
     """
-    report, request = Report("replay"), _StopRequest()
+    report, request = Report("replay"), StopRequest()
     plan = ReplayPlan(
         paths=files,
         schema=load_schema(schema_name),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 import sys
 import time
 from collections import Counter
@@ -18,6 +17,7 @@ from streams.latency import LatencyHistogram
 from streams.options import kafka_options, open_kafka
 from streams.records import Assignment
 from streams.reports import Report, json_option
+from streams.stop_request import StopRequest
 from streams.subscribe import AssignmentReader
 
 __all__ = ["command"]
@@ -51,20 +51,17 @@ def command(
     With --table: the current hot set, field by field. The final report says whether the table that was read is the
     agent's (the digests that the agent publishes are compared on the way).
     """
-    stopped = False
-
-    def stop(_number: int, _frame: Any) -> None:
-        nonlocal stopped
-        stopped = True
-
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, stop)
+    request = StopRequest()
     watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format)
     report = Report("watch")
-    with open_kafka(**kafka) as config, AssignmentReader(config, from_beginning=from_beginning) as reader:
+    with (
+        request.listening(),
+        open_kafka(**kafka) as config,
+        AssignmentReader(config, from_beginning=from_beginning) as reader,
+    ):
         ends = reader.end_offsets() if until_end else None
         with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
-            while not stopped and (limit is None or watcher.num_changes < limit):
+            while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
                 if show_table:
                     live.update(_field_table(watcher.features), refresh=True)

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import logging
-import signal
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -18,6 +16,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from streams.options import kafka_options, open_kafka
 from streams.reports import Report, json_option
 from streams.schema import load_schema
+from streams.stop_request import StopRequest
 from trainer.sizing import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
@@ -27,27 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 logger = logging.getLogger(__name__)
-
-
-class _StopRequest:
-    """Notes the first SIGINT or SIGTERM; a second one ends the process as usual."""
-
-    def __init__(self) -> None:
-        self.is_made = False
-
-    def note(self, number: int, _frame: FrameType | None) -> None:
-        self.is_made = True
-        signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Listens as long as the `with` lasts."""
-        previous = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
-        try:
-            yield
-        finally:
-            for number, handler in previous.items():
-                signal.signal(number, handler)
 
 
 @contextmanager
@@ -182,7 +160,7 @@ def command(
     from trainer.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.setup import choose_device  # noqa: PLC0415
 
-    report, request = Report("train"), _StopRequest()
+    report, request = Report("train"), StopRequest()
     if threads := options.pop("threads"):
         torch.set_num_threads(threads)
     limit_rows, until_end_s = options.pop("limit_rows"), options.pop("until_end_s")
