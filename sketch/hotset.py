@@ -23,6 +23,10 @@ _REVIEW_BUCKETS = 256
 _REVIEW_CHANGES = 256
 _HOT_BAND, _WARM_BAND = 1.25, 1.5
 _HALF_LIFE_PER_ROW = 1000
+# Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one.
+_DRIFT = 0.9
+_RECENT, _USUAL = 1 / 16, 1 / 256  # weight of one review in the two averages
+_FORGET = 1 / 8
 
 
 class HotSet:
@@ -36,6 +40,9 @@ class HotSet:
     - Never more than `capacity` hot keys, at any point of the sequence of changes.
     - A row is free before it is given away: its demotion comes first.
     - At most 256 changes per 4096 events, the highest scores first; keys that lose their slot come on top.
+    - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so that
+      what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys that
+      come once is no drift.
     - Time is the number of events; state and changes are a pure function of the parameters and the sequence of keys
       and scores, however it is cut into updates.
 
@@ -76,7 +83,9 @@ class HotSet:
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
         self._limits = np.ones(4, np.int64)
         self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
-        self._counts = np.array([capacity, 0, 0, 0], np.int64)
+        self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
+        self._counts[kernels.NUM_FREE] = capacity
+        self._recent = self._usual = 0.0
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
         self._set_limits()
@@ -139,9 +148,10 @@ class HotSet:
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        if self._decay < 1.0:
+        decay = self._decay * (_FORGET if self._has_drifted() else 1.0)
+        if decay < 1.0:
             scale = sketch.scale
-            sketch.decay(self._decay)
+            sketch.decay(decay)
             if sketch.scale < scale:  # every code has changed
                 kernels.count_scores(sketch.codes, self._histogram)
         self._set_limits()
@@ -161,6 +171,18 @@ class HotSet:
             *out,
         )
         return Changes(*out).first(num_changes)
+
+    def _has_drifted(self) -> bool:
+        """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual."""
+        held, hot = (int(self._counts[place]) for place in (kernels.HELD_HITS, kernels.HOT_HITS))
+        self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
+        share = hot / held if held else self._recent
+        self._recent += (share - self._recent) * _RECENT
+        self._usual += (self._recent - self._usual) * _USUAL
+        if self._recent >= self._usual * _DRIFT or math.isinf(self.half_life_events):
+            return False
+        self._usual = self._recent
+        return True
 
     def _set_limits(self) -> None:
         # While rows are free whatever reaches the last rank may have one.
@@ -191,6 +213,7 @@ class HotSet:
             "warm_capacity": self.warm_capacity,
             "first_row": self.first_row,
             "half_life_events": self.half_life_events.hex(),
+            "served": [self._recent.hex(), self._usual.hex()],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
@@ -211,8 +234,10 @@ class HotSet:
         """
         parameters, arrays = unpack(_MAGIC, data)
         half_life = float.fromhex(parameters.pop("half_life_events"))
+        served = [float.fromhex(share) for share in parameters.pop("served")]
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
         hot_set = cls(sketch=sketch, half_life_events=half_life, **parameters)
+        hot_set._recent, hot_set._usual = served
         hot_set._tiers[:] = arrays["tiers"]
         hot_set._limits[:] = arrays["limits"]
         hot_set._free_rows[:] = arrays["free_rows"]

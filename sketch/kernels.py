@@ -334,7 +334,7 @@ def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
 # `counts` holds the small integers of the state. Changes go to `out_*`, in order.
 
 PROMOTE_HOT, DEMOTE_HOT, PROMOTE_WARM, DEMOTE_WARM = range(4)  # places in `limits`
-NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND = range(4)  # places in `counts`
+NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, NUM_COUNTS = range(7)  # places in `counts`, and how many
 COLD, WARM, HOT = range(3)
 
 
@@ -383,12 +383,14 @@ def _leave(tiers, free_rows, counts, bucket, slot):
 
 @njit(nogil=True, cache=True)
 def _count_block_tracked(
-    now, ahead, i, count, base, wide_base, tier_base, bins, tag_bytes, used, promote_hot, promote_warm
-):  # fmt: skip
+    now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+):
     """`_count_block` that keeps the histogram and stops after every key that matters to the tiers.
 
-    Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag).
+    Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag). Adds to `hits` how many
+    keys were found, and how many of those were hot.
     """
+    held, hot = load_u64(hits), load_u64(hits + 8)
     while i < count:
         next_line = load_u64(ahead + 8 * i)
         prefetch(next_line)
@@ -405,15 +407,21 @@ def _count_block_tracked(
         store_u64(old_bin, load_u64(old_bin) - written)
         store_u64(new_bin, load_u64(new_bin) + written)
         row = load_i32(tier_base + ((line - base) >> 1) + 4 * slot)
+        held += np.int64(found != 0)
+        hot += np.int64(row >= 0) & np.int64(found != 0)
         limit = select(row - COLD_SLOT, select(row - WARM_SLOT, TOP_CODE, promote_hot), promote_warm)
         evicts = (found == 0) & (lane != 0) & (row != COLD_SLOT)
         if evicts | ((new >= limit) & (lane != 0)) | ((new >= RENORMALISE_CODE) & (lane != 0)):
             gone = read_tag(line, wide_line, tag_bytes, slot)
             put_u16x8(line + SCORES, lane, new)
             _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+            store_u64(hits, held)
+            store_u64(hits + 8, hot)
             return i, ((line - base) >> 6) * 8 + slot, old, new, evicts, gone
         put_u16x8(line + SCORES, lane, new)
         _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+    store_u64(hits, held)
+    store_u64(hits + 8, hot)
     return i, -1, 0, 0, False, np.uint64(0)
 
 
@@ -431,7 +439,7 @@ def insert_tracked(
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
     base, wide_base, tier_base = lines.ctypes.data, wide.ctypes.data, tiers.ctypes.data
-    bins = histogram.ctypes.data
+    bins, hits = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS
     used = np.int64((1 << scores_view.shape[1]) - 1)
     coin = 0.0 if always_admit else _COIN
     num_out = 0
@@ -446,7 +454,7 @@ def insert_tracked(
         i = 0
         while i < np.int64(count):
             i, place, old, new, evicts, gone = _count_block_tracked(
-                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, tag_bytes, used,
+                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, hits, tag_bytes, used,
                 limits[PROMOTE_HOT], limits[PROMOTE_WARM],
             )  # fmt: skip
             if place < 0:
