@@ -13,17 +13,22 @@ before it grows, by a quarter (any number of buckets: a bucket is a multiply and
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from numba import njit
+from llvmlite import ir
+from numba import njit, types
+from numba.core.extending import intrinsic
 
 from sketch.hashing import Keys, mix64
+from sketch.simd import lowest_bit
 
 __all__ = ["ABSENT", "SLOTS", "KeyMap", "claim_place", "find_place", "num_buckets_for"]
 
 ABSENT = -(1 << 31)
 SLOTS = 4
+_BUCKET_BYTES = SLOTS * 8
 _MAX_LOAD = 0.9
 _GROWTH = 1.25
 _MIN_BUCKETS = 16
@@ -46,17 +51,32 @@ def _buckets_of(key: np.uint64, num_buckets: np.uint64) -> tuple[np.int64, np.in
     return np.int64((word & _LOW) * num_buckets >> _HALF), np.int64((word >> _HALF) * num_buckets >> _HALF)
 
 
+@intrinsic
+def _match_u64x4(typingctx: Any, address: Any, word: Any) -> Any:  # noqa: ARG001
+    """Bit i is set where the i-th of the four uint64 at `address` (8-byte aligned) equals `word`."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        vector = ir.VectorType(ir.IntType(64), 4)
+        words = builder.load(builder.inttoptr(args[0], vector.as_pointer()), align=8)
+        first = builder.insert_element(ir.Constant(vector, ir.Undefined), args[1], ir.IntType(32)(0))
+        splat = builder.shuffle_vector(first, first, ir.Constant(ir.VectorType(ir.IntType(32), 4), [0] * 4))
+        equal = builder.bitcast(builder.icmp_unsigned("==", words, splat), ir.IntType(4))
+        return builder.zext(equal, ir.IntType(64))
+
+    return types.int64(types.int64, types.uint64), generate
+
+
 @njit(nogil=True, cache=True, inline="always")
 def find_place(table: Keys, key: np.uint64) -> int:
-    """Where the key is (bucket * SLOTS + slot), or -1."""
+    """Where the key is (bucket * SLOTS + slot), or -1. The table must be contiguous."""
     first, second = _buckets_of(key, np.uint64(table.shape[0]))
-    place = -1
-    for slot in range(SLOTS):
-        if table[first, slot] == key:
-            place = first * SLOTS + slot
-        elif table[second, slot] == key:
-            place = second * SLOTS + slot
-    return place
+    start = table.ctypes.data
+    hits = _match_u64x4(start + first * _BUCKET_BYTES, key)
+    others = _match_u64x4(start + second * _BUCKET_BYTES, key)
+    if hits | others == 0:
+        return -1
+    bucket = first if hits != 0 else second
+    return bucket * SLOTS + lowest_bit(hits if hits != 0 else others)
 
 
 @njit(nogil=True, cache=True, inline="always")

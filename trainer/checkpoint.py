@@ -74,7 +74,7 @@ def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     yield len(text).to_bytes(8, "little") + text
     for flat in parts:
         for start in range(0, flat.nbytes, _PIECE_BYTES):
-            yield memoryview(flat[start : start + _PIECE_BYTES])
+            yield flat[start : start + _PIECE_BYTES].data
 
 
 def write_file(path: Path, pieces: Iterable[memoryview | bytes]) -> dict[str, Any]:
@@ -96,6 +96,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
 
 
 def sync_directory(path: Path) -> None:
+    """Makes the names in a directory last."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from sketch.changes import Changes
 from trainer import gathers, kernels
 from trainer.errors import GradientError
-from trainer.lookup import Importance, Lookup, as_words, distinct, empty_slots
+from trainer.lookup import Importance, Lookup, Numbering, as_words, distinct, empty_slots
 from trainer.migration import ApplyReport, resolve
 from trainer.router import Backend, Router, choose_backend
 from trainer.rows import RowOptimizer, RowTable
@@ -161,6 +161,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
             unique, places = distinct(keys.numpy().view(np.uint64))
             keys, inverse = torch.from_numpy(unique.view(np.int64)), torch.from_numpy(places)
         first, second = self.router.route(keys)
+        numbering = None
+        if inverse is not None and torch.is_grad_enabled():  # now, while the routes are in the cache
+            numbering = self.number(first.numpy(), second.numpy())
         return Lookup(
             keys=keys,
             inverse=inverse,
@@ -168,7 +171,17 @@ class AdaptiveEmbedding(CapturingEmbedding):
             second=second,
             batch_rows=batch_rows,
             version=self.router.version,
+            numbering=numbering,
         )
+
+    def number(self, first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Numbering:
+        """The distinct rows of (U,) routes."""
+        capacity, padding = self.plan.capacity_rows, self.plan.layout.padding_row
+        num_shared = int(np.count_nonzero(first >= capacity)) + int(np.count_nonzero(second != padding))
+        slots, shift = empty_slots(2 * num_shared)
+        rows, numbers = np.empty(2 * len(first), np.int32), np.empty((2, len(first)), np.int32)
+        count = kernels.number_rows(first, second, capacity, padding, slots, shift, rows, *numbers)
+        return Numbering(rows[:count], numbers[0], numbers[1])
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:
@@ -194,15 +207,13 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def _step_numba(self, lookup: Lookup, gradient: Tensor) -> Importance:
         assert lookup.inverse is not None  # noqa: S101  the numba body always has one
-        num_keys, dim = len(lookup.keys), gradient.shape[1]
-        slots, shift = empty_slots(2 * num_keys)
-        rows, numbers = np.empty(2 * num_keys, np.int32), np.empty((2, num_keys), np.int32)
-        layout, routes = self.plan.layout, (lookup.first.numpy(), lookup.second.numpy())
-        count = kernels.number_rows(*routes, layout.capacity_rows, layout.padding_row, slots, shift, rows, *numbers)
-        sums, scores = np.zeros((count, dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
+        assert lookup.numbering is not None  # noqa: S101
+        num_keys, dim, numbering = len(lookup.keys), gradient.shape[1], lookup.numbering
+        numbers = numbering.first, numbering.second
+        sums, scores = np.zeros((len(numbering.rows), dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
         scale = np.float32(lookup.batch_rows)
         kernels.merge_scores(gradient.numpy(), lookup.inverse.numpy(), *numbers, scale, sums, scores)
-        self.table.update(torch.from_numpy(rows[:count]), torch.from_numpy(sums))
+        self.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
         return Importance(lookup.keys.numpy().view(np.uint64), scores)
 
     def _step_torch(self, lookup: Lookup, gradient: Tensor) -> Importance:

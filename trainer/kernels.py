@@ -23,8 +23,8 @@ _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: its product's to
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _FIELD_SHIFT = np.uint64(56)
-_AHEAD = 12  # keys whose buckets are on their way while one is compared
-_BUCKET_BYTES = SLOTS * 8
+_AHEAD = 24  # keys whose buckets are on their way while one is compared
+_BUCKET_BYTES, _VALUES_BYTES = SLOTS * 8, SLOTS * 4
 
 
 @njit(nogil=True, cache=True)
@@ -33,7 +33,7 @@ def deduplicate(keys, slots, shift, unique, inverse):
 
     Args:
         keys: (N,) uint64.
-        slots: (2^k,) int32, zeros, at least 2 N: an open-addressed table that is full of 1 + number afterwards.
+        slots: (2^k,) int32, zeros, more than 5/4 N: an open-addressed table that is full of 1 + number afterwards.
         shift: 64 - k, uint64.
         unique: (N,) uint64, its first U filled.
         inverse: (N,) int32, filled with each key's number.
@@ -83,13 +83,17 @@ def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, f
     """
     level_2 = capacity + num_fields * per_field_1
     padding = level_2 + num_fields * per_field_2
-    num_buckets, start = np.uint64(slots.shape[0]), slots.ctypes.data
+    num_buckets, start, values_start = np.uint64(slots.shape[0]), slots.ctypes.data, values.ctypes.data
     strangers = 0
     for i in range(keys.shape[0]):
         if i + _AHEAD < keys.shape[0]:
             word = mix64(keys[i + _AHEAD])
-            prefetch(start + np.int64((word & _LOW) * num_buckets >> _HALF) * _BUCKET_BYTES)
-            prefetch(start + np.int64((word >> _HALF) * num_buckets >> _HALF) * _BUCKET_BYTES)
+            bucket = np.int64((word & _LOW) * num_buckets >> _HALF)
+            prefetch(start + bucket * _BUCKET_BYTES)
+            prefetch(values_start + bucket * _VALUES_BYTES)
+            bucket = np.int64((word >> _HALF) * num_buckets >> _HALF)
+            prefetch(start + bucket * _BUCKET_BYTES)
+            prefetch(values_start + bucket * _VALUES_BYTES)
         key = keys[i]
         second[i] = padding
         field = np.int64(key >> _FIELD_SHIFT)
@@ -99,12 +103,10 @@ def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, f
             continue
         place = find_place(slots, key)
         value = ABSENT if place < 0 else values[place // SLOTS, place % SLOTS]
-        if value >= 0:
-            first[i] = value
-        else:
-            first[i] = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)
-            if value == -1 and per_field_2 > 0:
-                second[i] = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
+        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)  # also of hot keys: cheaper than a wrong guess
+        first[i] = value if value >= 0 else shared
+        if value == -1 and per_field_2 > 0:
+            second[i] = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
     return strangers
 
 
@@ -131,7 +133,7 @@ def number_rows(first, second, capacity, padding, slots, shift, rows, first_numb
         second: (U,) int32.
         capacity: unique rows.
         padding: the row that stands for none.
-        slots: (2^k,) int32, zeros, at least 4 U.
+        slots: (2^k,) int32, zeros, more than twice as many as routes to shared rows.
         shift: 64 - k, uint64.
         rows: (2 U,) int32, its first P filled.
         first_number: (U,) int32, filled.

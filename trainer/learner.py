@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -77,9 +77,17 @@ class Learner:
         self.embedding = embedding
         self.optimizer = optimizer.build(model.parameters())
 
-    def step(self, dense: Tensor, keys: Tensor, label: Tensor) -> Outcome:
-        """Predicts dense (B, M) float32 and keys (B, F) int64, then learns label (B,) float32."""
-        logits = self.model(dense, self.embedding(keys))  # (B,)
+    def step(
+        self, dense: Tensor, keys: Tensor, label: Tensor, after_lookup: Callable[[], None] | None = None
+    ) -> Outcome:
+        """Predicts dense (B, M) float32 and keys (B, F) int64, then learns label (B,) float32.
+
+        `after_lookup` is called before the dense part, which leaves the interpreter's lock to other threads.
+        """
+        vectors = self.embedding(keys)  # (B, F, D)
+        if after_lookup is not None:
+            after_lookup()
+        logits = self.model(dense, vectors)  # (B,)
         loss = binary_cross_entropy_with_logits(logits, label)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]

@@ -11,7 +11,22 @@ from torch import Tensor
 
 from trainer import kernels
 
-__all__ = ["Importance", "Lookup", "distinct", "empty_slots"]
+__all__ = ["Importance", "Lookup", "Numbering", "distinct", "empty_slots"]
+
+
+@dataclass(frozen=True)
+class Numbering:
+    """The P distinct physical rows of a lookup, numbered.
+
+    Attributes:
+        rows: (P,) int32.
+        first: (U,) int32, the number of each key's first row.
+        second: (U,) int32, of its second one; -1 where there is none.
+    """
+
+    rows: npt.NDArray[np.int32]
+    first: npt.NDArray[np.int32]
+    second: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,6 +40,7 @@ class Lookup:
         second: (U,) second row, the padding row where there is none.
         batch_rows: B, over which the loss is a mean.
         version: of the router that made the routes.
+        numbering: of the rows, where the lookup is to learn and the backend is numba.
     """
 
     keys: Tensor
@@ -33,6 +49,7 @@ class Lookup:
     second: Tensor
     batch_rows: int
     version: int
+    numbering: Numbering | None = None
 
 
 @dataclass(frozen=True)
@@ -50,8 +67,8 @@ class Importance:
 
 
 def empty_slots(count: int) -> tuple[npt.NDArray[np.int32], np.uint64]:
-    """An open-addressed table for `count` entries, at most half full, and the shift that addresses it."""
-    bits = max(4, (2 * count - 1).bit_length())
+    """An open-addressed table for `count` entries, at most four fifths full, and the shift that addresses it."""
+    bits = max(4, (5 * count // 4).bit_length())
     return np.zeros(1 << bits, np.int32), np.uint64(64 - bits)
 
 

@@ -57,6 +57,7 @@ class Outbox:
         self._topics = topics
         self._num_shards = num_shards
         self._worker = Worker("outbox")
+        self._held: list[tuple[Importance, Source, ClickBatch, int]] = []
         self.importance_records = 0
 
     def __enter__(self) -> Outbox:
@@ -66,6 +67,8 @@ class Outbox:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         try:
+            if kind is None:
+                self.release()
             self._worker.__exit__(kind, error, trace)
         finally:
             self._producer.__exit__(kind, error, trace)
@@ -73,11 +76,20 @@ class Outbox:
     def send_importance(self, importance: Importance, record: Any, batch: ClickBatch) -> None:
         """Sends what one click record's keys mattered, a record for each shard that has one of them.
 
+        It is held until `release`, or until anything else is sent.
+
         Raises:
             BrokerError: a record before it cannot be delivered.
         """
         source = Source(signal="gradient", topic=record.topic, partition=record.partition, offset=record.offset)
-        self._worker.submit(self._send_importance, importance, source, batch, record.timestamp)
+        self._worker.check()
+        self._held.append((importance, source, batch, record.timestamp))
+
+    def release(self) -> None:
+        """Begins to encode and send what is held: cheapest while the caller is busy outside the interpreter."""
+        held, self._held = self._held, []
+        for arguments in held:
+            self._worker.submit(self._send_importance, *arguments)
 
     def _send_importance(self, importance: Importance, source: Source, batch: ClickBatch, ingest_ms: int) -> None:
         for shard, value, headers in encode_parts(importance, source, batch, ingest_ms, self._num_shards):
@@ -87,6 +99,7 @@ class Outbox:
     def send_metrics(self, said: dict[str, Any]) -> None:
         """Sends one JSON object to the metrics topic."""
         headers = [("content-type", b"application/json")]
+        self.release()
         self._worker.submit(self._producer.send, self._topics.metrics, 0, json.dumps(said).encode(), headers)
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
@@ -101,6 +114,7 @@ class Outbox:
         )
         value = (record.value or b"")[: MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES]
         target = Topics.dead_letters(record.topic)
+        self.release()
         self._worker.submit(self._send_letter, target, value, [*record.headers, *headers], record.key)
 
     def _send_letter(self, topic: str, value: bytes, headers: list[tuple[str, bytes]], key: bytes | None) -> None:
@@ -108,6 +122,7 @@ class Outbox:
 
     def after_delivery(self, task: Callable[[], None]) -> None:
         """Has a task done, in the outbox's thread, when everything sent so far is acknowledged by all replicas."""
+        self.release()
         self._worker.submit(self._producer.wait)
         self._worker.submit(task)
 
@@ -117,5 +132,6 @@ class Outbox:
         Raises:
             BrokerError: something cannot be delivered.
         """
+        self.release()
         self._worker.submit(self._producer.wait)
         self._worker.drain()

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,10 @@ class TrainingRun:
             return None
         return f"{len(shape[0])} fields and {shape[1]} dense columns, or other names, than the model was built for"
 
-    def train(self, batch: ClickBatch) -> Importance:
-        """Predicts the batch, counts the predictions, and learns from it."""
+    def train(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> Importance:
+        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`."""
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
-        report = trainer.step(batch)
+        report = trainer.step(batch, after_lookup)
         self.progress.windows.add(report.logits, batch.label)
         self.progress.rows += report.rows
         self.progress.click_records += 1

@@ -142,14 +142,13 @@ class Session:
             Outbox(kafka, self._topics, self._num_importance) as outbox,
         ):
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
-            earlier_records = self.run.progress.importance_records
-            self._count_sent = lambda: earlier_records + outbox.importance_records
+            self._sent_before = self.run.progress.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
             self._repeat()
             self._follow()
             outbox.flush()
             writer.drain()
-            self.run.progress.importance_records = self._count_sent()
+            self.run.progress.importance_records = self._sent_before + outbox.importance_records
             self.run.checkpoint()
             self._say(force=True)
             outbox.flush()
@@ -189,8 +188,10 @@ class Session:
                 self._train(taken)
                 self._pacer.note_step(time.perf_counter() - started_s)
                 came_s = time.monotonic()
-            elif self._has_ended(came_s):
-                return
+            else:
+                self._outbox.release()
+                if self._has_ended(came_s):
+                    return
             self._between_steps()
 
     def _is_finished(self) -> bool:
@@ -214,7 +215,7 @@ class Session:
             self._outbox.send_dead_letter(record, reason)
             return
         assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
-        importance = self.run.train(batch)
+        importance = self.run.train(batch, self._outbox.release)
         self._outbox.send_importance(importance, record, batch)
         self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
@@ -250,7 +251,7 @@ class Session:
 
     def _hand_over(self, captured: Captured) -> None:
         """In the outbox's thread, which has just sent the last record that belongs to the captured state."""
-        captured.state["progress"]["importance_records"] = self._count_sent()
+        captured.state["progress"]["importance_records"] = self._sent_before + self._outbox.importance_records
         self._writer.submit(self.run.write, captured)
 
     def _say(self, *, force: bool = False) -> None:

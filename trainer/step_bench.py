@@ -5,7 +5,9 @@ machine does hits both. The adaptive one has everything on: its importance is sp
 an agent in the same process counts it outside the clock, and what that publishes is decoded and applied inside it.
 
 A step is timed whole, as `Learner.step` runs it, from the record's bytes on; the embedding's part (forward, backward,
-update, feedback) in steps of their own, which are cut open at the looked-up vectors.
+update, feedback) in steps of their own, which are cut open at the looked-up vectors. As in `Session`, a second thread
+encodes the importance of the step before and decodes what the agent has published since; a step is over when that is
+done too. What the second thread does costs as much again where there is no second core: `beside_ms`.
 """
 
 from __future__ import annotations
@@ -35,7 +37,6 @@ from streams.records import (
     decode_assignment,
     decode_clicks,
     encode_clicks,
-    encode_importance,
 )
 from streams.shard import Shard, ShardConfig
 from trainer import kernels
@@ -43,16 +44,18 @@ from trainer.embedding import AdaptiveEmbedding
 from trainer.follower import AssignmentFollower
 from trainer.formats import kernels as format_kernels
 from trainer.learner import Learner
-from trainer.lookup import Importance, distinct, empty_slots
+from trainer.lookup import Importance, distinct
+from trainer.outbox import encode_parts
 from trainer.pacing import ChangePacer
 from trainer.setup import ModelConfig, build_trainer
 from trainer.sizing import RowFormatName, plan_for_capacity
 from trainer.trainer import ADAPTIVE, HASH
+from trainer.worker import Worker
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
 
 _SHARDS = 2
-_FILL_ROWS = 400_000
+_FILL_ROWS = 1_500_000
 _BURST = 100_000
 _BOTH = (HASH, ADAPTIVE)
 _DENSE_NAMES = tuple(f"I{number}" for number in range(1, 14))
@@ -73,7 +76,7 @@ class BenchConfig:
 
     device: torch.device
     model: str = "dlrm"
-    compression: float = 100.0
+    compression: float = 1000.0
     row_format: RowFormatName = "float32"
     steps: int = 30
     seed: int = 0
@@ -94,6 +97,8 @@ class Case:
     limit_share: dict[str, float] = field(default_factory=dict)
     changes_per_step: float = 0.0
     apply_ms_per_step: float = 0.0
+    beside_ms: dict[str, float] = field(default_factory=dict)
+    checkpoint_copy_ms: float = 0.0
     burst: dict[str, float] = field(default_factory=dict)
     parts_ms: dict[str, float] = field(default_factory=dict)
     embedding_bytes: dict[str, int] = field(default_factory=dict)
@@ -157,9 +162,12 @@ def _source(offset: int) -> Source:
 
 def _send(importance: Importance, batch: ClickBatch, offset: int) -> None:
     """What the outbox does with a step's importance before the producer has it."""
-    parts = split_by_shard(importance.keys, importance.scores, batch, _source(offset), num_shards=_SHARDS, ingest_ms=0)
-    for _, part in parts:
-        encode_importance(part)
+    encode_parts(importance, _source(offset), batch, 0, _SHARDS)
+
+
+def _decode_all(records: list[Encoded], decoded: list[Any]) -> None:
+    """What the session's decoder does with assignment records."""
+    decoded += [decode_assignment(key, value, headers) for key, value, headers in records]
 
 
 def _decode(value: bytes) -> ClickBatch:
@@ -187,7 +195,10 @@ class _Bench:
         self.embedding = self.trainer.embedding
         self._agent = _Agent(self.embedding.plan.capacity_rows)
         self._follower = AssignmentFollower(_SHARDS)
-        self._records: list[Encoded] = []
+        self._worker = Worker("outbox")
+        self._published: list[Encoded] = []
+        self._decoded: list[Any] = []
+        self._unsent: list[tuple[Importance, ClickBatch, int]] = []
         self._offset = 0
         self.apply_s: list[float] = []
         self.num_changes = 0
@@ -198,7 +209,7 @@ class _Bench:
         return time.perf_counter()
 
     def fill(self) -> None:
-        """Fills the hot set with what a stream of 400,000 rows makes hot, at the scores of real gradients."""
+        """Fills the hot set with what a stream of 1.5 million rows makes hot, at the scores of real gradients."""
         score = 0.0
         for _ in range(4):
             batch = self._stream.take(self.batch_rows)
@@ -218,11 +229,17 @@ class _Bench:
         return dense, keys, torch.from_numpy(batch.label.astype(np.float32)).to(device)
 
     def _follow(self) -> None:
-        """Applies what the agent has published since the last step."""
-        decoded = [decode_assignment(key, value, headers) for key, value, headers in self._records]
-        fresh = [said for said in decoded if isinstance(said, Assignment)]
+        """Applies what was decoded during the step before."""
+        fresh = [said for said in self._decoded if isinstance(said, Assignment)]
         self.embedding.apply(self._follower.changes(fresh, lambda: self.embedding.router.items()[0]))
         self.num_changes += len(fresh)
+
+    def _start_beside(self) -> None:
+        """Gives the second thread what the last step has left: to encode its importance, to decode what came of it."""
+        self._decoded = []
+        while self._unsent:
+            self._worker.submit(_send, *self._unsent.pop())
+        self._worker.submit(_decode_all, self._published, self._decoded)
 
     def whole(self, name: str, value: bytes) -> float:
         """Seconds of a whole step."""
@@ -231,21 +248,24 @@ class _Bench:
             self._follow()
             self.apply_s.append(self._now() - started_s)
         batch = _decode(value)
-        importance = self.trainer.learners[name].step(*self._tensors(batch)).importance
-        if importance is not None:
-            _send(importance, batch, self._offset)
+        beside = self._start_beside if name == ADAPTIVE else None
+        importance = self.trainer.learners[name].step(*self._tensors(batch), beside).importance
+        if name == ADAPTIVE:
+            self._worker.drain()
         took_s = self._now() - started_s
-        self._after(name, importance, batch)
+        self._after(importance, batch)
         return took_s
 
     def opened(self, name: str, value: bytes) -> float:
         """Seconds of the embedding's part of a step."""
-        if name == ADAPTIVE:
-            self._follow()
         batch, learner = _decode(value), self.trainer.learners[name]
         dense, keys, label = self._tensors(batch)
+        if name == ADAPTIVE:
+            self._follow()
         started_s = self._now()
         vectors = learner.embedding(keys)
+        if name == ADAPTIVE:
+            self._start_beside()
         forward_s = self._now() - started_s
         leaf = vectors.detach().requires_grad_()
         loss = binary_cross_entropy_with_logits(learner.model(dense, leaf), label)
@@ -253,17 +273,17 @@ class _Bench:
         loss.backward()  # type: ignore[no-untyped-call]
         learner.optimizer.step()
         started_s = self._now()
-        vectors.backward(leaf.grad)  # type: ignore[no-untyped-call]
+        vectors.backward(leaf.grad)
         importance = learner.embedding.apply_gradients()
-        if importance is not None:
-            _send(importance, batch, self._offset)
         took_s = forward_s + self._now() - started_s
-        self._after(name, importance, batch)
+        self._worker.drain()
+        self._after(importance, batch)
         return took_s
 
-    def _after(self, name: str, importance: Importance | None, batch: ClickBatch) -> None:
-        if name == ADAPTIVE and importance is not None:
-            self._records = self._agent.count(importance, batch, self._offset)
+    def _after(self, importance: Importance | None, batch: ClickBatch) -> None:
+        if importance is not None:
+            self._published = self._agent.count(importance, batch, self._offset)
+            self._unsent.append((importance, batch, self._offset))
             self._offset += 1
 
     def take_turns(self, kind: Any, steps: int) -> dict[str, npt.NDArray[np.float64]]:
@@ -279,8 +299,7 @@ class _Bench:
         """The longest pause between steps while 100,000 changes that came at once are applied, and how many steps."""
         pacer, applied, pauses_ms, steps = ChangePacer(), 0, [], 0
         pacer.note_step(step_ms / 1e3)
-        rows = np.arange(self.embedding.plan.capacity_rows, dtype=np.int32)
-        changes = _swaps(self.embedding, min(_BURST, 2 * len(rows)))
+        changes = _swaps(self.embedding, min(_BURST, 2 * self.embedding.num_hot))
         while applied < len(changes):
             started_s = self._now()
             part = slice(applied, applied + pacer.limit)
@@ -292,8 +311,29 @@ class _Bench:
             pauses_ms.append(took_s * 1e3)
         return {"changes": applied, "steps": steps, "longest_pause_ms": max(pauses_ms), "total_ms": sum(pauses_ms)}
 
+    def beside_ms(self, steps: int = 7) -> dict[str, float]:
+        """What the second thread does of a step, measured alone."""
+        taken: dict[str, list[float]] = {"encode importance": [], "decode assignments": []}
+        for _ in range(steps):
+            self.whole(ADAPTIVE, encode_clicks(self._stream.take(self.batch_rows)))
+            importance, batch, offset = self._unsent[-1]
+            started_s = time.perf_counter()
+            _send(importance, batch, offset)
+            sent_s = time.perf_counter()
+            _decode_all(self._published, [])
+            taken["encode importance"].append((sent_s - started_s) * 1e3)
+            taken["decode assignments"].append((time.perf_counter() - sent_s) * 1e3)
+        return {name: float(np.median(times)) for name, times in taken.items()}
+
+    def checkpoint_copy_ms(self) -> float:
+        """How long training stands still for a checkpoint."""
+        started_s = self._now()
+        copies = [tensor.detach().clone() for tensor in self.trainer.unsorted_tensors().values()]
+        took_s = self._now() - started_s
+        return took_s * 1e3 if copies else 0.0
+
     def limit_ms(self, keys: npt.NDArray[np.uint64]) -> float:
-        """The bytes of the adaptive embedding's part, moved once: rows read and written, vectors and gradients copied."""
+        """The embedding part's bytes moved once: distinct rows read and written, a gradient read, vectors written."""
         lookup = self.embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
         plan = self.embedding.plan
         both = torch.cat([lookup.first, lookup.second]).numpy()
@@ -317,7 +357,7 @@ class _Bench:
     def parts_ms(self, batch: ClickBatch) -> dict[str, float]:
         """Where the time of the adaptive embedding's part goes, on a CPU."""
         parts: dict[str, list[float]] = {}
-        embedding, layout = self.embedding, self.embedding.plan.layout
+        embedding = self.embedding
         words = np.array(batch.keys).reshape(-1)
         gradient = torch.randn(len(words), embedding.plan.dim) * 1e-6
 
@@ -336,18 +376,14 @@ class _Bench:
             clock_s = time.perf_counter()
             embedding.table.gather(lookup)
             clock_s = note("gather", clock_s)
-            slots, shift = empty_slots(2 * len(unique))
-            rows, numbers = np.empty(2 * len(unique), np.int32), np.empty((2, len(unique)), np.int32)
-            routes = first.numpy(), second.numpy()
-            count = kernels.number_rows(*routes, layout.capacity_rows, layout.padding_row, slots, shift, rows, *numbers)
+            numbering = embedding.number(first.numpy(), second.numpy())
             clock_s = note("number rows", clock_s)
+            count, numbers = len(numbering.rows), (numbering.first, numbering.second)
             sums, scores = np.zeros((count, gradient.shape[1]), np.float32), np.zeros(len(unique), np.float32)
             kernels.merge_scores(gradient.numpy(), places, *numbers, np.float32(1), sums, scores)
             clock_s = note("merge gradients, scores", clock_s)
-            embedding.table.update(torch.from_numpy(rows[:count]), torch.from_numpy(sums))
-            clock_s = note("update rows", clock_s)
-            _send(Importance(unique, scores), batch, 0)
-            note("split and encode feedback", clock_s)
+            embedding.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
+            note("update rows", clock_s)
         return {name: float(np.median(times)) for name, times in parts.items()}
 
 
@@ -392,6 +428,8 @@ def measure_case(config: BenchConfig, dim: int, batch_rows: int) -> Case:
         case.limit_ms = bench.limit_ms(batch.keys)
         case.limit_share = {name: case.limit_ms / ms for name, ms in case.embedding_ms.items()}
         case.parts_ms = bench.parts_ms(batch)
+    case.beside_ms = bench.beside_ms()
+    case.checkpoint_copy_ms = bench.checkpoint_copy_ms()
     case.burst = bench.burst(case.step_ms[ADAPTIVE])
     return case
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,14 +69,21 @@ class Trainer:
             other, table = baseline
             self.learners[HASH] = Learner(other.to(table.device), table, optimizer)
 
-    def step(self, batch: ClickBatch) -> StepReport:
-        """Predicts the batch, then learns from it: every learner the same rows, once."""
+    def step(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> StepReport:
+        """Predicts the batch, then learns from it: every learner the same rows, once.
+
+        `after_lookup` is called once, when the adaptive embedding has been read: what another thread shall do beside
+        the dense part is best begun then.
+        """
         device = self.embedding.device
         # A decoded batch is a read-only view of its record: copied once, so that torch and numba may take it.
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
         label = torch.from_numpy(batch.label.astype(np.float32)).to(device)
-        outcomes = {name: learner.step(dense, keys, label) for name, learner in self.learners.items()}
+        outcomes = {
+            name: learner.step(dense, keys, label, after_lookup if name == ADAPTIVE else None)
+            for name, learner in self.learners.items()
+        }
         importance = outcomes[ADAPTIVE].importance
         assert importance is not None  # noqa: S101  an adaptive embedding always says
         return StepReport(

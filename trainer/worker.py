@@ -30,14 +30,16 @@ class Worker:
 
     def _work(self) -> None:
         while (task := self._tasks.get()) is not None:
-            try:
-                if self._failure is None:
-                    task[0](*task[1])
-            except BaseException as error:  # noqa: BLE001  raised again where the work was asked for
-                self._failure = error
-            finally:
-                self._tasks.task_done()
+            if self._failure is None:
+                self._do(*task)
+            self._tasks.task_done()
         self._tasks.task_done()
+
+    def _do(self, task: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+        try:
+            task(*arguments)
+        except BaseException as error:  # noqa: BLE001  raised again where the work was asked for
+            self._failure = error
 
     def check(self) -> None:
         """Raises what a task has failed with, if one has."""

@@ -1,0 +1,163 @@
+"""`hotstream bench trainer`."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+from rich.console import Console
+from rich.table import Table
+
+from streams.reports import Report, json_option
+from trainer.sizing import DEFAULT_ROW_FORMAT, ROW_FORMATS
+
+if TYPE_CHECKING:
+    from trainer.step_bench import Case
+
+__all__ = ["command"]
+
+_COUNTS = (1_000, 10_000, 100_000, 1_000_000)
+_STEP_BOUND, _EMBEDDING_BOUND = 1.10, 1.35
+
+
+def _print_cases(console: Console, cases: list[Case]) -> None:
+    table = Table(title="adaptive embedding beside a plain hash table of the same bytes (medians, ms)")
+    for column in ("D", "batch", "step: hash", "adaptive", "ratio", "embedding: hash", "adaptive", "ratio", "limit",
+                   "samples/s", "changes/step"):  # fmt: skip
+        table.add_column(column, justify="right")
+    for case in cases:
+        table.add_row(
+            str(case.dim), str(case.batch_rows),
+            f"{case.step_ms['hash']:.2f}", f"{case.step_ms['adaptive']:.2f}", f"{case.step_ratio:.3f}",
+            f"{case.embedding_ms['hash']:.2f}", f"{case.embedding_ms['adaptive']:.2f}", f"{case.embedding_ratio:.3f}",
+            f"{case.limit_ms:.2f}", f"{case.samples_per_s['adaptive']:,.0f}", f"{case.changes_per_step:.0f}",
+        )  # fmt: skip
+    console.print(table)
+
+
+def _print_parts(console: Console, case: Case) -> None:
+    table = Table(title=f"where the time goes, D {case.dim}, batch {case.batch_rows} (ms, data in the cache)")
+    table.add_column("part")
+    table.add_column("ms", justify="right")
+    for name, ms in case.parts_ms.items():
+        table.add_row(name, f"{ms:.3f}")
+    for name, ms in case.beside_ms.items():
+        table.add_row(f"second thread: {name}", f"{ms:.3f}")
+    table.add_row("between steps: apply changes", f"{case.apply_ms_per_step:.3f}")
+    table.add_row("a checkpoint's copy", f"{case.checkpoint_copy_ms:.3f}")
+    console.print(table)
+    burst = case.burst
+    console.print(
+        f"{burst['changes']:,.0f} changes at once: applied between {burst['steps']:.0f} steps, longest pause "
+        f"{burst['longest_pause_ms']:.1f} ms of a step's {case.step_ms['adaptive']:.1f} ms"
+    )
+
+
+def _print_applying(console: Console, figures: list[dict[str, float]], step_ms: float) -> None:
+    table = Table(title="applying changes at once")
+    for column in ("changes", "ms", "us each", "steps' time"):
+        table.add_column(column, justify="right")
+    for figure in figures:
+        steps = figure["ms"] / step_ms
+        table.add_row(
+            f"{figure['changes']:,.0f}", f"{figure['ms']:.2f}", f"{figure['us_per_change']:.2f}", f"{steps:.2f}"
+        )
+    console.print(table)
+
+
+def _draw(path: Path, cases: list[Case]) -> None:
+    """Two bars a case and part, hash and adaptive, with their ratio."""
+    import matplotlib as mpl  # noqa: PLC0415 - not for --help
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt  # noqa: PLC0415
+
+    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    labels = [f"D {case.dim}\nbatch {case.batch_rows}" for case in cases]
+    for axis, title, attribute in zip(axes, ("whole step", "embedding part"), ("step", "embedding"), strict=True):
+        for shift, name, colour in ((-0.2, "hash", "#9aa5b1"), (0.2, "adaptive", "#1f6feb")):
+            heights = [getattr(case, f"{attribute}_ms")[name] for case in cases]
+            axis.bar([place + shift for place in range(len(cases))], heights, 0.4, label=name, color=colour)
+        for place, case in enumerate(cases):
+            top = max(getattr(case, f"{attribute}_ms").values())
+            axis.text(place, top * 1.05, f"{getattr(case, f'{attribute}_ratio'):.2f} x", ha="center")
+        axis.set_xticks(range(len(cases)), labels)
+        axis.set_yscale("log")
+        axis.margins(y=0.2)
+        axis.set_title(f"{title}, ms")
+    axes[0].legend(frameon=False)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
+
+
+@click.command(short_help="A training step beside plain hashing of the same bytes.")
+@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
+@click.option("--dim", "dims", type=click.IntRange(1), multiple=True, help="Repeatable.  [default: 16 and 128]")
+@click.option(
+    "--batch", "batches", type=click.IntRange(1, 8192), multiple=True, help="Repeatable.  [default: 2048, 128]"
+)
+@click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
+@click.option("--row-format", type=click.Choice(ROW_FORMATS), default=DEFAULT_ROW_FORMAT, show_default=True)
+@click.option("--compression", type=click.FloatRange(1), default=1000.0, show_default=True,
+              help="So many times smaller than Criteo's full table.")  # fmt: skip
+@click.option("--steps", type=click.IntRange(3), default=30, show_default=True, help="Pairs of steps a case, twice.")
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch.")
+@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Draw the figures too.")
+@json_option
+def command(
+    device: str,
+    dims: tuple[int, ...],
+    batches: tuple[int, ...],
+    threads: int,
+    picture: Path | None,
+    json_path: str | None,
+    **options: Any,
+) -> None:
+    """Measure a training step with everything on against a plain hash table of the same bytes, in turns.
+
+    Ratios are of one run on one machine; nothing else should run beside it.
+    """
+    import torch  # noqa: PLC0415 - seconds to import, and not for --help
+
+    from trainer.setup import choose_device  # noqa: PLC0415
+    from trainer.step_bench import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
+
+    torch.set_num_threads(threads)
+    console, report = Console(stderr=json_path == "-"), Report("bench trainer")
+    config = BenchConfig(device=choose_device(device), **options)
+    chosen = [(dim, batch) for dim in dims or (16, 128) for batch in batches or (2048, 128)]
+    cases = []
+    for dim, batch in chosen:
+        console.print(f"measuring D {dim}, batch {batch}")
+        cases.append(measure_case(config, dim, batch))
+    applying = measure_applying(config, chosen[0][0], _COUNTS)
+    _print_cases(console, cases)
+    _print_parts(console, cases[0])
+    _print_applying(console, applying, cases[0].step_ms["adaptive"])
+    if picture is not None:
+        _draw(picture, cases)
+    report.finish(json_path, **_summary(config.device.type, cases, applying), threads=threads, **options)
+
+
+def _summary(device: str, cases: list[Case], applying: list[dict[str, float]]) -> dict[str, Any]:
+    """The fixed keys, from the first case, and everything else; `ok` says whether the bounds hold there."""
+    first = cases[0]
+    burst = next(figure for figure in applying if figure["changes"] == 100_000)
+    checks = {
+        f"whole step at most {_STEP_BOUND} x": first.step_ratio <= _STEP_BOUND,
+        f"embedding part at most {_EMBEDDING_BOUND} x": first.embedding_ratio <= _EMBEDDING_BOUND,
+        "100,000 changes in less than 20 steps' time": burst["ms"] < 20 * first.step_ms["adaptive"],
+        "no pause longer than a step": first.burst["longest_pause_ms"] <= first.step_ms["adaptive"],
+    }
+    return {
+        "ok": all(checks.values()),
+        "checks": checks,
+        "device": device,
+        "step_ms": first.step_ms,
+        "embedding_ms": first.embedding_ms,
+        "samples_per_s": first.samples_per_s,
+        "cases": [asdict(case) for case in cases],
+        "applying": applying,
+    }
