@@ -71,8 +71,8 @@ def find_place(table: Keys, key: np.uint64) -> int:
     """Where the key is (bucket * SLOTS + slot), or -1. The table must be contiguous."""
     first, second = _buckets_of(key, np.uint64(table.shape[0]))
     start = table.ctypes.data
-    hits = _match_u64x4(start + first * _BUCKET_BYTES, key)
-    others = _match_u64x4(start + second * _BUCKET_BYTES, key)
+    hits: int = _match_u64x4(start + first * _BUCKET_BYTES, key)  # type: ignore[call-arg]
+    others: int = _match_u64x4(start + second * _BUCKET_BYTES, key)  # type: ignore[call-arg]
     if hits | others == 0:
         return -1
     bucket = first if hits != 0 else second

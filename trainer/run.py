@@ -140,6 +140,17 @@ class TrainingRun:
         )
         return self.trainer
 
+    @property
+    def shape(self) -> tuple[tuple[Field, ...], int]:
+        """The model's fields and how many dense columns it has.
+
+        Raises:
+            CheckpointError: there is no model yet.
+        """
+        if self._shape is None:
+            raise CheckpointError("no click record was trained yet, so there is no model")
+        return self._shape
+
     def refuse(self, batch: ClickBatch) -> str | None:
         """Why the batch cannot be trained: its columns are not the model's. None if it can."""
         shape = (batch.fields, len(batch.dense_names))

@@ -8,5 +8,6 @@ __all__ = ["COMMANDS"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("trainer.commands.demo", "The whole of hotstream on a real broker, with a report at the end."),
     "train": ("trainer.commands.train", "Train online from the clicks and assignments topics."),
+    "evaluate": ("trainer.commands.evaluate", "Compare methods of compression on the same rows and bytes."),
     "bench": ("trainer.commands.bench", "Measure the sketch, the pipeline or the trainer."),
 }

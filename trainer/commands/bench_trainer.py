@@ -125,7 +125,7 @@ def command(
     from trainer.step_bench import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    console, report = Console(stderr=json_path == "-"), Report("bench trainer")
+    console, report = Console(stderr=json_path == "-", width=120), Report("bench trainer")
     config = BenchConfig(device=choose_device(device), **options)
     chosen = [(dim, batch) for dim in dims or (16, 128) for batch in batches or (2048, 128)]
     cases = []

@@ -118,6 +118,13 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option(
     "--resume/--fresh", default=True, show_default=True, help="Go on from the newest good checkpoint, or delete all."
 )
+@click.option(
+    "--export",
+    "export_dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="At the end write what serving needs: rows, router, dense weights, and the seq and offsets they stand at.",
+)
 @click.option("--limit", "limit_rows", type=click.IntRange(1), metavar="ROWS", help="Stop after so many rows.")
 @click.option(
     "--until-end",
@@ -140,6 +147,7 @@ def command(
     checkpoint_every: int,
     keep: int,
     resume: bool,
+    export_dir: Path | None,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -156,6 +164,7 @@ def command(
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
+    from trainer.export import export  # noqa: PLC0415
     from trainer.run import RunConfig  # noqa: PLC0415
     from trainer.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.setup import choose_device  # noqa: PLC0415
@@ -187,6 +196,8 @@ def command(
                 on_progress=draw,
             )
             session.train()
+        if export_dir is not None:
+            export(session.run, export_dir)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:

@@ -1,0 +1,78 @@
+"""The documentation's example runs as it stands; an export predicts as its run does; memory stays flat."""
+
+from __future__ import annotations
+
+import re
+import resource
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from test_checkpoint import drive, run_config
+from trainer_batches import NUM_FIELDS, click_batch
+
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import CheckpointError
+from trainer.export import export, load_export
+from trainer.run import TrainingRun
+from trainer.sizing import ROW_FORMATS, RowFormatName, plan_for_capacity
+from trainer.trainer import ADAPTIVE
+
+DOCUMENT = Path(__file__).parent.parent / "docs" / "trainer.md"
+
+
+def test_the_example_runs() -> None:
+    code = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text(), re.DOTALL)[0]
+    rng = np.random.default_rng(0)
+    fields = np.arange(1, 27, dtype=np.uint64) << np.uint64(56)
+    batches = [
+        (fields | (rng.zipf(1.2, (64, 26)) % 1000).astype(np.uint64), torch.from_numpy(rng.random(64) < 0.3).float())
+        for _ in range(20)
+    ]
+    names: dict[str, object] = {"batches": batches}
+    exec(compile(code, str(DOCUMENT), "exec"), names)  # noqa: S102  our own document
+    embedding = names["embedding"]
+    assert isinstance(embedding, AdaptiveEmbedding)
+    assert embedding.num_hot > 0
+    assert embedding.nbytes["total"] <= 2_000_000
+
+
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: RowFormatName) -> None:
+    run = drive(TrainingRun(run_config(None, row_format=row_format), 1), 12)
+    export(run, tmp_path / "out")
+    export(run, tmp_path / "out")  # replaces the first
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]
+    model, embedding, about = load_export(tmp_path / "out")
+    assert run.trainer is not None
+    batch, learner = click_batch(64, 99), run.trainer.learners[ADAPTIVE]
+    with torch.no_grad():
+        expected = learner.model(torch.from_numpy(batch.dense), learner.embedding(batch.keys))
+        assert torch.equal(model(torch.from_numpy(batch.dense), embedding(batch.keys)), expected)
+    assert about["applied_seq"] == run.follower.to_state()
+    assert about["offsets"]["clicks"] == {"0": 12}
+
+
+def test_nothing_trained_and_a_folder_of_somebody_else_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="nothing to export"):
+        export(TrainingRun(run_config(None), 1), tmp_path / "out")
+    (tmp_path / "letter.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="no export"):
+        export(drive(TrainingRun(run_config(None), 1), 1), tmp_path)
+
+
+def test_ten_million_distinct_keys_leave_memory_flat() -> None:
+    embedding = AdaptiveEmbedding(plan_for_capacity(80_000, 8, NUM_FIELDS, row_format="bfloat16"))
+    assert 95_000 < embedding.plan.layout.num_rows < 105_000
+    fields = np.arange(1, NUM_FIELDS + 1, dtype=np.uint64) << np.uint64(56)
+    gradient = torch.ones(1, 1, 8)
+    allocated, peaks = embedding.nbytes, []
+    for step in range(250):
+        payloads = np.arange(10_000, dtype=np.uint64)[:, None] + np.uint64(step * 10_000)
+        vectors = embedding(fields | payloads)  # 40,000 keys that were never seen before
+        vectors.backward(gradient.expand_as(vectors))
+        assert len(embedding.apply_gradients().keys) == 40_000
+        peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+    assert embedding.nbytes == allocated
+    assert peaks[-1] - peaks[20] < 16_384, "KiB"

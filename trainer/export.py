@@ -1,0 +1,120 @@
+"""What serving needs of a trained run, as files that any language reads.
+
+    DIR/dense.safetensors     the model's weights, by their torch names
+        rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale)
+        router.safetensors    keys (K,) int64 (the feature keys' bits), ascending; values (K,) int32: row, or -1 warm
+        export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
+
+Which rows a key has: hot, its unique row; warm, one of either level; cold, one of level 1 (`trainer.layout` has the
+arithmetic, `trainer.layout.LEVEL_1_SEED` and `LEVEL_2_SEED` the seeds). A replica that applies the assignments behind
+the seq named here, and is sent the promoted rows, follows the trainer.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from torch import nn
+
+from streams.keys import Field
+from trainer.checkpoint import sync_directory, write_file, write_tensors
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import CheckpointError
+from trainer.layout import Layout
+from trainer.models import build_model
+from trainer.run import TrainingRun
+from trainer.sizing import EmbeddingPlan
+from trainer.trainer import ADAPTIVE
+
+__all__ = ["VERSION", "export", "load_export"]
+
+VERSION = 1
+_ABOUT = "export.json"
+
+
+def export(run: TrainingRun, directory: Path) -> None:
+    """Writes the adaptive learner; what was in the directory is replaced only when all is written.
+
+    Raises:
+        CheckpointError: nothing was trained yet, or the directory holds something else.
+    """
+    if run.trainer is None:
+        raise CheckpointError("--export: no click record was trained, so there is nothing to export")
+    if directory.exists() and any(directory.iterdir()) and not (directory / _ABOUT).exists():
+        raise CheckpointError(f"--export {directory}: holds files that are no export; name another directory")
+    learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
+    tensors = embedding.tensors()
+    parts = {
+        "dense": dict(learner.model.state_dict()),
+        "rows": {"values": tensors["values"], "scales": tensors["scales"]},
+        "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
+    }
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary, replaced = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
+    for leftover in (temporary, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    temporary.mkdir()
+    files = {
+        f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part) for name, part in parts.items()
+    }
+    about = {"version": VERSION, "files": files, **_describe(run, embedding.plan)}
+    write_file(temporary / _ABOUT, [json.dumps(about, indent=2).encode()])
+    sync_directory(temporary)
+    if directory.exists():
+        directory.rename(replaced)
+    temporary.rename(directory)
+    sync_directory(directory.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
+    fields, num_dense = run.shape
+    return {
+        "model": run.config.model.model,
+        "dim": plan.dim,
+        "row_format": plan.row_format,
+        "layout": asdict(plan.layout),
+        "fields": [[column.name, column.kind] for column in fields],
+        "num_dense": num_dense,
+        "rows_trained": run.progress.rows,
+        "applied_seq": run.follower.to_state(),
+        "offsets": run.offsets,
+    }
+
+
+def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
+    """The model, its embedding on the CPU, and what `export.json` says.
+
+    Raises:
+        CheckpointError: it is of another version.
+    """
+    about = json.loads((directory / _ABOUT).read_bytes())
+    if about["version"] != VERSION:
+        raise CheckpointError(f"{directory}: version {about['version']}, expected {VERSION}")
+    parts = {
+        name: safetensors.torch.load_file(directory / f"{name}.safetensors") for name in ("dense", "rows", "router")
+    }
+    plan = EmbeddingPlan(
+        layout=Layout(**about["layout"]), dim=about["dim"], optimizer="sgd", row_format=about["row_format"],
+        router_keys=len(parts["router"]["keys"]),
+    )  # fmt: skip
+    fields = [Field(*pair) for pair in about["fields"]]
+    model = build_model(about["model"], num_dense=about["num_dense"], num_fields=len(fields), dim=plan.dim)
+    model.load_state_dict(parts["dense"])
+    embedding = AdaptiveEmbedding(plan)
+    embedding.load_tensors(
+        {
+            **parts["rows"],
+            "state": torch.empty(0),
+            "rounds": torch.zeros(1, dtype=torch.int64),
+            "router_keys": parts["router"]["keys"],
+            "router_values": parts["router"]["values"],
+        }
+    )
+    return model, embedding, about
