@@ -40,9 +40,9 @@ class HotSet:
     - Never more than `capacity` hot keys, at any point of the sequence of changes.
     - A row is free before it is given away: its demotion comes first.
     - At most 256 changes per 4096 events, the highest scores first; keys that lose their slot come on top.
-    - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so that
-      what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys that
-      come once is no drift.
+    - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so
+      that what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys
+      that come once is no drift.
     - Time is the number of events; state and changes are a pure function of the parameters and the sequence of keys
       and scores, however it is cut into updates.
 

@@ -51,12 +51,12 @@ from sketch.simd import (
     match_u32x8,
     min_u16x8,
     prefetch,
+    put_last_u16x8,
+    put_last_u32x8,
     put_u8x8,
     put_u16x8,
     put_u32x8,
     select,
-    store_u16,
-    store_u32,
     store_u64,
 )
 
@@ -157,17 +157,22 @@ def read_tag(line, wide, tag_bytes, slot):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _write_tag(line, wide, tag_bytes, found, lane, tag):
-    """Writes the tag into the lane, a mask of one bit or none; high bytes only if it was not `found`."""
-    put_u32x8(line, lane, tag)
-    put_u16x8(line + MIDS, lane, tag >> 32)
-    if tag_bytes > 0 and lane & ~found:
+def _write(line, wide, tag_bytes, lane, tag, code):
+    """Writes tag and score code into the lane, a mask of one bit or none.
+
+    Every vector is written whole and at once, so that the next read of it can be served from the write.
+    """
+    if tag_bytes == 0:
+        put_u32x8(line, lane, tag)
+        put_u16x8(line + MIDS, lane, tag >> 32)
+        put_u16x8(line + SCORES, lane, code)
+    else:
         highs = put_u8x8(_high_bytes(line), lane, tag >> 48)
-        store_u32(line + HIGH_A, highs)
-        store_u16(line + HIGH_B, highs >> 32)
-        store_u16(line + HIGH_C, highs >> 48)
-    if tag_bytes > 1 and lane & ~found:
-        store_u64(wide, put_u8x8(load_u64(wide), lane, tag >> 56))
+        put_last_u32x8(line, lane, tag, highs)
+        put_last_u16x8(line + MIDS, lane, tag >> 32, highs >> 32)
+        put_last_u16x8(line + SCORES, lane, code, highs >> 48)
+        if tag_bytes > 1:
+            store_u64(wide, put_u8x8(load_u64(wide), lane, tag >> 56))
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -202,9 +207,11 @@ def _decide(line, wide, tag_bytes, tag, increment, rounding, uniform, used):
 @njit(nogil=True, cache=True, forceinline=True)
 def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
     """Fills half of the ring with what counting the keys from `start` needs; `coin` is 0 to admit all, else 1."""
+    step = (position + start) * _POSITION
     for i in range(count):
         bucket, tag = locate(keys[start + i], seed, num_buckets, tag_shift)
-        random = mix64(tag ^ (position + start + i) * _POSITION)
+        random = mix64(tag ^ step)
+        step += _POSITION
         ring[half + i] = base + np.int64(bucket << _U6)
         ring[half + _TAG + i] = np.int64(tag)
         ring[half + _INCREMENT + i] = bits_of(np.float64(scores[start + i]) * scale)
@@ -250,9 +257,8 @@ def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
         rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
         uniform = float_of(load_u64(now + _UNIFORM_BYTE + 8 * i))
         wide_line = wide_base + ((line - base) >> 3)
-        found, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
-        put_u16x8(line + SCORES, lane, new)
-        _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+        _, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
+        _write(line, wide_line, tag_bytes, lane, tag, new)
         if (new >= RENORMALISE_CODE) & (lane != 0):
             return ~i
         i += 1
@@ -413,13 +419,11 @@ def _count_block_tracked(
         evicts = (found == 0) & (lane != 0) & (row != COLD_SLOT)
         if evicts | ((new >= limit) & (lane != 0)) | ((new >= RENORMALISE_CODE) & (lane != 0)):
             gone = read_tag(line, wide_line, tag_bytes, slot)
-            put_u16x8(line + SCORES, lane, new)
-            _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+            _write(line, wide_line, tag_bytes, lane, tag, new)
             store_u64(hits, held)
             store_u64(hits + 8, hot)
             return i, ((line - base) >> 6) * 8 + slot, old, new, evicts, gone
-        put_u16x8(line + SCORES, lane, new)
-        _write_tag(line, wide_line, tag_bytes, found, lane, tag)
+        _write(line, wide_line, tag_bytes, lane, tag, new)
     store_u64(hits, held)
     store_u64(hits + 8, hot)
     return i, -1, 0, 0, False, np.uint64(0)

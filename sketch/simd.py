@@ -29,11 +29,12 @@ __all__ = [
     "match_u32x8",
     "min_u16x8",
     "prefetch",
+    "put_last_u16x8",
+    "put_last_u32x8",
     "put_u8x8",
     "put_u16x8",
     "put_u32x8",
     "select",
-    "store_u16",
     "store_u32",
     "store_u64",
 ]
@@ -77,9 +78,13 @@ def _define(doc: str, result: Any, arguments: tuple[Any, ...], body: Callable[[A
 
         def typed(typingctx: Any, a: Any, b: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
             return signature, generate
-    else:
+    elif len(arguments) == 3:
 
         def typed(typingctx: Any, a: Any, b: Any, c: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
+            return signature, generate
+    else:
+
+        def typed(typingctx: Any, a: Any, b: Any, c: Any, d: Any) -> Any:  # type: ignore[misc]  # noqa: ARG001
             return signature, generate
 
     typed.__doc__ = doc
@@ -115,18 +120,22 @@ def _matcher(item: Any) -> Any:
     return _define(doc, types.int64, (types.int64, types.int64), body)
 
 
-def _putter(item: Any) -> Any:
+def _putter(item: Any, *, and_last: bool = False) -> Any:
     def body(builder: Any, values: Any) -> None:
         kind = ir.VectorType(item, 8)
         words = builder.load(_at(builder, values[0], kind), align=item.width // 8)
         words = builder.select(_lanes(builder, values[1]), _splat(builder, values[2], item), words)
+        if and_last:
+            words = builder.insert_element(words, builder.trunc(values[3], item), _I32(7))
         # An empty piece of assembly hides that both addresses are one. LLVM would write the masked lanes alone, and the
         # next read of the vector, soon for a hot key, would have to wait until that is in the cache.
         address = builder.asm(ir.FunctionType(_I64, [_I64]), "", "=r,0", [values[0]], side_effect=False)
         builder.store(words, _at(builder, address, kind), align=item.width // 8)
 
     doc = f"Writes `word` into those of the eight {item.width}-bit words at an address that the mask names."
-    return _define(doc, types.void, (types.int64, types.int64, types.int64), body)
+    if and_last:
+        doc = doc[:-1] + ", and `last` into the eighth."
+    return _define(doc, types.void, (types.int64,) * (4 if and_last else 3), body)
 
 
 def _match_bytes(builder: Any, values: Any) -> Any:
@@ -170,9 +179,10 @@ _TWO, _THREE = (types.int64,) * 2, (types.int64,) * 3
 
 load_u16, load_u32, load_u64 = (_loader(item) for item in (_I16, _I32, _I64))
 load_i32 = _define("The signed 32-bit word at an address.", types.int64, (types.int64,), _load_signed)
-store_u16, store_u32, store_u64 = (_storer(item) for item in (_I16, _I32, _I64))
+store_u32, store_u64 = (_storer(item) for item in (_I32, _I64))
 match_u16x8, match_u32x8 = _matcher(_I16), _matcher(_I32)
 put_u16x8, put_u32x8 = _putter(_I16), _putter(_I32)
+put_last_u16x8, put_last_u32x8 = _putter(_I16, and_last=True), _putter(_I32, and_last=True)
 match_u8x8 = _define("The mask of those of a word's eight bytes that equal `byte`.", types.int64, _TWO, _match_bytes)
 put_u8x8 = _define(
     "The word with `byte` in those of its eight bytes that the mask names.", types.int64, _THREE, _put_byte

@@ -1,0 +1,123 @@
+"""The results of `bench sketch` as Markdown tables and as one picture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+__all__ = ["draw", "markdown"]
+
+
+def _rows(header: list[str], rows: list[list[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
+
+
+def markdown(report: dict[str, Any]) -> str:
+    """The report's tables: speed in million keys a second and shares of the limit, recall and churn, guarantees."""
+    speed = [
+        [
+            f"{row['buckets']:,}",
+            row["admission"],
+            f"{row['inserts_per_s'] / 1e6:.0f}",
+            f"{row['queries_per_s'] / 1e6:.0f}",
+            f"{row['limit_per_s'] / 1e6:.0f}",
+            f"{row['inserts_per_s'] / row['limit_per_s']:.2f}",
+            f"{row['stream_limit_per_s'] / 1e6:.0f}",
+            f"{row['inserts_per_s'] / row['stream_limit_per_s']:.2f}",
+            f"{row['replace_min_per_s'] / 1e6:.0f}",
+        ]
+        for row in report["speed"]
+    ]
+    recall = [
+        [
+            row["stream"],
+            f"{row['k']:,}",
+            str(row["shards"]),
+            row["admission"],
+            f"{row['recall']:.3f}",
+            f"{row['hot_set_recall']:.3f}",
+            f"{row['covered']:.3f}",
+            f"{row['promotions']:,}",
+            f"{row['demotions']:,}",
+            f"{row['demotions_second_half']:,}",
+            " / ".join(f"{row[name]:.3f}" for name in ("held_after_1m", "hot_after_1m") if name in row) or "",
+        ]
+        for row in report["recall"]
+    ]
+    text = _rows(
+        [
+            "buckets",
+            "admission",
+            "inserts M/s",
+            "queries M/s",
+            "limit M/s",
+            "of limit",
+            "stream's lines M/s",
+            "of those",
+            "plain M/s",
+        ],
+        speed,
+    )
+    text += "\n" + _rows(
+        [
+            "stream",
+            "k",
+            "shards",
+            "admission",
+            "recall",
+            "hot set",
+            "covered",
+            "promotions",
+            "demotions",
+            "... in 2nd half",
+            "1 M events after: held / hot",
+        ],
+        recall,
+    )
+    if report.get("guarantees"):
+        text += "\n" + _rows(
+            ["Zipf exponent", "share", "planted", "Theorem 3.1", "Theorem 3.3", "replace_min", "randomized"],
+            [
+                [
+                    f"{row['exponent']}",
+                    f"{row['share']:g}",
+                    str(row["planted"]),
+                    *(f"{row[name]:.3f}" for name in ("bound_any_stream", "bound_zipf", "replace_min", "randomized")),
+                ]
+                for row in report["guarantees"]
+            ],
+        )
+    return text
+
+
+def draw(report: dict[str, Any], path: Path) -> None:
+    """Writes the picture: speed over the number of buckets, and recall by stream."""
+    from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, and only for the picture)
+
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    for admission in ("randomized", "replace_min"):
+        rows = [row for row in report["speed"] if row["admission"] == admission]
+        left.plot([r["buckets"] for r in rows], [r["inserts_per_s"] / 1e6 for r in rows], "o-", label=admission)
+    rows = [row for row in report["speed"] if row["admission"] == "randomized"]
+    for name, label in (
+        ("limit_per_s", "limit: a random line a key"),
+        ("stream_limit_per_s", "limit: the stream's own lines"),
+        ("replace_min_per_s", "replace_min, plain numba"),
+    ):
+        left.plot([r["buckets"] for r in rows], [r[name] / 1e6 for r in rows], "s--", label=label)
+    left.set(xscale="log", yscale="log", xlabel="buckets", ylabel="million keys a second, one thread")
+    left.legend(fontsize=8)
+    kinds = list(dict.fromkeys((row["k"], row["shards"], row["admission"]) for row in report["recall"]))
+    names = list(dict.fromkeys(row["stream"] for row in report["recall"]))
+    width = 0.8 / max(len(kinds), 1)
+    for number, kind in enumerate(kinds):
+        found = {r["stream"]: r["recall"] for r in report["recall"] if (r["k"], r["shards"], r["admission"]) == kind}
+        places = [place + number * width for place, name in enumerate(names) if name in found]
+        label = f"k {kind[0]:,}, {kind[1]} shard{'s' * (kind[1] > 1)}, {kind[2]}"
+        right.bar(places, [found[name] for name in names if name in found], width, label=label)
+    right.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names)
+    right.set(ylabel="recall of the true top k", ylim=(0, 1.02))
+    right.legend(fontsize=7, loc="lower right")
+    figure.savefig(path, dpi=110)
