@@ -72,7 +72,7 @@ def find_place(table: Keys, key: np.uint64) -> int:
     first, second = _buckets_of(key, np.uint64(table.shape[0]))
     start = table.ctypes.data
     hits: int = _match_u64x4(start + first * _BUCKET_BYTES, key)  # type: ignore[call-arg]
-    others: int = _match_u64x4(start + second * _BUCKET_BYTES, key)  # type: ignore[call-arg]
+    others: int = _match_u64x4(start + second * _BUCKET_BYTES, key)
     if hits | others == 0:
         return -1
     bucket = first if hits != 0 else second
