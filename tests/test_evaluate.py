@@ -1,0 +1,314 @@
+"""The comparison: methods within their budgets, cells that repeat, grids that resume, tables that say what was run."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from trainer.commands.evaluate import command
+from trainer.evaluate import cell as cell_module
+from trainer.evaluate.cafe_sketch import CafeSketch, Scorer
+from trainer.evaluate.cell import Cell, run_cell
+from trainer.evaluate.full import Full
+from trainer.evaluate.grid import GridConfig, run_grid
+from trainer.evaluate.method import Brief, Infeasible
+from trainer.evaluate.placing import Placing, split_rows
+from trainer.evaluate.presets import PRESETS
+from trainer.evaluate.registry import METHODS, Entry
+from trainer.evaluate.stream import GeneratorSource, load_stream
+from trainer.evaluate.tables import closed_shares, summarise
+
+NUM_ROWS = 12_288
+SOURCE = GeneratorSource(world=3)
+PRESET = replace(PRESETS["reference"], batch_rows=128)
+RATIOS = (2.0, 10.0, 100.0, 1000.0, 10_000.0)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """Sums do not depend on the machine's cores."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def make_cell(method: str, compression: float, seed: int = 0, **knobs) -> Cell:
+    return Cell(
+        source=SOURCE,
+        num_rows=NUM_ROWS,
+        preset=PRESET,
+        model="dlrm",
+        method=method,
+        compression=1.0 if METHODS[method].is_full else compression,
+        seed=seed,
+        knobs={**METHODS[method].variants(search=False)[0], **knobs},
+    )
+
+
+# ---- methods -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("ratio", RATIOS)
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
+def test_a_method_never_takes_more_than_its_budget(name, ratio, optimizer):
+    for knobs in METHODS[name].variants(search=True):
+        brief = make_cell(name, ratio, **knobs).brief(load_stream(SOURCE, NUM_ROWS))
+        brief = Brief(**{**vars(brief), "optimizer": optimizer})
+        brief = Brief(**{**vars(brief), "budget_bytes": int(brief.full_bytes / ratio)})
+        method = METHODS[name].build(brief)
+        if isinstance(method, Infeasible):
+            assert str(brief.budget_bytes) in method.reason or "--embedding-bytes" in method.reason
+        else:
+            assert 0 < method.paper_bytes <= method.nbytes <= brief.budget_bytes
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if name not in ("mde", "adaembed", "full")])
+def test_a_method_leaves_little_of_its_budget_unused(name):
+    brief = make_cell(name, 20.0).brief(load_stream(SOURCE, NUM_ROWS))
+    method = METHODS[name].build(brief)
+    assert not isinstance(method, Infeasible)
+    assert method.nbytes > 0.95 * brief.budget_bytes
+
+
+@pytest.mark.parametrize(("name", "ratio"), [("qr", 10_000), ("mde", 100), ("adaembed", 100), ("full", 2)])
+def test_a_ratio_that_a_method_cannot_reach_is_said_with_the_bytes_that_it_needs(name, ratio):
+    brief = make_cell("hash", ratio).brief(load_stream(SOURCE, NUM_ROWS))
+    method = METHODS[name].build(brief)
+    assert isinstance(method, Infeasible)
+    assert f"got {brief.budget_bytes}" in method.reason
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_method_learns_and_repeats_itself(name):
+    cell = make_cell(name, 5.0, rate=0.2)
+    first, again = run_cell(cell), run_cell(cell)
+    if "infeasible" in first:
+        assert name in ("mde",)
+        return
+    assert first["auc_last"] > 0.55
+    assert {**first, "seconds": 0} == {**again, "seconds": 0}
+    assert first["rows"] == NUM_ROWS
+    assert first["bytes"] <= first["budget_bytes"]
+
+
+def test_another_seed_gives_other_figures():
+    assert run_cell(make_cell("hash", 100, 0))["auc"] != run_cell(make_cell("hash", 100, 1))["auc"]
+
+
+def test_evaluation_without_gradient_changes_nothing():
+    stream = load_stream(SOURCE, NUM_ROWS)
+    for name in ("cafe", "cafe-paper-2", "adaembed", "qr"):
+        method = METHODS[name].build(make_cell(name, 5.0).brief(stream))
+        assert not isinstance(method, Infeasible)
+        words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
+        read = torch.from_numpy(words[:64].astype(np.int64))
+        with torch.no_grad():
+            before = method(read)
+            assert torch.equal(before, method(read))
+
+
+def test_a_method_that_overshoots_is_refused(monkeypatch):
+    monkeypatch.setattr(cell_module, "METHODS", {"hash": Entry(build=Full, about="ignores its budget")})
+    with pytest.raises(cell_module.BudgetError, match="takes"):
+        run_cell(make_cell("hash", 2.0))
+
+
+# ---- parts ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["proportional", "equal"])
+@pytest.mark.parametrize("total", [3, 17, 1000, 5000])
+def test_shared_rows_are_split_within_the_total_and_the_fields_sizes(how, total):
+    rows = split_rows(total, (2, 300, 4000), how)
+    assert rows.sum() <= total
+    assert (rows >= 1).all()
+    assert (rows <= [2, 300, 4000]).all()
+    assert rows.sum() >= min(total, 4302) - 3
+
+
+def test_a_field_with_rows_enough_has_no_collisions_and_no_field_takes_anothers_rows():
+    placing = Placing((4, 100), np.array([4, 10]), seed=1, first_row=7)
+    ids = np.stack(np.broadcast_arrays(np.arange(4)[:, None] % 4, 4 + np.arange(100)), axis=-1).reshape(-1, 2)
+    rows = placing(ids)
+    assert set(rows[:, 0]) == {7, 8, 9, 10}
+    assert set(rows[:, 1]) <= set(range(11, 21))
+    assert len(set(rows[:, 1])) > 5
+    assert (placing.of_fields(ids[:, 1], np.ones(len(ids), int)) == rows[:, 1]).all()
+
+
+def oracle_insert(state, stream, num_rows, slots, threshold):
+    """The published rule in plain words, for one bucket."""
+    free = list(range(num_rows))
+    for feature, score in stream:
+        if feature not in state:
+            if len(state) == slots:
+                least = min(state, key=lambda other: state[other][0])
+                smallest, row = state.pop(least)
+                if row is not None:
+                    free.append(row)
+                state[feature] = [smallest, None]
+            else:
+                state[feature] = [0.0, None]
+        state[feature][0] += score
+        if state[feature][0] > threshold and state[feature][1] is None and free:
+            state[feature][1] = free.pop()
+    return state
+
+
+def test_the_published_sketch_does_what_the_paper_says():
+    rng = np.random.default_rng(5)
+    features = rng.integers(0, 12, 400)
+    scores = (rng.random(400) + np.arange(400) * 1e-6).astype(np.float32)  # no ties
+    sketch = CafeSketch(1, 2, threshold=6.0, factor=1.0, seed=0)
+    for start in range(0, 400, 37):
+        sketch.insert(features[start : start + 37], scores[start : start + 37])
+    expected = oracle_insert({}, zip(features.tolist(), scores, strict=True), 2, 4, 6.0)
+    rows, found = sketch.find(np.arange(12))
+    for feature in range(12):
+        score, row = expected.get(feature, (0.0, None))
+        assert found[feature] == pytest.approx(score, rel=1e-4)
+        assert rows[feature] == (-1 if row is None else row)
+    assert sketch.num_promoted - sketch.num_demoted == sketch.num_hot <= 2
+
+
+def test_decay_frees_the_rows_of_what_falls_below_the_threshold():
+    sketch = CafeSketch(1, 2, threshold=1.0, factor=0.1, seed=0)
+    sketch.insert(np.array([1]), np.array([5.0], np.float32))
+    assert sketch.num_hot == 1
+    sketch.insert(np.array([1]), np.array([4.0], np.float32))  # 9 in all: not yet 10 W thresholds
+    assert sketch.num_hot == 1
+    sketch.insert(np.array([2]), np.array([1.5], np.float32))
+    assert sketch.num_hot == 0
+
+
+def test_published_scores_have_mean_one_in_every_field_and_raw_ones_overall():
+    gradient = np.random.default_rng(0).random((10 * 3, 4), np.float32) * np.tile([[1], [10], [100]], (10, 1))
+    gradient = gradient.astype(np.float32)
+    assert Scorer("field", 3)(gradient).reshape(10, 3).mean(axis=0) == pytest.approx([1, 1, 1], rel=1e-5)
+    raw = Scorer("raw", 3)(gradient).reshape(10, 3)
+    assert raw.mean() == pytest.approx(1, rel=1e-5)
+    assert raw[:, 2].mean() > 50 * raw[:, 0].mean()
+
+
+# ---- grid and command ----------------------------------------------------------------------------------------------
+
+
+def make_grid(**changes) -> GridConfig:
+    settings = {
+        "source": SOURCE,
+        "num_rows": 8192,
+        "preset": PRESETS["quick"],
+        "methods": ("full", "hash", "qr", "cafe"),
+        "models": ("dlrm",),
+        "compressions": (20.0, 10_000.0),
+        "seeds": (0, 1),
+    }
+    return GridConfig(**{**settings, **changes})
+
+
+def test_a_run_that_was_killed_repeats_no_finished_cell_and_ends_with_the_same_table(tmp_path):
+    whole = run_grid(make_grid(), tmp_path / "whole")
+    told = []
+
+    class KilledError(Exception):
+        pass
+
+    def kill_after_three(measured, done, num_cells):
+        if done == 3:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_grid(make_grid(), tmp_path / "cut", on_cell=kill_after_three)
+    cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "cells").glob("*.json")}
+    assert len(cells) == 3
+    resumed = run_grid(make_grid(), tmp_path / "cut", on_cell=lambda *said: told.append(said))
+    assert {path: path.stat().st_mtime_ns for path in cells} == cells
+    timeless = [[{**one, "seconds": 0} for one in grid.cells] for grid in (whole, resumed)]
+    assert timeless[0] == timeless[1]
+    assert told[-1][1] == told[-1][2] == len(told)
+    assert not list((tmp_path / "cut" / "cells").glob("*partial*"))
+
+
+def test_several_jobs_give_what_one_gives(tmp_path):
+    config = make_grid(methods=("hash",), compressions=(20.0,))
+    one, two = run_grid(config, tmp_path / "one"), run_grid(config, tmp_path / "two", jobs=2)
+    assert [{**cell, "seconds": 0} for cell in one.cells] == [{**cell, "seconds": 0} for cell in two.cells]
+
+
+def test_the_best_setting_of_the_first_seed_is_taken_for_all(tmp_path):
+    grid = run_grid(make_grid(methods=("hash",), compressions=(100.0,)), tmp_path)
+    first = [cell for cell in grid.tried if cell["seed"] == 0]
+    assert len(first) == 2
+    best = max(first, key=lambda cell: cell["auc"])
+    assert [cell["knobs"] for cell in grid.cells] == [best["knobs"]] * 2
+
+
+def test_shares_are_of_the_gap_between_the_reference_and_the_full_table():
+    def made(method, compression, auc):
+        figures = dict.fromkeys(("logloss", "auc_last", "logloss_last"), 0.5)
+        return {"method": method, "model": "dlrm", "compression": compression, "knobs": {}, "auc": auc, **figures}
+
+    cells = [made("full", 1.0, 0.8), made("hash", 10.0, 0.7), made("cafe", 10.0, 0.77), made("cafe", 10.0, 0.79)]
+    summaries = summarise(cells)
+    assert closed_shares(summaries, "cafe", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
+    assert summaries[-1].error["auc"] == pytest.approx(0.01)
+
+
+def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
+    options = ["--methods", "full,hash,qr", "--compression", "50,10000x", "--rows", "8192", "--seeds", "0,1"]
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    caplog.set_level(logging.INFO)
+    done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    said = json.loads(report.read_text())
+    assert (said["command"], said["ok"]) == ("evaluate", True)
+    keys = {"method", "model", "compression", "seed", "rows", "bytes", "auc", "logloss", "auc_last", "logloss_last"}
+    for cell in said["cells"]:
+        assert "infeasible" in cell or keys <= set(cell)
+    assert any("infeasible" in cell for cell in said["cells"] if cell["method"] == "qr")
+    assert "| hash |" in (out / "table.md").read_text()
+    assert (out / "auc-dlrm.png").stat().st_size > 1000
+    assert any("AUC" in record.message for record in caplog.records)
+
+
+def test_files_of_any_schema_can_be_compared(tmp_path):
+    rng = np.random.default_rng(1)
+    sites, ads = rng.integers(0, 50, 3000), rng.integers(0, 500, 3000)
+    clicks = rng.random(3000) < 0.2 + 0.5 * (sites % 2)
+    lines = [f"{int(click)},s{site},a{ad}" for click, site, ad in zip(clicks, sites, ads, strict=True)]
+    (tmp_path / "log.csv").write_text("click,site,ad\n" + "\n".join(lines) + "\n")
+    (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["site", "ad"]\n')
+    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,cafe", "--compression", "3"]
+    files = [str(tmp_path / "log.csv"), "--models", "dlrm,wdl,dcn"]
+    report = tmp_path / "report.json"
+    done = CliRunner().invoke(command, [*files, *options, "--out", str(tmp_path / "out"), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    cells = json.loads(report.read_text())["cells"]
+    assert {cell["model"] for cell in cells} == {"dlrm", "wdl", "dcn"}
+    assert {cell["rows"] for cell in cells} == {3000}
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--methods", "caffe"], "caffe"),
+        (["--models", "bert"], "bert"),
+        (["--compression", "0.5"], "at least 1"),
+        (["--compression", "ten"], "numbers"),
+        (["--seeds", "-1"], "0 or more"),
+    ],
+)
+def test_wrong_usage_is_said_before_anything_runs(options, said, tmp_path):
+    done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out")])
+    assert done.exit_code == 2
+    assert said in done.output
+    assert not Path(tmp_path / "out").exists()

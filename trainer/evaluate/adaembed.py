@@ -1,0 +1,103 @@
+"""`adaembed`: an importance a feature, rows for the top of it, rebuilt now and then (Lai et al., OSDI'23)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.trained_rows import TrainedRows
+
+__all__ = ["AdaEmbed", "build"]
+
+_ENTRY_BYTES = 8  # an importance and a row number for every feature there is
+_CHECK_BATCHES = 64
+_TOLERATED = 0.05
+
+
+class AdaEmbed(Method):
+    """What is not among the most important features is a zero vector, and a feature that gets a row starts from zero.
+
+    Importance is the sum of gradient norms, which are divided by their field's mean in the batch, decayed. It is
+    looked at every 64 batches, and rows move if more than 5 % of the important features have none.
+
+    Args:
+        brief: with the knob `decay`, at every look.
+        num_rows: to give away.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
+
+    def __init__(self, brief: Brief, num_rows: int) -> None:
+        super().__init__()
+        self.rows = TrainedRows(num_rows, brief)
+        self._row_of = np.full(brief.num_features, num_rows, np.int32)  # the zero row
+        self._importance = np.zeros(brief.num_features, np.float32)
+        self._num_rows, self._num_fields = num_rows, len(brief.field_sizes)
+        self._free = list(range(num_rows - 1, -1, -1))
+        self._decay = brief.number("decay", 0.98)
+        self._ids = np.empty(0, np.int64)
+        self._num_batches = 0
+        self.num_moves = 0
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        ids = words.numpy()
+        if torch.is_grad_enabled():
+            self._ids = ids.reshape(-1)
+        vectors: Tensor = self.rows(self._row_of[ids])
+        return vectors
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        for _, gradient in self.rows.learn():
+            norms = np.linalg.norm(gradient, axis=1).reshape(-1, self._num_fields)  # (B, F)
+            norms /= np.maximum(norms.mean(axis=0), 1e-30)
+            np.add.at(self._importance, self._ids, norms.reshape(-1))
+        self._num_batches += 1
+        # Rows that nobody has are given away at once; the rebuild is for those that somebody loses.
+        if self._num_batches % _CHECK_BATCHES == 0 or (self._free and self._num_batches % 8 == 0):
+            self._rebuild()
+            self._importance *= self._decay
+
+    def _rebuild(self) -> None:
+        """Gives the rows to the features of the greatest importance."""
+        top = np.argpartition(-self._importance, min(self._num_rows, len(self._importance) - 1))[: self._num_rows]
+        top = np.sort(top[self._importance[top] > 0])
+        has_none = top[self._row_of[top] == self._num_rows]
+        if len(has_none) <= _TOLERATED * len(top):
+            return
+        losing = self._row_of != self._num_rows
+        losing[top] = False
+        self._free.extend(self._row_of[losing].tolist())
+        self._row_of[losing] = self._num_rows
+        fresh = np.array([self._free.pop() for _ in has_none], np.int32)
+        self._row_of[has_none] = fresh
+        self.num_moves += len(has_none)
+        self.rows.copy_from(fresh, torch.zeros(len(fresh), self.rows.table.values.shape[1]))
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`: rows that are free are counted as rows, the list of them is their own memory."""
+        return self.rows.nbytes + self._importance.nbytes + self._row_of.nbytes
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return self.rows.numbers_nbytes + self._importance.nbytes + self._row_of.nbytes
+
+    def describe(self) -> dict[str, float]:
+        """As `Method.describe`."""
+        return {"hot": self._num_rows - len(self._free), "promotions": self.num_moves}
+
+
+def build(brief: Brief) -> AdaEmbed | Infeasible:
+    """As many rows as fit beside two words for every feature."""
+    fixed = brief.num_features * _ENTRY_BYTES
+    num_rows = (brief.budget_bytes - fixed) // brief.row_bytes() - 1
+    if num_rows < 1:
+        return Infeasible(f"importances of {brief.num_features} features need {fixed} bytes, got {brief.budget_bytes}")
+    return AdaEmbed(brief, min(num_rows, brief.num_features))

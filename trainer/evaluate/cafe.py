@@ -1,0 +1,156 @@
+"""`cafe`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
+
+What is charged is what both allocate: rows, optimizer state, router, sketch, and the hot set's own tables. In a real
+deployment the sketch is the agent's and takes nothing of the trainer's memory; `cafe-remote` is that case.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, ClassVar, cast
+
+from torch import Tensor
+
+from sketch.hotset import HotSet
+from sketch.hotsketch import HotSketch
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import PlanError
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.sizing import EmbeddingPlan, RowFormatName, plan_for_capacity
+
+__all__ = ["Cafe", "build", "build_remote"]
+
+_DEFAULTS = {"unique_share": 0.8, "level_1_share": 0.7, "warm_per_hot": 0.5, "buckets_per_row": 0.34}
+_DEFAULT_FORMAT = "int8"
+_FEW_BUCKETS = 256  # below, a sketch has wider tags
+
+
+@lru_cache(maxsize=1)
+def _fixed_bytes() -> int:
+    """What a hot set keeps whatever its size: the histogram and the candidates of one review."""
+    smallest = HotSet(1, HotSketch(1))
+    return smallest.nbytes - _agent_bytes(1, 1)
+
+
+@lru_cache(maxsize=1)
+def _slopes() -> tuple[int, int]:
+    """Bytes of sketch and hot set for each row and for each bucket, as the two allocate them."""
+    start = HotSet(1, HotSketch(_FEW_BUCKETS)).nbytes
+    per_row = HotSet(1025, HotSketch(_FEW_BUCKETS)).nbytes - start
+    per_bucket = HotSet(1, HotSketch(_FEW_BUCKETS + 1024)).nbytes - start
+    return per_row // 1024, per_bucket // 1024
+
+
+def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
+    """All that grows of a sketch and a hot set."""
+    per_row, per_bucket = _slopes()
+    wide = HotSketch(1).nbytes - HotSketch(_FEW_BUCKETS).nbytes // _FEW_BUCKETS if num_buckets < _FEW_BUCKETS else 0
+    return capacity_rows * per_row + num_buckets * (per_bucket + wide)
+
+
+class Cafe(Method):
+    """Knobs: `row_format`, `unique_share`, `level_1_share`, `warm_per_hot`, `buckets_per_row`, `half_life` (events
+    a row).
+
+    Args:
+        brief: with the knobs.
+        plan: the embedding's sizes.
+        num_buckets: of the sketch.
+        is_remote: whether sketch and hot set are somebody else's memory.
+    """  # noqa: D205
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
+    reads_ids: ClassVar[bool] = False
+
+    def __init__(self, brief: Brief, plan: EmbeddingPlan, num_buckets: int, *, is_remote: bool) -> None:
+        super().__init__()
+        self.embedding = AdaptiveEmbedding(plan, optimizer=brief.row_optimizer, seed=brief.seed)
+        half_life = brief.number("half_life", 0) * plan.capacity_rows
+        self.hot_set = HotSet(
+            plan.capacity_rows,
+            HotSketch(num_buckets, seed=brief.seed),
+            warm_capacity=int(plan.capacity_rows * brief.number("warm_per_hot", _DEFAULTS["warm_per_hot"])),
+            half_life_events=half_life or None,
+        )
+        self._is_remote = is_remote
+        self.num_promoted = self.num_demoted = 0
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        vectors: Tensor = self.embedding(words)
+        return vectors
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        importance = self.embedding.apply_gradients()
+        report = self.embedding.apply(self.hot_set.update(importance.keys, importance.scores))
+        self.num_promoted += report.promoted
+        self.num_demoted += report.demoted
+
+    @property
+    def sketch_bytes(self) -> int:
+        """Of the sketch and the hot set; what has a fixed size and serves one review only is left out."""
+        return self.hot_set.nbytes - _fixed_bytes()
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`."""
+        return self.embedding.nbytes["total"] + (0 if self._is_remote else self.sketch_bytes)
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return self.embedding.nbytes["rows"] + (0 if self._is_remote else self.hot_set.sketch.nbytes)
+
+    def describe(self) -> dict[str, float]:
+        """As `Method.describe`."""
+        counts = {"hot": self.hot_set.num_hot, "promotions": self.num_promoted, "demotions": self.num_demoted}
+        return {**counts, "capacity": self.hot_set.capacity, "sketch_bytes": self.sketch_bytes}
+
+
+def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
+    number: dict[str, Any] = {name: brief.number(name, default) for name, default in _DEFAULTS.items()}
+    number.pop("buckets_per_row")
+    return plan_for_capacity(
+        capacity_rows,
+        brief.dim,
+        len(brief.field_sizes),
+        optimizer=brief.optimizer,
+        row_format=cast("RowFormatName", brief.word("row_format", _DEFAULT_FORMAT)),
+        **number,
+    )
+
+
+def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
+    per_row = brief.number("buckets_per_row", 1.0 if is_remote else _DEFAULTS["buckets_per_row"])
+
+    def buckets(capacity_rows: int) -> int:
+        return max(1, round(per_row * capacity_rows))
+
+    def total(capacity_rows: int) -> int:
+        agent = 0 if is_remote else _agent_bytes(capacity_rows, buckets(capacity_rows))
+        return _plan(brief, capacity_rows).nbytes["total"] + agent
+
+    try:
+        least = total(1)
+    except PlanError as error:
+        return Infeasible(str(error))
+    if least > brief.budget_bytes:
+        return Infeasible(f"one unique row and a shared one a field need {least} bytes, got {brief.budget_bytes}")
+    fits, too_many = 1, max(2, brief.budget_bytes // 8)
+    while too_many - fits > 1:
+        middle = (fits + too_many) // 2
+        fits, too_many = (middle, too_many) if total(middle) <= brief.budget_bytes else (fits, middle)
+    while fits > 1 and total(fits) > brief.budget_bytes:
+        fits -= 1
+    return Cafe(brief, _plan(brief, fits), buckets(fits), is_remote=is_remote)
+
+
+def build(brief: Brief) -> Cafe | Infeasible:
+    """The largest capacity that fits, everything counted."""
+    return _build(brief, is_remote=False)
+
+
+def build_remote(brief: Brief) -> Cafe | Infeasible:
+    """The largest capacity that fits, the agent's memory not counted."""
+    return _build(brief, is_remote=True)

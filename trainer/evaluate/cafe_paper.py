@@ -1,0 +1,124 @@
+"""`cafe-paper`: CAFE as published (SIGMOD'24), one or two levels; `cafe-paper-bytes`: its rules over our bytes.
+
+    hot      score > threshold, and a row was free      its own row
+    medium   score > threshold / 5 (two levels)         H1 row + H2 row
+    cold     the rest                                   H1 row
+
+Replace the minimum; promote at the threshold, with a copy of the vector; drop the row at a demotion. Two faults of the
+published code are not repeated: it copies the wrong shared row for every field but the first, and it replaces the last
+slot of a bucket where the paper says the smallest.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from trainer.evaluate.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.placing import Placing, split_rows
+from trainer.evaluate.trained_rows import TrainedRows
+from trainer.sizing import RowFormatName
+
+__all__ = ["CafePaper", "build"]
+
+_FREE_BYTES = 4
+_MEDIUM = 0.2  # of the threshold
+_LEVEL_1 = 0.7  # of the shared rows, where there are two levels
+
+
+class CafePaper(Method):
+    """Knobs: `threshold` (mean lookups), `score` (`field` or `raw`), `levels`, `unique_share` (of the bytes),
+    `slots_per_row`, `split`, `decay`, `row_format`.
+
+    Args:
+        brief: with the knobs.
+        num_hot: unique rows.
+        num_buckets: of the sketch.
+        num_shared: shared rows.
+    """  # noqa: D205
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
+
+    def __init__(self, brief: Brief, num_hot: int, num_buckets: int, num_shared: int) -> None:
+        super().__init__()
+        sizes, how = brief.field_sizes, brief.word("split", "proportional")
+        self._num_fields, self._is_two_level = len(sizes), brief.number("levels", 1) == 2
+        num_level_1 = num_shared
+        if self._is_two_level:
+            num_level_1 = min(max(len(sizes), int(num_shared * _LEVEL_1)), num_shared - len(sizes))
+        self._level_1 = Placing(sizes, split_rows(num_level_1, sizes, how), 2 * brief.seed, first_row=num_hot)
+        start = num_hot + self._level_1.num_rows
+        if self._is_two_level:
+            split = split_rows(num_shared - num_level_1, sizes, how)
+            self._level_2 = Placing(sizes, split, 2 * brief.seed + 1, first_row=start)
+            start += self._level_2.num_rows
+        self.rows = TrainedRows(start, brief, row_format=cast("RowFormatName", brief.word("row_format", "float32")))
+        threshold = brief.number("threshold", 20.0)
+        self.sketch = CafeSketch(
+            num_buckets, num_hot, threshold=threshold, factor=brief.number("decay", 0.98), seed=brief.seed
+        )
+        self._medium = _MEDIUM * threshold
+        self._score = Scorer(brief.word("score", "field"), self._num_fields)
+        self._ids: Ids = np.empty(0, np.int64)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        ids = words.numpy()  # (B, F)
+        hot, scores = (found.reshape(ids.shape) for found in self.sketch.find(ids.reshape(-1)))
+        vectors: Tensor = self.rows(np.where(hot >= 0, hot, self._level_1(ids)))
+        if self._is_two_level:
+            is_medium = (hot < 0) & (scores > self._medium)
+            vectors = vectors + self.rows(np.where(is_medium, self._level_2(ids), self.rows.padding))
+        if torch.is_grad_enabled():
+            self._ids = ids.reshape(-1)
+        return vectors
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        captured = self.rows.learn()
+        before = self.sketch.find(self._ids)[1] if self._is_two_level else None
+        places, rows = self.sketch.insert(self._ids, self._score(captured[-1][1]))
+        if not len(places):
+            return
+        ids, fields = self._ids[places], places % self._num_fields
+        vectors = self.rows.read(self._level_1.of_fields(ids, fields))
+        if before is not None:
+            second = np.where(before[places] > self._medium, self._level_2.of_fields(ids, fields), self.rows.padding)
+            vectors = vectors + self.rows.read(second)
+        self.rows.copy_from(rows, vectors)
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`."""
+        return self.rows.nbytes + sum(self.sketch.nbytes.values())
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return self.rows.numbers_nbytes + self.sketch.nbytes["slots"]
+
+    def describe(self) -> dict[str, float]:
+        """As `Method.describe`."""
+        sketch = self.sketch
+        return {"hot": sketch.num_hot, "promotions": sketch.num_promoted, "demotions": sketch.num_demoted}
+
+
+def build(brief: Brief) -> CafePaper | Infeasible:
+    """`unique_share` of the bytes for unique rows and the sketch, the rest for shared rows."""
+    row_bytes = brief.row_bytes(cast("RowFormatName", brief.word("row_format", "float32")))
+    per_hot = row_bytes + brief.number("slots_per_row", 4) * SLOT_BYTES + _FREE_BYTES
+    fewest = len(brief.field_sizes) * int(brief.number("levels", 1))
+    room = brief.budget_bytes - row_bytes - 4 * SLOT_BYTES
+    num_hot = int(room * brief.number("unique_share", 0.7) / per_hot)
+    num_hot = max(0, min(num_hot, int((room - (fewest + 1) * row_bytes) / per_hot)))
+    if num_hot < 1:
+        least = int((fewest + 2) * row_bytes + per_hot + 4 * SLOT_BYTES)
+        return Infeasible(f"a unique row and {fewest} shared ones need {least} bytes, got {brief.budget_bytes}")
+    num_buckets = max(1, int(num_hot * brief.number("slots_per_row", 4) / 4))
+    rest = brief.budget_bytes - num_hot * (row_bytes + _FREE_BYTES) - num_buckets * 4 * SLOT_BYTES
+    return CafePaper(brief, num_hot, num_buckets, rest // row_bytes - 1)

@@ -1,0 +1,104 @@
+"""CAFE's sketch with what stands around its kernels: free rows, the decay's rhythm, and the scores' normalisation."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from trainer.evaluate import kernels
+
+__all__ = ["SLOT_BYTES", "CafeSketch", "Scorer"]
+
+SLOT_BYTES = 12
+_SLOTS = 4
+_UNIT_BATCHES = 16
+
+Ids = npt.NDArray[np.int64]
+
+
+class Scorer:
+    """Gradient norms -> scores, such that a mean lookup scores about 1 and a threshold is a number of lookups.
+
+    Args:
+        how: `field`: divided by their field's mean in the batch, as published; `raw`: by one number, their mean in
+            the run's first 16 batches.
+        num_fields: F.
+    """
+
+    def __init__(self, how: str, num_fields: int) -> None:
+        self._how, self._num_fields = how, num_fields
+        self._sum, self._num_batches = 0.0, 0
+
+    def __call__(self, gradient: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Scores (N,) of gradients (N, D), N = B F."""
+        norms = np.linalg.norm(gradient, axis=1).reshape(-1, self._num_fields)  # (B, F)
+        if self._how == "field":
+            return (norms / np.maximum(norms.mean(axis=0), 1e-30)).reshape(-1)
+        norms = norms * len(norms)  # of the sum of the losses
+        if self._num_batches < _UNIT_BATCHES:
+            self._num_batches += 1
+            self._sum += float(norms.mean())
+        unit = np.float32(max(self._sum / self._num_batches, 1e-30))
+        return (norms / unit).reshape(-1)
+
+
+class CafeSketch:
+    """W buckets of four slots of 12 bytes (id, score, row), and the rows that nobody has.
+
+    Args:
+        num_buckets: W.
+        num_rows: unique rows.
+        threshold: of being hot.
+        factor: of the decay, which comes whenever 10 W thresholds have been added up since the last.
+        seed: of the hash.
+    """
+
+    def __init__(self, num_buckets: int, num_rows: int, *, threshold: float, factor: float, seed: int) -> None:
+        self._ids = np.zeros((num_buckets, _SLOTS), np.int32)
+        self._scores = np.zeros((num_buckets, _SLOTS), np.float32)
+        self._rows = np.full((num_buckets, _SLOTS), -1, np.int32)
+        self._free = np.arange(num_rows, dtype=np.int32)
+        self._counts = np.array([num_rows, 0], np.int64)
+        self._threshold, self._factor = np.float32(threshold), np.float32(factor)
+        self._seed = np.uint64(seed)
+        self._added = 0.0
+        self.num_promoted = 0
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """Bytes of the slots, and of the list of free rows."""
+        return {"slots": self._ids.nbytes + self._scores.nbytes + self._rows.nbytes, "free": self._free.nbytes}
+
+    @property
+    def num_demoted(self) -> int:
+        """Demotions so far."""
+        return int(self._counts[1])
+
+    @property
+    def num_hot(self) -> int:
+        """Features with a row of their own."""
+        return len(self._free) - int(self._counts[kernels.NUM_FREE])
+
+    def find(self, features: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
+        """Rows (K,), -1 where there is none, and scores (K,)."""
+        rows, scores = np.empty(len(features), np.int64), np.empty(len(features), np.float32)
+        kernels.find(features, self._ids, self._scores, self._rows, self._seed, rows, scores)
+        return rows, scores
+
+    def insert(self, features: Ids, scores: npt.NDArray[np.float32]) -> tuple[Ids, Ids]:
+        """Adds scores (K,); returns the places in `features` of those promoted, and their rows, which are distinct."""
+        promoted = np.empty((len(features), 2), np.int64)
+        tables: tuple[Any, ...] = (self._ids, self._scores, self._rows)
+        count = kernels.insert(
+            features, scores, *tables, self._seed, self._threshold, self._free, self._counts, promoted
+        )
+        self.num_promoted += count
+        self._added += float(scores.sum(dtype=np.float64))
+        if self._factor < 1 and self._added > 10 * len(self._ids) * float(self._threshold):
+            kernels.decay(self._scores, self._rows, self._factor, self._threshold, self._free, self._counts)
+            self._added = 0.0
+        latest = promoted[:count][::-1]  # a row that changed hands belongs to the last
+        _, first = np.unique(latest[:, 1], return_index=True)
+        return latest[first, 0], latest[first, 1]

@@ -1,0 +1,166 @@
+"""One cell of the comparison: a method, trained once over the stream, each row predicted before it is learned."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import chain
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+from trainer.errors import TrainerError
+from trainer.evaluate.method import Brief, Infeasible, Knob, Method
+from trainer.evaluate.presets import Preset
+from trainer.evaluate.registry import METHODS
+from trainer.evaluate.stream import Source, Stream, load_stream
+from trainer.metrics import Quality
+
+__all__ = ["BudgetError", "Cell", "Measured", "run_cell"]
+
+logger = logging.getLogger(__name__)
+
+_FORMAT = 1  # grows when cells of an older program must not be mixed with new ones
+_LAST_SHARE = 1 / 7  # as the last day of the paper's week
+_WINDOWS = 50
+
+Measured = dict[str, Any]
+
+
+class BudgetError(TrainerError, RuntimeError):
+    """A method took more bytes than it was given: its result means nothing."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """What determines a cell's figures.
+
+    Attributes:
+        source: where the rows come from.
+        num_rows: how many; None for all of the files.
+        preset: how models are trained.
+        model: `dlrm`, `wdl` or `dcn`.
+        method: by name.
+        knobs: the method's settings.
+        compression: size of the full table over that of the method; 1 for the full table.
+        seed: of weights, hashes and coins.
+    """
+
+    source: Source
+    num_rows: int | None
+    preset: Preset
+    model: str
+    method: str
+    compression: float
+    seed: int
+    knobs: Mapping[str, Knob] = field(default_factory=dict)
+
+    def describe(self) -> dict[str, Any]:
+        """All of it, for JSON."""
+        return {
+            "format": _FORMAT,
+            "source": self.source.describe(),
+            "num_rows": self.num_rows,
+            "preset": self.preset.describe(),
+            "model": self.model,
+            "method": self.method,
+            "knobs": dict(self.knobs),
+            "compression": self.compression,
+            "seed": self.seed,
+        }
+
+    @property
+    def name(self) -> str:
+        """A file name that no other cell has."""
+        digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:12]
+        return f"{self.method}-{self.model}-{self.compression:g}x-seed{self.seed}-{digest}"
+
+    def brief(self, stream: Stream) -> Brief:
+        """What the method is made from; the ratio is of all bytes, optimizer state included."""
+        brief = Brief(
+            budget_bytes=0,
+            dim=self.preset.dim,
+            field_sizes=stream.field_sizes,
+            optimizer=self.preset.optimizer,
+            rate=float(self.knobs.get("rate", self.preset.rate)),
+            epsilon=float(self.knobs.get("epsilon", self.preset.epsilon)),
+            seed=self.seed,
+            knobs=self.knobs,
+            counts=stream.counts,
+        )
+        budget_bytes = int(brief.full_bytes / self.compression)
+        return Brief(**{**vars(brief), "budget_bytes": budget_bytes})
+
+
+def _check(method: Method, cell: Cell, budget_bytes: int) -> int:
+    if method.nbytes > budget_bytes:
+        raise BudgetError(f"{cell.name}: takes {method.nbytes} bytes, got {budget_bytes}")
+    return method.nbytes
+
+
+def run_cell(cell: Cell) -> Measured:
+    """Trains and measures; the same cell gives the same figures (`seconds` aside).
+
+    Raises:
+        BudgetError: the method overshoots.
+    """
+    started_s = time.perf_counter()
+    stream = load_stream(cell.source, cell.num_rows)
+    brief = cell.brief(stream)
+    named = {
+        "method": cell.method,
+        "model": cell.model,
+        "compression": cell.compression,
+        "seed": cell.seed,
+        "rows": stream.num_rows,
+        "features": brief.num_features,
+        "budget_bytes": brief.budget_bytes,
+        "knobs": dict(cell.knobs),
+    }
+    method = METHODS[cell.method].build(brief)
+    if isinstance(method, Infeasible):
+        return {**named, "infeasible": method.reason}
+    _check(method, cell, brief.budget_bytes)
+    measured = _train(cell, stream, method)
+    sizes = {"bytes": _check(method, cell, brief.budget_bytes), "paper_bytes": method.paper_bytes}
+    seconds = round(time.perf_counter() - started_s, 2)
+    return {**named, **sizes, **measured, "details": method.describe(), "seconds": seconds}
+
+
+def _train(cell: Cell, stream: Stream, method: Method) -> Measured:
+    num_dense = stream.dense.shape[1]
+    model = cell.preset.build_model(cell.model, num_dense=num_dense, num_fields=stream.num_fields, seed=cell.seed)
+    optimizer = cell.preset.dense.build(chain(model.parameters(), method.parameters()))
+    words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
+    total, last, window = Quality(), Quality(), Quality()
+    curve: list[list[float | None]] = []
+    last_row = stream.num_rows - int(stream.num_rows * _LAST_SHARE)
+    for where in stream.batches(cell.preset.batch_rows):
+        label = torch.from_numpy(stream.label[where].astype(np.float32))  # (B,)
+        dense = torch.from_numpy(stream.dense[where])  # (B, M)
+        read = torch.from_numpy(words[where].astype(np.int64, copy=True))  # (B, F)
+        logits = model(dense, method(read))  # (B,)
+        loss = binary_cross_entropy_with_logits(logits, label)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        method.learn()
+        predicted = logits.detach().numpy()
+        for quality, first in ((total, 0), (window, 0), (last, max(0, last_row - where.start))):
+            quality.add(predicted[first:], stream.label[where][first:])
+        if window.rows >= stream.num_rows / _WINDOWS:
+            curve.append([where.stop, window.log_loss, window.auc])
+            window = Quality()
+    return {
+        "auc": total.auc,
+        "logloss": total.log_loss,
+        "auc_last": last.auc,
+        "logloss_last": last.log_loss,
+        "curve": curve,
+    }

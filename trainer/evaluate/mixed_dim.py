@@ -1,0 +1,88 @@
+"""`mde`: the larger a field, the shorter its rows (mixed dimension embeddings, Ginart et al., 2019)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.trained_rows import TrainedRows
+
+__all__ = ["MixedDim", "build", "field_dims"]
+
+_FLOAT_BYTES = 4
+_ADAM_WORDS = 3  # a projection's number and the dense optimizer's two
+
+
+def field_dims(brief: Brief, power: float) -> list[int]:
+    """d_f = D (n_min / n_f)^power, rounded, at least 1."""
+    sizes = np.asarray(brief.field_sizes, np.float64)
+    return [int(dim) for dim in np.clip(np.round(brief.dim * (sizes.min() / sizes) ** power), 1, brief.dim)]
+
+
+def _total_bytes(brief: Brief, dims: list[int]) -> int:
+    rows = sum((size + 1) * brief.row_bytes(dim=dim) for size, dim in zip(brief.field_sizes, dims, strict=True))
+    return rows + sum(dim * brief.dim * _FLOAT_BYTES * _ADAM_WORDS for dim in dims if dim < brief.dim)
+
+
+class MixedDim(Method):
+    """A table a field, with rows of `dims[f]` numbers and a projection to D that learns with the model."""
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
+
+    def __init__(self, brief: Brief, dims: list[int]) -> None:
+        super().__init__()
+        self._first_ids = np.concatenate([[0], np.cumsum(brief.field_sizes)[:-1]])
+        self.tables = nn.ModuleList(
+            TrainedRows(size, brief, dim=dim, salt=field)
+            for field, (size, dim) in enumerate(zip(brief.field_sizes, dims, strict=True))
+        )
+        seeded = torch.Generator().manual_seed(brief.seed)
+        self.projections = nn.ParameterDict()
+        for field, dim in enumerate(dims):
+            if dim < brief.dim:
+                bound = (6 / (dim + brief.dim)) ** 0.5  # Xavier
+                start = torch.empty(dim, brief.dim).uniform_(-bound, bound, generator=seeded)
+                self.projections[str(field)] = nn.Parameter(start)
+        self._nbytes = _total_bytes(brief, dims)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        local = words.numpy() - self._first_ids  # (B, F)
+        vectors = []
+        for field, table in enumerate(self.tables):
+            short: Tensor = table(np.ascontiguousarray(local[:, field]))  # (B, d_f)
+            name = str(field)
+            vectors.append(short @ self.projections[name] if name in self.projections else short)
+        return torch.stack(vectors, dim=1)
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        for table in self.tables:
+            table.learn()  # type: ignore[operator]
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`: with the projections and their Adam state."""
+        return self._nbytes
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`: without them."""
+        return sum(table.numbers_nbytes for table in self.tables)  # type: ignore[misc]
+
+
+def build(brief: Brief) -> MixedDim | Infeasible:
+    """The gentlest power that fits; rows of one number for all but the smallest field are the end."""
+    least = _total_bytes(brief, field_dims(brief, 64.0))
+    if least > brief.budget_bytes:
+        return Infeasible(f"one number a feature needs {least} bytes, got {brief.budget_bytes}")
+    low, high = 0.0, 64.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        fits = _total_bytes(brief, field_dims(brief, middle)) <= brief.budget_bytes
+        low, high = (low, middle) if fits else (middle, high)
+    return MixedDim(brief, field_dims(brief, high))

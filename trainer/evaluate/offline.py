@@ -1,0 +1,72 @@
+"""`offline`: an oracle that has counted the whole run beforehand and gives the most frequent features their rows."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.placing import Placing, split_rows
+from trainer.evaluate.trained_rows import TrainedRows
+from trainer.sizing import map_bytes
+
+__all__ = ["Offline", "build"]
+
+
+class Offline(Method):
+    """Private rows for the top of the true counts, which no online method can know; hashed rows for the rest.
+
+    Args:
+        brief: with the knobs `unique_share` (of the rows) and `split` (of the others among fields).
+        num_hot: private rows.
+        num_shared: the others.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary", "sees_future"})
+
+    def __init__(self, brief: Brief, num_hot: int, num_shared: int) -> None:
+        super().__init__()
+        assert brief.counts is not None  # noqa: S101  the harness gives an oracle its future
+        counts = brief.counts()
+        top = np.argsort(-counts, kind="stable")[:num_hot]
+        self._row_of = np.full(len(counts), -1, np.int64)  # of the oracle; what a serving map would take is charged
+        self._row_of[top] = np.arange(len(top))
+        split = split_rows(num_shared, brief.field_sizes, brief.word("split", "equal"))
+        self._places = Placing(brief.field_sizes, split, brief.seed, first_row=num_hot)
+        self.rows = TrainedRows(num_hot + self._places.num_rows, brief)
+        self._map_bytes = map_bytes(num_hot)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        ids = words.numpy()
+        private = self._row_of[ids]
+        vectors: Tensor = self.rows(np.where(private >= 0, private, self._places(ids)))
+        return vectors
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        self.rows.learn()
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`."""
+        return self.rows.nbytes + self._map_bytes
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return self.rows.numbers_nbytes
+
+
+def build(brief: Brief) -> Offline | Infeasible:
+    """Private and shared rows in the asked proportion, the map of the private ones counted."""
+    share, row_bytes, fewest = brief.number("unique_share", 0.8), brief.row_bytes(), len(brief.field_sizes)
+    room = brief.budget_bytes - row_bytes - map_bytes(0)
+    if room < fewest * row_bytes:
+        return Infeasible(f"a row a field needs {fewest * row_bytes} bytes, got {brief.budget_bytes}")
+    per_hot = row_bytes + map_bytes(1 << 20) / (1 << 20)
+    num_shared = max(fewest, int(room * (1 - share) / row_bytes))
+    num_hot = max(0, int((room - num_shared * row_bytes) / per_hot) - 4)
+    return Offline(brief, min(num_hot, brief.num_features), num_shared)

@@ -1,0 +1,58 @@
+"""Pictures of a finished grid: AUC against the ratio, and log loss over the rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from trainer.evaluate.cell import Measured
+from trainer.evaluate.tables import Summary
+
+__all__ = ["draw_auc", "draw_curves"]
+
+
+def _figure() -> tuple[Any, Any]:
+    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    return figure, figure.subplots()
+
+
+def draw_auc(summaries: Sequence[Summary], model: str, path: Path) -> None:
+    """AUC of every method against the ratio, with standard errors; the full table is a line across."""
+    figure, axes = _figure()
+    here = [one for one in summaries if one.model == model and "auc" in one.mean]
+    for method in dict.fromkeys(one.method for one in here):
+        ones = [one for one in here if one.method == method]
+        if ones[0].compression == 1:
+            axes.axhline(ones[0].mean["auc"], color="black", linestyle="--", label=method)
+            continue
+        ones.sort(key=lambda one: one.compression)
+        ratios, means, errors = zip(
+            *((one.compression, one.mean["auc"], one.error["auc"]) for one in ones), strict=True
+        )
+        width = 2.5 if method.startswith("cafe") else 1.0
+        axes.errorbar(ratios, means, yerr=errors, marker="o", capsize=3, linewidth=width, label=method)
+    axes.set(xscale="log", xlabel="compression (all bytes)", ylabel="prequential AUC", title=model)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def draw_curves(cells: Sequence[Measured], model: str, compression: float, path: Path) -> None:
+    """Log loss in windows of rows of every method at one ratio, first seed."""
+    figure, axes = _figure()
+    drawn = set()
+    for cell in cells:
+        if cell["model"] != model or cell["compression"] not in (1, compression) or "infeasible" in cell:
+            continue
+        if cell["method"] not in drawn:
+            drawn.add(cell["method"])
+            rows, losses = [point[0] for point in cell["curve"]], [point[1] for point in cell["curve"]]
+            style = {"color": "black", "linestyle": "--"} if cell["compression"] == 1 else {}
+            axes.plot(rows, losses, label=cell["method"], **style)
+    axes.set(xlabel="rows", ylabel="log loss of the window", title=f"{model}, {compression:g}x")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)

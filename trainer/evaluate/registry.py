@@ -1,0 +1,94 @@
+"""The methods by name, and what is tried of their own settings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+
+from trainer.evaluate import (
+    adaembed,
+    cafe,
+    cafe_paper,
+    full,
+    hashing,
+    mixed_dim,
+    offline,
+    quotient,
+    robe,
+)
+from trainer.evaluate.method import Brief, Infeasible, Knob, Method
+
+__all__ = ["METHODS", "Entry", "Variant"]
+
+Variant = Mapping[str, Knob]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A method of the comparison.
+
+    Attributes:
+        build: makes it, or says why not.
+        about: one line.
+        knobs: settings that make this entry differ from others of the same class.
+        search: values to try of further settings; the best on the first seed is taken, in hindsight, for all seeds.
+        is_full: it is the uncompressed table and has no ratio.
+    """
+
+    build: Callable[[Brief], Method | Infeasible]
+    about: str
+    knobs: Variant = field(default_factory=dict)
+    search: Mapping[str, tuple[Knob, ...]] = field(default_factory=dict)
+    is_full: bool = False
+
+    def variants(self, *, search: bool) -> list[Variant]:
+        """Every combination of what is to be tried; its first alone if nothing is to be searched."""
+        names = list(self.search)
+        combinations = [dict(zip(names, values, strict=True)) for values in product(*self.search.values())]
+        return [{**self.knobs, **combination} for combination in (combinations if search else combinations[:1])]
+
+
+_THRESHOLDS: tuple[Knob, ...] = (20.0, 5.0, 80.0)
+_SCORES: tuple[Knob, ...] = ("field", "raw")
+_SPLITS: tuple[Knob, ...] = ("proportional", "equal")
+_OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw", "unique_share": 0.85}
+
+METHODS: dict[str, Entry] = {
+    "full": Entry(build=full.build, about="a row for every feature", is_full=True),
+    "offline": Entry(
+        build=offline.build,
+        about="an oracle: rows for the most frequent of the whole run",
+        search={"unique_share": (0.8, 0.5)},
+    ),
+    "hash": Entry(build=hashing.build, about="one hashed row", search={"split": _SPLITS}),
+    "double-hash": Entry(
+        build=hashing.build_double,
+        about="two hashed rows, no vocabulary",
+        knobs={"split": "equal"},
+        search={"operation": ("add", "multiply")},
+    ),
+    "qr": Entry(build=quotient.build, about="quotient and remainder rows", search={"operation": ("multiply", "add")}),
+    "robe": Entry(build=robe.build, about="blocks of one shared array", search={"block": (8.0, 16.0)}),
+    "mde": Entry(build=mixed_dim.build, about="shorter rows for larger fields"),
+    "adaembed": Entry(build=adaembed.build, about="rows for the most important, zero for the rest"),
+    "cafe-paper": Entry(
+        build=cafe_paper.build,
+        about="CAFE as published",
+        search={"threshold": _THRESHOLDS, "score": _SCORES},
+    ),
+    "cafe-paper-2": Entry(
+        build=cafe_paper.build,
+        about="CAFE as published, two levels",
+        knobs={"levels": 2.0},
+        search={"threshold": _THRESHOLDS, "score": _SCORES},
+    ),
+    "cafe-paper-bytes": Entry(
+        build=cafe_paper.build,
+        about="CAFE's rules over our row format, slots and shares",
+        knobs=_OURS,
+        search={"threshold": _THRESHOLDS},
+    ),
+    "cafe": Entry(build=cafe.build, about="ours: nothing to tune"),
+    "cafe-remote": Entry(build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted"),
+}

@@ -1,0 +1,72 @@
+"""`robe`: every vector is put together from blocks of one shared array (Desai et al., MLSys'22)."""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+import numpy as np
+from torch import Tensor
+
+from sketch.hashing import mix64_array
+from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.trained_rows import TrainedRows
+
+__all__ = ["Robe", "build"]
+
+_HALF = np.uint64(32)
+_SEED_STEP = 0x9E3779B97F4A7C15
+
+
+class Robe(Method):
+    """D / Z blocks of Z numbers, each from a place that a hash names, one array for all fields.
+
+    As published but for two things, so that the same row-wise kernels train it: blocks begin at multiples of Z, and
+    a block has one optimizer word.
+
+    Args:
+        brief: with the knob `block`: Z, a divisor of D.
+        num_blocks: of the array.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset()
+
+    def __init__(self, brief: Brief, num_blocks: int) -> None:
+        super().__init__()
+        block = int(brief.number("block", 8))
+        parts = brief.dim // block
+        seeds = np.array([(brief.seed * parts + part + 1) * _SEED_STEP % (1 << 64) for part in range(parts)], np.uint64)
+        self._salts = mix64_array(seeds)  # (D / Z,)
+        self._num_blocks = np.uint64(num_blocks)
+        self.rows = TrainedRows(num_blocks, brief, dim=block)
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        hashed = mix64_array(words.numpy().astype(np.uint64)[..., None] ^ self._salts) >> _HALF  # (B, F, D / Z)
+        blocks: Tensor = self.rows((hashed * self._num_blocks >> _HALF).astype(np.int64))  # (B, F, D / Z, Z)
+        return blocks.flatten(2)
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        self.rows.learn()
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`."""
+        return self.rows.nbytes
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return self.rows.numbers_nbytes
+
+
+def build(brief: Brief) -> Robe | Infeasible:
+    """As many blocks as fit, at least those of one vector."""
+    block = int(brief.number("block", 8))
+    if brief.dim % block:
+        return Infeasible(f"block {block} does not divide dimension {brief.dim}")
+    block_bytes = brief.row_bytes(dim=block)
+    num_blocks = brief.budget_bytes // block_bytes - 1
+    if num_blocks < brief.dim // block:
+        return Infeasible(f"one vector needs {(brief.dim // block + 1) * block_bytes} bytes, got {brief.budget_bytes}")
+    return Robe(brief, num_blocks)

@@ -1,0 +1,117 @@
+"""`TrainedRows`: a table of rows with the trainer's own kernels and optimizer, for methods that number rows themselves.
+
+A lookup is differentiable, so what a method computes from rows (sums, products, projections) is plain torch; the
+gradient at the looked-up rows is captured, summed a row, and applied once by `learn`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainer import kernels
+from trainer.evaluate.method import Brief
+from trainer.layout import Layout
+from trainer.lookup import Lookup, distinct
+from trainer.rows import RowTable
+from trainer.sizing import EmbeddingPlan, RowFormatName
+
+__all__ = ["Captured", "TrainedRows"]
+
+RowNumbers = npt.NDArray[np.integer[Any]]
+Captured = tuple[RowNumbers, npt.NDArray[np.float32]]
+
+
+class _Gather(torch.autograd.Function):
+    """Reads rows, and hands the gradient at them to the table instead of to a parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, table: TrainedRows, rows: RowNumbers) -> Tensor:  # noqa: ARG004
+        """The rows (N, D); `anchor` only makes autograd ask for a gradient."""
+        ctx.table, ctx.rows = table, rows
+        return table.read(rows)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        """Keeps the gradient (N, D)."""
+        ctx.table.captured.append((ctx.rows, gradients[0].contiguous().numpy()))
+        return None, None, None
+
+
+class TrainedRows(nn.Module):
+    """`num_rows` rows and one more, number `num_rows`, that is zero for ever.
+
+    Args:
+        num_rows: rows that learn.
+        brief: optimizer, rate, seed and D.
+        dim: numbers a row, if not D.
+        row_format: what they are stored as.
+        salt: makes tables of one method start with different values.
+
+    Attributes:
+        captured: rows and gradients that wait for `learn`.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        brief: Brief,
+        *,
+        dim: int | None = None,
+        row_format: RowFormatName = "float32",
+        salt: int = 0,
+    ) -> None:
+        super().__init__()
+        layout = Layout(num_fields=1, capacity_rows=0, level_1_per_field=num_rows, level_2_per_field=0)
+        plan = EmbeddingPlan(layout=layout, dim=dim or brief.dim, optimizer=brief.optimizer, row_format=row_format)
+        self.padding = layout.padding_row
+        self.table = RowTable(plan, optimizer=brief.row_optimizer, seed=brief.seed * 1009 + salt)
+        self.captured: list[Captured] = []
+        self._anchor = torch.zeros((), requires_grad=True)
+
+    @property
+    def nbytes(self) -> int:
+        """Rows and optimizer state."""
+        return sum(self.table.nbytes.values())
+
+    @property
+    def numbers_nbytes(self) -> int:
+        """The rows alone."""
+        return self.table.nbytes["rows"]
+
+    def read(self, rows: RowNumbers) -> Tensor:
+        """The rows (N, D), with no gradient."""
+        unique, inverse = distinct(rows.astype(np.uint64))
+        first = torch.from_numpy(unique.astype(np.int32))
+        none = torch.full_like(first, self.padding)
+        return self.table.gather(
+            Lookup(keys=first, inverse=torch.from_numpy(inverse), first=first, second=none, batch_rows=1, version=0)
+        )
+
+    def forward(self, rows: RowNumbers) -> Tensor:
+        """The rows (..., D) of row numbers of any shape."""
+        flat = np.ascontiguousarray(rows).reshape(-1)
+        vectors: Tensor = _Gather.apply(self._anchor, self, flat) if torch.is_grad_enabled() else self.read(flat)
+        return vectors.view(*rows.shape, -1)
+
+    def learn(self) -> list[Captured]:
+        """One optimizer step on every row that was looked up; returns what was captured, last lookup first."""
+        captured, self.captured = self.captured, []
+        if captured:
+            rows = np.concatenate([part for part, _ in captured])
+            gradient = np.concatenate([part for _, part in captured])  # (N, D)
+            unique, inverse = distinct(rows.astype(np.uint64))
+            sums = np.zeros((len(unique), gradient.shape[1]), np.float32)  # (P, D)
+            kernels.merge_gradients(gradient, inverse, sums)
+            sums[unique == np.uint64(self.padding)] = 0
+            self.table.update(torch.from_numpy(unique.astype(np.int32)), torch.from_numpy(sums))
+        return captured
+
+    def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:
+        """Overwrites distinct rows (K,) with vectors (K, D); their optimizer state starts afresh."""
+        places = torch.from_numpy(rows.astype(np.int64))
+        self.table.write(places, vectors, torch.zeros(len(rows)), like=places)
