@@ -24,6 +24,7 @@ from trainer.evaluate.presets import PRESETS
 from trainer.evaluate.registry import METHODS, Entry
 from trainer.evaluate.stream import GeneratorSource, load_stream
 from trainer.evaluate.tables import closed_shares, summarise
+from trainer.evaluate.tokens import TokenSource
 
 NUM_ROWS = 12_288
 SOURCE = GeneratorSource(world=3)
@@ -297,9 +298,30 @@ def test_files_of_any_schema_can_be_compared(tmp_path):
     assert {cell["rows"] for cell in cells} == {3000}
 
 
+def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    (tmp_path / "a" / "one.py").write_text("x = f(y)\n" * 700)
+    (tmp_path / "a" / "b" / "two.c").write_text("int main ( ) { return 0 ; }\n" * 300)
+    (tmp_path / "a" / "notes.txt").write_text("not source\n")
+    stream = load_stream(TokenSource(root=tmp_path), None)
+    assert stream.num_rows == 700 * 6 + 300 * 9 - 4
+    assert stream.num_fields == 9
+    assert 0.45 < stream.label.mean() < 0.55
+    assert stream.field_sizes[7:] == (2, 2)  # folders, files
+    assert (stream.keys[1:, 2] & np.uint64((1 << 56) - 1) == stream.keys[:-1, 1] & np.uint64((1 << 56) - 1)).all()
+    truths = stream.keys[stream.label == 1, 0]
+    assert len(np.unique(truths)) <= 15
+    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,cafe", "--compression", "2"]
+    report = tmp_path / "report.json"
+    done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(report.read_text())["source"]["files"] == 2
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
+        (["--schema", "tokens"], "one folder"),
         (["--methods", "caffe"], "caffe"),
         (["--models", "bert"], "bert"),
         (["--compression", "0.5"], "at least 1"),

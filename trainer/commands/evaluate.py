@@ -85,7 +85,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 
 @click.command("evaluate")
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--schema", default="criteo-kaggle", show_default=True, help="Of FILES: a built-in name or a TOML file.")
+@click.option("--schema", default="criteo-kaggle", show_default=True, help="Of FILES: built in or TOML; or tokens.")
 @click.option("--preset", type=click.Choice(_PRESETS), default="quick", show_default=True, help="How models train.")
 @click.option("--methods", callback=_split, help="Names with commas; the preset's by default.")
 @click.option("--compression", callback=_split, help="Ratios with commas, for example 100,1000.")
@@ -130,6 +130,7 @@ def command(
     \b
         hotstream evaluate
         hotstream evaluate --preset reference --jobs 8 --json -
+        hotstream evaluate --schema tokens ~/src/linux --preset reference --compression 100,1000
         hotstream evaluate day_0.gz day_1.gz --schema criteo-terabyte --preset paper --compression 100
     """
     from streams.logs import check_logs  # noqa: PLC0415 - seconds to import, and not for --help
@@ -139,10 +140,15 @@ def command(
     from trainer.evaluate.registry import METHODS  # noqa: PLC0415
     from trainer.evaluate.results import write_results  # noqa: PLC0415
     from trainer.evaluate.stream import FileSource, GeneratorSource, Source  # noqa: PLC0415
+    from trainer.evaluate.tokens import TokenSource  # noqa: PLC0415
 
     report, chosen = Report("evaluate"), PRESETS[preset]
     source: Source = GeneratorSource(world=world, rotate_at=rotate_at)
-    if files:
+    if schema == "tokens":
+        if len(files) != 1 or not files[0].is_dir():
+            raise click.UsageError("--schema tokens: expected one folder of source files in place of FILES")
+        source = TokenSource(root=files[0])
+    elif files:
         check_logs(files, load_schema(schema))
         source = FileSource(paths=files, schema=schema)
     config = GridConfig(

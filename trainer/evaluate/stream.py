@@ -15,6 +15,7 @@ from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
 from streams.logs import read_log
 from streams.schema import load_schema
+from trainer.evaluate.tokens import TokenSource, read_tokens
 
 __all__ = ["FileSource", "GeneratorSource", "Source", "Stream", "load_stream"]
 
@@ -59,7 +60,7 @@ class FileSource:
         return {"kind": "files", "files": files, "schema": load_schema(self.schema).fingerprint()}
 
 
-Source = GeneratorSource | FileSource
+Source = GeneratorSource | FileSource | TokenSource
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,7 +153,7 @@ def _read(source: FileSource, num_rows: int | None) -> Stream:
 
 @lru_cache(maxsize=1)
 def load_stream(source: Source, num_rows: int | None) -> Stream:
-    """The first `num_rows` rows of the source, or all of its files; the last stream is kept.
+    """The first `num_rows` rows of the source, or all that its files hold; the last stream is kept.
 
     Raises:
         ConfigError: a file does not fit the schema, or the generator is asked for all its rows.
@@ -160,6 +161,9 @@ def load_stream(source: Source, num_rows: int | None) -> Stream:
     """
     if isinstance(source, FileSource):
         return _read(source, num_rows)
+    if isinstance(source, TokenSource):
+        label, keys = read_tokens(source, num_rows)
+        return Stream(label=label, dense=np.empty((len(label), 0), np.float32), keys=keys)
     if num_rows is None:
         raise ConfigError("--rows: the generator never ends; say how many rows")
     return _generate(source, num_rows)
