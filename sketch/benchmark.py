@@ -119,6 +119,16 @@ class _Shards:
         return float(sum(found)) / len(keys)
 
 
+def _recall_without_decay(keys: Keys, k: int, sketches: list[HotSketch]) -> float:
+    """The recall of sketches that never forget, so that the scores of all shards compare."""
+    shards = shard_of(keys, len(sketches))
+    for shard, sketch in enumerate(sketches):
+        sketch.insert(keys[shards == shard])
+    tops = [sketch.top(k) for sketch in sketches]
+    found, scores = (np.concatenate([top[column] for top in tops]) for column in (0, 1))
+    return fair_recall(found[np.argsort(-scores, kind="stable")[:k]], keys, k)
+
+
 def measure_recall(
     stream: Stream,
     k: int,
@@ -145,7 +155,8 @@ def measure_recall(
             after[f"held_after_{probes[stop]}m"] = union.held(top)
             after[f"hot_after_{probes[stop]}m"] = float(np.isin(top, union.hot()).mean())
     hot = union.hot()
-    counted = keys if stream.name in ("stationary", "flood", "tokens") else keys[-len(keys) // 4 :]
+    is_stationary = stream.name in ("stationary", "flood", "tokens")
+    counted = keys if is_stationary else keys[-len(keys) // 4 :]
     last = keys[-len(keys) // 10 :]
     result = {
         "stream": stream.name,
@@ -163,6 +174,9 @@ def measure_recall(
         "hot_set_bytes": sum(hot_set.nbytes for hot_set in union.sets),
         **after,
     }
+    if is_stationary:
+        sketches = [HotSketch(s.sketch.num_buckets, admission=admission, seed=s.sketch.seed) for s in union.sets]
+        result["recall_without_decay"] = _recall_without_decay(keys, k, sketches)
     if stream.final_top is not None:
         result["hot_of_final_top"] = float(np.isin(stream.final_top[:k], hot).mean())
         result["held_of_final_top"] = union.held(stream.final_top[:k])
