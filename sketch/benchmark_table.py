@@ -97,7 +97,7 @@ def draw(report: dict[str, Any], path: Path) -> None:
     """Writes the picture: speed over the number of buckets, and recall by stream."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, and only for the picture)
 
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 5), layout="constrained")
     left, right = figure.subplots(1, 2)
     for admission in ("randomized", "replace_min"):
         rows = [row for row in report["speed"] if row["admission"] == admission]
@@ -121,5 +121,5 @@ def draw(report: dict[str, Any], path: Path) -> None:
         right.bar(places, [found[name] for name in names if name in found], width, label=label)
     right.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names)
     right.set(ylabel="recall of the true top k", ylim=(0, 1.02))
-    right.legend(fontsize=7, loc="lower right")
+    right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     figure.savefig(path, dpi=110)

@@ -46,14 +46,14 @@ from sketch.simd import (
     load_u32,
     load_u64,
     lowest_bit,
-    match_u8x8,
+    match_bytes,
     match_u16x8,
     match_u32x8,
     min_u16x8,
     prefetch,
     put_last_u16x8,
     put_last_u32x8,
-    put_u8x8,
+    put_bytes,
     put_u16x8,
     put_u32x8,
     select,
@@ -167,12 +167,12 @@ def _write(line, wide, tag_bytes, lane, tag, code):
         put_u16x8(line + MIDS, lane, tag >> 32)
         put_u16x8(line + SCORES, lane, code)
     else:
-        highs = put_u8x8(_high_bytes(line), lane, tag >> 48)
+        highs = put_bytes(_high_bytes(line), lane, tag >> 48)
         put_last_u32x8(line, lane, tag, highs)
         put_last_u16x8(line + MIDS, lane, tag >> 32, highs >> 32)
         put_last_u16x8(line + SCORES, lane, code, highs >> 48)
         if tag_bytes > 1:
-            store_u64(wide, put_u8x8(load_u64(wide), lane, tag >> 56))
+            store_u64(wide, put_bytes(load_u64(wide), lane, tag >> 56))
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -180,9 +180,9 @@ def _match(line, wide, tag_bytes, tag, used):
     """The lanes that hold the tag. An empty slot may match tag 0: adding to it is inserting there."""
     lanes = match_u32x8(line, tag) & match_u16x8(line + MIDS, tag >> 32) & used
     if tag_bytes > 0:
-        lanes &= match_u8x8(_high_bytes(line), tag >> 48)
+        lanes &= match_bytes(_high_bytes(line), tag >> 48)
     if tag_bytes > 1:
-        lanes &= match_u8x8(load_u64(wide), tag >> 56)
+        lanes &= match_bytes(load_u64(wide), tag >> 56)
     return lanes
 
 

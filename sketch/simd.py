@@ -24,14 +24,14 @@ __all__ = [
     "load_u32",
     "load_u64",
     "lowest_bit",
-    "match_u8x8",
+    "match_bytes",
     "match_u16x8",
     "match_u32x8",
     "min_u16x8",
     "prefetch",
+    "put_bytes",
     "put_last_u16x8",
     "put_last_u32x8",
-    "put_u8x8",
     "put_u16x8",
     "put_u32x8",
     "select",
@@ -183,8 +183,8 @@ store_u32, store_u64 = (_storer(item) for item in (_I32, _I64))
 match_u16x8, match_u32x8 = _matcher(_I16), _matcher(_I32)
 put_u16x8, put_u32x8 = _putter(_I16), _putter(_I32)
 put_last_u16x8, put_last_u32x8 = _putter(_I16, and_last=True), _putter(_I32, and_last=True)
-match_u8x8 = _define("The mask of those of a word's eight bytes that equal `byte`.", types.int64, _TWO, _match_bytes)
-put_u8x8 = _define(
+match_bytes = _define("The mask of those of a word's eight bytes that equal `byte`.", types.int64, _TWO, _match_bytes)
+put_bytes = _define(
     "The word with `byte` in those of its eight bytes that the mask names.", types.int64, _THREE, _put_byte
 )
 min_u16x8 = _define(
