@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -125,6 +126,7 @@ def command(
     from trainer.step_bench import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
 
     torch.set_num_threads(threads)
+    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else keeps the machine busy
     console, report = Console(stderr=json_path == "-", width=120), Report("bench trainer")
     config = BenchConfig(device=choose_device(device), **options)
     chosen = [(dim, batch) for dim in dims or (16, 128) for batch in batches or (2048, 128)]
@@ -138,7 +140,9 @@ def command(
     _print_applying(console, applying, cases[0].step_ms["adaptive"])
     if picture is not None:
         _draw(picture, cases)
-    report.finish(json_path, **_summary(config.device.type, cases, applying), threads=threads, **options)
+    report.finish(
+        json_path, **_summary(config.device.type, cases, applying), threads=threads, load_before=load_before, **options
+    )
 
 
 def _summary(device: str, cases: list[Case], applying: list[dict[str, float]]) -> dict[str, Any]:
