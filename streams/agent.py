@@ -12,7 +12,8 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,6 +79,7 @@ class AgentWorker:
         self.shards: dict[int, Shard] = {}
         self._manifests: dict[int, Manifest | None] = {}
         self._since_snapshot: dict[int, int] = {}
+        self._turn = asyncio.Lock()  # a snapshot between a record's count and its changes' way out would lose them
         self.num_bad = 0
 
     async def start(self) -> None:
@@ -141,16 +143,20 @@ class AgentWorker:
         return reader
 
     async def _read_newest_change(self, number: int) -> tuple[int, int]:
-        """Epoch and seq of the last record of the shard's assignments; (0, 0) if there is none."""
+        """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
+
+        They need not be the last record's: an agent that died while it wrote its changes once more left older ones
+        behind the newest. So all are read, as any new subscriber does.
+        """
         newest = (0, 0)
-        async for record in self._read_partition(self.topics.assignments, number, last=1):
+        async for record in self._read_partition(self.topics.assignments, number):
             decoded = decode_assignment(record.key, record.value, record.headers)
             if isinstance(decoded, Assignment | Digest):
                 newest = max(newest, (decoded.epoch, decoded.seq))
         return newest
 
-    async def _read_partition(self, topic: str, number: int, *, last: int | None = None) -> AsyncIterator[Any]:
-        """The records of a partition up to its end; with `last`, only what lies at most so far from it."""
+    async def _read_partition(self, topic: str, number: int, *, start: int = 0) -> AsyncGenerator[Any, None]:
+        """The records of a partition from offset `start`, or the oldest there is, up to its end."""
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.config.kafka.servers,
             enable_auto_commit=False,
@@ -164,10 +170,8 @@ class AgentWorker:
             partition = TopicPartition(topic, number)
             consumer.assign([partition])
             end = (await consumer.end_offsets([partition]))[partition]
-            if last is None:
-                await consumer.seek_to_beginning(partition)
-            else:
-                consumer.seek(partition, max(0, end - last))
+            begin = (await consumer.beginning_offsets([partition]))[partition]
+            consumer.seek(partition, max(begin, start))
             fetched: dict[TopicPartition, list[Any]] = {}
             # The embedded broker counts the last batch as one record, so what lies beyond the end is read, too.
             while fetched or await consumer.position(partition) < end:
@@ -184,8 +188,9 @@ class AgentWorker:
             await self._save_all(self.publisher)
 
     async def _save_all(self, publisher: Publisher) -> None:
-        for number, shard in list(self.shards.items()):
-            await self._save(publisher, shard, self._manifests[number])
+        async with self._turn:
+            for number, shard in list(self.shards.items()):
+                await self._save(publisher, shard, self._manifests[number])
 
     async def _save(self, publisher: Publisher, shard: Shard, previous: Manifest | None) -> None:
         """Writes the shard's snapshot, when all of its changes are acknowledged."""
@@ -206,24 +211,44 @@ class AgentWorker:
     ) -> None:
         """One importance record: count it, publish what changed."""
         publisher = await self._running()
-        shard = self.shards.get(number)
-        if shard is None or offset < shard.next_offset:
-            return  # left over from before a rebalance; whoever has the shard reads it, or the state has it
+        async with self._turn:
+            shard = self.shards.get(number)
+            if shard is None or offset < shard.next_offset:
+                return  # left over from before a rebalance; whoever has the shard reads it, or the state has it
+            if offset > shard.next_offset:
+                await self._count_between(publisher, shard, offset)
+            await self._count(publisher, shard, offset, value, headers)
+
+    async def _count_between(self, publisher: Publisher, shard: Shard, end: int) -> None:
+        """Counts what lies between the shard's state and `end`: nothing, but if a rebalance made Faust skip records.
+
+        What Faust fetched before it sought back to the state's offset may be handed out after that.
+        """
+        async with aclosing(
+            self._read_partition(self.topics.importance, shard.number, start=shard.next_offset)
+        ) as records:
+            async for record in records:
+                if record.offset >= end:
+                    break
+                await self._count(publisher, shard, record.offset, record.value, list(record.headers))
+
+    async def _count(
+        self, publisher: Publisher, shard: Shard, offset: int, value: bytes | None, headers: Headers
+    ) -> None:
         batch = decode_importance(value, headers)
-        if isinstance(batch, BadRecord) or batch.source.signal not in self.config.signals:
+        if not isinstance(batch, BadRecord) and batch.source.signal not in self.config.signals:
             shard.skip(offset)
-            if isinstance(batch, BadRecord):
-                await self._dead_letter(self.topics.importance, number, offset, value, headers, batch)
             return
-        records = shard.count(offset, batch)
+        records = batch if isinstance(batch, BadRecord) else shard.count(offset, batch)
         if isinstance(records, BadRecord):
-            await self._dead_letter(self.topics.importance, number, offset, value, headers, records)
+            shard.skip(offset)
+            await self._dead_letter(publisher, self.topics.importance, shard.number, offset, value, headers, records)
             return
         if records:
-            await publisher.send(self.topics.assignments, number, records, timestamp_ms=_now_ms())
-        self._since_snapshot[number] += 1
-        if self._since_snapshot[number] >= self.config.snapshot_every:
-            await self._save(publisher, shard, self._manifests[number])
+            await publisher.send(self.topics.assignments, shard.number, records, timestamp_ms=_now_ms())
+        self._since_snapshot[shard.number] += 1
+        if self._since_snapshot[shard.number] >= self.config.snapshot_every:
+            await self._save(publisher, shard, self._manifests[shard.number])
 
     async def count_clicks(
         self, partition: int, offset: int, value: bytes | None, headers: Headers, timestamp_ms: int
@@ -233,7 +258,7 @@ class AgentWorker:
         schema = self.config.schema
         batch = decode_clicks(value, headers, fields=schema.categorical, dense_names=schema.dense)
         if isinstance(batch, BadRecord):
-            await self._dead_letter(self.topics.clicks, partition, offset, value, headers, batch)
+            await self._dead_letter(publisher, self.topics.clicks, partition, offset, value, headers, batch)
             return
         source = Source(signal="frequency", topic=self.topics.clicks, partition=partition, offset=offset)
         parts = split_by_shard(
@@ -250,14 +275,20 @@ class AgentWorker:
         await publisher.flush()
 
     async def _dead_letter(
-        self, topic: str, partition: int, offset: int, value: bytes | None, headers: Headers, bad: BadRecord
+        self,
+        publisher: Publisher,
+        topic: str,
+        partition: int,
+        offset: int,
+        value: bytes | None,
+        headers: Headers,
+        bad: BadRecord,
     ) -> None:
         self.num_bad += 1
         logger.warning("%s/%d, offset %d: bad record: %s", topic, partition, offset, bad.reason)
         named = dead_letter_headers(
             topic=topic, partition=partition, offset=offset, error="BadRecord", message=bad.reason, time_ms=_now_ms()
         )
-        publisher = await self._running()
         target = partition if topic == self.topics.importance else 0
         await publisher.send(
             Topics.dead_letters(topic), target, [(None, value, [*headers, *named])], timestamp_ms=_now_ms()

@@ -8,6 +8,7 @@ and before the first record of it flows. So that is where the shards are loaded,
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
@@ -29,6 +30,7 @@ def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping
         app: not yet started.
         adopt: takes the partitions of this process, makes ready for their records, and returns where to read from.
     """
+    seeking = asyncio.Lock()
 
     class PromptThread(AIOKafkaConsumerThread):
         def _create_worker_consumer(self, transport: Any) -> Any:
@@ -45,9 +47,18 @@ def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping
             return PromptThread(self, loop=self.loop, beacon=self.beacon)
 
         async def perform_seek(self) -> None:
-            await super().perform_seek()
-            for partition, offset in (await adopt(set(self.assignment()))).items():
-                await self.seek(partition, offset)
+            # Faust calls this after a rebalance, and also, at the same time, where it throws away what it had fetched
+            # while it was rebalancing. Two at once would load a shard twice, the second time under a stream at work.
+            async with seeking:
+                await super().perform_seek()
+                assigned = set(self.assignment())
+                offsets = dict(await adopt(assigned))
+                # Where nothing was committed yet, Faust leaves the position behind the records that it threw away.
+                fresh = [tp for tp in assigned - set(offsets) if not self._read_offset.get(tp)]
+                if fresh:
+                    offsets.update(await self.earliest_offsets(*fresh))
+                for partition, offset in offsets.items():
+                    await self.seek(partition, offset)
 
     class OwnOffsetsTransport(Transport):
         Consumer: Any = OwnOffsetsConsumer

@@ -1,0 +1,293 @@
+"""`hotstream agent` on a real broker: every click counted once and the same changes, whatever is killed and when."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from processes import AgentMetrics, Running, Tail, read_topic, running, wait_until, where
+
+from sketch.hashing import shard_of
+from streams.agent import AgentConfig, AgentWorker
+from streams.config import KafkaConfig
+from streams.keys import CRITEO_FIELDS
+from streams.producer import RecordProducer
+from streams.records import ClickBatch, ImportanceBatch, Source, decode_importance, encode_clicks, encode_importance
+from streams.schema import SCHEMAS
+from streams.shard import Shard, ShardConfig
+from streams.subscribe import HotFeatureTable
+from streams.topics import Topics, create_topics
+
+SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 2, 2, 256, 60
+OPTIONS = ("--capacity", CAPACITY, "--snapshot-every", 3)
+FIELD_BITS = np.arange(1, 27, dtype=np.uint64) << np.uint64(56)
+
+
+def keys_of(step: int) -> np.ndarray:
+    """(256, 26) keys of a popularity that drifts with the step, so that what was hot is demoted again."""
+    tokens = np.random.default_rng(step).zipf(1.2, (ROWS, 26)).astype(np.uint64) % np.uint64(3000)
+    return FIELD_BITS | (tokens * np.uint64(2654435761) + np.uint64(step // 12)) & np.uint64(0xFFFFFFFF)
+
+
+def send_clicks(kafka: KafkaConfig, steps: range) -> None:
+    with RecordProducer(kafka) as producer:
+        for step in steps:
+            batch = ClickBatch(
+                label=np.zeros(ROWS, np.int8),
+                dense=np.zeros((ROWS, 0), np.float32),
+                keys=keys_of(step),
+                event_time_ms=np.full(ROWS, 1_700_000_000_000 + step),
+                fields=CRITEO_FIELDS,
+                dense_names=(),
+            )
+            producer.send(Topics(kafka.prefix).clicks, step % CLICK_PARTITIONS, encode_clicks(batch), [])
+
+
+def send_importance(kafka: KafkaConfig, steps: range) -> None:
+    """Gradient norms as a trainer would send them."""
+    topic = Topics(kafka.prefix).importance
+    with RecordProducer(kafka) as producer:
+        for step in steps:
+            keys, counts = np.unique(keys_of(step), return_counts=True)
+            for shard in range(SHARDS):
+                mine = shard_of(keys, SHARDS) == shard
+                source = Source(signal="gradient", topic=Topics(kafka.prefix).clicks, partition=0, offset=step)
+                batch = ImportanceBatch(
+                    keys=keys[mine],
+                    scores=counts[mine].astype(np.float32),
+                    fields=CRITEO_FIELDS,
+                    source=source,
+                    event_time_ms=step,
+                    ingest_ms=step,
+                )
+                producer.send(topic, shard, *encode_importance(batch))
+
+
+@pytest.fixture
+def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
+    return with_topics(bootstrap_servers, topic_prefix)
+
+
+def with_topics(servers: str, prefix: str) -> KafkaConfig:
+    config = KafkaConfig(bootstrap_servers=servers, prefix=prefix)
+    create_topics(config, Topics(prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
+    return config
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest) -> tuple[object, ...]:
+    """As short as the engine allows: so long a killed agent's place in the group is kept."""
+    is_embedded = request.node.callspec.params["bootstrap_servers"] == "embedded"
+    return ("--session-timeout", 2 if is_embedded else 6)
+
+
+@pytest.fixture
+def metrics(kafka: KafkaConfig) -> Iterator[AgentMetrics]:
+    with AgentMetrics(kafka) as metrics:
+        yield metrics
+
+
+def change(record: Any) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]:
+    return record.key, record.value, list(record.headers)
+
+
+def seq_of(record: Any) -> int:
+    return int(dict(record.headers)["seq"])
+
+
+def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
+    """The records of a shard without repetitions, which must be identical; and no change may be missing."""
+    distinct: dict[tuple[int, bool], tuple[Any, ...]] = {}
+    for record in records:
+        known = distinct.setdefault((seq_of(record), record.key == bytes(8)), change(record))
+        assert known == change(record), f"two records with seq {seq_of(record)}"
+    assert [seq for seq, is_digest in distinct if not is_digest] == list(range(1, max(map(seq_of, records)) + 1))
+    return list(distinct.values())
+
+
+def counted_sources(kafka: KafkaConfig) -> list[set[tuple[int, int]]]:
+    """The click records that the importance of each shard was computed from."""
+    batches = [
+        [decode_importance(record.value, record.headers) for record in records]
+        for records in read_topic(kafka, Topics(kafka.prefix).importance).values()
+    ]
+    return [{(batch.source.partition, batch.source.offset) for batch in shard} for shard in batches]  # type: ignore[union-attr]
+
+
+def oracle(kafka: KafkaConfig) -> list[list[tuple[Any, ...]]]:
+    """What each shard must publish, by its own pure rule, over the importance log."""
+    published: list[list[tuple[Any, ...]]] = []
+    for number, records in read_topic(kafka, Topics(kafka.prefix).importance).items():
+        shard = Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
+        published.append([])
+        for record in records:
+            batch = decode_importance(record.value, record.headers)
+            assert isinstance(batch, ImportanceBatch)
+            changes = shard.count(record.offset, batch)
+            assert isinstance(changes, list)
+            published[number] += changes
+    return published
+
+
+def wait_for_all(kafka: KafkaConfig, metrics: AgentMetrics, clicks: int, *agents: Running) -> None:
+    """Until every click record has its importance, and every importance record is counted or known as repeated."""
+    wait_until(lambda: metrics.total("counted") >= clicks * SHARDS, *agents)
+    ends = sum(map(len, read_topic(kafka, Topics(kafka.prefix).importance).values()))
+    wait_until(lambda: metrics.total("next_offset") == ends, *agents)
+
+
+def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
+    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+) -> None:
+    topics, log, chance = Topics(kafka.prefix), tmp_path / "agent.log", random.Random(time.time_ns())
+    arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
+    for turn, topic in enumerate((topics.assignments, topics.snapshots, topics.importance)):
+        send_clicks(kafka, range(20 * turn, 20 * (turn + 1)))
+        with Tail(kafka, topic) as tail:
+            wanted = sum(map(len, tail.read_to_end().values())) + chance.randint(1, 12)
+            with running(log, *arguments) as agent:
+                wait_until(lambda: tail.look() >= wanted, agent)  # noqa: B023 - it is called in this very turn
+                agent.kill()
+    send_clicks(kafka, range(60, 70))
+    with running(log, *arguments) as agent:
+        wait_for_all(kafka, metrics, 70, agent)
+        assert agent.stop() == 0
+    assert [len(sources) for sources in counted_sources(kafka)] == [70, 70]
+    assert [metrics.shards[shard]["counted"] for shard in range(SHARDS)] == [70, 70]
+
+    undisturbed = with_topics(kafka.bootstrap_servers, f"{kafka.prefix}-again")
+    with RecordProducer(undisturbed) as producer:
+        for shard, records in read_topic(kafka, topics.importance).items():
+            for record in records:
+                producer.send(f"{undisturbed.prefix}.importance", shard, record.value, record.headers)
+    arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(undisturbed))
+    with AgentMetrics(undisturbed) as said, running(log, *arguments) as agent:
+        wait_for_all(undisturbed, said, 70, agent)
+        assert agent.stop() == 0
+        names = ("counted", "repeated", "seq", "hot", "warm", "promotions", "demotions", "next_offset", "epoch")
+        for shard in range(SHARDS):
+            assert {name: said.shards[shard][name] for name in names} == {
+                name: metrics.shards[shard][name] for name in names
+            }
+    written = read_topic(undisturbed, f"{undisturbed.prefix}.assignments")
+    for shard, records in read_topic(kafka, topics.assignments).items():
+        assert once_each(records) == [change(record) for record in written[shard]]
+    with (
+        HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as hot,
+        HotFeatureTable(kafka.bootstrap_servers, prefix=undisturbed.prefix) as other,
+    ):
+        assert hot.table.is_verified
+        assert other.table.is_verified
+        assert hot.table == other.table
+        assert 0.9 * CAPACITY < hot.table.num_hot <= hot.table.max_hot <= CAPACITY
+        assert metrics.total("demotions") > 0
+
+
+def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_over(
+    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+) -> None:
+    topics = Topics(kafka.prefix)
+    arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
+
+    def both_work() -> bool:
+        metrics.look()
+        return [set(said["shards"]) for said in metrics.said[-2:]] in ([{"0"}, {"1"}], [{"1"}, {"0"}])
+
+    with ExitStack() as stack:
+        agents = [stack.enter_context(running(tmp_path / f"{name}.log", *arguments)) for name in ("one", "two")]
+        wait_until(both_work, *agents)
+        send_clicks(kafka, range(30))
+        with Tail(kafka, topics.assignments) as tail:
+            wanted = random.Random(time.time_ns()).randint(1, 100)
+            wait_until(lambda: tail.look() >= wanted, *agents)
+        agents[0].kill()
+        send_clicks(kafka, range(30, 50))
+        wait_for_all(kafka, metrics, 50, agents[1])
+        assert agents[1].stop() == 0
+    assert [len(sources) for sources in counted_sources(kafka)] == [50, 50]
+    assert set(metrics.said[-1]["shards"]) == {"0", "1"}
+    expected = oracle(kafka)
+    for shard, records in read_topic(kafka, topics.assignments).items():
+        assert once_each(records) == expected[shard]
+    with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as hot:
+        assert hot.table.is_verified
+
+
+def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_new_epoch(
+    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+) -> None:
+    topics, log = Topics(kafka.prefix), tmp_path / "agent.log"
+    bad = [(0, b"no Arrow stream", [("who", b"me")]), (1, b"", [("v", b"1")]), (1, b"\xff" * 40, [("v", b"2")])]
+    send_importance(kafka, range(15))
+    with RecordProducer(kafka) as producer:
+        for shard, value, headers in bad:
+            producer.send(topics.importance, shard, value, headers)
+    send_importance(kafka, range(15, 30))
+
+    def same(value: int) -> tuple[object, ...]:
+        return ("agent", "--capacity", value, "--snapshot-every", 1000, *session, *where(kafka))
+
+    with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as followed:
+        for _ in range(2):  # the second one finds no snapshot but the empty one, and writes everything once more
+            with running(log, *same(CAPACITY)) as agent:
+                wait_until(lambda: metrics.total("next_offset") == 2 * 30 + len(bad), agent)
+                agent.kill()
+        assert metrics.total("counted") == 2 * 30
+        assert followed.refresh() > 100
+        assert followed.table.is_verified
+        assert [view.epoch for view in followed.table.shards] == [1, 1]
+        letters = [record for records in read_topic(kafka, topics.dead_letters(topics.importance)).values()
+                   for record in records]  # fmt: skip
+        for shard, value, headers in bad:
+            (*_, letter) = [record for record in letters if record.value == value]
+            named = dict(letter.headers)
+            assert headers == letter.headers[: len(headers)]
+            assert (named["dlq-topic"], named["dlq-partition"]) == (topics.importance.encode(), b"%d" % shard)
+            assert int(named["dlq-offset"]) in (15, 16)
+            assert named["dlq-message"]
+
+        seqs = [view.seq for view in followed.table.shards]
+        with RecordProducer(kafka) as producer:  # as if the agent had died while it wrote its changes a third time
+            for shard, records in read_topic(kafka, topics.assignments).items():
+                for record in records[:10]:
+                    producer.send(topics.assignments, shard, record.value, record.headers, key=record.key)
+        send_importance(kafka, range(30, 40))
+        with running(log, *same(CAPACITY // 3)) as agent:
+            wait_until(lambda: metrics.total("next_offset") == 2 * 40 + len(bad), agent)
+            assert agent.stop() == 0
+        followed.refresh()
+        assert [view.epoch for view in followed.table.shards] == [2, 2]
+        assert all(view.seq > seq for view, seq in zip(followed.table.shards, seqs, strict=True))
+        assert followed.table.is_verified
+        assert 0 < followed.table.num_hot <= CAPACITY // 3
+        for shard, records in read_topic(kafka, topics.assignments).items():
+            seqs_of_the_new = [seq_of(record) for record in records if dict(record.headers)["epoch"] == b"2"]
+            assert min(seqs_of_the_new) == seqs[shard] + 1
+        with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as late:
+            assert late.table.is_verified
+            assert late.table == followed.table
+
+
+def test_importance_that_a_rebalance_made_faust_skip_is_counted_in_its_place(kafka: KafkaConfig) -> None:
+    send_importance(kafka, range(30))
+    shards = ShardConfig(capacity=CAPACITY, num_shards=SHARDS)
+    worker = AgentWorker(AgentConfig(kafka=kafka, shards=shards, schema=SCHEMAS["criteo-kaggle"]))
+    records = read_topic(kafka, Topics(kafka.prefix).importance)[1]
+
+    async def count_with_a_gap() -> None:
+        await worker.adopt_all({1})
+        for record in [*records[:3], *records[20:], *records[3:]]:
+            await worker.count_importance(1, record.offset, record.value, list(record.headers), 0)
+        await worker.stop()
+
+    asyncio.run(count_with_a_gap())
+    assert worker.shards[1].num_counted == 30
+    written = read_topic(kafka, Topics(kafka.prefix).assignments)[1]
+    assert [change(record) for record in written] == oracle(kafka)[1]
