@@ -12,17 +12,17 @@ if TYPE_CHECKING:
     from streams.config import KafkaConfig
     from streams.keys import format_key, parse_key
     from streams.records import Assignment
-    from streams.subscribe import HotFeatureTable, subscribe
+    from streams.subscription import HotFeatureTable, subscribe
 
 __all__ = ["Assignment", "HotFeatureTable", "KafkaConfig", "format_key", "parse_key", "subscribe"]
 
 _HOMES = {
     "Assignment": "streams.records",
-    "HotFeatureTable": "streams.subscribe",
+    "HotFeatureTable": "streams.subscription",
     "KafkaConfig": "streams.config",
     "format_key": "streams.keys",
     "parse_key": "streams.keys",
-    "subscribe": "streams.subscribe",
+    "subscribe": "streams.subscription",
 }
 
 
@@ -30,5 +30,5 @@ def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'streams' has no attribute {name!r}")
     value = getattr(import_module(_HOMES[name]), name)
-    globals()[name] = value  # `subscribe` is a module, too: from here on the name means the function
+    globals()[name] = value
     return value

@@ -22,7 +22,7 @@ from streams.producer import RecordProducer
 from streams.records import ClickBatch, ImportanceBatch, Source, decode_importance, encode_clicks, encode_importance
 from streams.schema import SCHEMAS
 from streams.shard import Shard, ShardConfig
-from streams.subscribe import HotFeatureTable
+from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 2, 2, 256, 60

@@ -20,7 +20,7 @@ from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import ImportanceBatch, Source
 from streams.shard import Shard, ShardConfig
-from streams.subscribe import AssignmentReader
+from streams.subscription import AssignmentReader
 from streams.topics import Topics, TopicSpec, create_topics
 
 pytestmark = pytest.mark.broker

@@ -18,7 +18,7 @@ from streams.options import kafka_options, open_kafka
 from streams.records import Assignment
 from streams.reports import Report, json_option
 from streams.stop_request import StopRequest
-from streams.subscribe import AssignmentReader
+from streams.subscription import AssignmentReader
 
 __all__ = ["command"]
 

@@ -11,7 +11,7 @@ from kafka import KafkaConsumer, TopicPartition
 from streams.config import KafkaConfig
 from streams.latency import LatencyHistogram
 from streams.records import Assignment
-from streams.subscribe import AssignmentReader
+from streams.subscription import AssignmentReader
 from streams.topics import Topics
 
 __all__ = ["Observer"]

@@ -12,6 +12,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any
 
 import numpy as np
@@ -20,15 +21,14 @@ from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
 from streams.config import KafkaConfig
-from streams.errors import BrokerError, TopicError
+from streams.errors import BrokerError, ConfigError, TopicError
 from streams.keys import Keys
+from streams.partition_log import PartitionLog, open_partition_log
 from streams.records import Assignment, BadRecord, Digest, decode_assignment
 from streams.table import HotTable
 from streams.topics import Topics
 
 __all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
-
-_TAIL_MS = 200
 
 logger = logging.getLogger(__name__)
 
@@ -55,6 +55,9 @@ class AssignmentReader:
     def __init__(
         self, config: KafkaConfig, *, from_beginning: bool = True, until: Mapping[int, int] | None = None
     ) -> None:
+        self._config = config
+        self._opened = ExitStack()
+        self._log: PartitionLog | None = None
         self._until = until or {}
         self._topic = Topics(config.prefix).assignments
         try:
@@ -84,10 +87,12 @@ class AssignmentReader:
         if from_beginning:
             self._consumer.seek_to_beginning(*self._partitions)
         else:
-            self._consumer.seek_to_end(*self._partitions)
+            for partition, end in zip(self._partitions, self.end_offsets().values(), strict=True):
+                self._consumer.seek(partition, end)
 
     def close(self) -> None:
         """Disconnects."""
+        self._opened.close()
         self._consumer.close()
 
     def __enter__(self) -> AssignmentReader:
@@ -97,8 +102,14 @@ class AssignmentReader:
         self.close()
 
     def end_offsets(self) -> dict[int, int]:
-        """The present end of every partition."""
-        return {partition.partition: end for partition, end in self._consumer.end_offsets(self._partitions).items()}
+        """The present end of every partition.
+
+        Asked on a connection of its own, which is kept: see `PartitionLog.all_bounds` for why a consumer's
+        `end_offsets` is not enough.
+        """
+        if self._log is None:
+            self._log = self._opened.enter_context(open_partition_log(self._config))
+        return {number: end for number, (_, end) in enumerate(self._log.all_bounds(self._topic, len(self._partitions)))}
 
     def positions(self) -> dict[int, int]:
         """The next offset of every partition."""
@@ -144,10 +155,6 @@ class AssignmentReader:
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"{self._topic}: read to {self.positions()} of {ends} within {timeout_s:.0f} s")
             self.poll()
-        if until is None:
-            # The embedded broker counts the last batch as one record; what is there beyond comes with the next fetch.
-            while self.poll(timeout_ms=_TAIL_MS):
-                continue
 
 
 def subscribe(
@@ -209,7 +216,11 @@ class HotFeatureTable:
         self._config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=prefix, properties=properties or {})
         self._timeout_s = timeout_s
         self._reader = AssignmentReader(self._config)
-        self._reader.catch_up(timeout_s=timeout_s)
+        try:
+            self._reader.catch_up(timeout_s=timeout_s)
+        except BaseException:
+            self._reader.close()
+            raise
 
     def close(self) -> None:
         """Disconnects; the table stays readable."""
@@ -244,7 +255,14 @@ class HotFeatureTable:
         """The hot set as it stood when the partitions ended at `offsets`.
 
         Exact as far back as the topic has not been compacted.
+
+        Raises:
+            ConfigError: a partition has no offset.
+            BrokerError: the partitions do not reach so far within `timeout_s`.
         """
+        missing = set(self.offsets()) - set(offsets)
+        if missing:
+            raise ConfigError(f"as_of: no offset of partition {min(missing)}; name one for each, as `offsets()` does")
         with AssignmentReader(self._config, until=offsets) as reader:
             reader.catch_up(timeout_s=self._timeout_s, until=offsets)
             return reader.table

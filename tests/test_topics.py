@@ -1,0 +1,83 @@
+"""`hotstream topics`: created once, never changed, and told what does not fit."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+from processes import run_hotstream, where
+
+from streams.config import KafkaConfig
+from streams.topics import Topics, TopicSpec, create_topics, describe_topics, require_partitions
+
+
+@pytest.fixture
+def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
+    return KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=topic_prefix)
+
+
+def topics_command(kafka: KafkaConfig, *arguments: object) -> tuple[int, dict[str, dict[str, Any]]]:
+    """Exit status, and what the report says by topic without its prefix."""
+    done = run_hotstream("topics", *arguments, *where(kafka), "--json", "-")
+    assert "Traceback" not in done.stderr
+    report = json.loads(done.stdout)
+    assert report["ok"] == (done.returncode == 0)
+    return done.returncode, {topic.pop("topic").removeprefix(f"{kafka.prefix}."): topic for topic in report["topics"]}
+
+
+def test_creating_again_changes_nothing_and_describe_says_that_all_fits(kafka: KafkaConfig) -> None:
+    size = ("--partitions", 3, "--shards", 5)
+    code, missing = topics_command(kafka, "describe", *size)
+    assert code == 1
+    assert {topic["problems"][0] for topic in missing.values()} == {"missing; run `hotstream topics create`"}
+    code, created = topics_command(kafka, "create", *size)
+    assert code == 0
+    assert all(topic["created"] for topic in created.values())
+    assert {name: (topic["partitions"], topic["cleanup"]) for name, topic in created.items()} == {
+        "clicks": (3, "delete"),
+        "importance": (5, "delete"),
+        "assignments": (5, "compact"),
+        "sketch-snapshots": (5, "compact"),
+        "metrics": (1, "delete"),
+        "clicks.dlq": (1, "delete"),
+        "importance.dlq": (5, "delete"),
+    }
+    expected = (0, {name: {**topic, "created": False} for name, topic in created.items()})
+    assert topics_command(kafka, "create", *size) == expected
+    assert topics_command(kafka, "describe", *size) == expected
+
+
+def test_an_existing_topic_that_does_not_fit_is_told_and_left_as_it_is(kafka: KafkaConfig) -> None:
+    topics = Topics(kafka.prefix)
+    foreign = [
+        TopicSpec(name=topics.importance, partitions=3, cleanup="delete", configs={"max.message.bytes": "1000000"}),
+        TopicSpec(name=topics.assignments, partitions=2, cleanup="delete"),
+    ]
+    create_topics(kafka, foreign)
+    for command in ("create", "describe"):
+        code, found = topics_command(kafka, command)
+        assert code == 1
+        assert found["importance"]["problems"][0] == "3 partitions, expected 2"
+        assert "cleanup.policy delete, expected compact" in found["assignments"]["problems"]
+        assert [name for name, topic in found.items() if topic["problems"]] == ["importance", "assignments"]
+        assert found["clicks"]["created"] == (command == "create")
+    assert require_partitions(kafka, topics.importance) == 3
+    assert not any(state.problems for state in describe_topics(kafka, foreign))
+
+
+@pytest.mark.broker
+def test_a_record_limit_that_is_too_small_is_told(apache_broker: Any, topic_prefix: str) -> None:
+    kafka = KafkaConfig(bootstrap_servers=apache_broker.bootstrap_servers, prefix=topic_prefix)
+    clicks = Topics(topic_prefix).clicks
+    small = TopicSpec(name=clicks, partitions=1, cleanup="delete", configs={"max.message.bytes": "1000000"})
+    create_topics(kafka, [small])
+    (state, *_) = create_topics(kafka, Topics(topic_prefix).specs())
+    assert state.problems == ("max.message.bytes 1000000, expected at least 8388608",)
+
+
+@pytest.mark.parametrize("option", ["--partitions", "--shards"])
+def test_a_topic_of_no_partitions_is_wrong_usage(option: str) -> None:
+    done = run_hotstream("topics", "create", option, 0)
+    assert done.returncode == 2
+    assert option in done.stderr
