@@ -44,7 +44,8 @@ class AssignmentReader:
         until: offsets by partition; what lies behind them is not taken in.
 
     Attributes:
-        table: the materialised view of what was read (whole only with `from_beginning`).
+        table: the materialised view of what was read.
+        is_whole: whether that is the hot set, which only a reader from the beginning has.
         num_bad: records that could not be believed.
 
     Raises:
@@ -82,6 +83,7 @@ class AssignmentReader:
             )
         self._partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
         self.table = HotTable(len(self._partitions))
+        self.is_whole = from_beginning
         self.num_bad = 0
         self._consumer.assign(self._partitions)
         if from_beginning:
@@ -125,7 +127,9 @@ class AssignmentReader:
             end = self._consumer.highwater(partition)
             for record in records:
                 decoded = self._decode(record)
-                if decoded is not None and (
+                if isinstance(decoded, Digest) and not self.is_whole:
+                    news.append((decoded, record))  # a table that lacks its beginning differs, and that says nothing
+                elif decoded is not None and (
                     self.table.apply(decoded, offset=record.offset, end_offset=end) or isinstance(decoded, Digest)
                 ):
                     news.append((decoded, record))

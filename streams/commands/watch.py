@@ -67,7 +67,11 @@ def command(
                     live.update(_field_table(watcher.features), refresh=True)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
-        report.finish(json_path, ok=not any(view.mismatches for view in reader.table.shards), **watcher.summary(reader))
+        ok = not any(view.mismatches for view in reader.table.shards)
+        report.finish(json_path, ok=ok, **watcher.summary(reader))
+    if not ok:
+        click.echo("hotstream: the table that was read is not the agent's: a digest differs", err=True)
+        raise click.exceptions.Exit(1)
 
 
 class _Watcher:
@@ -121,7 +125,7 @@ class _Watcher:
             "changes": {"total": self.num_changes, **self._tiers},
             "hot": reader.table.num_hot,
             "warm": reader.table.num_warm,
-            "verified": reader.table.is_verified,
+            "verified": reader.table.is_verified if reader.is_whole else None,
             "bad_records": reader.num_bad,
             "latency_ms": {"event_to_assignment": self._latency.summary()},
             "shards": shards,
