@@ -227,7 +227,7 @@ def _measure_latency(config: PipelineBenchConfig, *, rate: float) -> dict[str, A
             children.start(
                 "replay-half",
                 ["replay", str(config.data), "--loop", "--limit", str(rows), "--rate", str(rate),
-                 "--batch-rows", str(min(config.batch_rows, 512)), "--prefix", config.kafka.prefix],
+                 "--batch-rows", str(config.batch_rows), "--prefix", config.kafka.prefix],
             )  # fmt: skip
             started_s, warm_up = 0.0, None
             while "replay-half" not in children.check():
