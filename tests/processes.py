@@ -1,4 +1,4 @@
-"""hotstream's commands as child processes of a test, and what the topics hold while they run."""
+"""hotstream's commands as child processes of a test, what they read, and what the topics hold while they run."""
 
 from __future__ import annotations
 
@@ -13,10 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from streams.broker.process import log_tail
 from streams.config import KafkaConfig
+from streams.records import Encoded, ImportanceBatch, decode_importance
+from streams.shard import Shard, ShardConfig
 from streams.tether import tethered
 from streams.topics import Topics
 
@@ -134,15 +137,16 @@ def read_topic(kafka: KafkaConfig, topic: str) -> dict[int, list[Any]]:
         return tail.read_to_end()
 
 
-class AgentMetrics:
-    """What the agents under a prefix say of themselves."""
+class Metrics:
+    """What the processes under a prefix say of themselves."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self._tail = Tail(kafka, Topics(kafka.prefix).metrics)
         self.shards: dict[int, dict[str, Any]] = {}
-        self.said: list[dict[str, Any]] = []
+        self.said: list[dict[str, Any]] = []  # by agents
+        self.rows_trained = 0
 
-    def __enter__(self) -> AgentMetrics:
+    def __enter__(self) -> Metrics:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -154,7 +158,9 @@ class AgentMetrics:
         self._tail.look()
         for record in self._tail.records[0][before:]:
             said = json.loads(record.value)
-            if said["process"] == "agent":
+            if said["process"] == "trainer":
+                self.rows_trained = said["rows"]
+            else:
                 self.said.append(said)
                 self.shards.update({int(number): shard for number, shard in said["shards"].items()})
 
@@ -162,3 +168,48 @@ class AgentMetrics:
         """A figure, summed over the shards, as they were last heard of."""
         self.look()
         return sum(shard[name] for shard in self.shards.values())
+
+
+def write_criteo_log(path: Path, rows: int) -> Path:
+    """A log in Criteo's format: few values are frequent, C2's are often missing, and new ones come into fashion."""
+    random = np.random.default_rng(5)
+    with path.open("w") as file:
+        for row in range(rows):
+            values = random.zipf(1.3, 26) % 1000 + row // 500
+            tokens = [f"{value * 2654435761 % (1 << 32):08x}" for value in values.tolist()]
+            if row % 3:
+                tokens[1] = ""
+            file.write("\t".join([str(values[0] % 2), *["1"] * 13, *tokens]) + "\n")
+    return path
+
+
+def tokens_of(path: Path) -> set[str]:
+    """Every value of a log in Criteo's format as hotstream prints it, straight from the text."""
+    return {
+        f"C{number}:{token or 'missing'}"
+        for line in path.read_text().splitlines()
+        for number, token in enumerate(line.split("\t")[14:], 1)
+    }
+
+
+def sources_of(kafka: KafkaConfig) -> list[set[tuple[int, int]]]:
+    """The click records that the importance of each shard was computed from."""
+    batches = [
+        [decode_importance(record.value, record.headers) for record in records]
+        for records in read_topic(kafka, Topics(kafka.prefix).importance).values()
+    ]
+    return [{(batch.source.partition, batch.source.offset) for batch in shard} for shard in batches]  # type: ignore[union-attr]
+
+
+def publish_by_rule(kafka: KafkaConfig, config: ShardConfig) -> tuple[list[Shard], list[list[Encoded]]]:
+    """The shards, and what they must have published, by their own pure rule over the importance log."""
+    shards = [Shard(number, config) for number in range(config.num_shards)]
+    published: list[list[Encoded]] = [[] for _ in shards]
+    for number, records in read_topic(kafka, Topics(kafka.prefix).importance).items():
+        for record in records:
+            batch = decode_importance(record.value, record.headers)
+            assert isinstance(batch, ImportanceBatch)
+            changes = shards[number].count(record.offset, batch)
+            assert isinstance(changes, list)
+            published[number] += changes
+    return shards, published

@@ -12,21 +12,22 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import AgentMetrics, Running, Tail, read_topic, running, wait_until, where
+from processes import Metrics, Running, Tail, publish_by_rule, read_topic, running, sources_of, wait_until, where
 
 from sketch.hashing import shard_of
 from streams.agent import AgentConfig, AgentWorker
 from streams.config import KafkaConfig
 from streams.keys import CRITEO_FIELDS
 from streams.producer import RecordProducer
-from streams.records import ClickBatch, ImportanceBatch, Source, decode_importance, encode_clicks, encode_importance
+from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
 from streams.schema import SCHEMAS
-from streams.shard import Shard, ShardConfig
+from streams.shard import ShardConfig
 from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 2, 2, 256, 60
 OPTIONS = ("--capacity", CAPACITY, "--snapshot-every", 3)
+SHARD_CONFIG = ShardConfig(capacity=CAPACITY, num_shards=SHARDS)
 FIELD_BITS = np.arange(1, 27, dtype=np.uint64) << np.uint64(56)
 
 
@@ -89,8 +90,8 @@ def session(request: pytest.FixtureRequest) -> tuple[object, ...]:
 
 
 @pytest.fixture
-def metrics(kafka: KafkaConfig) -> Iterator[AgentMetrics]:
-    with AgentMetrics(kafka) as metrics:
+def metrics(kafka: KafkaConfig) -> Iterator[Metrics]:
+    with Metrics(kafka) as metrics:
         yield metrics
 
 
@@ -112,31 +113,7 @@ def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
     return list(distinct.values())
 
 
-def counted_sources(kafka: KafkaConfig) -> list[set[tuple[int, int]]]:
-    """The click records that the importance of each shard was computed from."""
-    batches = [
-        [decode_importance(record.value, record.headers) for record in records]
-        for records in read_topic(kafka, Topics(kafka.prefix).importance).values()
-    ]
-    return [{(batch.source.partition, batch.source.offset) for batch in shard} for shard in batches]  # type: ignore[union-attr]
-
-
-def oracle(kafka: KafkaConfig) -> list[list[tuple[Any, ...]]]:
-    """What each shard must publish, by its own pure rule, over the importance log."""
-    published: list[list[tuple[Any, ...]]] = []
-    for number, records in read_topic(kafka, Topics(kafka.prefix).importance).items():
-        shard = Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
-        published.append([])
-        for record in records:
-            batch = decode_importance(record.value, record.headers)
-            assert isinstance(batch, ImportanceBatch)
-            changes = shard.count(record.offset, batch)
-            assert isinstance(changes, list)
-            published[number] += changes
-    return published
-
-
-def wait_for_all(kafka: KafkaConfig, metrics: AgentMetrics, clicks: int, *agents: Running) -> None:
+def wait_for_all(kafka: KafkaConfig, metrics: Metrics, clicks: int, *agents: Running) -> None:
     """Until every click record has its importance, and every importance record is counted or known as repeated."""
     wait_until(lambda: metrics.total("counted") >= clicks * SHARDS, *agents)
     ends = sum(map(len, read_topic(kafka, Topics(kafka.prefix).importance).values()))
@@ -144,7 +121,7 @@ def wait_for_all(kafka: KafkaConfig, metrics: AgentMetrics, clicks: int, *agents
 
 
 def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
-    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+    kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
 ) -> None:
     topics, log, chance = Topics(kafka.prefix), tmp_path / "agent.log", random.Random(time.time_ns())
     arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
@@ -159,7 +136,7 @@ def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
     with running(log, *arguments) as agent:
         wait_for_all(kafka, metrics, 70, agent)
         assert agent.stop() == 0
-    assert [len(sources) for sources in counted_sources(kafka)] == [70, 70]
+    assert [len(sources) for sources in sources_of(kafka)] == [70, 70]
     assert [metrics.shards[shard]["counted"] for shard in range(SHARDS)] == [70, 70]
 
     undisturbed = with_topics(kafka.bootstrap_servers, f"{kafka.prefix}-again")
@@ -168,7 +145,7 @@ def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
             for record in records:
                 producer.send(f"{undisturbed.prefix}.importance", shard, record.value, record.headers)
     arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(undisturbed))
-    with AgentMetrics(undisturbed) as said, running(log, *arguments) as agent:
+    with Metrics(undisturbed) as said, running(log, *arguments) as agent:
         wait_for_all(undisturbed, said, 70, agent)
         assert agent.stop() == 0
         names = ("counted", "repeated", "seq", "hot", "warm", "promotions", "demotions", "next_offset", "epoch")
@@ -191,7 +168,7 @@ def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
 
 
 def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_over(
-    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+    kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
 ) -> None:
     topics = Topics(kafka.prefix)
     arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
@@ -211,9 +188,9 @@ def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_o
         send_clicks(kafka, range(30, 50))
         wait_for_all(kafka, metrics, 50, agents[1])
         assert agents[1].stop() == 0
-    assert [len(sources) for sources in counted_sources(kafka)] == [50, 50]
+    assert [len(sources) for sources in sources_of(kafka)] == [50, 50]
     assert set(metrics.said[-1]["shards"]) == {"0", "1"}
-    expected = oracle(kafka)
+    _, expected = publish_by_rule(kafka, SHARD_CONFIG)
     for shard, records in read_topic(kafka, topics.assignments).items():
         assert once_each(records) == expected[shard]
     with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as hot:
@@ -221,7 +198,7 @@ def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_o
 
 
 def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_new_epoch(
-    kafka: KafkaConfig, metrics: AgentMetrics, session: tuple[object, ...], tmp_path: Path
+    kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
 ) -> None:
     topics, log = Topics(kafka.prefix), tmp_path / "agent.log"
     bad = [(0, b"no Arrow stream", [("who", b"me")]), (1, b"", [("v", b"1")]), (1, b"\xff" * 40, [("v", b"2")])]
@@ -277,8 +254,7 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
 
 def test_importance_that_a_rebalance_made_faust_skip_is_counted_in_its_place(kafka: KafkaConfig) -> None:
     send_importance(kafka, range(30))
-    shards = ShardConfig(capacity=CAPACITY, num_shards=SHARDS)
-    worker = AgentWorker(AgentConfig(kafka=kafka, shards=shards, schema=SCHEMAS["criteo-kaggle"]))
+    worker = AgentWorker(AgentConfig(kafka=kafka, shards=SHARD_CONFIG, schema=SCHEMAS["criteo-kaggle"]))
     records = read_topic(kafka, Topics(kafka.prefix).importance)[1]
 
     async def count_with_a_gap() -> None:
@@ -290,4 +266,4 @@ def test_importance_that_a_rebalance_made_faust_skip_is_counted_in_its_place(kaf
     asyncio.run(count_with_a_gap())
     assert worker.shards[1].num_counted == 30
     written = read_topic(kafka, Topics(kafka.prefix).assignments)[1]
-    assert [change(record) for record in written] == oracle(kafka)[1]
+    assert [change(record) for record in written] == publish_by_rule(kafka, SHARD_CONFIG)[1][1]

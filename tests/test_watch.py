@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from processes import run_hotstream, running, where
+from processes import run_hotstream, running, tokens_of, where, write_criteo_log
 
 from sketch.hashing import shard_of
 from streams.config import KafkaConfig
@@ -25,29 +25,7 @@ from streams.schema import SCHEMAS
 from streams.shard import Shard, ShardConfig
 from streams.topics import Topics, create_topics
 
-SHARDS, ROWS, CAPACITY = 2, 3000, 60
-
-
-def write_log(path: Path) -> Path:
-    """A log in Criteo's format: few values are frequent, C2's are often missing, and new ones come into fashion."""
-    random = np.random.default_rng(5)
-    with path.open("w") as file:
-        for row in range(ROWS):
-            values = random.zipf(1.3, 26) % 1000 + row // 500
-            tokens = [f"{value * 2654435761 % (1 << 32):08x}" for value in values.tolist()]
-            if row % 3:
-                tokens[1] = ""
-            file.write("\t".join(["0", *["1"] * 13, *tokens]) + "\n")
-    return path
-
-
-def tokens_of(path: Path) -> set[str]:
-    """Every value of the log as hotstream prints it, straight from the text."""
-    return {
-        f"C{number}:{token or 'missing'}"
-        for line in path.read_text().splitlines()
-        for number, token in enumerate(line.split("\t")[14:], 1)
-    }
+SHARDS, CAPACITY = 2, 60
 
 
 def publish(kafka: KafkaConfig, path: Path) -> list[Shard]:
@@ -80,7 +58,7 @@ def send(kafka: KafkaConfig, producer: RecordProducer, shard: int, records: list
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    return write_log(tmp_path / "log.tsv")
+    return write_criteo_log(tmp_path / "log.tsv", 3000)
 
 
 @pytest.fixture
