@@ -18,7 +18,7 @@ settings.load_profile("hotstream")
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Every warning is an error but one: kafka-python 3.0.12 reads its schemas in a way that Python 3.11 deprecates."""
+    """Every warning is an error but two. kafka-python 3.0.12 reads its schemas in a way that Python 3.11 deprecates."""
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # It also leaves the socket of a connection that was refused or lost to the garbage collector, which then finds it
     # in the middle of some other test.

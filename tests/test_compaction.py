@@ -9,7 +9,7 @@ from collections import Counter
 import numpy as np
 import pytest
 from conftest import require_java
-from waiting import wait_until
+from processes import wait_until
 
 from sketch.hashing import shard_of
 from streams import HotFeatureTable

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from waiting import wait_until
+from processes import wait_until
 
 from streams.tether import tethered
 

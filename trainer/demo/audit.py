@@ -61,7 +61,7 @@ def audit(config: KafkaConfig, schema: LogSchema, *, top: int, half_life_events:
                     continue
                 seen.add(source)
                 keys.append(batch.keys)
-                scores.append(np.ldexp(batch.scores.astype(np.float64), 0) * 2.0 ** (events / half_life_events))
+                scores.append(batch.scores.astype(np.float64) * 2.0 ** (events / half_life_events))
                 events += len(batch.keys)
     distinct, places = np.unique(np.concatenate(keys), return_inverse=True)
     sums = np.bincount(places, np.concatenate(scores), len(distinct))
