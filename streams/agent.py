@@ -3,7 +3,7 @@
 Delivery: at-least-once input, deterministic output. An importance record is acknowledged to Kafka after its changes
 are queued, but that is only a hint: after a crash the agent loads each shard's newest snapshot and reads on from *its*
 offset. A snapshot is written only when every change before it is acknowledged by the broker, so nothing between
-snapshot and crash can be missing: it is computed, and written, again, with the same `seq`.
+snapshot and crash can be missing: it is computed again, with the same `seq`, and written if the topic lacks it.
 """
 
 from __future__ import annotations
@@ -35,6 +35,7 @@ from streams.records import (
     decode_clicks,
     decode_importance,
     encode_importance,
+    place_of,
 )
 from streams.schema import LogSchema
 from streams.shard import Shard, ShardConfig
@@ -126,8 +127,8 @@ class AgentWorker:
             shard = Shard(number, self.config.shards)
         else:
             shard = Shard.from_bytes(reader.data, self.config.shards)
-        if shard.begins_epoch:
-            shard.follow(*await self._read_newest_change(number))
+        await publisher.flush()  # what this process wrote when it had the shard before is in the topic, too
+        shard.follow(*await self._read_newest_change(number))
         await self._save(publisher, shard, reader.manifest)
         self.shards[number] = shard  # from here on its records are counted
         logger.info(
@@ -145,18 +146,30 @@ class AgentWorker:
     async def _read_newest_change(self, number: int) -> tuple[int, int]:
         """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
 
-        They need not be the last record's: an agent that died while it wrote its changes once more left older ones
-        behind the newest. So all are read, as any new subscriber does.
+        They need not be the last record's: another agent that had the shard for a moment may have left older ones
+        behind the newest. So all are read, as any new subscriber does; but of each fetch only the newest is decoded.
         """
         newest = (0, 0)
-        async for record in self._read_partition(self.topics.assignments, number):
-            decoded = decode_assignment(record.key, record.value, record.headers)
-            if isinstance(decoded, Assignment | Digest):
-                newest = max(newest, (decoded.epoch, decoded.seq))
+        async for records in self._read_fetches(self.topics.assignments, number, 0):
+            places = sorted(((place_of(record.headers), record.offset) for record in records), reverse=True)
+            by_offset = {record.offset: record for record in records}
+            for place, offset in places:
+                if place <= newest:
+                    break
+                record = by_offset[offset]
+                decoded = decode_assignment(record.key, record.value, record.headers)
+                if isinstance(decoded, Assignment | Digest):
+                    newest = place
         return newest
 
     async def _read_partition(self, topic: str, number: int, *, start: int = 0) -> AsyncGenerator[Any, None]:
         """The records of a partition from offset `start`, or the oldest there is, up to its end."""
+        async with aclosing(self._read_fetches(topic, number, start)) as fetches:
+            async for records in fetches:
+                for record in records:
+                    yield record
+
+    async def _read_fetches(self, topic: str, number: int, start: int) -> AsyncGenerator[list[Any], None]:
         consumer = AIOKafkaConsumer(
             bootstrap_servers=self.config.kafka.servers,
             enable_auto_commit=False,
@@ -177,8 +190,7 @@ class AgentWorker:
             while fetched or await consumer.position(partition) < end:
                 fetched = await consumer.getmany(partition, timeout_ms=1000)
                 for records in fetched.values():
-                    for record in records:
-                        yield record
+                    yield records
         finally:
             await consumer.stop()
 

@@ -45,6 +45,7 @@ __all__ = [
     "encode_digest",
     "encode_importance",
     "header_int",
+    "place_of",
 ]
 
 VERSION = 1
@@ -179,6 +180,18 @@ def header_int(headers: Mapping[str, bytes], name: str) -> int:
     if not -(1 << 63) <= number < 1 << 63:
         raise ValueError(f"header {name!r}: {number} does not fit 64 bits")
     return number
+
+
+def place_of(headers: Headers) -> tuple[int, int]:
+    """The (epoch, seq) in the headers of an assignments record, before anything else of it is looked at.
+
+    (-1, -1) if they say nothing that can be read.
+    """
+    named = dict(headers)
+    try:
+        return header_int(named, "epoch"), header_int(named, "seq")
+    except ValueError:
+        return -1, -1
 
 
 def _ascii(number: int) -> bytes:

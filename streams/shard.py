@@ -99,6 +99,8 @@ class Shard:
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
         begins_epoch: whether this state is not that of a snapshot with the same configuration.
+        written: the newest (epoch, seq) that the assignments topic has: up to there changes are made, but not written
+            again. No part of the state.
     """
 
     def __init__(self, number: int, config: ShardConfig, *, epoch: int = 1, seq: int = 0) -> None:
@@ -111,6 +113,7 @@ class Shard:
         self.num_counted = self.num_repeated = self.num_events = 0
         self.num_promotions = self.num_demotions = 0
         self.begins_epoch = True
+        self.written = (0, 0)
         self.fields: tuple[Field, ...] = ()
         self.hot_set = config.make_hot_set(number)
         self.table = TierTable()
@@ -159,10 +162,15 @@ class Shard:
             ingest_ms=batch.ingest_ms,
             fields=self.fields,
         )
-        columns = (changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), changes.score.tolist())
-        seqs = range(self.seq + 1, self.seq + 1 + len(changes))
-        encoded = [encoder.encode(*change) for change in zip(*columns, seqs, strict=True)]
+        first_seq = self.seq + 1
         self.seq += len(changes)
+        if (self.epoch, self.seq) < self.written:
+            return []
+        # Of a batch that was cut short, the beginning is there and the rest, at least the digest, is not.
+        skipped = self.written[1] + 1 - first_seq if (self.epoch, first_seq) <= self.written else 0
+        columns = (column[skipped:].tolist() for column in (changes.key, changes.tier, changes.row, changes.score))
+        seqs = range(first_seq + skipped, self.seq + 1)
+        encoded = [encoder.encode(*change) for change in zip(*columns, seqs, strict=True)]
         encoded.append(encode_digest(self.describe()))
         return encoded
 
@@ -195,10 +203,13 @@ class Shard:
         return pack(_MAGIC, parameters, {"hot_set": np.frombuffer(self.hot_set.to_bytes(), np.uint8)})
 
     def follow(self, epoch: int, seq: int) -> None:
-        """Makes sure that a shard that begins an epoch comes after the newest record of its topic.
+        """Takes note of the newest record of the shard's assignments: what is there is not written again.
 
-        `seq` never goes back, not even with a new epoch; and no epoch is used twice, even if all snapshots were lost.
+        A copy of an old change behind newer ones would make compaction remove the first copy, and with it the order.
+        A shard that begins an epoch comes after that record: `seq` never goes back, not even with a new epoch; and no
+        epoch is used twice, even if all snapshots were lost.
         """
+        self.written = (epoch, seq)
         if self.begins_epoch:
             self.epoch, self.seq = max(self.epoch, epoch + 1), max(self.seq, seq)
 

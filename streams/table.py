@@ -17,6 +17,34 @@ from streams.records import TIERS, Assignment, Digest
 __all__ = ["HotTable", "ShardView"]
 
 
+@dataclass
+class _Late:
+    """What a reader in a gap knows: which change each key and row has, as several may be out of their order.
+
+    Two agents that had one shard for a moment left records twice in the log. Compaction may then remove the first of
+    two copies and leave later changes, which have only one, in front of the second.
+
+    Attributes:
+        floor: up to this `seq` every change has been applied.
+        keys: the newest change seen since, by key; `rows` by row.
+    """
+
+    floor: int
+    keys: dict[int, int] = field(default_factory=dict)
+    rows: dict[int, int] = field(default_factory=dict)
+
+    def is_news(self, record: Assignment) -> bool:
+        """Whether nothing newer was seen of the record's key, nor of its row."""
+        is_news = record.seq > self.keys.get(record.key, self.floor)
+        return is_news and (record.row is None or record.seq > self.rows.get(record.row, self.floor))
+
+    def note(self, record: Assignment) -> None:
+        """Takes in a change that was applied."""
+        self.keys[record.key] = record.seq
+        if record.row is not None:
+            self.rows[record.row] = record.seq
+
+
 @dataclass(kw_only=True)
 class ShardView:
     """What a subscriber knows of one shard.
@@ -31,6 +59,7 @@ class ShardView:
         mismatches: digests that differed though no change was missing before them: a broken promise.
         complete_from: from this offset on nothing can be missing. A gap in `seq` means that compaction removed changes
             that later ones supersede; those later ones lie before the end of the topic as it was when the gap was read.
+        late: what is known of each key until then; None where no gap is open.
     """
 
     epoch: int = 0
@@ -41,13 +70,15 @@ class ShardView:
     verified_seq: int = 0
     mismatches: int = 0
     complete_from: int = 0
+    late: _Late | None = None
 
 
 class HotTable:
     """The materialised view of the assignments topic.
 
     - A change is applied only if its (epoch, seq) is newer than what its shard has; so reading a record twice, or a
-      second agent's copy of it, changes nothing.
+      second agent's copy of it, changes nothing. Between a gap in `seq` and the end of the topic as it was when the gap
+      was read, newer than what its key and its row have is enough (about 200 bytes a key until then).
     - A newer epoch begins with an empty shard.
     - At a digest for the `seq` at which a shard stands, the table is compared with the agent's. Equal is proof. After
       compaction a new reader has gaps until it has read as far as the topic went; before that point a digest that
@@ -77,14 +108,13 @@ class HotTable:
         if isinstance(record, Digest):
             self._compare(view, record, offset)
             return False
-        if (record.epoch, record.seq) <= (view.epoch, view.seq):
+        if view.late is not None and offset >= view.complete_from:
+            view.late = None
+        if not self._follows(view, record, end_offset):
             view.num_stale += 1
             return False
-        if record.epoch > view.epoch and view.epoch:
-            view.table.clear()
-        if record.seq != view.seq + 1 and end_offset is not None:
-            view.complete_from = end_offset
-        view.epoch, view.seq = record.epoch, record.seq
+        if view.late is not None:
+            view.late.note(record)
         view.table.apply(
             Changes(
                 np.array([record.key], np.uint64),
@@ -96,6 +126,20 @@ class HotTable:
         view.num_applied += 1
         if record.tier == "hot":
             self.max_hot = max(self.max_hot, self.num_hot)
+        return True
+
+    @staticmethod
+    def _follows(view: ShardView, record: Assignment, end_offset: int | None) -> bool:
+        """Whether a change is to be applied; if it is its shard's newest, the view stands there from here on."""
+        if (record.epoch, record.seq) <= (view.epoch, view.seq):
+            return view.late is not None and record.epoch == view.epoch and view.late.is_news(record)
+        if record.seq != view.seq + 1 and end_offset is not None:
+            view.complete_from = end_offset
+            view.late = view.late or _Late(view.seq)
+        if record.epoch > view.epoch and view.epoch:
+            view.table.clear()
+            view.late = view.late and _Late(view.late.floor)
+        view.epoch, view.seq = record.epoch, record.seq
         return True
 
     @staticmethod

@@ -362,3 +362,17 @@ def test_a_new_epoch_follows_whatever_the_topic_ends_with():
     restored = Shard.from_bytes(shard.to_bytes(), CONFIG)
     restored.follow(5, 10**6)
     assert (restored.epoch, restored.seq) == (1, shard.seq)
+
+
+@given(st.integers(0, 59), st.data())
+def test_a_shard_that_begins_again_writes_only_what_the_topic_lacks(undisturbed, start, data):
+    published, snapshots, _ = undisturbed
+    whole = [record for records in published for record in records]
+    begun = sum(map(len, published[:start]))
+    there = whole[: data.draw(st.integers(begun, len(whole)))]  # the snapshot's changes, and more: also half a batch
+    shard = Shard.from_bytes(snapshots[start], CONFIG)
+    shard.follow(*max(((record.epoch, record.seq) for record in decoded(there)), default=(0, 0)))
+    more = [record for records in run(shard, range(start, 60)) for record in records]
+    if there and more and there[-1] == more[0]:
+        assert isinstance(decode_assignment(*more.pop(0)), Digest)  # the newest digest may come again: it says the same
+    assert [*there, *more] == whole

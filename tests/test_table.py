@@ -188,6 +188,7 @@ def test_after_compaction_a_new_reader_has_the_table_of_one_who_followed_everyth
         table.apply(decoded, offset=offset, end_offset=len(RECORDS) + len(more))
     assert table.is_verified
     assert table.shards[0].verified_seq == shard.seq > DECODED[-1].seq
+    assert table.shards[0].late is None  # what it cost to catch up is given back
     assert table.shards[0].mismatches == 0
 
 
@@ -197,6 +198,25 @@ def test_compaction_at_any_time_of_any_prefix_never_looks_like_a_loss(length, cl
     table = read(compacted(records, min(cleaned, length)), end_offset=length)
     assert table == follow(DECODED[:length])
     assert table.shards[0].mismatches == 0
+
+
+@given(st.data())
+def test_a_copy_of_old_records_behind_newer_ones_misleads_no_late_reader_wherever_compaction_stopped(data):
+    end = data.draw(st.integers(2, len(RECORDS)))
+    begin = data.draw(st.integers(0, end - 1))
+    log = [*RECORDS[:end], *RECORDS[begin:]]  # one that took over, or a request that was repeated
+    length = data.draw(st.integers(2 * end - begin, len(log)))
+    cleaned = data.draw(st.integers(0, length))
+    table = HotTable(1)
+    for offset, record in compacted(log[:length], cleaned):
+        decoded = decode_assignment(*record)
+        assert isinstance(decoded, Record)
+        table.apply(decoded, offset=offset, end_offset=length)
+    seq = max(decode_assignment(*record).seq for record in log[:length])
+    expected = follow([record for record in DECODED if isinstance(record, Assignment) and record.seq <= seq])
+    assert table == expected
+    assert (table.shards[0].seq, table.shards[0].mismatches) == (seq, 0)
+    assert table.max_hot <= CONFIG.capacity
 
 
 def test_keys_of_many_shards_are_looked_up_where_they_live():
