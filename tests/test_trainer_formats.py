@@ -60,7 +60,7 @@ def test_numbers_are_kept_to_the_nearest(row_format: RowFormatName) -> None:
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-@pytest.mark.parametrize("dim", [3, 16])
+@pytest.mark.parametrize("dim", [3, 16, 29])
 def test_numba_and_torch_train_the_same_rows(row_format: RowFormatName, optimizer: str, dim: int) -> None:
     kind, rows = FORMATS[row_format], torch.arange(0, NUM_ROWS, 2)
     (mine, numbers), (other, _) = random_rows(row_format, dim), random_rows(row_format, dim)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from sketch.changes import Changes
 from trainer import gathers, kernels
 from trainer.errors import GradientError
+from trainer.formats.kernels import row_kernels
 from trainer.lookup import Importance, Lookup, Numbering, as_words, distinct, empty_slots
 from trainer.migration import ApplyReport, resolve
 from trainer.router import Backend, Router, choose_backend
@@ -212,7 +213,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
         numbers = numbering.first, numbering.second
         sums, scores = np.zeros((len(numbering.rows), dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
         scale = np.float32(lookup.batch_rows)
-        kernels.merge_scores(gradient.numpy(), lookup.inverse.numpy(), *numbers, scale, sums, scores)
+        merge = row_kernels(dim).merge_scores
+        merge(gradient.numpy(), lookup.inverse.numpy(), *numbers, scale, sums, scores)
         self.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
         return Importance(lookup.keys.numpy().view(np.uint64), scores)
 

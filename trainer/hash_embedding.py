@@ -11,6 +11,7 @@ from torch import Tensor
 from trainer import gathers, kernels
 from trainer.embedding import CapturingEmbedding
 from trainer.errors import KeyRangeError
+from trainer.formats.kernels import row_kernels
 from trainer.layout import LEVEL_1_SEED
 from trainer.lookup import Lookup, distinct
 
@@ -55,7 +56,7 @@ class HashEmbedding(CapturingEmbedding):
                 self.table.update(rows, merged)
             else:
                 sums = np.zeros((len(lookup.first), gradient.shape[1]), np.float32)  # (P, D)
-                kernels.merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
+                row_kernels(gradient.shape[1]).merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
                 self.table.update(lookup.first, torch.from_numpy(sums))
 
     def tensors(self) -> dict[str, Tensor]:

@@ -1,10 +1,9 @@
 """The loops of a training step on a CPU: loops only, arrays in, mutated in place, one pass each.
 
-    N lookups, U distinct keys among them, P distinct rows of those, D numbers a row, R physical rows
+    N lookups, U distinct keys among them, P distinct rows of those
 
-Each has a plain torch body in `trainer.gathers` or `trainer.formats`, held equal by the tests. Sums run in the order of
-the lookups, so a step is a pure function of its inputs; only the sums over D may be reassociated (that is what lets
-them be vectorised). What a row's numbers are stored as is `trainer.row_kernels`' business.
+Each has a plain torch body in `trainer.gathers`, held equal by the tests. What is done with the rows' numbers is
+`trainer.formats.kernels`' business.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from sketch.keymap import ABSENT, SLOTS, find_place
 from sketch.simd import prefetch
 from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
-__all__ = ["deduplicate", "hash_rows", "merge_gradients", "merge_scores", "number_rows", "route"]
+__all__ = ["deduplicate", "hash_rows", "number_rows", "route"]
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: its product's top bits hash well enough for a batch
 _HALF = np.uint64(32)
@@ -169,31 +168,3 @@ def number_rows(first, second, capacity, padding, slots, shift, rows, first_numb
             else:
                 second_number[i] = entry - 1
     return count
-
-
-@njit(nogil=True, cache=True)
-def merge_gradients(gradient, inverse, sums):
-    """Adds each lookup's gradient (N, D) to its row's (P, D)."""
-    dim = gradient.shape[1]
-    for i in range(inverse.shape[0]):
-        j = inverse[i]
-        for d in range(dim):
-            sums[j, d] += gradient[i, d]
-
-
-@njit(nogil=True, cache=True, fastmath={"reassoc", "nsz"})
-def merge_scores(gradient, inverse, first_number, second_number, scale, sums, scores):
-    """Adds each lookup's gradient (N, D) to its rows' sums (P, D), and its norm times `scale` to its key's score."""
-    dim = gradient.shape[1]
-    for i in range(inverse.shape[0]):
-        j = inverse[i]
-        row = first_number[j]
-        square = np.float32(0)
-        for d in range(dim):
-            sums[row, d] += gradient[i, d]
-            square += gradient[i, d] * gradient[i, d]
-        scores[j] += np.sqrt(square) * scale
-        row = second_number[j]
-        if row >= 0:
-            for d in range(dim):
-                sums[row, d] += gradient[i, d]

@@ -39,7 +39,6 @@ from streams.records import (
     encode_clicks,
 )
 from streams.shard import Shard, ShardConfig
-from trainer import kernels
 from trainer.embedding import AdaptiveEmbedding
 from trainer.follower import AssignmentFollower
 from trainer.formats import kernels as format_kernels
@@ -366,6 +365,7 @@ class _Bench:
             parts.setdefault(name, []).append((now_s - started_s) * 1e3)
             return time.perf_counter()
 
+        merge = format_kernels.row_kernels(embedding.plan.dim).merge_scores
         for _ in range(7):
             clock_s = time.perf_counter()
             unique, places = distinct(words)
@@ -380,7 +380,7 @@ class _Bench:
             clock_s = note("number rows", clock_s)
             count, numbers = len(numbering.rows), (numbering.first, numbering.second)
             sums, scores = np.zeros((count, gradient.shape[1]), np.float32), np.zeros(len(unique), np.float32)
-            kernels.merge_scores(gradient.numpy(), places, *numbers, np.float32(1), sums, scores)
+            merge(gradient.numpy(), places, *numbers, np.float32(1), sums, scores)
             clock_s = note("merge gradients, scores", clock_s)
             embedding.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
             note("update rows", clock_s)

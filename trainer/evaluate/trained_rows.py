@@ -13,8 +13,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainer import kernels
 from trainer.evaluate.method import Brief
+from trainer.formats.kernels import row_kernels
 from trainer.layout import Layout
 from trainer.lookup import Lookup, distinct
 from trainer.rows import RowTable
@@ -106,7 +106,7 @@ class TrainedRows(nn.Module):
             gradient = np.concatenate([part for _, part in captured])  # (N, D)
             unique, inverse = distinct(rows.astype(np.uint64))
             sums = np.zeros((len(unique), gradient.shape[1]), np.float32)  # (P, D)
-            kernels.merge_gradients(gradient, inverse, sums)
+            row_kernels(gradient.shape[1]).merge_gradients(gradient, inverse, sums)
             sums[unique == np.uint64(self.padding)] = 0
             self.table.update(torch.from_numpy(unique.astype(np.int32)), torch.from_numpy(sums))
         return captured

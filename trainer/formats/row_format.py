@@ -1,4 +1,4 @@
-"""`RowFormat`: how rows are kept, read, overwritten and trained, for each format in a numba and in a torch body.
+"""`RowFormat`: how rows are kept, read, overwritten and trained, in a numba and in a torch body.
 
     format     bytes a row     values (R, D)     scales
     float32    4 D             float32           (0,)
@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,7 @@ from torch import Tensor
 
 from sketch.hashing import mix64_array
 from trainer.formats import kernels
+from trainer.formats.lanes import NOISE_CONSTANTS
 from trainer.gathers import mix64_tensor
 from trainer.sizing import RowFormatName
 
@@ -54,20 +55,21 @@ class Chance:
         return np.uint64(mixed ^ np.uint64((self.round & _MASK) << 32))
 
     def bits(self, rows: Tensor, dim: int) -> Tensor:
-        """(K, D) int64, 16 random bits each: `kernels._noise`."""
-        step, factor_1, factor_2 = kernels.NOISE_CONSTANTS
+        """(K, D) int64, 16 random bits each: `lanes._noise`."""
+        step, factor_1, factor_2 = NOISE_CONSTANTS
         word = int(self.word.astype(np.int64))
         salt = mix64_tensor(rows.long() ^ word) & _MASK  # (K,)
-        places = torch.arange(dim, device=rows.device) * step  # (D,)
-        bits = (salt[:, None] + places) & _MASK
+        places = torch.arange(dim, device=rows.device)  # (D,)
+        words = ((places >> 4 << 3 | places & 7) * step) & _MASK  # one word serves two numbers
+        bits = (salt[:, None] + words) & _MASK
         bits = ((bits ^ bits >> 16) * factor_1) & _MASK
         bits = ((bits ^ bits >> 15) * factor_2) & _MASK
-        return bits >> 16
+        return bits >> ((places & 8) << 1) & 0xFFFF
 
 
-def _words(tensor: Tensor) -> npt.NDArray[np.uint16]:
-    """A bfloat16 tensor as numba sees it."""
-    return tensor.view(torch.int16).numpy().view(np.uint16)
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
+    """A tensor as numba sees it: bfloat16 as uint16."""
+    return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()
 
 
 class RowFormat(ABC):
@@ -95,19 +97,24 @@ class RowFormat(ABC):
             chance: how to round; None: to the nearest.
         """
 
-    @abstractmethod
     def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
         """Fills (N, D) with the sum of each lookup's one or two rows. Numba."""
+        first, second = routes
+        values, scales = _array(table.values), _array(table.scales)
+        kernels.row_kernels(values.shape[1]).gather(
+            values, scales, first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
+        )
 
-    @abstractmethod
     def descend(
         self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
     ) -> None:
         """One optimizer step on distinct rows (P,) with summed gradients (P, D); rate and epsilon. Numba."""
-
-
-def _rates(rates: tuple[float, float]) -> tuple[np.float32, np.float32]:
-    return np.float32(rates[0]), np.float32(rates[1])
+        rate, epsilon = np.float32(rates[0]), np.float32(rates[1])
+        values, scales = _array(table.values), _array(table.scales)
+        line = np.empty(merged.shape[1], np.float32)
+        kernels.row_kernels(values.shape[1]).descend(
+            values, scales, state.numpy(), rows.numpy(), merged.numpy(), rate, epsilon, chance.word, line
+        )
 
 
 class Float32(RowFormat):
@@ -126,25 +133,6 @@ class Float32(RowFormat):
     def write(self, table: Rows, rows: Tensor, numbers: Tensor, like: Tensor, chance: Chance | None = None) -> None:  # noqa: ARG002
         """Exact."""
         table.values[rows] = numbers
-
-    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
-        """As `RowFormat.gather`."""
-        first, second = routes
-        kernels.gather_float32(
-            table.values.numpy(), first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
-        )
-
-    def descend(
-        self,
-        table: Rows,
-        state: Tensor,
-        rows: Tensor,
-        merged: Tensor,
-        rates: tuple[float, float],
-        chance: Chance,  # noqa: ARG002
-    ) -> None:
-        """As `RowFormat.descend`."""
-        kernels.descend_float32(table.values.numpy(), state.numpy(), rows.numpy(), merged.numpy(), *_rates(rates))
 
 
 class BFloat16(RowFormat):
@@ -167,21 +155,6 @@ class BFloat16(RowFormat):
             return
         bits = numbers.contiguous().view(torch.int32) + chance.bits(rows, numbers.shape[1]).int()
         table.values[rows] = (bits >> 16).to(torch.int16).view(torch.bfloat16)
-
-    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
-        """As `RowFormat.gather`."""
-        first, second = routes
-        kernels.gather_bfloat16(
-            _words(table.values), first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
-        )
-
-    def descend(
-        self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
-    ) -> None:
-        """As `RowFormat.descend`."""
-        kernels.descend_bfloat16(
-            _words(table.values), state.numpy(), rows.numpy(), merged.numpy(), *_rates(rates), chance.word
-        )
 
 
 class Int8(RowFormat):
@@ -210,35 +183,6 @@ class Int8(RowFormat):
         up = 0.5 if chance is None else (chance.bits(rows, numbers.shape[1]).float() + 0.5) / 65536.0
         table.values[rows] = (numbers / scales.float()[:, None] + up).floor().to(torch.int8)
         table.scales[rows] = scales
-
-    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
-        """As `RowFormat.gather`."""
-        first, second = routes
-        kernels.gather_int8(
-            table.values.numpy(),
-            _words(table.scales),
-            first.numpy(),
-            second.numpy(),
-            padding,
-            inverse.numpy(),
-            out.numpy(),
-        )
-
-    def descend(
-        self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
-    ) -> None:
-        """As `RowFormat.descend`."""
-        line = np.empty(merged.shape[1], np.float32)
-        kernels.descend_int8(
-            table.values.numpy(),
-            _words(table.scales),
-            state.numpy(),
-            rows.numpy(),
-            merged.numpy(),
-            *_rates(rates),
-            chance.word,
-            line,
-        )
 
 
 FORMATS: dict[RowFormatName, RowFormat] = {kind.name: kind for kind in (Float32(), BFloat16(), Int8())}
