@@ -35,7 +35,8 @@ class HotSketch:
     - Estimates: `replace_min` never underestimates (but for rounding) and overestimates by at most the bucket's
       smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of what fell into it;
       a single estimate errs to either side.
-    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048 of themselves or 2^-14.
+    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048 of themselves or 2^-14; a
+      newcomer that is rounded to 0 is not held.
     - The state is a pure function of the parameters and the sequence of keys, scores and decays: how the sequence is
       cut into batches does not matter, nor does a snapshot in between.
 

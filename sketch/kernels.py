@@ -8,28 +8,30 @@ One bucket is one cache line of 64 bytes, seven slots:
 
 so low, mid and score are each one aligned vector, read once and written once.
 
-**Tag.** The key is mixed invertibly; multiplying the mixed word by the number of buckets W gives the bucket (high
-64 bits) and leaves a remainder (low 64 bits) of which all but the lowest log2(W) bits tell two keys of one bucket
-apart. From 256 buckets up those are at most 56 bits, so nothing of the key is lost and `rebuild_key` has it back; from
-2^16 up they are at most 48, and the high bytes are not looked at. Smaller sketches keep a top byte in an array of
-their own, `wide`.
+**Tag.** The key is mixed invertibly; multiplying the high half of the mixed word by the number of buckets W gives the
+bucket (high 32 bits) and leaves a remainder (low 32 bits) of which all but the lowest log2(W) bits tell two high halves
+of one bucket apart; with the low half of the mixed word they are the tag. From 256 buckets up that is at most 56 bits,
+so nothing of the key is lost and `rebuild_key` has it back; from 2^16 up it is at most 48, and the high bytes are not
+looked at. Smaller sketches keep a top byte in an array of their own, `wide`.
 
 **Score.** 5 bits exponent e, 11 bits mantissa m: the code stands for 2^e (1 + m / 2048) - 1 units, so codes compare as
 scores do, below one unit they are evenly spaced, and code 0 is an empty slot. A sum is rounded at random, up in
 proportion to what would be dropped, so that it keeps its expectation however small its increments are: the code
 changes by `floor(x + u)`, u uniform; in float64 this is adding random bits below the mantissa and cutting them off.
-It is 1 at least: what was admitted is held.
+A newcomer whose code would be 0 leaves its slot empty.
 
 **Admission.** A newcomer with an increment of x units, whose bucket is full and has the smallest score m (the first of
-equals), takes that slot if `u (m + x) < x` (always under `replace_min`), and then stands at m + x.
+equals), takes that slot if `m + x < x / u` (always under `replace_min`), and then stands at m + x.
 
-**Randomness.** `r = mix64(tag ^ position * 0x9E3779B97F4A7C15)`: its high 52 bits are the u of the admission, its low
-41 bits that of the rounding. No state but the position in the stream, so any split of the stream into batches gives
-the same sketch.
+**Randomness.** `r = (tag ^ position * 0x9E3779B97F4A7C15) * 0xD1342543DE82EF95`, and `r ^= r >> 32`: its high 52 bits are
+the u of the admission, its low 32 bits the first 32 of the 41 that round (the tag is mixed already, and the high half
+of r, which decides, is what one multiplication mixes well). No state but the position in the stream, so any split of
+the stream into batches gives the same sketch.
 
 **Speed.** No jump depends on the data but the rare ones: a hit, a newcomer and one turned away run the same
 instructions and differ in the mask of the lanes to write. Keys are hashed a block ahead, their lines asked for while
-the block before is counted.
+the block before is counted. Hashing is vectors of four keys, bound by the latency of 64-bit multiplications: each loop
+of `_prepare_some` has one chain of two at most, and a whole block has a number of rounds that the compiler knows.
 """
 
 from __future__ import annotations
@@ -69,7 +71,7 @@ MANTISSA_BITS = 11
 # An increment is at most 2^20 scores of 2^11 units: from here there is always room for one more below 2^32.
 RENORMALISE_CODE = 30 << MANTISSA_BITS
 RENORMALISE_OCTAVES = 8
-BLOCK = 32  # keys hashed and prefetched ahead of their insertion
+BLOCK = 64  # keys hashed and prefetched ahead of their insertion
 BIN_BITS = 5  # codes of one histogram bin: 1.6 % wide
 NUM_BINS = 1 << (16 - BIN_BITS)
 
@@ -79,17 +81,19 @@ _DROPPED_BITS = 52 - MANTISSA_BITS
 _DROPPED = (1 << _DROPPED_BITS) - 1
 _HALF = 1 << (_DROPPED_BITS - 1)
 _BIAS = 1023 << MANTISSA_BITS
-_U6, _U12, _U32 = (np.uint64(bits) for bits in (6, 12, 32))
+_U6, _U9, _U12, _U32 = (np.uint64(bits) for bits in (6, 9, 12, 32))
+_COIN_FACTOR = np.uint64(0xD1342543DE82EF95)
 _LOW32 = np.uint64(0xFFFFFFFF)
 _POSITION = np.uint64(0x9E3779B97F4A7C15)
 _COIN = 1.0 / (1 << 52)
 _SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
 _NO_LANE = 1 << 7
 TOP_CODE = 1 << 16  # above every code
-# The ring holds two blocks; of each a row of lines' addresses, tags, increments, rounding bits and uniform numbers.
+# The ring holds two blocks; of each a row of lines' addresses, tags, increments, rounding bits and the units from which
+# a newcomer is turned away.
 _BLOCK = np.uint64(BLOCK)
-_TAG, _INCREMENT, _ROUNDING, _UNIFORM, _ROWS = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
-_TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _UNIFORM_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
+_TAG, _INCREMENT, _ROUNDING, _MOST, _ROWS = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
+_TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _MOST_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -114,24 +118,20 @@ def log2_floor(number):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def locate(key, seed, num_buckets, tag_shift):
-    """Bucket and tag of a key."""
-    mixed = mix64(key ^ seed)
-    low = (mixed & _LOW32) * num_buckets
-    high = (mixed >> _U32) * num_buckets + (low >> _U32)
-    return high >> _U32, ((high << _U32) | (low & _LOW32)) >> tag_shift
+def place_of(mixed, num_buckets, tag_shift):
+    """Bucket and tag of a mixed key."""
+    product = (mixed >> _U32) * num_buckets
+    return product >> _U32, (((product & _LOW32) >> tag_shift) << _U32) | (mixed & _LOW32)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
-    """The key at this bucket with this tag: the one dividend in reach, by long division in base 2^32."""
-    remainder = tag << tag_shift
-    first = (np.uint64(bucket) << _U32) | (remainder >> _U32)
-    second = ((first % num_buckets) << _U32) | (remainder & _LOW32)
-    mixed = ((first // num_buckets) << _U32) | (second // num_buckets)
-    if second % num_buckets != np.uint64(0):
-        mixed += np.uint64(1)
-    return unmix64(mixed) ^ seed
+    """The key in this bucket with this tag."""
+    product = (np.uint64(bucket) << _U32) | ((tag >> _U32) << tag_shift)
+    high = product // num_buckets
+    if product % num_buckets != np.uint64(0):
+        high += np.uint64(1)
+    return unmix64((high << _U32) | (tag & _LOW32)) ^ seed
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -187,7 +187,7 @@ def _match(line, wide, tag_bytes, tag, used):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _decide(line, wide, tag_bytes, tag, increment, rounding, uniform, used):
+def _decide(line, wide, tag_bytes, tag, increment, rounding, most, used):
     """What counting one key would do in its bucket: (lanes that hold it, its lane, its slot, old code, new code).
 
     The lane is the one to be written, 0 if the key is turned away. Writes nothing.
@@ -198,25 +198,40 @@ def _decide(line, wide, tag_bytes, tag, increment, rounding, uniform, used):
     old = load_u16(line + SCORES + 2 * slot)
     one_more = float_of((old + _BIAS) << _DROPPED_BITS) + increment  # units + 1
     new = ((bits_of(one_more) + rounding) >> _DROPPED_BITS) - _BIAS
-    new += np.int64(new == 0)
     # No select here: LLVM would make a jump of it, which depends on a coin.
-    enters = np.int64(uniform * (one_more - 1.0) < increment) & np.int64(found == 0)
-    return found, (found & -found) | (enters << place), slot, old, new
+    is_written = np.int64(one_more < most + 1.0) | np.int64(found != 0)
+    return found, is_written << slot, slot, old, new
 
 
-@njit(nogil=True, cache=True, forceinline=True)
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
+def _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scale, coin, num_buckets, tag_shift):
+    """`_prepare`, where `step` is the first key's position times its factor."""
+    for i in range(count):
+        ring[half + _TAG + i] = np.int64(mix64(keys[start + i] ^ seed))
+    for i in range(count):
+        bucket, tag = place_of(np.uint64(ring[half + _TAG + i]), num_buckets, tag_shift)
+        ring[half + i] = base + np.int64(bucket << _U6)
+        ring[half + _TAG + i] = np.int64(tag)
+    for i in range(count):
+        random = (np.uint64(ring[half + _TAG + i]) ^ step) * _COIN_FACTOR
+        step += _POSITION
+        random ^= random >> _U32
+        ring[half + _ROUNDING + i] = np.int64(random << _U9) & _DROPPED
+        ring[half + _MOST + i] = bits_of(np.float64(np.int64(random >> _U12)) * coin)
+    for i in range(count):
+        increment = np.float64(scores[start + i]) * scale
+        ring[half + _INCREMENT + i] = bits_of(increment)
+        ring[half + _MOST + i] = bits_of(increment / float_of(ring[half + _MOST + i]))
+
+
+@njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
 def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
     """Fills half of the ring with what counting the keys from `start` needs; `coin` is 0 to admit all, else 1."""
     step = (position + start) * _POSITION
-    for i in range(count):
-        bucket, tag = locate(keys[start + i], seed, num_buckets, tag_shift)
-        random = mix64(tag ^ step)
-        step += _POSITION
-        ring[half + i] = base + np.int64(bucket << _U6)
-        ring[half + _TAG + i] = np.int64(tag)
-        ring[half + _INCREMENT + i] = bits_of(np.float64(scores[start + i]) * scale)
-        ring[half + _ROUNDING + i] = np.int64(random) & _DROPPED
-        ring[half + _UNIFORM + i] = bits_of(np.float64(np.int64(random >> _U12)) * coin)
+    if count == _BLOCK:
+        _prepare_some(ring, half, base, keys, scores, start, _BLOCK, seed, step, scale, coin, num_buckets, tag_shift)
+    else:
+        _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scale, coin, num_buckets, tag_shift)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -224,8 +239,8 @@ def _shrink_increments(ring):
     """Follows a renormalisation: exact, so it does not matter which keys were hashed before it."""
     for half in (np.uint64(0), _ROWS):
         for i in range(_BLOCK):
-            place = half + _INCREMENT + i
-            ring[place] = bits_of(float_of(ring[place]) * _SHRINK)
+            for row in (_INCREMENT, _MOST):
+                ring[half + row + i] = bits_of(float_of(ring[half + row + i]) * _SHRINK)
 
 
 @njit(nogil=True, cache=True)
@@ -249,23 +264,33 @@ def divide_scores(scores):
 
 @njit(nogil=True, cache=True)
 def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
+    """`_count_some`, compiled for each number of tag bytes."""
+    if tag_bytes == 0:
+        return _count_some(now, ahead, i, count, base, wide_base, 0, used)
+    if tag_bytes == 1:
+        return _count_some(now, ahead, i, count, base, wide_base, 1, used)
+    return _count_some(now, ahead, i, count, base, wide_base, 2, used)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, used):
     """Counts the i-th to the last key of a block; stops after one whose score came near the top, and says ~i of it."""
     while i < count:
         prefetch(load_u64(ahead + 8 * i))
         line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
         increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
         rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
-        uniform = float_of(load_u64(now + _UNIFORM_BYTE + 8 * i))
+        most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
         wide_line = wide_base + ((line - base) >> 3)
-        _, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
+        _, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
         _write(line, wide_line, tag_bytes, lane, tag, new)
-        if (new >= RENORMALISE_CODE) & (lane != 0):
+        if new >= RENORMALISE_CODE:
             return ~i
         i += 1
     return i
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always_admit):
     """Counts the keys in order; returns the scale, which shrinks whenever a score came near the top of the codes.
 
@@ -307,7 +332,7 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
     while start < num_keys or count > np.uint64(0):
         ahead, following = np.uint64(2 * BLOCK) - half, min(_BLOCK, num_keys - start)
         for i in range(following):
-            bucket, tag = locate(keys[start + i], seed, num_buckets, tag_shift)
+            bucket, tag = place_of(mix64(keys[start + i] ^ seed), num_buckets, tag_shift)
             ring[ahead + i] = base + np.int64(bucket << _U6)
             ring[ahead + _BLOCK + i] = np.int64(tag)
         for i in range(following):
@@ -369,10 +394,9 @@ def set_limits(histogram, limits, hot_capacity, warm_capacity, hot_up, warm_up, 
     """The codes between which nothing changes: the score at the tier's last rank, times `up` and over `down`."""
     hot = decode_score(_code_at_rank(histogram, hot_capacity))
     warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
-    limits[PROMOTE_HOT] = max(encode_score(hot * hot_up, _HALF), 1)
-    limits[DEMOTE_HOT] = max(encode_score(hot / hot_down, _HALF), 1)
-    limits[PROMOTE_WARM] = max(encode_score(warm * warm_up, _HALF), 1)
-    limits[DEMOTE_WARM] = max(encode_score(warm / warm_down, _HALF), 1)
+    for limit, units in ((PROMOTE_HOT, hot * hot_up), (DEMOTE_HOT, hot / hot_down),
+                         (PROMOTE_WARM, warm * warm_up), (DEMOTE_WARM, warm / warm_down)):  # fmt: skip
+        limits[limit] = min(max(encode_score(units, _HALF), 1), RENORMALISE_CODE)
 
 
 @njit(nogil=True, cache=True)
@@ -396,6 +420,20 @@ def _count_block_tracked(
     Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag). Adds to `hits` how many
     keys were found, and how many of those were hot.
     """
+    if tag_bytes == 0:
+        return _count_some_tracked(
+            now, ahead, i, count, base, wide_base, tier_base, bins, hits, 0, used, promote_hot, promote_warm
+        )
+    return _count_some_tracked(
+        now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+    )
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _count_some_tracked(
+    now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+):
+    """`_count_block_tracked`, compiled for each number of tag bytes."""
     held, hot = load_u64(hits), load_u64(hits + 8)
     while i < count:
         next_line = load_u64(ahead + 8 * i)
@@ -404,32 +442,33 @@ def _count_block_tracked(
         line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
         increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
         rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
-        uniform = float_of(load_u64(now + _UNIFORM_BYTE + 8 * i))
+        most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
         i += 1
         wide_line = wide_base + ((line - base) >> 3)
-        found, lane, slot, old, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, uniform, used)
-        written = np.int64(lane != 0)
+        found, lane, slot, old, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
+        written, is_new = np.int64(lane != 0), np.int64(found == 0)
         old_bin, new_bin = bins + ((old >> BIN_BITS) << 3), bins + ((new >> BIN_BITS) << 3)
         store_u64(old_bin, load_u64(old_bin) - written)
         store_u64(new_bin, load_u64(new_bin) + written)
         row = load_i32(tier_base + ((line - base) >> 1) + 4 * slot)
-        held += np.int64(found != 0)
-        hot += np.int64(row >= 0) & np.int64(found != 0)
-        limit = select(row - COLD_SLOT, select(row - WARM_SLOT, TOP_CODE, promote_hot), promote_warm)
-        evicts = (found == 0) & (lane != 0) & (row != COLD_SLOT)
-        if evicts | ((new >= limit) & (lane != 0)) | ((new >= RENORMALISE_CODE) & (lane != 0)):
+        held += 1 - is_new
+        hot += np.int64(row >= 0) & (1 - is_new)
+        limit = select(row - COLD_SLOT, select(row - WARM_SLOT, RENORMALISE_CODE, promote_hot), promote_warm)
+        evicts = is_new & written & np.int64(row != COLD_SLOT)
+        # Arithmetic, since LLVM makes a jump of each of several conditions, and these depend on a coin.
+        if ((limit - 1 - (new & -written)) | -evicts) < 0:
             gone = read_tag(line, wide_line, tag_bytes, slot)
             _write(line, wide_line, tag_bytes, lane, tag, new)
             store_u64(hits, held)
             store_u64(hits + 8, hot)
-            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts, gone
+            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, gone
         _write(line, wide_line, tag_bytes, lane, tag, new)
     store_u64(hits, held)
     store_u64(hits + 8, hot)
     return i, -1, 0, 0, False, np.uint64(0)
 
 
-@njit(nogil=True, cache=True)
+@njit(nogil=True, cache=True, error_model="numpy")
 def insert_tracked(
     lines, wide, scores_view, keys, scores, seed, position, scale, always_admit,
     tiers, histogram, limits, counts, free_rows, candidates,
