@@ -179,10 +179,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
         """The distinct rows of (U,) routes."""
         capacity, padding = self.plan.capacity_rows, self.plan.layout.padding_row
         num_shared = int(np.count_nonzero(first >= capacity)) + int(np.count_nonzero(second != padding))
-        slots, shift = empty_slots(2 * num_shared)
-        rows, numbers = np.empty(2 * len(first), np.int32), np.empty((2, len(first)), np.int32)
-        count = kernels.number_rows(first, second, capacity, padding, slots, shift, rows, *numbers)
-        return Numbering(rows[:count], numbers[0], numbers[1])
+        slots, shift = empty_slots(num_shared)
+        rows, numbers = np.empty(2 * len(first), np.int32), np.empty((len(first), 2), np.int32)
+        count = kernels.number_rows(first, second, capacity, padding, slots, shift, rows, numbers)
+        return Numbering(rows[:count], numbers)
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:
@@ -210,11 +210,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
         assert lookup.inverse is not None  # noqa: S101  the numba body always has one
         assert lookup.numbering is not None  # noqa: S101
         num_keys, dim, numbering = len(lookup.keys), gradient.shape[1], lookup.numbering
-        numbers = numbering.first, numbering.second
         sums, scores = np.zeros((len(numbering.rows), dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
         scale = np.float32(lookup.batch_rows)
         merge = row_kernels(dim).merge_scores
-        merge(gradient.numpy(), lookup.inverse.numpy(), *numbers, scale, sums, scores)
+        merge(gradient.numpy(), lookup.inverse.numpy(), numbering.numbers, scale, sums, scores)
         self.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
         return Importance(lookup.keys.numpy().view(np.uint64), scores)
 

@@ -12,8 +12,8 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import mix64
-from sketch.keymap import ABSENT, SLOTS, find_place
-from sketch.simd import prefetch
+from sketch.keymap import SLOTS, find_place
+from sketch.simd import load_i32, prefetch, select
 from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
 __all__ = ["deduplicate", "hash_rows", "number_rows", "route"]
@@ -37,9 +37,11 @@ def deduplicate(keys, slots, shift, unique, inverse):
         unique: (N,) uint64, its first U filled.
         inverse: (N,) int32, filled with each key's number.
     """
-    mask = np.uint64(slots.shape[0] - 1)
+    mask, start = np.uint64(slots.shape[0] - 1), slots.ctypes.data
     count = 0
     for i in range(keys.shape[0]):
+        if i + _AHEAD < keys.shape[0]:
+            prefetch(start + np.int64(keys[i + _AHEAD] * _GOLDEN >> shift) * 4)
         key = keys[i]
         place = key * _GOLDEN >> shift
         while True:
@@ -69,6 +71,8 @@ def _shared_row(key, seed, rows_per_field):
 def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, first, second):
     """Fills the one or two rows of each key; returns how many keys have no field of the model (their rows are 0).
 
+    Which tier a key is in cannot be guessed, so nothing here jumps on it.
+
     Args:
         keys: (U,) uint64.
         slots: (W, 4) uint64, the router's map of hot and warm keys.
@@ -94,18 +98,19 @@ def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, f
             prefetch(start + bucket * _BUCKET_BYTES)
             prefetch(values_start + bucket * _VALUES_BYTES)
         key = keys[i]
-        second[i] = padding
         field = np.int64(key >> _FIELD_SHIFT)
         if field < 1 or field > num_fields:
             first[i] = 0
+            second[i] = padding
             strangers += 1
             continue
         place = find_place(slots, key)
-        value = ABSENT if place < 0 else values[place // SLOTS, place % SLOTS]
-        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)  # also of hot keys: cheaper than a wrong guess
-        first[i] = value if value >= 0 else shared
-        if value == -1 and per_field_2 > 0:
-            second[i] = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
+        value = load_i32(values_start + max(place, 0) * 4)
+        is_cold, is_warm = place < 0, place >= 0 and value < 0
+        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)
+        other = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
+        first[i] = select(is_cold | is_warm, shared, value)
+        second[i] = select(is_warm & (per_field_2 > 0), other, padding)
     return strangers
 
 
@@ -124,7 +129,7 @@ def hash_rows(keys, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def number_rows(first, second, capacity, padding, slots, shift, rows, first_number, second_number):
+def number_rows(first, second, capacity, padding, slots, shift, rows, numbers):
     """Numbers the distinct rows of the keys; returns how many there are. A unique row has one key, so needs no search.
 
     Args:
@@ -132,21 +137,22 @@ def number_rows(first, second, capacity, padding, slots, shift, rows, first_numb
         second: (U,) int32.
         capacity: unique rows.
         padding: the row that stands for none.
-        slots: (2^k,) int32, zeros, more than twice as many as routes to shared rows.
+        slots: (2^k,) int32, zeros, more than 5/4 times as many as routes to shared rows.
         shift: 64 - k, uint64.
         rows: (2 U,) int32, its first P filled.
-        first_number: (U,) int32, filled.
-        second_number: (U,) int32, filled; -1 where there is no second row.
+        numbers: (U, 2) int32, filled with the numbers of each key's rows; -1 where there is no second row.
     """
     mask = np.uint64(slots.shape[0] - 1)
-    count = 0
+    sharing = np.empty(first.shape[0], np.int32)  # the keys without a unique row, whose turn comes afterwards
+    count, num_sharing = 0, 0
     for i in range(first.shape[0]):
-        second_number[i] = -1
-        if first[i] < capacity:
-            rows[count] = first[i]
-            first_number[i] = count
-            count += 1
-            continue
+        is_unique = np.int64(first[i] < capacity)
+        rows[count], sharing[num_sharing] = first[i], i
+        numbers[i, 0], numbers[i, 1] = count, -1
+        count += is_unique
+        num_sharing += 1 - is_unique
+    for n in range(num_sharing):
+        i = sharing[n]
         for which in range(2):
             row = first[i] if which == 0 else second[i]
             if row == padding:
@@ -163,8 +169,5 @@ def number_rows(first, second, capacity, padding, slots, shift, rows, first_numb
                 if rows[entry - 1] == row:
                     break
                 place = (place + np.uint64(1)) & mask
-            if which == 0:
-                first_number[i] = entry - 1
-            else:
-                second_number[i] = entry - 1
+            numbers[i, which] = entry - 1
     return count

@@ -20,13 +20,11 @@ class Numbering:
 
     Attributes:
         rows: (P,) int32.
-        first: (U,) int32, the number of each key's first row.
-        second: (U,) int32, of its second one; -1 where there is none.
+        numbers: (U, 2) int32, the numbers of each key's rows; -1 where there is no second one.
     """
 
     rows: npt.NDArray[np.int32]
-    first: npt.NDArray[np.int32]
-    second: npt.NDArray[np.int32]
+    numbers: npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -169,6 +169,13 @@ def _decode_all(records: list[Encoded], decoded: list[Any]) -> None:
     decoded += [decode_assignment(key, value, headers) for key, value, headers in records]
 
 
+def _work_beside(unsent: list[tuple[Importance, ClickBatch, int]], records: list[Encoded], decoded: list[Any]) -> None:
+    """All that the second thread does of a step."""
+    for waiting in unsent:
+        _send(*waiting)
+    _decode_all(records, decoded)
+
+
 def _decode(value: bytes) -> ClickBatch:
     batch = decode_clicks(value, [], fields=CRITEO_FIELDS, dense_names=_DENSE_NAMES)
     if isinstance(batch, BadRecord):
@@ -235,10 +242,8 @@ class _Bench:
 
     def _start_beside(self) -> None:
         """Gives the second thread what the last step has left: to encode its importance, to decode what came of it."""
-        self._decoded = []
-        while self._unsent:
-            self._worker.submit(_send, *self._unsent.pop())
-        self._worker.submit(_decode_all, self._published, self._decoded)
+        self._decoded, unsent, self._unsent = [], self._unsent, []
+        self._worker.submit(_work_beside, unsent, self._published, self._decoded)
 
     def whole(self, name: str, value: bytes) -> float:
         """Seconds of a whole step."""
@@ -378,9 +383,11 @@ class _Bench:
             clock_s = note("gather", clock_s)
             numbering = embedding.number(first.numpy(), second.numpy())
             clock_s = note("number rows", clock_s)
-            count, numbers = len(numbering.rows), (numbering.first, numbering.second)
-            sums, scores = np.zeros((count, gradient.shape[1]), np.float32), np.zeros(len(unique), np.float32)
-            merge(gradient.numpy(), places, *numbers, np.float32(1), sums, scores)
+            sums, scores = (
+                np.zeros((len(numbering.rows), gradient.shape[1]), np.float32),
+                np.zeros(len(unique), np.float32),
+            )
+            merge(gradient.numpy(), places, numbering.numbers, np.float32(1), sums, scores)
             clock_s = note("merge gradients, scores", clock_s)
             embedding.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
             note("update rows", clock_s)

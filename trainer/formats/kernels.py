@@ -124,14 +124,14 @@ def row_kernels(dim: int) -> RowKernels:
             source += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge_scores(gradient, inverse, first_number, second_number, scale, sums, scores):
+    def merge_scores(gradient, inverse, numbers, scale, sums, scores):
         """Adds each lookup's gradient (N, D) to its rows' sums (P, D), its norm times `scale` to its key's score."""
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
         for i in range(inverse.shape[0]):
             key = inverse[i]
-            square = add_numbers(source, start + np.int64(first_number[key]) * vector_bytes, dim)
+            square = add_numbers(source, start + np.int64(numbers[key, 0]) * vector_bytes, dim)
             scores[key] += np.sqrt(square) * scale
-            other = np.int64(second_number[key])
+            other = np.int64(numbers[key, 1])
             if other >= 0:
                 add_numbers(source, start + other * vector_bytes, dim)
             source += vector_bytes

@@ -86,11 +86,11 @@ def _each(builder: Any, dim: Any, body: Callable[[Any, int], None]) -> None:
 class _Lanes:
     """A sum or a maximum, kept in as many lanes as are read at a time, then joined in a fixed tree."""
 
-    def __init__(self, builder: Any, item: Any, join: Callable[[Any, Any], Any]) -> None:
+    def __init__(self, builder: Any, item: Any, neutral: float, join: Callable[[Any, Any], Any]) -> None:
         self._builder, self._join = builder, join
         self._parts = {lanes: cgutils.alloca_once(builder, _of(item, lanes)) for lanes in _WIDTHS}
         for lanes, part in self._parts.items():
-            builder.store(_all(item, 0, lanes), part)
+            builder.store(_all(item, neutral, lanes), part)
 
     def take(self, vector: Any, lanes: int) -> None:
         part = self._parts[lanes]
@@ -161,11 +161,11 @@ def _rounded(builder: Any, kind: Any, numbers: Any, scale: Any, noise: Any, lane
 
 def _magnitudes(builder: Any) -> _Lanes:
     """A maximum of magnitudes, as integers, which order as the numbers do."""
-    return _Lanes(builder, _I32, lambda a, b: builder.select(builder.icmp_unsigned(">", a, b), a, b))
+    return _Lanes(builder, _I32, 0, lambda a, b: builder.select(builder.icmp_unsigned(">", a, b), a, b))
 
 
 def _squares(builder: Any) -> _Lanes:
-    return _Lanes(builder, _FLOAT, builder.fadd)
+    return _Lanes(builder, _FLOAT, -0.0, builder.fadd)  # what any number is left alone by
 
 
 _WHERE, _COUNT, _NUMBER, _WORD = types.int64, types.int64, types.float32, types.uint32
