@@ -21,10 +21,10 @@ _MAGIC = b"hotset"
 _REVIEW_EVENTS = 4096
 _REVIEW_BUCKETS = 256
 _REVIEW_CHANGES = 256
-_HOT_BAND, _WARM_BAND = 1.25, 1.5
+_STANDARD_ERRORS = 1.5  # by which a score must have passed a limit
 _HALF_LIFE_PER_ROW = 1000
 # Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one.
-_DRIFT = 0.9
+_DRIFT = 0.95
 _RECENT, _USUAL = 1 / 16, 1 / 256  # weight of one review in the two averages
 _FORGET = 1 / 8
 
@@ -34,7 +34,8 @@ class HotSet:
 
     The sketch's scores decide, with hysteresis: a key is promoted when its score passes the score at the last rank
     (of `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it sinks below by the same band, or
-    loses its slot. The score at a rank comes from a histogram that every insertion keeps up to date, so nothing is
+    loses its slot. The band is what chance alone may do to such a score, 1.5 standard errors of it: wide while few
+    events have been counted, narrow when many have. The score at a rank comes from a histogram that every insertion keeps up to date, so nothing is
     ever sorted but the few candidates of one review.
 
     - Never more than `capacity` hot keys, at any point of the sequence of changes.
@@ -85,6 +86,7 @@ class HotSet:
         self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
+        self._moments = np.ones(2, np.float64)
         self._recent = self._usual = 0.0
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
@@ -139,6 +141,7 @@ class HotSet:
             self._histogram,
             self._limits,
             self._counts,
+            self._moments,
             self._free_rows,
             self._candidates,
             *out,
@@ -150,11 +153,13 @@ class HotSet:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
         decay = self._decay * (_FORGET if self._has_drifted() else 1.0)
         if decay < 1.0:
-            scale = sketch.scale
+            scale = sketch.scale / decay
             sketch.decay(decay)
             if sketch.scale < scale:  # every code has changed
                 kernels.count_scores(sketch.codes, self._histogram)
+                self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
         self._set_limits()
+        self._moments *= 1.0 - _RECENT
         num_changes = kernels.review(
             *sketch.table,
             sketch.mixed_seed,
@@ -185,11 +190,15 @@ class HotSet:
         return True
 
     def _set_limits(self) -> None:
-        # While rows are free whatever reaches the last rank may have one.
-        hot_band = _HOT_BAND if self._counts[kernels.NUM_FREE] == 0 else 1.0
-        warm_band = _WARM_BAND if self.num_warm >= self.warm_capacity else 1.0
         kernels.set_limits(
-            self._histogram, self._limits, self.capacity, self.warm_capacity, hot_band, warm_band, _HOT_BAND, _WARM_BAND
+            self._histogram,
+            self._limits,
+            self._moments,
+            self.capacity,
+            self.warm_capacity,
+            self._counts[kernels.NUM_FREE] == 0,
+            self.num_warm >= self.warm_capacity,
+            _STANDARD_ERRORS,
         )
 
     def table(self) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -220,6 +229,7 @@ class HotSet:
             "limits": self._limits,
             "free_rows": self._free_rows,
             "counts": self._counts,
+            "moments": self._moments,
             "candidates": self._candidates[: self._counts[kernels.NUM_CANDIDATES]],
             "sketch": np.frombuffer(self.sketch.to_bytes(), np.uint8),
         }
@@ -242,6 +252,7 @@ class HotSet:
         hot_set._limits[:] = arrays["limits"]
         hot_set._free_rows[:] = arrays["free_rows"]
         hot_set._counts[:] = arrays["counts"]
+        hot_set._moments[:] = arrays["moments"]
         hot_set._candidates[: len(arrays["candidates"])] = arrays["candidates"]
         return hot_set
 

@@ -23,7 +23,7 @@ A newcomer whose code would be 0 leaves its slot empty.
 **Admission.** A newcomer with an increment of x units, whose bucket is full and has the smallest score m (the first of
 equals), takes that slot if `m + x < x / u` (always under `replace_min`), and then stands at m + x.
 
-**Randomness.** `r = (tag ^ position * 0x9E3779B97F4A7C15) * 0xD1342543DE82EF95`, and `r ^= r >> 32`: its high 52 bits are
+**Randomness.** `r = (tag ^ position * 0x9E3779B97F4A7C15) * 0xD1342543DE82EF95`, `r ^= r >> 32`: its high 52 bits are
 the u of the admission, its low 32 bits the first 32 of the 41 that round (the tag is mixed already, and the high half
 of r, which decides, is what one multiplication mixes well). No state but the position in the stream, so any split of
 the stream into batches gives the same sketch.
@@ -74,6 +74,7 @@ RENORMALISE_OCTAVES = 8
 BLOCK = 64  # keys hashed and prefetched ahead of their insertion
 BIN_BITS = 5  # codes of one histogram bin: 1.6 % wide
 NUM_BINS = 1 << (16 - BIN_BITS)
+MOST_BAND = 3.0
 
 COLD_SLOT, WARM_SLOT = -1, -2  # what `tiers` says of a slot that owns no row
 
@@ -362,7 +363,7 @@ def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
 # `tiers` (W, 8) int32 says of every slot: COLD_SLOT, WARM_SLOT, or the unique row that its key owns.
 # `histogram` (NUM_BINS,) counts slots by score code, so the score at any rank is a short walk from the top.
 # `limits` holds what the last walk found: codes from which a key is promoted and below which it is demoted.
-# `counts` holds the small integers of the state. Changes go to `out_*`, in order.
+# `counts` holds the small integers of the state, `moments` the sums of recent increments and of their squares. Changes go to `out_*`, in order.
 
 PROMOTE_HOT, DEMOTE_HOT, PROMOTE_WARM, DEMOTE_WARM = range(4)  # places in `limits`
 NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, NUM_COUNTS = range(7)  # places in `counts`, and how many
@@ -390,12 +391,31 @@ def _code_at_rank(histogram, rank):
 
 
 @njit(nogil=True, cache=True)
-def set_limits(histogram, limits, hot_capacity, warm_capacity, hot_up, warm_up, hot_down, warm_down):
-    """The codes between which nothing changes: the score at the tier's last rank, times `up` and over `down`."""
+def _band(units, moments, standard_errors):
+    """The factor by which a decayed sum of this many units may be off, as so many standard errors of it.
+
+    If a key's increments x come by chance, at a steady rate, the variance of their sum S is S E[x^2] / E[x].
+    """
+    if standard_errors == 0.0:
+        return 1.0
+    return 1.0 + min(standard_errors * np.sqrt(moments[1] / (moments[0] * max(units, 1.0))), MOST_BAND)
+
+
+@njit(nogil=True, cache=True)
+def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_full, is_warm_full, standard_errors):
+    """The codes between which nothing changes: the score at the tier's last rank, times its band and over it.
+
+    While a tier is not full whatever reaches its last rank may enter.
+    """
     hot = decode_score(_code_at_rank(histogram, hot_capacity))
     warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
-    for limit, units in ((PROMOTE_HOT, hot * hot_up), (DEMOTE_HOT, hot / hot_down),
-                         (PROMOTE_WARM, warm * warm_up), (DEMOTE_WARM, warm / warm_down)):  # fmt: skip
+    hot_band, warm_band = _band(hot, moments, standard_errors), _band(warm, moments, standard_errors)
+    for limit, units in (
+        (PROMOTE_HOT, hot * (hot_band if is_hot_full else 1.0)),
+        (DEMOTE_HOT, hot / hot_band),
+        (PROMOTE_WARM, warm * (warm_band if is_warm_full else 1.0)),
+        (DEMOTE_WARM, warm / warm_band),
+    ):
         limits[limit] = min(max(encode_score(units, _HALF), 1), RENORMALISE_CODE)
 
 
@@ -413,28 +433,29 @@ def _leave(tiers, free_rows, counts, bucket, slot):
 
 @njit(nogil=True, cache=True)
 def _count_block_tracked(
-    now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+    now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, tag_bytes, used, promote_hot, promote_warm
 ):
     """`_count_block` that keeps the histogram and stops after every key that matters to the tiers.
 
     Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag). Adds to `hits` how many
-    keys were found, and how many of those were hot.
+    keys were found, and how many of those were hot; to `moments` the increments and their squares, in units.
     """
     if tag_bytes == 0:
         return _count_some_tracked(
-            now, ahead, i, count, base, wide_base, tier_base, bins, hits, 0, used, promote_hot, promote_warm
+            now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, 0, used, promote_hot, promote_warm
         )
     return _count_some_tracked(
-        now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+        now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, tag_bytes, used, promote_hot, promote_warm
     )
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _count_some_tracked(
-    now, ahead, i, count, base, wide_base, tier_base, bins, hits, tag_bytes, used, promote_hot, promote_warm
+    now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, tag_bytes, used, promote_hot, promote_warm
 ):
     """`_count_block_tracked`, compiled for each number of tag bytes."""
     held, hot = load_u64(hits), load_u64(hits + 8)
+    total, squares = float_of(load_u64(moments)), float_of(load_u64(moments + 8))
     while i < count:
         next_line = load_u64(ahead + 8 * i)
         prefetch(next_line)
@@ -451,6 +472,8 @@ def _count_some_tracked(
         store_u64(old_bin, load_u64(old_bin) - written)
         store_u64(new_bin, load_u64(new_bin) + written)
         row = load_i32(tier_base + ((line - base) >> 1) + 4 * slot)
+        total += increment
+        squares += increment * increment
         held += 1 - is_new
         hot += np.int64(row >= 0) & (1 - is_new)
         limit = select(row - COLD_SLOT, select(row - WARM_SLOT, RENORMALISE_CODE, promote_hot), promote_warm)
@@ -461,17 +484,21 @@ def _count_some_tracked(
             _write(line, wide_line, tag_bytes, lane, tag, new)
             store_u64(hits, held)
             store_u64(hits + 8, hot)
+            store_u64(moments, bits_of(total))
+            store_u64(moments + 8, bits_of(squares))
             return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, gone
         _write(line, wide_line, tag_bytes, lane, tag, new)
     store_u64(hits, held)
     store_u64(hits + 8, hot)
+    store_u64(moments, bits_of(total))
+    store_u64(moments + 8, bits_of(squares))
     return i, -1, 0, 0, False, np.uint64(0)
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def insert_tracked(
     lines, wide, scores_view, keys, scores, seed, position, scale, always_admit,
-    tiers, histogram, limits, counts, free_rows, candidates,
+    tiers, histogram, limits, counts, moments, free_rows, candidates,
     out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
     """`insert`, and what it does to the tiers; returns (scale, number of changes).
@@ -482,7 +509,7 @@ def insert_tracked(
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
     base, wide_base, tier_base = lines.ctypes.data, wide.ctypes.data, tiers.ctypes.data
-    bins, hits = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS
+    bins, hits, moments_base = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS, moments.ctypes.data
     used = np.int64((1 << scores_view.shape[1]) - 1)
     coin = 0.0 if always_admit else _COIN
     num_out = 0
@@ -497,7 +524,7 @@ def insert_tracked(
         i = 0
         while i < np.int64(count):
             i, place, old, new, evicts, gone = _count_block_tracked(
-                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, hits, tag_bytes, used,
+                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, hits, moments_base, tag_bytes, used,
                 limits[PROMOTE_HOT], limits[PROMOTE_WARM],
             )  # fmt: skip
             if place < 0:
@@ -518,6 +545,8 @@ def insert_tracked(
                 divide_scores(scores_view)
                 _shrink_increments(ring)
                 scale *= _SHRINK
+                moments[0] *= _SHRINK
+                moments[1] *= _SHRINK * _SHRINK
                 count_scores(scores_view, histogram)
                 for limit in range(limits.shape[0]):
                     limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, _HALF), 1)
