@@ -20,6 +20,7 @@ from sketch.changes import Changes
 from trainer import gathers, kernels
 from trainer.errors import GradientError
 from trainer.formats.kernels import row_kernels
+from trainer.gate import Gate
 from trainer.lookup import Importance, Lookup, Numbering, as_words, distinct, empty_slots
 from trainer.migration import ApplyReport, resolve
 from trainer.router import Backend, Router, choose_backend
@@ -29,6 +30,9 @@ from trainer.sizing import EmbeddingPlan
 __all__ = ["AdaptiveEmbedding", "CapturingEmbedding"]
 
 
+_Captured = tuple[Lookup, Tensor, Tensor | None]
+
+
 class _LookUp(torch.autograd.Function):
     """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
 
@@ -36,12 +40,16 @@ class _LookUp(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, embedding: CapturingEmbedding, lookup: Lookup) -> Tensor:  # noqa: ARG004
         """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
         ctx.embedding, ctx.lookup = embedding, lookup
-        return embedding.table.gather(lookup)
+        vectors = embedding.table.gather(lookup)
+        if lookup.gated is not None:
+            ctx.save_for_backward(vectors)
+        return vectors
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
         """Keeps the gradient (N, D) until `apply_gradients`."""
-        ctx.embedding.capture(ctx.lookup, gradients[0].contiguous())
+        vectors = ctx.saved_tensors[0] if ctx.lookup.gated is not None else None
+        ctx.embedding.capture(ctx.lookup, gradients[0].contiguous(), vectors)
         return None, None, None
 
 
@@ -75,7 +83,7 @@ class CapturingEmbedding(nn.Module):
             plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
         )
         self._anchor = torch.zeros((), requires_grad=True)
-        self._captured: list[tuple[Lookup, Tensor]] = []
+        self._captured: list[_Captured] = []
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
         """The routes of (N,) int64 keys."""
@@ -93,11 +101,11 @@ class CapturingEmbedding(nn.Module):
         vectors: Tensor = _LookUp.apply(self._anchor, self, lookup) if learns else self.table.gather(lookup)
         return vectors.view(*words.shape, -1)
 
-    def capture(self, lookup: Lookup, gradient: Tensor) -> None:
-        """Keeps the gradient (N, D) of a lookup; `backward` calls this."""
-        self._captured.append((lookup, gradient))
+    def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
+        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are gated; `backward` calls this."""
+        self._captured.append((lookup, gradient, vectors))
 
-    def take_captured(self) -> list[tuple[Lookup, Tensor]]:
+    def take_captured(self) -> list[_Captured]:
         """What was captured since the last call, in order."""
         captured, self._captured = self._captured, []
         return captured
@@ -126,7 +134,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
         optimizer.step()
         importance = embedding.apply_gradients()     # updates the touched rows
 
-    A step costs O(B F D), whatever the size of the table.
+    A step costs O(B F D), whatever the size of the table. A plan with a gate multiplies what is looked up by a learned
+    scalar of the key's field and tier (`trainer.gate`).
     """
 
     def __init__(
@@ -140,6 +149,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
     ) -> None:
         super().__init__(plan, optimizer=optimizer, seed=seed, device=device, backend=backend)
         self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
+        self.gate = Gate(plan.layout, self.device) if plan.gate else None
 
     @property
     def num_hot(self) -> int:
@@ -148,9 +158,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes allocated: rows, optimizer, router; `device` what is on the device, `total` everything."""
+        """Bytes allocated: rows, optimizer, router, gate; `device` what is on the device, `total` everything."""
         router = self.router.nbytes
-        table = self.table.nbytes
+        table = {**self.table.nbytes, "gate": self.gate.nbytes if self.gate else 0}
         on_device = sum(table.values()) + (router["host"] if self.device.type == "cpu" else router["device"])
         total = sum(table.values()) + sum(router.values())
         return {**table, "router": sum(router.values()), "device": on_device, "total": total}
@@ -173,6 +183,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             batch_rows=batch_rows,
             version=self.router.version,
             numbering=numbering,
+            gated=self.gate.of(keys, first, second) if self.gate else None,
         )
 
     def number(self, first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Numbering:
@@ -194,11 +205,11 @@ class AdaptiveEmbedding(CapturingEmbedding):
             GradientError: changes were applied between a forward pass and this.
         """
         parts = []
-        for lookup, gradient in self.take_captured():
+        for lookup, gradient, vectors in self.take_captured():
             if lookup.version != self.router.version:
                 raise GradientError("changes were applied between forward and apply_gradients; apply between steps")
             step = self._step_numba if self.backend == "numba" else self._step_torch
-            parts.append(step(lookup, gradient))
+            parts.append(step(lookup, gradient, vectors))
         if len(parts) == 1:
             return parts[0]
         keys, places = distinct(np.concatenate([part.keys for part in parts] or [np.empty(0, np.uint64)]))
@@ -206,21 +217,28 @@ class AdaptiveEmbedding(CapturingEmbedding):
         np.add.at(scores, places, np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]))
         return Importance(keys, scores)
 
-    def _step_numba(self, lookup: Lookup, gradient: Tensor) -> Importance:
+    def _step_numba(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Importance:
         assert lookup.inverse is not None  # noqa: S101  the numba body always has one
         assert lookup.numbering is not None  # noqa: S101
         num_keys, dim, numbering = len(lookup.keys), gradient.shape[1], lookup.numbering
         sums, scores = np.zeros((len(numbering.rows), dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
         scale = np.float32(lookup.batch_rows)
+        gates = np.empty(0, np.float32) if lookup.gated is None else lookup.gated.factors.numpy()
+        dots = np.zeros(len(gates), np.float32)
+        looked_up = (gradient if vectors is None else vectors).numpy()
         merge = row_kernels(dim).merge_scores
-        merge(gradient.numpy(), lookup.inverse.numpy(), numbering.numbers, scale, sums, scores)
+        merge(gradient.numpy(), lookup.inverse.numpy(), numbering.numbers, scale, sums, scores, gates, looked_up, dots)
+        self._learn_gate(lookup, torch.from_numpy(dots))
         self.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
         return Importance(lookup.keys.numpy().view(np.uint64), scores)
 
-    def _step_torch(self, lookup: Lookup, gradient: Tensor) -> Importance:
+    def _step_torch(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Importance:
         padding = self.plan.layout.padding_row
         norms = gradient.norm(dim=1) * lookup.batch_rows  # (N,)
         keys, scores = gathers.merge_by_id(lookup.keys, norms, 0)
+        if vectors is not None and lookup.gated is not None:
+            self._learn_gate(lookup, (gradient * vectors).sum(dim=1))
+            gradient = gradient * lookup.gated.factors[:, None]
         rows, merged = gathers.merge_by_id(
             torch.cat([lookup.first, lookup.second]), torch.cat([gradient, gradient]), padding
         )
@@ -229,12 +247,18 @@ class AdaptiveEmbedding(CapturingEmbedding):
         words, numbers = keys.cpu().numpy().view(np.uint64), scores.cpu().numpy()
         return Importance(words[words != 0], numbers[words != 0])
 
+    def _learn_gate(self, lookup: Lookup, dots: Tensor) -> None:
+        """Trains the gate with (U,) gradient times gated vector of each key."""
+        if self.gate is not None and lookup.gated is not None:
+            self.gate.learn(lookup.gated, dots)
+
     @torch.no_grad()
     def apply(self, changes: Changes) -> ApplyReport:  # type: ignore[override]
         """Follows the changes, as if one after the other: routes change, and a promoted key's vector is copied.
 
-        The new row of a hot key starts with the vector that the key had; its optimizer state starts afresh, or comes
-        along if the key was hot in another row. A demotion drops the row (writing it back won nothing in a prototype).
+        The new row of a hot key starts with the vector that the key had, over the hot tier's gate; its optimizer state
+        starts afresh, or comes along if the key was hot in another row. A demotion drops the row (writing it back won
+        nothing in a prototype).
         O(K log K), and the router's copy on CUDA.
 
         Raises:
@@ -253,6 +277,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
         was_hot = torch.from_numpy(migration.before[taking] >= 0).to(self.device)
         state = torch.where(was_hot, self.table.read_state(first.long()), 0.0)
         self.router.update(migration.keys, migration.after)
+        if self.gate is not None:
+            before = self.gate.of(keys, first, second).factors
+            after = self.gate.of(keys, *self.router.route(keys)).factors
+            vectors *= (before / after)[:, None]
         rows = torch.from_numpy(migration.after[taking].astype(np.int64)).to(self.device)
         self.table.write(rows, vectors, state, like=first)
         return migration.report
@@ -269,6 +297,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
     def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:
         return {
             **self.table.tensors(),
+            **(self.gate.tensors() if self.gate else {}),
             "router_keys": torch.from_numpy(keys.view(np.int64)),
             "router_values": torch.from_numpy(values),
         }
@@ -281,5 +310,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             CheckpointError: they are of another size.
         """
         self.table.load_tensors(tensors)
+        if self.gate is not None:
+            self.gate.load_tensors(tensors)
         self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         self._captured.clear()

@@ -1,7 +1,8 @@
 """What serving needs of a trained run, as files that any language reads.
 
     DIR/dense.safetensors     the model's weights, by their torch names
-        rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale)
+        rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale);
+                              gate (F, 3) if there is one: what a vector of a field and tier (cold, warm, hot) is times
         router.safetensors    keys (K,) int64 (the feature keys' bits), ascending; values (K,) int32: row, or -1 warm
         export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
 
@@ -20,7 +21,7 @@ from typing import Any
 
 import safetensors.torch
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from streams.keys import Field
 from trainer.checkpoint import sync_directory, write_file, write_tensors
@@ -34,7 +35,7 @@ from trainer.trainer import ADAPTIVE
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 1
+VERSION = 2
 _ABOUT = "export.json"
 
 
@@ -50,9 +51,9 @@ def export(run: TrainingRun, directory: Path) -> None:
         raise CheckpointError(f"--export {directory}: holds files that are no export; name another directory")
     learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
     tensors = embedding.tensors()
-    parts = {
+    parts: dict[str, dict[str, Tensor]] = {
         "dense": dict(learner.model.state_dict()),
-        "rows": {"values": tensors["values"], "scales": tensors["scales"]},
+        "rows": {name: tensors[name] for name in ("values", "scales", "gate") if name in tensors},
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -79,6 +80,7 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "model": run.config.model.model,
         "dim": plan.dim,
         "row_format": plan.row_format,
+        "gate": plan.gate,
         "layout": asdict(plan.layout),
         "fields": [[column.name, column.kind] for column in fields],
         "num_dense": num_dense,
@@ -102,7 +104,7 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     }
     plan = EmbeddingPlan(
         layout=Layout(**about["layout"]), dim=about["dim"], optimizer="sgd", row_format=about["row_format"],
-        router_keys=len(parts["router"]["keys"]),
+        router_keys=len(parts["router"]["keys"]), gate=about["gate"],
     )  # fmt: skip
     fields = [Field(*pair) for pair in about["fields"]]
     model = build_model(about["model"], num_dense=about["num_dense"], num_fields=len(fields), dim=plan.dim)
@@ -112,6 +114,7 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
         {
             **parts["rows"],
             "state": torch.empty(0),
+            "gate_state": torch.zeros(len(fields), 3),
             "rounds": torch.zeros(1, dtype=torch.int64),
             "router_keys": parts["router"]["keys"],
             "router_values": parts["router"]["values"],

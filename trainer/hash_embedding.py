@@ -29,7 +29,7 @@ class HashEmbedding(CapturingEmbedding):
         """Bytes allocated."""
         table = self.table.nbytes
         total = sum(table.values())
-        return {**table, "router": 0, "device": total, "total": total}
+        return {**table, "router": 0, "gate": 0, "device": total, "total": total}
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
         """The rows of (N,) int64 keys; on a CPU each distinct row once."""
@@ -50,7 +50,7 @@ class HashEmbedding(CapturingEmbedding):
     @torch.no_grad()
     def apply_gradients(self) -> None:
         """Updates the rows that the last backward pass touched, each once."""
-        for lookup, gradient in self.take_captured():
+        for lookup, gradient, _ in self.take_captured():
             if lookup.inverse is None:
                 rows, merged = gathers.merge_by_id(lookup.first, gradient, self.plan.layout.padding_row)
                 self.table.update(rows, merged)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from trainer import kernels
+from trainer.gate import Gated
 
 __all__ = ["Importance", "Lookup", "Numbering", "distinct", "empty_slots"]
 
@@ -39,6 +40,7 @@ class Lookup:
         batch_rows: B, over which the loss is a mean.
         version: of the router that made the routes.
         numbering: of the rows, where the lookup is to learn and the backend is numba.
+        gated: the gates of the keys, where there are gates.
     """
 
     keys: Tensor
@@ -48,6 +50,7 @@ class Lookup:
     batch_rows: int
     version: int
     numbering: Numbering | None = None
+    gated: Gated | None = None
 
 
 @dataclass(frozen=True)

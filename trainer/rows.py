@@ -89,15 +89,17 @@ class RowTable(nn.Module):
         return {"rows": self.values.nbytes + self.scales.nbytes, "optimizer": self.state.nbytes}
 
     def gather(self, lookup: Lookup) -> Tensor:
-        """The looked-up vectors, (N, D)."""
+        """The looked-up vectors, (N, D), times their gates."""
+        factors = lookup.gated.factors if lookup.gated else None  # (U,)
         if lookup.inverse is None:
-            return self.read(lookup.first, lookup.second)
+            numbers = self.read(lookup.first, lookup.second)
+            return numbers if factors is None else numbers * factors[:, None]
         out = torch.empty(len(lookup.inverse), self.values.shape[1])
-        self._format.gather(self._rows, (lookup.first, lookup.second), self._padding, lookup.inverse, out)
+        self._format.gather(self._rows, (lookup.first, lookup.second), self._padding, factors, lookup.inverse, out)
         return out
 
     def read(self, first: Tensor, second: Tensor) -> Tensor:
-        """The vectors of (U,) routes, float32 (U, D): bit for bit what `gather` gives."""
+        """The vectors of (U,) routes, float32 (U, D): bit for bit what `gather` gives without a gate."""
         first, second = first.long(), second.long()
         return self._format.read(self._rows, first) + self._format.read(self._rows, second)
 

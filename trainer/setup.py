@@ -19,6 +19,7 @@ from trainer.sizing import (
     DEFAULT_ROW_FORMAT,
     EmbeddingPlan,
     OptimizerName,
+    PlanOptions,
     RowFormatName,
     hash_plan,
     plan,
@@ -58,6 +59,7 @@ class ModelConfig:
         row_optimizer: `adagrad` or `sgd`, of the embedding.
         rows: its constants.
         row_format: what the embedding's rows are stored as.
+        gate: whether the embedding has a learned gate for each field and tier.
         dense: the optimizer of the dense part.
         compare_hash: whether a plain hash table of the same bytes learns beside it.
         seed: of all first values.
@@ -72,6 +74,7 @@ class ModelConfig:
     row_optimizer: OptimizerName = "adagrad"
     rows: RowOptimizer = field(default_factory=RowOptimizer)
     row_format: RowFormatName = DEFAULT_ROW_FORMAT
+    gate: bool = False
     dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
     seed: int = 0
@@ -91,15 +94,14 @@ class ModelConfig:
         Raises:
             PlanError: they cannot be met.
         """
+        options: PlanOptions = {"optimizer": self.row_optimizer, "row_format": self.row_format, "gate": self.gate}
         if self.capacity_rows is not None:
-            return plan_for_capacity(
-                self.capacity_rows, self.dim, num_fields, optimizer=self.row_optimizer, row_format=self.row_format
-            )
+            return plan_for_capacity(self.capacity_rows, self.dim, num_fields, **options)
         size = self.embedding_bytes
         if size is None:
             row_bytes = (self.dim + (self.row_optimizer == "adagrad")) * 4  # of a full table, which is in float32
             size = int(self.full_features * row_bytes / (self.compression or 1))
-        return plan(size, self.dim, num_fields, optimizer=self.row_optimizer, row_format=self.row_format)
+        return plan(size, self.dim, num_fields, **options)
 
     def describe(self, fields: Sequence[Field], num_dense: int) -> dict[str, Any]:
         """What a checkpoint must agree on to be gone on with."""
@@ -111,6 +113,7 @@ class ModelConfig:
             "level_1_per_field": layout.level_1_per_field,
             "level_2_per_field": layout.level_2_per_field,
             "row_format": self.row_format,
+            "gate": self.gate,
             "row_optimizer": [self.row_optimizer, self.rows.rate, self.rows.epsilon],
             "dense_optimizer": [self.dense.name, self.dense.rate],
             "compare_hash": self.compare_hash,

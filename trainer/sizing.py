@@ -7,17 +7,21 @@ warm keys. The agent's sketch lives elsewhere and is not the trainer's memory; t
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import TYPE_CHECKING, Literal, TypedDict
 
 from sketch.keymap import SLOTS, num_buckets_for
 from trainer.errors import PlanError
 from trainer.layout import Layout
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack  # of `typing` from Python 3.11 on
 
 __all__ = [
     "DEFAULT_ROW_FORMAT",
     "ROW_FORMATS",
     "EmbeddingPlan",
     "OptimizerName",
+    "PlanOptions",
     "RowFormatName",
     "hash_plan",
     "map_bytes",
@@ -33,11 +37,17 @@ DEFAULT_ROW_FORMAT: RowFormatName = "float32"
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _OWNER_BYTES = 8  # the key of each unique row
+_GATE_BYTES = 24  # of each field: a float32 and its Adagrad sum for each of three tiers
+_LEVEL_1_SHARE = 0.7
 
 
 def numbers_bytes(dim: int, row_format: RowFormatName) -> int:
     """Bytes of one row's numbers, and of its scale where the format has one."""
     return {"float32": 4 * dim, "bfloat16": 2 * dim, "int8": dim + 2}[row_format]
+
+
+def _row_bytes(dim: int, row_format: RowFormatName, optimizer: OptimizerName) -> int:
+    return numbers_bytes(dim, row_format) + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
 
 
 def map_bytes(num_keys: int) -> int:
@@ -55,6 +65,7 @@ class EmbeddingPlan:
         optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
         router_keys: hot and warm keys that the router has room for without growing; 0 for an embedding without one.
         row_format: what a row's numbers are stored as.
+        gate: whether there is a learned gate for each field and tier.
     """
 
     layout: Layout
@@ -62,6 +73,7 @@ class EmbeddingPlan:
     optimizer: OptimizerName = "adagrad"
     router_keys: int = 0
     row_format: RowFormatName = DEFAULT_ROW_FORMAT
+    gate: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.dim <= 4096:
@@ -79,44 +91,53 @@ class EmbeddingPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of one row and of its optimizer state."""
-        return numbers_bytes(self.dim, self.row_format) + (_FLOAT_BYTES if self.optimizer == "adagrad" else 0)
+        return _row_bytes(self.dim, self.row_format, self.optimizer)
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes of the rows, the optimizer state and the router, and their total."""
+        """Bytes of the rows, the optimizer state, the router and the gate, and their total."""
         rows = self.layout.num_rows * numbers_bytes(self.dim, self.row_format)
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
         owners = self.capacity_rows * _OWNER_BYTES
         router = owners + map_bytes(self.router_keys) if self.router_keys else 0
-        return {"rows": rows, "optimizer": optimizer, "router": router, "total": rows + optimizer + router}
+        gate = self.layout.num_fields * _GATE_BYTES if self.gate else 0
+        parts = {"rows": rows, "optimizer": optimizer, "router": router, "gate": gate}
+        return {**parts, "total": sum(parts.values())}
 
 
-def plan_for_capacity(
-    capacity_rows: int,
-    dim: int,
-    num_fields: int,
-    *,
-    unique_share: float = 0.8,
-    level_1_share: float = 0.7,
-    warm_per_hot: float = 2.0,
-    optimizer: OptimizerName = "adagrad",
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
-) -> EmbeddingPlan:
+class PlanOptions(TypedDict, total=False):
+    """What the plans of an adaptive embedding may be told besides its size.
+
+    Args:
+        unique_share: unique rows of all rows, default .8: best and flat in a prototype.
+        level_1_share: level 1 of the shared rows, default .7.
+        warm_per_hot: warm keys that the router has room for, per unique row, default 2.
+        optimizer: decides the bytes of its state.
+        row_format: decides the bytes of a row.
+        gate: whether there is a learned gate for each field and tier.
+    """
+
+    unique_share: float
+    level_1_share: float
+    warm_per_hot: float
+    optimizer: OptimizerName
+    row_format: RowFormatName
+    gate: bool
+
+
+def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
     """The embedding whose unique rows are given and are `unique_share` of all.
 
     Args:
         capacity_rows: unique rows, at least 1.
         dim: D.
         num_fields: F.
-        unique_share: of all rows; .8 was best and flat in a prototype.
-        level_1_share: of the shared rows.
-        warm_per_hot: warm keys that the router has room for, per unique row.
-        optimizer: decides the bytes of its state.
-        row_format: decides the bytes of a row.
+        **options: as `PlanOptions`.
 
     Raises:
         PlanError: a share outside (0, 1), or a size that is none.
     """
+    unique_share, level_1_share = options.get("unique_share", 0.8), options.get("level_1_share", _LEVEL_1_SHARE)
     if not 0 < unique_share < 1 or not 0 < level_1_share <= 1:
         raise PlanError(f"shares: got {unique_share} and {level_1_share}, expected more than 0 and at most 1")
     if capacity_rows < 1:
@@ -128,21 +149,17 @@ def plan_for_capacity(
         level_1_per_field=max(1, round(shared * level_1_share)),
         level_2_per_field=round(shared * (1 - level_1_share)),
     )
-    router_keys = round(capacity_rows * (1 + warm_per_hot))
-    return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, router_keys=router_keys, row_format=row_format)
+    return EmbeddingPlan(
+        layout=layout,
+        dim=dim,
+        optimizer=options.get("optimizer", "adagrad"),
+        router_keys=round(capacity_rows * (1 + options.get("warm_per_hot", 2.0))),
+        row_format=options.get("row_format", DEFAULT_ROW_FORMAT),
+        gate=options.get("gate", False),
+    )
 
 
-def plan(
-    embedding_bytes: int,
-    dim: int,
-    num_fields: int,
-    *,
-    unique_share: float = 0.8,
-    level_1_share: float = 0.7,
-    warm_per_hot: float = 2.0,
-    optimizer: OptimizerName = "adagrad",
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
-) -> EmbeddingPlan:
+def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
     """The largest embedding that fits in `embedding_bytes`, everything counted; the rest as `plan_for_capacity`.
 
     What is left, less than a unique row and its share of shared rows take, goes to the shared rows.
@@ -152,16 +169,7 @@ def plan(
     """
 
     def sized(capacity_rows: int) -> EmbeddingPlan:
-        return plan_for_capacity(
-            capacity_rows,
-            dim,
-            num_fields,
-            unique_share=unique_share,
-            level_1_share=level_1_share,
-            warm_per_hot=warm_per_hot,
-            optimizer=optimizer,
-            row_format=row_format,
-        )
+        return plan_for_capacity(capacity_rows, dim, num_fields, **options)
 
     smallest = sized(1)
     if smallest.nbytes["total"] > embedding_bytes:
@@ -169,14 +177,14 @@ def plan(
             f"--embedding-bytes {embedding_bytes}: too few for {num_fields} fields of dimension {dim}; "
             f"expected at least {smallest.nbytes['total']}"
         )
-    fits, too_many = 1, embedding_bytes // numbers_bytes(dim, row_format) + 2
+    fits, too_many = 1, embedding_bytes // numbers_bytes(dim, smallest.row_format) + 2
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if sized(middle).nbytes["total"] <= embedding_bytes:
             fits = middle
         else:
             too_many = middle
-    return _fill(sized(fits), embedding_bytes, level_1_share)
+    return _fill(sized(fits), embedding_bytes, options.get("level_1_share", _LEVEL_1_SHARE))
 
 
 def _fill(fitting: EmbeddingPlan, embedding_bytes: int, level_1_share: float) -> EmbeddingPlan:
@@ -204,7 +212,7 @@ def hash_plan(
     Raises:
         PlanError: less than a row per field fits.
     """
-    row_bytes = numbers_bytes(dim, row_format) + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
+    row_bytes = _row_bytes(dim, row_format, optimizer)
     per_field = (embedding_bytes // row_bytes - 1) // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")

@@ -370,6 +370,7 @@ class _Bench:
             parts.setdefault(name, []).append((now_s - started_s) * 1e3)
             return time.perf_counter()
 
+        none = np.empty(0, np.float32)
         merge = format_kernels.row_kernels(embedding.plan.dim).merge_scores
         for _ in range(7):
             clock_s = time.perf_counter()
@@ -387,7 +388,9 @@ class _Bench:
                 np.zeros((len(numbering.rows), gradient.shape[1]), np.float32),
                 np.zeros(len(unique), np.float32),
             )
-            merge(gradient.numpy(), places, numbering.numbers, np.float32(1), sums, scores)
+            merge(
+                gradient.numpy(), places, numbering.numbers, np.float32(1), sums, scores, none, gradient.numpy(), none
+            )
             clock_s = note("merge gradients, scores", clock_s)
             embedding.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
             note("update rows", clock_s)

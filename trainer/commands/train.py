@@ -63,6 +63,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         full_features=options.pop("full_features") or CRITEO_FEATURES,
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
+        gate=options.pop("gate"),
         rows=RowOptimizer(rate=options.pop("rate")),
         dense=DenseOptimizer(name=options.pop("dense_optimizer"), rate=options.pop("dense_rate")),
         compare_hash=options.pop("compare") == "hash",
@@ -102,6 +103,9 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     default=DEFAULT_ROW_FORMAT,
     show_default=True,
     help="What rows are stored as, and trained in; smaller ones buy more rows.",
+)
+@click.option(
+    "--gate/--no-gate", default=False, show_default=True, help="Learn a scalar for each field and tier of its features."
 )
 @click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate of the rows.")
 @click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)

@@ -50,7 +50,7 @@ def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
 
 class Cafe(Method):
     """Knobs: `row_format`, `unique_share`, `level_1_share`, `warm_per_hot`, `buckets_per_row`, `half_life` (events
-    a row).
+    a row), `gate` (1: learned).
 
     Args:
         brief: with the knobs.
@@ -117,6 +117,7 @@ def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
         len(brief.field_sizes),
         optimizer=brief.optimizer,
         row_format=cast("RowFormatName", brief.word("row_format", _DEFAULT_FORMAT)),
+        gate=bool(brief.number("gate", 0)),
         **number,
     )
 

@@ -23,7 +23,7 @@ from numba import njit
 from sketch.hashing import mix64
 from sketch.simd import prefetch
 from trainer.float_bits import bits_of_float32, float32_of_bits
-from trainer.formats.lanes import add_numbers, add_rows, read_row, round_row, square_sum, step_row
+from trainer.formats.lanes import add_numbers, add_rows, dot, read_row, round_row, step_row
 
 __all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
 
@@ -67,17 +67,20 @@ def row_kernels(dim: int) -> RowKernels:
     vector_bytes, per_number = 4 * dim, np.float32(1 / dim)
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather(table, scales, first, second, padding, inverse, out):
-        """Fills (N, D) float32 with the sums of each lookup's one or two rows."""
+    def gather(table, scales, first, second, padding, gates, inverse, out):
+        """Fills (N, D) float32 with the sums of each lookup's one or two rows, times its key's gate if (U,) given."""
         start, row_bytes, target = table.ctypes.data, dim * table.itemsize, np.int64(out.ctypes.data)
-        scaled, scale, other_scale = scales.shape[0] > 0, np.float32(1), np.float32(1)
+        scaled, gated, one = scales.shape[0] > 0, gates.shape[0] > 0, np.float32(1)
         for i in range(inverse.shape[0]):
             if i + _AHEAD < inverse.shape[0]:
                 prefetch(start + np.int64(first[inverse[i + _AHEAD]]) * row_bytes)
-            row, other = np.int64(first[inverse[i]]), np.int64(second[inverse[i]])
-            address = start + row * row_bytes
+            key = inverse[i]
+            row, other = np.int64(first[key]), np.int64(second[key])
+            address, scale, other_scale = start + row * row_bytes, one, one
             if scaled:
                 scale, other_scale = _widen(scales[row]), _widen(scales[other])
+            if gated:
+                scale, other_scale = scale * gates[key], other_scale * gates[key]
             if other == padding:
                 read_row(table, address, scale, target, dim)
             else:
@@ -101,7 +104,7 @@ def row_kernels(dim: int) -> RowKernels:
             row = np.int64(rows[i])
             address = start + row * row_bytes
             if has_state:
-                state[row] += square_sum(gradient, dim) * per_number
+                state[row] += dot(gradient, gradient, dim) * per_number
                 step = rate / (np.sqrt(state[row]) + epsilon)
             if scaled:
                 scale = _widen(scales[row])
@@ -120,20 +123,29 @@ def row_kernels(dim: int) -> RowKernels:
         """Adds each lookup's gradient (N, D) to its row's (P, D)."""
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
         for i in range(inverse.shape[0]):
-            add_numbers(source, start + np.int64(inverse[i]) * vector_bytes, dim)
+            add_numbers(source, np.float32(1), start + np.int64(inverse[i]) * vector_bytes, dim)
             source += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge_scores(gradient, inverse, numbers, scale, sums, scores):
-        """Adds each lookup's gradient (N, D) to its rows' sums (P, D), its norm times `scale` to its key's score."""
+    def merge_scores(gradient, inverse, numbers, scale, sums, scores, gates, vectors, dots):
+        """Adds each lookup's gradient (N, D) to its rows' sums (P, D), its norm times `scale` to its key's score.
+
+        If there are gates (U,), what is added is multiplied by them, and (U,) `dots` get the gradient times what was
+        looked up, vectors (N, D).
+        """
+        gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
         for i in range(inverse.shape[0]):
             key = inverse[i]
-            square = add_numbers(source, start + np.int64(numbers[key, 0]) * vector_bytes, dim)
+            if gated:
+                gate = gates[key]
+                dots[key] += dot(source, looked_up, dim)
+                looked_up += vector_bytes
+            square = add_numbers(source, gate, start + np.int64(numbers[key, 0]) * vector_bytes, dim)
             scores[key] += np.sqrt(square) * scale
             other = np.int64(numbers[key, 1])
             if other >= 0:
-                add_numbers(source, start + other * vector_bytes, dim)
+                add_numbers(source, gate, start + other * vector_bytes, dim)
             source += vector_bytes
 
     return RowKernels(gather, descend, merge_gradients, merge_scores)

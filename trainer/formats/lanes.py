@@ -5,7 +5,7 @@ at all where a sum must keep its order; so these are written as vectors. Every s
 tree on any CPU: results depend on no machine's width. A row is an address (`array.ctypes.data` plus its place) and
 `dim` numbers; what it holds is known from the type of its table:
 
-    float32    the numbers         uint16    bfloat16, the upper halves of float32         int8    times the row's scale
+    float32    the numbers         uint16    bfloat16, the upper halves of float32         int8    of the row's scale
 
 `noise` is 16 random bits for one number of a row, a function of the row's salt and the number's place in it
 (`row_format.Chance` has it in torch).
@@ -25,9 +25,9 @@ __all__ = [
     "NOISE_CONSTANTS",
     "add_numbers",
     "add_rows",
+    "dot",
     "read_row",
     "round_row",
-    "square_sum",
     "step_row",
 ]
 
@@ -114,13 +114,13 @@ def _widen(builder: Any, words: Any, lanes: int) -> Any:
 
 
 def _numbers(builder: Any, kind: Any, address: Any, scale: Any, index: Any, lanes: int) -> Any:
-    """What a row holds, as float32."""
+    """What a row holds, as float32, times `scale`."""
     words = _load(builder, address, index, kind, lanes)
-    if kind is types.float32:
-        return words
     if kind is types.uint16:
-        return _widen(builder, words, lanes)
-    return builder.fmul(builder.sitofp(words, _of(_FLOAT, lanes)), _splat(builder, scale, lanes))
+        words = _widen(builder, words, lanes)
+    elif kind is types.int8:
+        words = builder.sitofp(words, _of(_FLOAT, lanes))
+    return builder.fmul(words, _splat(builder, scale, lanes))
 
 
 def _noise(builder: Any, salt: Any, index: Any, lanes: int) -> Any:
@@ -164,7 +164,7 @@ def _magnitudes(builder: Any) -> _Lanes:
     return _Lanes(builder, _I32, 0, lambda a, b: builder.select(builder.icmp_unsigned(">", a, b), a, b))
 
 
-def _squares(builder: Any) -> _Lanes:
+def _sum(builder: Any) -> _Lanes:
     return _Lanes(builder, _FLOAT, -0.0, builder.fadd)  # what any number is left alone by
 
 
@@ -266,37 +266,38 @@ def round_row(typingctx: Any, table: Any, source: Any, scale: Any, salt: Any, ro
 
 
 @intrinsic
-def square_sum(typingctx: Any, numbers: Any, dim: Any) -> Any:  # noqa: ARG001
-    """The sum of the squares of float32 numbers at an address."""
+def dot(typingctx: Any, numbers: Any, others: Any, dim: Any) -> Any:  # noqa: ARG001
+    """The sum of the products of float32 numbers at two addresses."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-        squares = _squares(builder)
+        products = _sum(builder)
 
         def body(index: Any, lanes: int) -> None:
-            numbers = _load(builder, values[0], index, types.float32, lanes)
-            squares.take(builder.fmul(numbers, numbers), lanes)
+            pair = (_load(builder, address, index, types.float32, lanes) for address in values[:2])
+            products.take(builder.fmul(*pair), lanes)
 
-        _each(builder, values[1], body)
-        return squares.total()
+        _each(builder, values[2], body)
+        return products.total()
 
-    return _NUMBER(_WHERE, _COUNT), generate
+    return _NUMBER(_WHERE, _WHERE, _COUNT), generate
 
 
 @intrinsic
-def add_numbers(typingctx: Any, source: Any, target: Any, dim: Any) -> Any:  # noqa: ARG001
-    """Adds float32 numbers at `source` to those at `target`; returns the sum of the squares of what was added."""
+def add_numbers(typingctx: Any, source: Any, factor: Any, target: Any, dim: Any) -> Any:  # noqa: ARG001
+    """Adds `factor` times the float32 numbers at `source` to those at `target`; returns the sum of their squares."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-        source, target, dim = values
-        squares = _squares(builder)
+        source, factor, target, dim = values
+        squares = _sum(builder)
 
         def body(index: Any, lanes: int) -> None:
             numbers = _load(builder, source, index, types.float32, lanes)
             sums = _load(builder, target, index, types.float32, lanes)
-            _store(builder, builder.fadd(sums, numbers), target, index, 4)
+            added = builder.fmul(numbers, _splat(builder, factor, lanes))
+            _store(builder, builder.fadd(sums, added), target, index, 4)
             squares.take(builder.fmul(numbers, numbers), lanes)
 
         _each(builder, dim, body)
         return squares.total()
 
-    return _NUMBER(_WHERE, _WHERE, _COUNT), generate
+    return _NUMBER(_WHERE, _NUMBER, _WHERE, _COUNT), generate

@@ -97,12 +97,21 @@ class RowFormat(ABC):
             chance: how to round; None: to the nearest.
         """
 
-    def gather(self, table: Rows, routes: tuple[Tensor, Tensor], padding: int, inverse: Tensor, out: Tensor) -> None:
-        """Fills (N, D) with the sum of each lookup's one or two rows. Numba."""
+    def gather(
+        self,
+        table: Rows,
+        routes: tuple[Tensor, Tensor],
+        padding: int,
+        factors: Tensor | None,
+        inverse: Tensor,
+        out: Tensor,
+    ) -> None:
+        """Fills (N, D) with the sum of each lookup's one or two rows, times its key's factor (U,) if given. Numba."""
+        gates = np.empty(0, np.float32) if factors is None else factors.numpy()
         first, second = routes
         values, scales = _array(table.values), _array(table.scales)
         kernels.row_kernels(values.shape[1]).gather(
-            values, scales, first.numpy(), second.numpy(), padding, inverse.numpy(), out.numpy()
+            values, scales, first.numpy(), second.numpy(), padding, gates, inverse.numpy(), out.numpy()
         )
 
     def descend(

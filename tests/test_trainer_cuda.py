@@ -1,0 +1,107 @@
+"""CUDA equals the CPU: steps, importance, gates, promotions, in every row format.
+
+The same tests run on the torch body on a CPU, which is what runs on CUDA, so that they are known to be right.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, weights_for
+
+from sketch.changes import HOT, NO_ROW, WARM
+from trainer.embedding import AdaptiveEmbedding
+from trainer.formats.row_format import Chance
+from trainer.hash_embedding import HashEmbedding
+from trainer.layout import Layout
+from trainer.rows import RowOptimizer
+from trainer.sizing import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan
+
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.gpu,
+            pytest.mark.skipif(
+                not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"
+            ),
+        ],
+    ),
+]
+ROUNDING: dict[RowFormatName, float] = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02}
+
+pytestmark = [pytest.mark.parametrize("device", DEVICES), pytest.mark.parametrize("row_format", ROW_FORMATS)]
+
+
+def plan_of(row_format: RowFormatName) -> EmbeddingPlan:
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=4)
+    return EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, gate=True)
+
+
+def make(row_format: RowFormatName, device: str) -> AdaptiveEmbedding:
+    """With the torch body."""
+    optimizer = RowOptimizer(rate=0.1)
+    return AdaptiveEmbedding(
+        plan_of(row_format), optimizer=optimizer, seed=3, device=torch.device(device), backend="torch"
+    )
+
+
+def train(embedding: AdaptiveEmbedding | HashEmbedding, keys: np.ndarray, steps: int) -> list[dict[int, float]]:  # type: ignore[type-arg]
+    """Steps on keys (B, F); gives each one's importance."""
+    said = []
+    for step in range(steps):
+        vectors = embedding(keys)
+        (weights_for(keys, step).to(vectors.device) * vectors.sin()).sum(dim=(1, 2)).mean().backward()
+        importance = embedding.apply_gradients()
+        if importance is not None:
+            said.append(dict(zip(importance.keys.tolist(), importance.scores.tolist(), strict=True)))
+    return said
+
+
+def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, device: str) -> None:
+    numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(rate=0.1), seed=3)
+    other, keys = make(row_format, device), random_keys(12)
+    distinct = np.unique(keys)
+    changes = changes_of(
+        *[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])],
+        *[(int(key), WARM, NO_ROW) for key in distinct[CAPACITY : 2 * CAPACITY]],
+    )
+    numba.apply(changes)
+    other.apply(changes)
+    for mine, theirs in zip(train(numba, keys, 3), train(other, keys, 3), strict=True):
+        assert mine.keys() == theirs.keys()
+        assert [theirs[key] for key in mine] == pytest.approx(list(mine.values()), rel=10 * ROUNDING[row_format])
+    with torch.no_grad():
+        torch.testing.assert_close(other(keys).cpu(), numba(keys), rtol=0, atol=ROUNDING[row_format])
+    assert numba.gate is not None
+    assert other.gate is not None
+    torch.testing.assert_close(other.gate.values.cpu(), numba.gate.values, rtol=0, atol=ROUNDING[row_format])
+    assert other.table.values.device.type == other.gate.values.device.type == device
+
+
+def test_promotion_keeps_the_vector_for_every_field(row_format: RowFormatName, device: str) -> None:
+    embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
+    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    train(embedding, keys, 2)
+    with torch.no_grad():
+        before = embedding(keys).cpu().numpy()
+        hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]  # from cold and from warm
+        embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+        after = embedding(keys).cpu().numpy()
+    unit = {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]
+    assert (np.abs(after - before) <= unit * np.abs(before).max(axis=-1, keepdims=True)).all()
+    np.testing.assert_array_equal(after[2], before[2])
+
+
+def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: RowFormatName, device: str) -> None:
+    sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13)
+    numba = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1))
+    other = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), device=torch.device(device), backend="torch")
+    train(numba, keys, 3)
+    train(other, keys, 3)
+    with torch.no_grad():
+        torch.testing.assert_close(other(keys).cpu(), numba(keys), rtol=0, atol=ROUNDING[row_format])
+    rows = torch.arange(100)
+    assert torch.equal(Chance(1, 2).bits(rows.to(device), 37).cpu(), Chance(1, 2).bits(rows, 37))

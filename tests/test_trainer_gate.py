@@ -1,0 +1,131 @@
+"""The learned gate: a scalar for each field and tier that a promotion allows for."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from test_embedding import (
+    BACKENDS,
+    CAPACITY,
+    DIM,
+    FIELDS,
+    changes_of,
+    keys_of,
+    learn,
+    random_keys,
+    vectors_of,
+    weights_for,
+)
+
+from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from trainer.embedding import AdaptiveEmbedding
+from trainer.errors import CheckpointError
+from trainer.layout import Layout
+from trainer.router import Backend
+from trainer.rows import RowOptimizer
+from trainer.sizing import ROW_FORMATS, EmbeddingPlan, RowFormatName
+
+RATE, EPSILON = 0.01, 1e-6  # of the gate
+
+
+def make(
+    backend: Backend = "numba", row_format: RowFormatName = "float32", *, gate: bool = True, rate: float = 0.1
+) -> AdaptiveEmbedding:
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=4)
+    sizes = EmbeddingPlan(layout=layout, dim=DIM, optimizer="sgd", router_keys=32, row_format=row_format, gate=gate)
+    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=rate), seed=3, backend=backend)
+
+
+def mixed_tiers() -> tuple[torch.Tensor, Changes]:
+    """Keys (64, F) as int64, and changes that make some of them hot and some warm."""
+    keys = random_keys(5)
+    distinct = np.unique(keys)
+    hot = [(int(key), HOT, row) for row, key in enumerate(distinct[::3][:CAPACITY])]
+    return torch.from_numpy(keys.view(np.int64)), changes_of(
+        *hot, *[(int(key), WARM, NO_ROW) for key in distinct[1::3]]
+    )
+
+
+def tiers_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> torch.Tensor:
+    first, second = embedding.router.route(keys.reshape(-1))
+    tiers = torch.where(first < CAPACITY, HOT, torch.where(second == embedding.plan.layout.padding_row, COLD, WARM))
+    return tiers.view(keys.shape)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_a_gated_step_equals_autograd(backend: Backend) -> None:
+    embedding, (keys, changes) = make(backend), mixed_tiers()
+    embedding.apply(changes)
+    assert embedding.gate is not None
+    first, second = (rows.long() for rows in embedding.router.route(keys.reshape(-1)))
+    table, gate, state = embedding.table.values.clone(), torch.ones(FIELDS, 3), torch.zeros(FIELDS, 3)
+    tiers = tiers_of(embedding, keys)
+    assert set(tiers.unique().tolist()) == {COLD, WARM, HOT}
+    for step in range(4):
+        weights = weights_for(keys.numpy(), step)
+        table, gate = table.detach().requires_grad_(), gate.detach().requires_grad_()
+        factors = gate[torch.arange(FIELDS), tiers]  # (B, F)
+        vectors = (table[first] + table[second]).view(*keys.shape, DIM) * factors[..., None]
+        vectors.retain_grad()
+        (weights * vectors.sin()).sum(dim=(1, 2)).mean().backward()
+        assert table.grad is not None
+        assert gate.grad is not None
+        assert vectors.grad is not None
+        table.grad[-1] = 0  # the padding row learns nothing
+        learn(embedding, keys.numpy().view(np.uint64), weights)
+        importance = embedding.apply_gradients()
+        norms = vectors.grad.norm(dim=2).numpy() * len(keys)
+        expected = [norms[keys.numpy().view(np.uint64) == key].sum() for key in importance.keys]
+        np.testing.assert_allclose(importance.scores, expected, rtol=1e-4)
+        state = state + gate.grad.square()
+        gate = gate - RATE * gate.grad / (state.sqrt() + EPSILON)
+        table = table - 0.1 * table.grad
+    torch.testing.assert_close(embedding.table.values, table.detach(), rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(embedding.gate.values, gate.detach(), rtol=1e-4, atol=1e-5)
+    assert ((embedding.gate.values != 1) == (state > 0)).all(), "a gate learns where its tier occurs"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_promotion_keeps_the_gated_vector_for_every_field(row_format: RowFormatName, backend: Backend) -> None:
+    embedding = make(backend, row_format)
+    assert embedding.gate is not None
+    embedding.gate.values.copy_(torch.linspace(0.4, 2.5, 3 * FIELDS).view(FIELDS, 3))
+    keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
+    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    before = vectors_of(embedding, keys)
+    hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]  # from cold and from warm
+    embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+    after = vectors_of(embedding, keys)
+    peaks = np.abs(before).max(axis=-1, keepdims=True)
+    unit = peaks * {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]
+    assert (np.abs(after - before) <= unit).all()
+    np.testing.assert_array_equal(after[2], before[2])
+
+
+def test_a_gate_of_one_changes_nothing() -> None:
+    keys, changes = mixed_tiers()
+    one, other = make(), make(gate=False)
+    for embedding in (one, other):
+        embedding.apply(changes)
+        learn(embedding, keys.numpy().view(np.uint64), weights_for(keys.numpy()))
+        embedding.apply_gradients()
+    assert torch.equal(one.table.values, other.table.values)
+
+
+def test_the_gate_is_in_the_checkpoint_and_in_the_bytes() -> None:
+    keys, changes = mixed_tiers()
+    one, other, without = make(), make(), make(gate=False)
+    one.apply(changes)
+    learn(one, keys.numpy().view(np.uint64), weights_for(keys.numpy()))
+    one.apply_gradients()
+    other.load_tensors({name: tensor.clone() for name, tensor in one.tensors().items()})
+    assert one.gate is not None
+    assert other.gate is not None
+    assert torch.equal(one.gate.values, other.gate.values)
+    assert torch.equal(one.gate.state, other.gate.state)
+    assert one.nbytes["gate"] == one.plan.nbytes["gate"] == FIELDS * 24
+    assert without.nbytes["total"] == one.nbytes["total"] - FIELDS * 24
+    with pytest.raises(CheckpointError, match="gate: the checkpoint has none"):
+        one.load_tensors(without.tensors())

@@ -1,0 +1,93 @@
+"""A learned gate: one scalar for each field and tier, multiplied onto the looked-up vector.
+
+It says how much a field's cold, warm and hot vectors are to be believed. It begins at 1, learns by an Adagrad of its
+own, and stays within [.1, 10], so that a promotion can always keep the gated vector: the row copied is multiplied by
+the old tier's gate over the new one's.
+
+    F fields, U distinct keys of a lookup (N on CUDA)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from sketch.changes import COLD, HOT, WARM
+from trainer.errors import CheckpointError
+from trainer.layout import Layout
+
+__all__ = ["Gate", "Gated"]
+
+_TIERS = 3
+_RATE, _EPSILON = 0.01, 1e-6
+_LEAST, _MOST = 0.1, 10.0
+
+
+@dataclass(frozen=True)
+class Gated:
+    """The gates of a lookup's keys.
+
+    Attributes:
+        places: (U,) int64, which gate: field times tiers plus tier.
+        factors: (U,) float32, what it is.
+    """
+
+    places: Tensor
+    factors: Tensor
+
+
+class Gate(nn.Module):
+    """The gates of all fields and tiers, and their Adagrad sums.
+
+    Args:
+        layout: which rows mean which tier.
+        device: where lookups happen.
+    """
+
+    values: Tensor
+    state: Tensor
+
+    def __init__(self, layout: Layout, device: torch.device) -> None:
+        super().__init__()
+        self._layout = layout
+        self.register_buffer("values", torch.ones(layout.num_fields, _TIERS, device=device))
+        self.register_buffer("state", torch.zeros(layout.num_fields, _TIERS, device=device))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the gates and of their sums."""
+        return self.values.nbytes + self.state.nbytes
+
+    def of(self, keys: Tensor, first: Tensor, second: Tensor) -> Gated:
+        """The gates of (U,) int64 keys with these routes; without a second level a warm key is as a cold one."""
+        shared = torch.where(second == self._layout.padding_row, COLD, WARM)
+        tiers = torch.where(first < self._layout.capacity_rows, HOT, shared)  # (U,)
+        fields = ((keys >> 56 & 0xFF) - 1).clamp(0, self._layout.num_fields - 1)
+        places = fields * _TIERS + tiers
+        return Gated(places, self.values.view(-1)[places])
+
+    def learn(self, gated: Gated, dots: Tensor) -> None:
+        """One step; dots (U,): the gradient at a key's gated vectors times these vectors, summed."""
+        slopes = torch.zeros_like(self.values).view(-1).index_add_(0, gated.places, dots / gated.factors)
+        slopes = slopes.view_as(self.values)  # (F, 3)
+        self.state += slopes.square()
+        self.values -= _RATE * slopes / (self.state.sqrt() + _EPSILON)
+        self.values.clamp_(_LEAST, _MOST)
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything that a checkpoint must hold."""
+        return {"gate": self.values, "gate_state": self.state}
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Takes over what `tensors` gave.
+
+        Raises:
+            CheckpointError: there is no gate, or one of another size.
+        """
+        for name, mine in self.tensors().items():
+            if name not in tensors or tensors[name].shape != mine.shape:
+                raise CheckpointError(f"{name}: the checkpoint has none of shape {tuple(mine.shape)}")
+            mine.copy_(tensors[name])
