@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
-from sketch import kernels
+from sketch import kernels, policies
 from sketch.changes import HOT, NO_ROW, WARM, Changes
 from sketch.errors import ParameterError
 from sketch.hashing import Keys, table_digest
@@ -23,10 +23,16 @@ _REVIEW_BUCKETS = 256
 _REVIEW_CHANGES = 256
 _STANDARD_ERRORS = 1.5  # by which a score must have passed a limit
 _HALF_LIFE_PER_ROW = 1000
+_LEAST_HALF_LIFE_EVENTS = 64  # half-lives in one review must leave a score something
+_MOST_HALF_LIVES = 64.0
+_MOST_MS = 1 << 52
 # Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one.
-_DRIFT = 0.95
+_DRIFT = 0.97
 _RECENT, _USUAL = 1 / 16, 1 / 256  # weight of one review in the two averages
 _FORGET = 1 / 8
+
+Policy = Literal["rank", "bucket"]
+_Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 class HotSet:
@@ -35,8 +41,8 @@ class HotSet:
     The sketch's scores decide, with hysteresis: a key is promoted when its score passes the score at the last rank
     (of `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it sinks below by the same band, or
     loses its slot. The band is what chance alone may do to such a score, 1.5 standard errors of it: wide while few
-    events have been counted, narrow when many have. The score at a rank comes from a histogram that every insertion keeps up to date, so nothing is
-    ever sorted but the few candidates of one review.
+    events have been counted, narrow when many have. The score at a rank comes from a histogram that every insertion
+    keeps up to date, so nothing is ever sorted but the few candidates of one review.
 
     - Never more than `capacity` hot keys, at any point of the sequence of changes.
     - A row is free before it is given away: its demotion comes first.
@@ -44,15 +50,20 @@ class HotSet:
     - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so
       that what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys
       that come once is no drift.
-    - Time is the number of events; state and changes are a pure function of the parameters and the sequence of keys
-      and scores, however it is cut into updates.
+    - Time is the number of events, or event time, never the wall clock; state and changes are a pure function of the
+      parameters and the sequence of keys, scores and event times, however it is cut into updates.
 
     Args:
         capacity: rows for hot keys.
         sketch: the sketch to fill; the set owns it from here on.
         warm_capacity: warm keys; twice the capacity by default.
         first_row: the rows are `first_row ... first_row + capacity - 1`.
-        half_life_events: after how many events a score counts half; 1000 a row by default, `math.inf` for never.
+        half_life_events: after how many events a score counts half, 64 or more; 1000 a row by default, `math.inf` for
+            never.
+        half_life_ms: the same in event time, instead; `update` must be told it. Shards that see different numbers of
+            events fade alike then, so that their scores compare.
+        policy: `rank` as above; `bucket`: every bucket of the sketch owns as many of the rows (and warm places) as the
+            others, for the best of its own keys (`docs/sketch.md` compares the two).
 
     Memory: 32 bytes a bucket and 4 bytes a row beside the sketch.
     """
@@ -65,6 +76,8 @@ class HotSet:
         warm_capacity: int | None = None,
         first_row: int = 0,
         half_life_events: float | None = None,
+        half_life_ms: float | None = None,
+        policy: Policy = "rank",
     ) -> None:
         if capacity < 1 or first_row < 0 or first_row + capacity >= 1 << 31:
             raise ParameterError(f"capacity {capacity} from row {first_row}: expected 1 or more rows below 2^31")
@@ -73,16 +86,28 @@ class HotSet:
         if self.warm_capacity < 0:
             raise ParameterError(f"warm_capacity: got {warm_capacity}, expected 0 or more")
         self.first_row = first_row
-        self.half_life_events = (
-            float(_HALF_LIFE_PER_ROW * capacity) if half_life_events is None else float(half_life_events)
-        )
-        if not self.half_life_events > 0:
-            raise ParameterError(f"half_life_events: got {half_life_events}, expected more than 0")
+        if half_life_events is not None and half_life_ms is not None:
+            raise ParameterError("half_life_events and half_life_ms: got both, expected one")
+        self.half_life_events = None if half_life_ms is not None else half_life_events
+        self.half_life_ms = half_life_ms
+        if half_life_events is None and half_life_ms is None:
+            self.half_life_events = float(_HALF_LIFE_PER_ROW * capacity)
+        if self.half_life_events is not None and not self.half_life_events >= _LEAST_HALF_LIFE_EVENTS:
+            raise ParameterError(
+                f"half_life_events: got {half_life_events}, expected {_LEAST_HALF_LIFE_EVENTS} or more"
+            )
+        if half_life_ms is not None and not half_life_ms >= 1:
+            raise ParameterError(f"half_life_ms: got {half_life_ms}, expected 1 or more")
+        if policy not in ("rank", "bucket"):
+            raise ParameterError(f"policy: got {policy!r}, expected 'rank' or 'bucket'")
+        self.policy: Policy = policy
         self.sketch = sketch
-        self._decay = 1.0 if math.isinf(self.half_life_events) else 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
+        self._now_ms: int | None = None
+        self._decayed_ms = 0
         self._tiers = np.full((sketch.num_buckets, kernels.TIER_LANES), kernels.COLD_SLOT, np.int32)
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
-        self._limits = np.ones(4, np.int64)
+        # Without a rank nothing passes a limit.
+        self._limits = np.full(4, 1 if policy == "rank" else kernels.RENORMALISE_CODE, np.int64)
         self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
@@ -90,7 +115,8 @@ class HotSet:
         self._recent = self._usual = 0.0
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
-        self._set_limits()
+        if policy == "rank":
+            self._set_limits()
 
     @property
     def num_hot(self) -> int:
@@ -108,16 +134,19 @@ class HotSet:
         arrays = (self._tiers, self._histogram, self._limits, self._free_rows, self._counts, self._candidates)
         return self.sketch.nbytes + sum(array.nbytes for array in arrays)
 
-    def update(self, keys: Keys, scores: npt.ArrayLike = 1.0) -> Changes:
+    def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
         """Counts the keys, in order, and says what changed.
 
         Args:
             keys: (K,) uint64.
             scores: (K,) or one number for all; what is not finite and positive is rejected (`sketch.num_rejected`).
+            event_time_ms: when these events happened, needed if scores fade in event time. Time that goes back counts
+                as no time; it goes on by one half-life an update at most, lest one wrong time forget everything.
 
         Returns:
             The changes in order: apply them one after the other, or by the last of each key.
         """
+        self._advance(event_time_ms)
         keys, scores, _ = self.sketch.check(keys, scores)
         parts = []
         start = 0
@@ -129,6 +158,25 @@ class HotSet:
                 parts.append(self._review())
             start = stop
         return Changes.concatenate([part for part in parts if len(part)])
+
+    def _advance(self, event_time_ms: int | None) -> None:
+        if self.half_life_ms is None:
+            return
+        if event_time_ms is None:
+            raise ParameterError("event_time_ms: got none, but scores fade in event time (half_life_ms)")
+        if self._now_ms is None:
+            self._now_ms = self._decayed_ms = event_time_ms
+        most_ms = self._now_ms + max(1, int(min(self.half_life_ms, _MOST_MS)))
+        self._now_ms = max(self._now_ms, min(event_time_ms, most_ms))
+
+    def _fade(self) -> float:
+        """The factor for all scores since the last review."""
+        if self.half_life_events is not None:
+            return 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
+        if self.half_life_ms is None or self._now_ms is None:
+            return 1.0
+        elapsed_ms, self._decayed_ms = self._now_ms - self._decayed_ms, self._now_ms
+        return 2.0 ** -min(elapsed_ms / self.half_life_ms, _MOST_HALF_LIVES)
 
     def _insert(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
         sketch, out = self.sketch, _buffers(len(keys))
@@ -151,16 +199,21 @@ class HotSet:
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        decay = self._decay * (_FORGET if self._has_drifted() else 1.0)
+        decay = self._fade() * (_FORGET if self._has_drifted() else 1.0)
         if decay < 1.0:
             scale = sketch.scale / decay
             sketch.decay(decay)
             if sketch.scale < scale:  # every code has changed
                 kernels.count_scores(sketch.codes, self._histogram)
                 self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
-        self._set_limits()
+        num_changes = self._review_ranks(out) if self.policy == "rank" else self._review_buckets(out)
         self._moments *= 1.0 - _RECENT
-        num_changes = kernels.review(
+        return Changes(*out).first(num_changes)
+
+    def _review_ranks(self, out: _Buffers) -> int:
+        sketch = self.sketch
+        self._set_limits()
+        num_changes: int = policies.review_ranks(
             *sketch.table,
             sketch.mixed_seed,
             sketch.scale,
@@ -175,7 +228,27 @@ class HotSet:
             _REVIEW_CHANGES,
             *out,
         )
-        return Changes(*out).first(num_changes)
+        return num_changes
+
+    def _review_buckets(self, out: _Buffers) -> int:
+        sketch = self.sketch
+        num_changes: int = policies.review_buckets(
+            *sketch.table,
+            sketch.mixed_seed,
+            sketch.scale,
+            self._tiers,
+            self._counts,
+            self._free_rows,
+            self._moments,
+            self.capacity,
+            self.first_row,
+            self.warm_capacity,
+            _STANDARD_ERRORS,
+            2 * _REVIEW_BUCKETS,
+            _REVIEW_CHANGES,
+            *out,
+        )
+        return num_changes
 
     def _has_drifted(self) -> bool:
         """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual."""
@@ -184,13 +257,13 @@ class HotSet:
         share = hot / held if held else self._recent
         self._recent += (share - self._recent) * _RECENT
         self._usual += (self._recent - self._usual) * _USUAL
-        if self._recent >= self._usual * _DRIFT or math.isinf(self.half_life_events):
+        if self._recent >= self._usual * _DRIFT or math.inf in {self.half_life_events, self.half_life_ms}:
             return False
         self._usual = self._recent
         return True
 
     def _set_limits(self) -> None:
-        kernels.set_limits(
+        policies.set_limits(
             self._histogram,
             self._limits,
             self._moments,
@@ -221,7 +294,10 @@ class HotSet:
             "capacity": self.capacity,
             "warm_capacity": self.warm_capacity,
             "first_row": self.first_row,
-            "half_life_events": self.half_life_events.hex(),
+            "half_life_events": _hex(self.half_life_events),
+            "half_life_ms": _hex(self.half_life_ms),
+            "times": [self._now_ms, self._decayed_ms],
+            "policy": self.policy,
             "served": [self._recent.hex(), self._usual.hex()],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
@@ -243,10 +319,12 @@ class HotSet:
             SnapshotError: they are not, or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        half_life = float.fromhex(parameters.pop("half_life_events"))
+        half_lives = {name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")}
+        now_ms, decayed_ms = parameters.pop("times")
         served = [float.fromhex(share) for share in parameters.pop("served")]
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
-        hot_set = cls(sketch=sketch, half_life_events=half_life, **parameters)
+        hot_set = cls(sketch=sketch, **half_lives, **parameters)
+        hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
         hot_set._recent, hot_set._usual = served
         hot_set._tiers[:] = arrays["tiers"]
         hot_set._limits[:] = arrays["limits"]
@@ -257,6 +335,14 @@ class HotSet:
         return hot_set
 
 
-def _buffers(size: int) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]:
+def _hex(number: float | None) -> str | None:
+    return None if number is None else float(number).hex()
+
+
+def _unhex(text: str | None) -> float | None:
+    return None if text is None else float.fromhex(text)
+
+
+def _buffers(size: int) -> _Buffers:
     """Room for `size` changes."""
     return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.empty(size, np.float32)

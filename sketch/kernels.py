@@ -74,13 +74,12 @@ RENORMALISE_OCTAVES = 8
 BLOCK = 64  # keys hashed and prefetched ahead of their insertion
 BIN_BITS = 5  # codes of one histogram bin: 1.6 % wide
 NUM_BINS = 1 << (16 - BIN_BITS)
-MOST_BAND = 3.0
 
 COLD_SLOT, WARM_SLOT = -1, -2  # what `tiers` says of a slot that owns no row
 
 _DROPPED_BITS = 52 - MANTISSA_BITS
 _DROPPED = (1 << _DROPPED_BITS) - 1
-_HALF = 1 << (_DROPPED_BITS - 1)
+HALF = 1 << (_DROPPED_BITS - 1)
 _BIAS = 1023 << MANTISSA_BITS
 _U6, _U9, _U12, _U32 = (np.uint64(bits) for bits in (6, 9, 12, 32))
 _COIN_FACTOR = np.uint64(0xD1342543DE82EF95)
@@ -136,7 +135,7 @@ def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _tag_bytes(num_buckets):
+def num_tag_bytes(num_buckets):
     """How many bytes of a tag are in use beyond the six of low and mid: 0, 1 (the line's high bytes) or 2 (`wide`)."""
     return (num_buckets < 1 << 16) + (num_buckets < 1 << 8)
 
@@ -260,7 +259,7 @@ def divide_scores(scores):
         for slot in range(scores.shape[1]):
             code = np.int64(scores[bucket, slot])
             if code > 0:
-                scores[bucket, slot] = np.uint16(max(encode_score(decode_score(code) * _SHRINK, _HALF), 1))
+                scores[bucket, slot] = np.uint16(max(encode_score(decode_score(code) * _SHRINK, HALF), 1))
 
 
 @njit(nogil=True, cache=True)
@@ -299,7 +298,7 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
     are bytes, `scores_view` the (W, S) codes inside `lines`.
     """
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
-    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
     used = np.int64((1 << scores_view.shape[1]) - 1)
     coin = 0.0 if always_admit else _COIN
@@ -325,7 +324,7 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
 def query(lines, wide, scores_view, keys, seed, scale, estimates):
     """The score of each key, 0 where the sketch does not hold it."""
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
-    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
     used = np.int64((1 << scores_view.shape[1]) - 1)
     ring = np.full(4 * BLOCK, base, np.int64)
@@ -350,7 +349,7 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
 def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
     """The keys in the given places (bucket * 8 + slot)."""
     num_buckets = np.uint64(num_buckets)
-    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
     for i in range(places.shape[0]):
         bucket, slot = places[i] >> 3, places[i] & 7
@@ -362,8 +361,9 @@ def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
 #
 # `tiers` (W, 8) int32 says of every slot: COLD_SLOT, WARM_SLOT, or the unique row that its key owns.
 # `histogram` (NUM_BINS,) counts slots by score code, so the score at any rank is a short walk from the top.
-# `limits` holds what the last walk found: codes from which a key is promoted and below which it is demoted.
-# `counts` holds the small integers of the state, `moments` the sums of recent increments and of their squares. Changes go to `out_*`, in order.
+# `limits` holds the codes from which a key is promoted and below which it is demoted (`sketch/policies.py` sets them).
+# `counts` holds the small integers of the state, `moments` the sums of recent increments and of their squares.
+# Changes go to `out_*`, in order.
 
 PROMOTE_HOT, DEMOTE_HOT, PROMOTE_WARM, DEMOTE_WARM = range(4)  # places in `limits`
 NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, NUM_COUNTS = range(7)  # places in `counts`, and how many
@@ -380,47 +380,7 @@ def count_scores(scores, histogram):
 
 
 @njit(nogil=True, cache=True)
-def _code_at_rank(histogram, rank):
-    """The lowest code of the bin in which the rank-th best slot is; 1 if there are fewer."""
-    above = 0
-    for place in range(NUM_BINS - 1, 0, -1):
-        above += histogram[place]
-        if above >= rank:
-            return place << BIN_BITS
-    return 1
-
-
-@njit(nogil=True, cache=True)
-def _band(units, moments, standard_errors):
-    """The factor by which a decayed sum of this many units may be off, as so many standard errors of it.
-
-    If a key's increments x come by chance, at a steady rate, the variance of their sum S is S E[x^2] / E[x].
-    """
-    if standard_errors == 0.0:
-        return 1.0
-    return 1.0 + min(standard_errors * np.sqrt(moments[1] / (moments[0] * max(units, 1.0))), MOST_BAND)
-
-
-@njit(nogil=True, cache=True)
-def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_full, is_warm_full, standard_errors):
-    """The codes between which nothing changes: the score at the tier's last rank, times its band and over it.
-
-    While a tier is not full whatever reaches its last rank may enter.
-    """
-    hot = decode_score(_code_at_rank(histogram, hot_capacity))
-    warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
-    hot_band, warm_band = _band(hot, moments, standard_errors), _band(warm, moments, standard_errors)
-    for limit, units in (
-        (PROMOTE_HOT, hot * (hot_band if is_hot_full else 1.0)),
-        (DEMOTE_HOT, hot / hot_band),
-        (PROMOTE_WARM, warm * (warm_band if is_warm_full else 1.0)),
-        (DEMOTE_WARM, warm / warm_band),
-    ):
-        limits[limit] = min(max(encode_score(units, _HALF), 1), RENORMALISE_CODE)
-
-
-@njit(nogil=True, cache=True)
-def _leave(tiers, free_rows, counts, bucket, slot):
+def leave(tiers, free_rows, counts, bucket, slot):
     """Takes the slot's tier away."""
     row = tiers[bucket, slot]
     if row >= 0:
@@ -445,7 +405,20 @@ def _count_block_tracked(
             now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, 0, used, promote_hot, promote_warm
         )
     return _count_some_tracked(
-        now, ahead, i, count, base, wide_base, tier_base, bins, hits, moments, tag_bytes, used, promote_hot, promote_warm
+        now,
+        ahead,
+        i,
+        count,
+        base,
+        wide_base,
+        tier_base,
+        bins,
+        hits,
+        moments,
+        tag_bytes,
+        used,
+        promote_hot,
+        promote_warm,
     )
 
 
@@ -507,7 +480,7 @@ def insert_tracked(
     the next review to decide.
     """
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
-    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
+    tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base, tier_base = lines.ctypes.data, wide.ctypes.data, tiers.ctypes.data
     bins, hits, moments_base = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS, moments.ctypes.data
     used = np.int64((1 << scores_view.shape[1]) - 1)
@@ -524,8 +497,8 @@ def insert_tracked(
         i = 0
         while i < np.int64(count):
             i, place, old, new, evicts, gone = _count_block_tracked(
-                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, hits, moments_base, tag_bytes, used,
-                limits[PROMOTE_HOT], limits[PROMOTE_WARM],
+                now, next_block, i, np.int64(count), base, wide_base, tier_base, bins, hits, moments_base,
+                tag_bytes, used, limits[PROMOTE_HOT], limits[PROMOTE_WARM],
             )  # fmt: skip
             if place < 0:
                 break
@@ -534,7 +507,7 @@ def insert_tracked(
                 out_key[num_out] = rebuild_key(bucket, gone, seed, num_buckets, tag_shift)
                 out_tier[num_out], out_row[num_out], out_score[num_out] = COLD, -1, decode_score(old) / scale
                 num_out += 1
-                _leave(tiers, free_rows, counts, bucket, slot)
+                leave(tiers, free_rows, counts, bucket, slot)
             tier = tiers[bucket, slot]
             if (tier == WARM_SLOT and new >= limits[PROMOTE_HOT]) or (
                 tier == COLD_SLOT and new >= limits[PROMOTE_WARM]
@@ -549,84 +522,6 @@ def insert_tracked(
                 moments[1] *= _SHRINK * _SHRINK
                 count_scores(scores_view, histogram)
                 for limit in range(limits.shape[0]):
-                    limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, _HALF), 1)
+                    limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, HALF), 1)
         half, count = ahead, following
     return scale, num_out
-
-
-@njit(nogil=True, cache=True)
-def review(
-    lines, wide, scores, seed, scale, tiers, limits, counts, free_rows, candidates,
-    warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
-):  # fmt: skip
-    """Moves tiers: sweeps the next buckets for what sank, then promotes the best candidates; at most `budget` changes.
-
-    Demotions come first, and only while fewer than `reserve` rows are free (a full hot set is a useful one).
-    Returns the number of changes.
-    """
-    num_buckets, slots = np.uint64(scores.shape[0]), scores.shape[1]
-    tag_shift, tag_bytes = log2_floor(num_buckets), _tag_bytes(num_buckets)
-    base, wide_base = lines.ctypes.data, wide.ctypes.data
-    num_out = 0
-    hand = counts[HAND]
-    for _ in range(min(sweep, scores.shape[0])):
-        if 2 * num_out >= budget:
-            break
-        for slot in range(slots):
-            tier, code = tiers[hand, slot], np.int64(scores[hand, slot])
-            if code == 0:
-                continue
-            sinks = tier >= 0 and code < limits[DEMOTE_HOT] and counts[NUM_FREE] < reserve
-            if sinks or (
-                tier == WARM_SLOT and code < limits[DEMOTE_WARM] and warm_capacity - counts[NUM_WARM] < 2 * reserve
-            ):
-                _leave(tiers, free_rows, counts, hand, slot)
-                to_warm = sinks and code >= limits[PROMOTE_WARM] and counts[NUM_WARM] < warm_capacity
-                if to_warm:
-                    tiers[hand, slot] = WARM_SLOT
-                    counts[NUM_WARM] += 1
-                tag = read_tag(base + hand * LINE_BYTES, wide_base + hand * 8, tag_bytes, slot)
-                out_key[num_out] = rebuild_key(hand, tag, seed, num_buckets, tag_shift)
-                out_tier[num_out] = WARM if to_warm else COLD
-                out_row[num_out], out_score[num_out] = -1, decode_score(code) / scale
-                num_out += 1
-            elif (tier == WARM_SLOT and code >= limits[PROMOTE_HOT]) or (
-                tier == COLD_SLOT and code >= limits[PROMOTE_WARM]
-            ):
-                candidates[counts[NUM_CANDIDATES]] = hand * 8 + slot
-                counts[NUM_CANDIDATES] += 1
-        hand = hand + 1 if hand + 1 < scores.shape[0] else 0
-    counts[HAND] = hand
-
-    order = np.empty(counts[NUM_CANDIDATES], np.int64)
-    for i in range(order.shape[0]):
-        code = np.int64(scores[candidates[i] >> 3, candidates[i] & 7])
-        order[i] = (code << 44) | ((1 << 44) - 1 - candidates[i])
-    order.sort()
-    for i in range(order.shape[0] - 1, -1, -1):
-        if num_out >= budget:
-            break
-        place, code = (1 << 44) - 1 - (order[i] & ((1 << 44) - 1)), order[i] >> 44
-        bucket, slot = place >> 3, place & 7
-        tier = tiers[bucket, slot]
-        if tier >= 0:
-            continue
-        to_hot = code >= limits[PROMOTE_HOT] and counts[NUM_FREE] > 0
-        if not to_hot and (tier == WARM_SLOT or code < limits[PROMOTE_WARM] or counts[NUM_WARM] >= warm_capacity):
-            continue
-        _leave(tiers, free_rows, counts, bucket, slot)
-        row = -1
-        if to_hot:
-            counts[NUM_FREE] -= 1
-            row = free_rows[counts[NUM_FREE]]
-            tiers[bucket, slot] = row
-        else:
-            tiers[bucket, slot] = WARM_SLOT
-            counts[NUM_WARM] += 1
-        tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
-        out_key[num_out] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
-        out_tier[num_out] = HOT if to_hot else WARM
-        out_row[num_out], out_score[num_out] = row, decode_score(code) / scale
-        num_out += 1
-    counts[NUM_CANDIDATES] = 0
-    return num_out

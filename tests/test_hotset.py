@@ -85,6 +85,7 @@ _STREAMS = st.fixed_dictionaries(
         "half_life_events": st.sampled_from([None, 1000.0, 20_000.0, math.inf]),
         "admission": st.sampled_from(["randomized", "replace_min"]),
         "seed": st.integers(0, 5),
+        "policy": st.sampled_from(["rank", "bucket"]),
     }
 )
 
@@ -205,6 +206,31 @@ def test_with_a_short_half_life_new_hot_keys_come_in_soon():
     assert not np.isin(true_hot()[::2][100:], hot_keys(hot_set)).any()  # what is never seen again has left
 
 
+def test_in_event_time_scores_fade_by_the_time_that_passed_however_many_events_it_had():
+    key, others = np.array([7], np.uint64) | _FIELD, np.arange(1 << 20, (1 << 20) + 4095, dtype=np.uint64) | _FIELD
+    for reviews in (1, 3):
+        hot_set = make_hot_set(50, 2000, half_life_ms=10_000.0)
+        hot_set.update(np.repeat(key, 4096), event_time_ms=5_000)
+        for review in range(1, reviews + 1):
+            # Late events take no time back; and a snapshot in the middle changes nothing.
+            hot_set.update(others, event_time_ms=5_000 + 20_000 * review // reviews)
+            hot_set = HotSet.from_bytes(hot_set.to_bytes())
+            hot_set.update(others[:1], event_time_ms=1)
+        # Time goes on by one half-life an update at most: one update saw 20 s pass, or three saw a third of it each.
+        expected = 4096 / 2 if reviews == 1 else 4096 / 4
+        assert float(hot_set.sketch.query(key)[0]) == pytest.approx(expected, rel=0.01)
+    with pytest.raises(ParameterError, match="event_time_ms"):
+        hot_set.update(others)
+
+
+def test_within_a_bucket_nobody_loses_the_row_to_a_little_luck():
+    hot_set = make_hot_set(100, 100, policy="bucket")
+    keys = np.random.default_rng(1).integers(0, 300, 400_000).astype(np.uint64) | _FIELD  # all worth the same
+    hot_set.update(keys[:200_000])
+    assert hot_set.num_hot >= 90
+    assert hot_set.update(keys[200_000:]).num_promotions <= 100  # without the band: 510
+
+
 @pytest.mark.parametrize("admission", ["randomized", "replace_min"])
 def test_changes_per_4096_events_are_bounded_but_for_keys_that_lose_their_slot(admission):
     hot_set = make_hot_set(2000, admission=admission)
@@ -264,6 +290,10 @@ def test_an_empty_set_has_an_empty_table():
         ({"capacity": 2, "half_life_events": 0.0}, "half_life_events"),
         ({"capacity": 2, "half_life_events": -5.0}, "half_life_events"),
         ({"capacity": 2, "half_life_events": math.nan}, "half_life_events"),
+        ({"capacity": 2, "half_life_events": 63.0}, "expected 64 or more"),
+        ({"capacity": 2, "half_life_ms": 0.0}, "half_life_ms"),
+        ({"capacity": 2, "half_life_ms": 1000.0, "half_life_events": 1000.0}, "got both"),
+        ({"capacity": 2, "policy": "best"}, "policy"),
     ],
 )
 def test_a_parameter_that_cannot_be_meant_is_named(parameters, named):

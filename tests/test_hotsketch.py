@@ -83,6 +83,7 @@ class Oracle:
             new = _encode(least + units, rounding)
             if self.always_admit or uniform == 0 or least + units + 1 < units / uniform + 1:
                 victim[:] = [key, new]
+            # One that is turned away renormalises, too: the kernel does not ask.
         if new >= 30 * 2048:
             self.renormalise()
 
