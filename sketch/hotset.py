@@ -319,7 +319,9 @@ class HotSet:
             SnapshotError: they are not, or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        half_lives = {name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")}
+        half_lives: dict[str, Any] = {
+            name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")
+        }
         now_ms, decayed_ms = parameters.pop("times")
         served = [float.fromhex(share) for share in parameters.pop("served")]
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -175,7 +176,7 @@ def _report(
     shards = ShardConfig(capacity=config.capacity, num_shards=_SHARDS)
     half_life = shards.make_hot_set(0).half_life_events
     books = audit(config.kafka, config.schema, top=config.capacity,
-                  half_life_events=half_life)  # fmt: skip
+                  half_life_events=half_life or math.inf)  # fmt: skip
     table = observer.reader.table
     rows = {"replayed": replayed["rows"]["sent"], "in_topic": books.clicks_rows, "trained": trained["rows"]["trained"]}
     checks = {
