@@ -13,13 +13,15 @@ from trainer_batches import NUM_FIELDS, click_batch
 from sketch import HotSet, HotSketch
 from trainer.embedding import AdaptiveEmbedding
 from trainer.errors import PlanError
+from trainer.formats.kernels import row_kernels
 from trainer.hash_embedding import HashEmbedding
 from trainer.learner import DenseOptimizer
 from trainer.metrics import Quality, Windows
 from trainer.models import MODELS, build_model, transform_dense
-from trainer.setup import CRITEO_FEATURES, ModelConfig
-from trainer.sizing import hash_plan, plan_for_capacity
+from trainer.setup import CRITEO_FEATURES, ModelConfig, build_trainer
+from trainer.sizing import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
 from trainer.trainer import ADAPTIVE, HASH, Trainer
+from trainer.warm_up import warm_up
 
 
 def make_trainer(*, compare: bool = False, seed: int = 0) -> Trainer:
@@ -142,3 +144,17 @@ def test_the_embedding_serves_any_model_and_any_optimizer() -> None:
     optimizer.step()
     importance = embedding.apply_gradients()
     assert (importance.scores > 0).all()
+
+
+@pytest.mark.parametrize("row_format", ROW_FORMATS)
+def test_warming_up_compiles_what_a_step_needs_and_leaves_the_random_state_alone(row_format: RowFormatName) -> None:
+    torch.manual_seed(5)
+    before, dim = torch.get_rng_state(), 7
+    batch = click_batch(16, 0)
+    config = ModelConfig(compression=1000, dim=dim, row_format=row_format, gate=True, compare_hash=True)
+    warm_up(config, batch.fields, batch.dense_names, torch.device("cpu"))
+    assert torch.equal(torch.get_rng_state(), before)
+    compiled = [len(kernel.signatures) for kernel in row_kernels(dim)]
+    assert min(compiled) >= 1
+    build_trainer(config, batch.fields, len(batch.dense_names), torch.device("cpu")).step(batch)
+    assert [len(kernel.signatures) for kernel in row_kernels(dim)] == compiled

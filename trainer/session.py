@@ -18,6 +18,7 @@ from trainer.outbox import Outbox
 from trainer.pacing import ChangePacer
 from trainer.run import Captured, RunConfig, TrainingRun
 from trainer.trainer import ADAPTIVE
+from trainer.warm_up import warm_up
 from trainer.worker import Worker
 
 __all__ = ["Session", "SessionConfig"]
@@ -27,7 +28,7 @@ logger = logging.getLogger(__name__)
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
-_IDLE_POLL_MS = 100
+_IDLE_POLL_MS = 20  # as long may a change wait while no clicks come
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,7 +117,8 @@ class Session:
             BrokerError: the broker refuses, or a record cannot be delivered.
             CapacityError: an assignment names a row that the model has not.
         """
-        kafka, offsets = self._config.kafka, self.run.offsets
+        kafka, offsets, schema = self._config.kafka, self.run.offsets, self._config.schema
+        warm_up(self._config.run.model, schema.categorical, schema.dense, self._config.run.device)
         self._pacer = ChangePacer()
         with (
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
