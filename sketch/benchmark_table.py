@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from sketch.benchmark import PAPER_BYTES
+
 __all__ = ["draw", "markdown"]
 
 
@@ -34,7 +36,9 @@ def markdown(report: dict[str, Any]) -> str:
             row["stream"],
             f"{row['k']:,}",
             str(row["shards"]),
-            row["admission"],
+            row["admission"] + (", by bucket" if row["policy"] == "bucket" else ""),
+            f"{row['bytes_per_row']:.0f}",
+            row["half_life"],
             f"{row['recall']:.3f}",
             f"{row['recall_without_decay']:.3f}" if "recall_without_decay" in row else "",
             f"{row['hot_set_recall']:.3f}",
@@ -65,7 +69,9 @@ def markdown(report: dict[str, Any]) -> str:
             "stream",
             "k",
             "shards",
-            "admission",
+            "admission, policy",
+            "bytes a row",
+            "half-life in",
             "recall",
             "without decay",
             "hot set",
@@ -111,13 +117,16 @@ def draw(report: dict[str, Any], path: Path) -> None:
         left.plot([r["buckets"] for r in rows], [r[name] / 1e6 for r in rows], "s--", label=label)
     left.set(xscale="log", yscale="log", xlabel="buckets", ylabel="million keys a second, one thread")
     left.legend(fontsize=8)
-    kinds = list(dict.fromkeys((row["k"], row["shards"], row["admission"]) for row in report["recall"]))
-    names = list(dict.fromkeys(row["stream"] for row in report["recall"]))
+    # The picture shows one sketch in the paper's memory under the default policy.
+    shown = [row for row in report["recall"]
+             if row["policy"] == "rank" and row["bytes_per_row"] == PAPER_BYTES and row["shards"] == 1]  # fmt: skip
+    kinds = list(dict.fromkeys((row["k"], row["admission"]) for row in shown))
+    names = list(dict.fromkeys(row["stream"] for row in shown))
     width = 0.8 / max(len(kinds), 1)
     for number, kind in enumerate(kinds):
-        found = {r["stream"]: r["recall"] for r in report["recall"] if (r["k"], r["shards"], r["admission"]) == kind}
+        found = {row["stream"]: row["recall"] for row in shown if (row["k"], row["admission"]) == kind}
         places = [place + number * width for place, name in enumerate(names) if name in found]
-        label = f"k {kind[0]:,}, {kind[1]} shard{'s' * (kind[1] > 1)}, {kind[2]}"
+        label = f"k {kind[0]:,}, {kind[1]}"
         right.bar(places, [found[name] for name in names if name in found], width, label=label)
     right.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names)
     right.set(ylabel="recall of the true top k", ylim=(0, 1.02))

@@ -15,7 +15,7 @@ from sketch.hashing import Keys, table_digest
 from sketch.hotsketch import HotSketch
 from sketch.snapshot import pack, unpack
 
-__all__ = ["HotSet"]
+__all__ = ["HotSet", "Policy"]
 
 _MAGIC = b"hotset"
 _REVIEW_EVENTS = 4096

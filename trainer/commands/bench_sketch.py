@@ -15,6 +15,7 @@ from rich.markdown import Markdown
 from rich.progress import Progress
 
 from sketch.benchmark import (
+    PAPER_BYTES,
     Stream,
     measure_frequent_items,
     measure_guarantees,
@@ -31,6 +32,7 @@ __all__ = ["command"]
 
 _BUCKETS = (13_505, 1 << 16, 1 << 18, 1 << 20, 1 << 22)
 _QUICK_BUCKETS = (1 << 10, 1 << 12)
+_PLAIN_WIDTH = 200  # of a file or a pipe
 
 
 def _read_tokens(folder: Path) -> Keys:
@@ -46,15 +48,22 @@ def _read_tokens(folder: Path) -> Keys:
 
 
 def _runs(ranks: Keys, ks: tuple[int, ...], shard_counts: tuple[int, ...], tokens: Keys | None) -> list[Any]:
-    """(stream, k, shards, admission) of every row of the recall table."""
+    """(stream, arguments of `measure_recall`) of every row of the recall table."""
     runs: list[Any] = []
     for k in ks:
-        for stream in streams(ranks, k):
-            runs += [(stream, k, 1, "randomized"), (stream, k, 1, "replace_min")]
+        with_text = [] if tokens is None else [Stream("tokens", tokens)]
+        for stream in [*streams(ranks, k), *with_text]:
+            runs += [(stream, {"k": k}), (stream, {"k": k, "admission": "replace_min"})]
             if stream.name == "stationary":
-                runs += [(stream, k, shards, "randomized") for shards in shard_counts if shards > 1]
-        if tokens is not None:
-            runs += [(Stream("tokens", tokens), k, 1, admission) for admission in ("randomized", "replace_min")]
+                for shards in shard_counts[1:]:
+                    runs += [(stream, {"k": k, "shards": shards, "in_event_time": timed}) for timed in (False, True)]
+                runs.append((stream, {"k": k, "bytes_per_row": 4 * PAPER_BYTES}))
+            if stream.name != "flood":
+                # Three rows a bucket is what rows owned by buckets are made for.
+                runs += [
+                    (stream, {"k": k, "policy": "bucket"}),
+                    *((stream, {"k": k, "policy": policy, "bytes_per_row": 64 / 3}) for policy in ("bucket", "rank")),
+                ]
     return runs
 
 
@@ -89,7 +98,7 @@ def command(
 
     Speed is of one thread, best of several runs. The limit is one read-modify-write of a uniformly random line a key,
     hashed and prefetched as the sketch does; the second limit touches the very lines that the stream's keys fall on.
-    Recall is in the memory of the paper, 48 bytes a row.
+    Recall is in the memory of the paper, 48 bytes a row, where no other is named.
     """
     report = Report("bench sketch")
     num_keys = num_keys or (100_000 if quick else 10_000_000)
@@ -108,10 +117,10 @@ def command(
             if rate is not None:
                 content["frequent_items_per_s"] = rate
         runs = _runs(ranks, ks, shard_counts, _read_tokens(tokens) if tokens else None)
-        progress.update(task, total=sum(len(stream.keys) for stream, *_ in runs), completed=0)
-        for stream, k, shards, admission in runs:
-            progress.update(task, description=f"recall, {stream.name}, {k:,}")
-            row = measure_recall(stream, k, shards, admission, tick=lambda count: progress.advance(task, count))
+        progress.update(task, total=sum(len(stream.keys) for stream, _ in runs), completed=0)
+        for stream, arguments in runs:
+            progress.update(task, description=f"recall, {stream.name}, {arguments['k']:,}")
+            row = measure_recall(stream, **arguments, tick=lambda count: progress.advance(task, count))
             content["recall"].append(row)
         if guarantees:
             progress.update(task, description="guarantees")
@@ -122,5 +131,6 @@ def command(
         (out / "sketch.md").write_text(markdown(content))
         draw(content, out / "sketch.png")
         report.finish(str(out / "sketch.json"), ok=True, **content)
-    Console(stderr=json_path == "-").print(Markdown(markdown(content)))
+    wide = None if sys.stdout.isatty() else _PLAIN_WIDTH
+    Console(stderr=json_path == "-", width=wide).print(Markdown(markdown(content)))
     report.finish(json_path, ok=True, **content)
