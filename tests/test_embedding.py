@@ -218,7 +218,7 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
         (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
         gradient[-1] = 0  # the padding row learns nothing
         state += gradient.square().mean(dim=1)
-        divisor = state.sqrt()[:, None] + 1e-8 if optimizer == "adagrad" else 1.0
+        divisor = state.sqrt()[:, None] + RowOptimizer.epsilon if optimizer == "adagrad" else 1.0
         table = (table - 0.1 * gradient / divisor).detach().requires_grad_()
         learn(embedding, keys, weights)
         embedding.apply_gradients()
@@ -312,7 +312,7 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
     weights = weights_for(keys)
     vectors = table[rows].view(*keys.shape, DIM)
     (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
-    divisor = gradient.square().mean(dim=1).sqrt()[:, None] + 1e-8 if optimizer == "adagrad" else 1.0
+    divisor = gradient.square().mean(dim=1).sqrt()[:, None] + RowOptimizer.epsilon if optimizer == "adagrad" else 1.0
     learn(embedding, keys, weights)
     embedding.apply_gradients()
     expected = (table - 0.1 * gradient / divisor).detach()

@@ -23,7 +23,8 @@ class RowOptimizer:
 
     Args:
         rate: learning rate, more than 0.
-        epsilon: added to Adagrad's root.
+        epsilon: added to Adagrad's root. More than a row's gradients shortens its first steps: good for rare rows at a
+            high rate, a loss at this one (docs/trainer.md).
     """
 
     rate: float = 0.05
@@ -95,7 +96,7 @@ class RowTable(nn.Module):
             numbers = self.read(lookup.first, lookup.second)
             return numbers if factors is None else numbers * factors[:, None]
         out = torch.empty(len(lookup.inverse), self.values.shape[1])
-        self._format.gather(self._rows, (lookup.first, lookup.second), self._padding, factors, lookup.inverse, out)
+        self._format.gather(self._rows, (lookup.first, lookup.second), factors, lookup.inverse, out)
         return out
 
     def read(self, first: Tensor, second: Tensor) -> Tensor:

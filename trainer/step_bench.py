@@ -69,6 +69,7 @@ class BenchConfig:
         model: `dlrm`, `wdl` or `dcn`, with the paper's sizes.
         compression: a full table of Criteo Kaggle's features in float32 is so many times as large.
         row_format: of both embeddings.
+        gate: whether the adaptive one has a learned gate.
         steps: pairs of steps measured of a case, and as many again cut open.
         seed: of weights and rows.
     """
@@ -77,6 +78,7 @@ class BenchConfig:
     model: str = "dlrm"
     compression: float = 1000.0
     row_format: RowFormatName = "float32"
+    gate: bool = False
     steps: int = 30
     seed: int = 0
 
@@ -194,6 +196,7 @@ class _Bench:
             dim=dim,
             compression=config.compression,
             row_format=config.row_format,
+            gate=config.gate,
             compare_hash=True,
             seed=config.seed,
         )

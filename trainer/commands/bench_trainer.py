@@ -101,6 +101,7 @@ def _draw(path: Path, cases: list[Case]) -> None:
 )
 @click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
 @click.option("--row-format", type=click.Choice(ROW_FORMATS), default=DEFAULT_ROW_FORMAT, show_default=True)
+@click.option("--gate/--no-gate", default=False, show_default=True, help="A learned gate, in the adaptive embedding.")
 @click.option("--compression", type=click.FloatRange(1), default=1000.0, show_default=True,
               help="So many times smaller than Criteo's full table.")  # fmt: skip
 @click.option("--steps", type=click.IntRange(3), default=30, show_default=True, help="Pairs of steps a case, twice.")

@@ -55,8 +55,8 @@ class Brief:
     dim: int
     field_sizes: tuple[int, ...]
     optimizer: OptimizerName = "adagrad"
-    rate: float = 0.05
-    epsilon: float = 1e-8
+    rate: float = RowOptimizer.rate
+    epsilon: float = RowOptimizer.epsilon
     seed: int = 0
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     counts: Callable[[], npt.NDArray[np.int64]] | None = None

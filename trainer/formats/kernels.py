@@ -23,7 +23,7 @@ from numba import njit
 from sketch.hashing import mix64
 from sketch.simd import prefetch
 from trainer.float_bits import bits_of_float32, float32_of_bits
-from trainer.formats.lanes import add_numbers, add_rows, dot, read_row, round_row, step_row
+from trainer.formats.lanes import add_numbers, add_rows, dot, round_row, step_row
 
 __all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
 
@@ -67,8 +67,11 @@ def row_kernels(dim: int) -> RowKernels:
     vector_bytes, per_number = 4 * dim, np.float32(1 / dim)
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather(table, scales, first, second, padding, gates, inverse, out):
-        """Fills (N, D) float32 with the sums of each lookup's one or two rows, times its key's gate if (U,) given."""
+    def gather(table, scales, first, second, gates, inverse, out):
+        """Fills (N, D) float32 with the sums of each lookup's two rows, times its key's gate if (U,) are given.
+
+        The second is mostly the padding row, which is in the cache: to add zeros is cheaper than to ask.
+        """
         start, row_bytes, target = table.ctypes.data, dim * table.itemsize, np.int64(out.ctypes.data)
         scaled, gated, one = scales.shape[0] > 0, gates.shape[0] > 0, np.float32(1)
         for i in range(inverse.shape[0]):
@@ -81,10 +84,7 @@ def row_kernels(dim: int) -> RowKernels:
                 scale, other_scale = _widen(scales[row]), _widen(scales[other])
             if gated:
                 scale, other_scale = scale * gates[key], other_scale * gates[key]
-            if other == padding:
-                read_row(table, address, scale, target, dim)
-            else:
-                add_rows(table, address, scale, start + other * row_bytes, other_scale, target, dim)
+            add_rows(table, address, scale, start + other * row_bytes, other_scale, target, dim)
             target += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")

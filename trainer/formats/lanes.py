@@ -26,7 +26,6 @@ __all__ = [
     "add_numbers",
     "add_rows",
     "dot",
-    "read_row",
     "round_row",
     "step_row",
 ]
@@ -169,22 +168,6 @@ def _sum(builder: Any) -> _Lanes:
 
 
 _WHERE, _COUNT, _NUMBER, _WORD = types.int64, types.int64, types.float32, types.uint32
-
-
-@intrinsic
-def read_row(typingctx: Any, table: Any, row: Any, scale: Any, target: Any, dim: Any) -> Any:  # noqa: ARG001
-    """Writes the numbers of the row at an address to `target` as float32."""
-
-    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-        _, row, scale, target, dim = values
-
-        def body(index: Any, lanes: int) -> None:
-            _store(builder, _numbers(builder, table.dtype, row, scale, index, lanes), target, index, 4)
-
-        _each(builder, dim, body)
-        return context.get_dummy_value()
-
-    return types.void(table, _WHERE, _NUMBER, _WHERE, _COUNT), generate
 
 
 @intrinsic

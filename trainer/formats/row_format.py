@@ -98,21 +98,13 @@ class RowFormat(ABC):
         """
 
     def gather(
-        self,
-        table: Rows,
-        routes: tuple[Tensor, Tensor],
-        padding: int,
-        factors: Tensor | None,
-        inverse: Tensor,
-        out: Tensor,
+        self, table: Rows, routes: tuple[Tensor, Tensor], factors: Tensor | None, inverse: Tensor, out: Tensor
     ) -> None:
-        """Fills (N, D) with the sum of each lookup's one or two rows, times its key's factor (U,) if given. Numba."""
+        """Fills (N, D) with the sum of each lookup's two rows, times its key's factor (U,) if given. Numba."""
         gates = np.empty(0, np.float32) if factors is None else factors.numpy()
-        first, second = routes
         values, scales = _array(table.values), _array(table.scales)
-        kernels.row_kernels(values.shape[1]).gather(
-            values, scales, first.numpy(), second.numpy(), padding, gates, inverse.numpy(), out.numpy()
-        )
+        first, second = (rows.numpy() for rows in routes)
+        kernels.row_kernels(values.shape[1]).gather(values, scales, first, second, gates, inverse.numpy(), out.numpy())
 
     def descend(
         self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
