@@ -80,6 +80,7 @@ class AgentWorker:
         self.shards: dict[int, Shard] = {}
         self._manifests: dict[int, Manifest | None] = {}
         self._since_snapshot: dict[int, int] = {}
+        self._saving: dict[int, asyncio.Task[None]] = {}
         self._turn = asyncio.Lock()  # a snapshot between a record's count and its changes' way out would lose them
         self.num_bad = 0
 
@@ -106,10 +107,12 @@ class AgentWorker:
     async def adopt_all(self, numbers: set[int]) -> None:
         """Makes these the shards of this process."""
         await self.start()
+        await self._finish_saving()
         for number in sorted(set(self.shards) - numbers):
             del self.shards[number]
         for number in sorted(numbers - set(self.shards)):
             await self.adopt(number)
+        await self.publish_metrics()  # whoever looks on knows at once who has which shards
 
     async def adopt(self, number: int) -> None:
         """Loads a shard's newest snapshot, or begins afresh (and says so with a first snapshot).
@@ -201,12 +204,14 @@ class AgentWorker:
 
     async def _save_all(self, publisher: Publisher) -> None:
         async with self._turn:
+            await self._finish_saving()
             for number, shard in list(self.shards.items()):
                 await self._save(publisher, shard, self._manifests[number])
 
     async def _save(self, publisher: Publisher, shard: Shard, previous: Manifest | None) -> None:
-        """Writes the shard's snapshot, when all of its changes are acknowledged."""
+        """Writes the shard's snapshot as it is now, when all of its changes are acknowledged."""
         number, data = shard.number, shard.to_bytes()
+        self._since_snapshot[number] = 0
         await publisher.flush()
         chunks, closing, manifest = write_snapshot(number, data, previous=previous)
         for part in (chunks, [closing]):
@@ -214,7 +219,26 @@ class AgentWorker:
             await publisher.send(self.topics.snapshots, number, items, timestamp_ms=_now_ms())
             await publisher.flush()
         self._manifests[number] = manifest
-        self._since_snapshot[number] = 0
+
+    def _save_beside(self, publisher: Publisher, shard: Shard) -> None:
+        """Begins to write the shard's snapshot, unless the one before is still being written; counting goes on."""
+        if shard.number not in self._saving:
+            save = self._save(publisher, shard, self._manifests[shard.number])
+            self._saving[shard.number] = asyncio.get_running_loop().create_task(save)
+
+    def _note_saved(self, number: int) -> None:
+        """Forgets a snapshot that has been written.
+
+        Raises:
+            KafkaError: it could not be.
+        """
+        if number in self._saving and self._saving[number].done():
+            self._saving.pop(number).result()
+
+    async def _finish_saving(self) -> None:
+        """Returns when no snapshot is being written."""
+        while self._saving:
+            await self._saving.popitem()[1]
 
     # ---- records -----------------------------------------------------------------------------------------------
 
@@ -258,14 +282,15 @@ class AgentWorker:
             return
         if records:
             await publisher.send(self.topics.assignments, shard.number, records, timestamp_ms=_now_ms())
+        self._note_saved(shard.number)
         self._since_snapshot[shard.number] += 1
         if self._since_snapshot[shard.number] >= self.config.snapshot_every:
-            await self._save(publisher, shard, self._manifests[shard.number])
+            self._save_beside(publisher, shard)
 
     async def count_clicks(
         self, partition: int, offset: int, value: bytes | None, headers: Headers, timestamp_ms: int
     ) -> None:
-        """One click record: publish how often each key occurs."""
+        """One click record: publish how often each key occurs; not to be acknowledged before `deliver`."""
         publisher = await self._running()
         schema = self.config.schema
         batch = decode_clicks(value, headers, fields=schema.categorical, dense_names=schema.dense)
@@ -283,8 +308,10 @@ class AgentWorker:
         for shard, part in parts:
             encoded, named = encode_importance(part)
             await publisher.send(self.topics.importance, shard, [(None, encoded, named)], timestamp_ms=_now_ms())
-        # The click record is acknowledged next, so what was made of it must be safe first.
-        await publisher.flush()
+
+    async def deliver(self) -> None:
+        """Returns when all that was published so far is safe: then what it was made of may be acknowledged."""
+        await (await self._running()).flush()
 
     async def _dead_letter(
         self,

@@ -46,7 +46,7 @@ def create_app(config: AgentConfig) -> faust.App:
     _connect_shards(app, worker)
     _connect_topic(app, worker.topics.importance, worker.count_importance)
     if "frequency" in config.signals:
-        _connect_topic(app, worker.topics.clicks, worker.count_clicks)
+        _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
 
     @app.timer(interval=1.0)
     async def publish_metrics() -> None:
@@ -74,15 +74,47 @@ def _or_crash(app: faust.App, function: Callable[..., Awaitable[Any]]) -> Callab
     return guarded
 
 
-def _connect_topic(app: faust.App, topic: str, handle: Callable[..., Awaitable[None]]) -> None:
-    """Hands every record of a topic to `handle(partition, offset, value, headers, timestamp_ms)`, in order."""
+def _connect_topic(
+    app: faust.App,
+    topic: str,
+    handle: Callable[..., Awaitable[None]],
+    *,
+    deliver: Callable[[], Awaitable[None]] | None = None,
+) -> None:
+    """Hands every record of a topic to `handle(partition, offset, value, headers, timestamp_ms)`, in order.
+
+    Records are acknowledged in order: when `handle` returns; or, with `deliver`, when that has returned afterwards,
+    while the next records are already handled.
+    """
     handle = _or_crash(app, handle)
 
     async def consume(stream: Any) -> None:
-        async for event in stream.events():
-            message = event.message
-            timestamp_ms = int(message.timestamp * 1000)
-            await handle(message.partition, message.offset, message.value, list(message.headers or []), timestamp_ms)
+        if deliver is None:
+            async for event in stream.events():
+                await handle_event(event)
+            return
+        manual, handled = stream.noack(), asyncio.Queue[Any]()
+        acknowledging = asyncio.ensure_future(_or_crash(app, acknowledge)(manual, handled))
+        try:
+            async for event in manual.events():
+                await handle_event(event)
+                handled.put_nowait(event)
+        finally:
+            acknowledging.cancel()
+
+    async def handle_event(event: Any) -> None:
+        message = event.message
+        timestamp_ms = int(message.timestamp * 1000)
+        await handle(message.partition, message.offset, message.value, list(message.headers or []), timestamp_ms)
+
+    async def acknowledge(stream: Any, handled: asyncio.Queue[Any]) -> None:
+        while True:
+            events = [await handled.get()]
+            while not handled.empty():
+                events.append(handled.get_nowait())
+            await deliver()  # type: ignore[misc]
+            for event in events:
+                await stream.ack(event)
 
     source = app.topic(topic, key_serializer="raw", value_serializer="raw")
     # Concurrency above 1 can commit past a record in flight (faust-streaming issue 606).

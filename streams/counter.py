@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from sketch.hashing import shard_of
+from streams.key_kernels import count_distinct, group_by_shard
 from streams.keys import Keys
 from streams.records import ClickBatch, ImportanceBatch, Source
 
@@ -12,9 +12,8 @@ __all__ = ["count_keys", "split_by_shard"]
 
 
 def count_keys(keys: Keys) -> tuple[Keys, np.ndarray[tuple[int], np.dtype[np.float32]]]:
-    """The distinct keys of an array of any shape, ascending, and how often each occurs (float32)."""
-    distinct, counts = np.unique(keys, return_counts=True)
-    return distinct, counts.astype(np.float32)
+    """The distinct keys of an array of any shape, as they first occur, and how often each occurs (float32)."""
+    return count_distinct(np.ascontiguousarray(keys).reshape(-1))
 
 
 def split_by_shard(
@@ -36,14 +35,12 @@ def split_by_shard(
         num_shards: partitions of the importance topic.
         ingest_ms: the click record's Kafka timestamp.
     """
-    shards = shard_of(keys, num_shards)
-    order = np.argsort(shards, kind="stable")
-    bounds = np.searchsorted(shards[order], np.arange(num_shards + 1))
+    keys, scores, bounds = group_by_shard(np.ascontiguousarray(keys), np.ascontiguousarray(scores), num_shards)
     event_time_ms = int(batch.event_time_ms.max())
     parts = []
     for shard in range(num_shards):
-        places = order[bounds[shard] : bounds[shard + 1]]
-        if len(places):
+        places = slice(bounds[shard], bounds[shard + 1])
+        if bounds[shard] < bounds[shard + 1]:
             part = ImportanceBatch(
                 keys=keys[places],
                 scores=scores[places],

@@ -19,6 +19,7 @@ __all__ = ["Publisher"]
 
 _MAX_BATCH_BYTES = 900_000
 _MAX_WAITING = 20_000
+_MAX_WAITING_BYTES = 16 << 20
 
 Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
@@ -72,7 +73,7 @@ class Publisher:
         await queue.put(records, timestamp_ms)
 
     async def flush(self) -> None:
-        """Waits until everything that was sent is acknowledged.
+        """Waits until everything that was sent before this call is acknowledged.
 
         Raises:
             KafkaError: something was not.
@@ -89,20 +90,28 @@ class _Queue:
         self._topic = topic
         self._partition = partition
         self._waiting: deque[tuple[Item, int]] = deque()
+        self._waiting_bytes = 0
         self._changed = asyncio.Condition()
-        self._is_idle = True
+        self._num_put = self._num_acknowledged = 0
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def put(self, records: Iterable[Item], timestamp_ms: int) -> None:
         async with self._changed:
-            await self._changed.wait_for(lambda: len(self._waiting) < _MAX_WAITING or self.task.done())
+            await self._changed.wait_for(lambda: self._has_room() or self.task.done())
             self._raise_failure()
-            self._waiting.extend((record, timestamp_ms) for record in records)
+            for record in records:
+                self._waiting.append((record, timestamp_ms))
+                self._waiting_bytes += len(record[1] or b"")
+                self._num_put += 1
             self._changed.notify_all()
 
+    def _has_room(self) -> bool:
+        return len(self._waiting) < _MAX_WAITING and self._waiting_bytes < _MAX_WAITING_BYTES
+
     async def flush(self) -> None:
+        last = self._num_put
         async with self._changed:
-            await self._changed.wait_for(lambda: (self._is_idle and not self._waiting) or self.task.done())
+            await self._changed.wait_for(lambda: self._num_acknowledged >= last or self.task.done())
             self._raise_failure()
 
     def _raise_failure(self) -> None:
@@ -114,11 +123,10 @@ class _Queue:
             while True:
                 async with self._changed:
                     await self._changed.wait_for(lambda: bool(self._waiting))
-                    self._is_idle = False
                 batch = self._take_batch()
                 await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
                 async with self._changed:
-                    self._is_idle = True
+                    self._num_acknowledged += batch.record_count()
                     self._changed.notify_all()
         finally:
             # Whoever waits must learn of a failure; the task is done only when this is.
@@ -139,6 +147,7 @@ class _Queue:
             if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
                 break
             self._waiting.popleft()
+            self._waiting_bytes -= len(value or b"")
         if batch.record_count() == 0:
             size = len(self._waiting[0][0][1] or b"")
             raise ValueError(f"a record of {size} bytes for {self._topic} does not fit a batch")

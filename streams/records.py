@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -17,7 +18,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import ConfigError
-from streams.keys import CRITEO_FIELDS, MISSING, PAYLOAD_BITS, Field, Keys, format_key, make_key
+from streams.key_kernels import find_invalid, find_misplaced
+from streams.keys import CRITEO_FIELDS, Field, Keys, format_key, make_key
 
 __all__ = [
     "ARROW",
@@ -55,6 +57,7 @@ MAX_RECORD_BYTES = 8 << 20
 ARROW = b"application/vnd.apache.arrow.stream"
 JSON = b"application/json"
 TIERS = ("cold", "warm", "hot")  # a tier's number, 0..2, is its index
+_MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of it
 SIGNALS = ("gradient", "frequency")
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
@@ -174,6 +177,8 @@ def header_int(headers: Mapping[str, bytes], name: str) -> int:
     raw = headers.get(name)
     if raw is None:
         raise ValueError(f"header {name!r} is missing")
+    if len(raw) <= 18 and raw.isdigit():  # nearly always
+        return int(raw)
     if len(raw) > 20:
         raise ValueError(f"header {name!r}: {len(raw)} bytes, expected an integer")
     number = int(raw.decode("ascii"))
@@ -221,14 +226,21 @@ def dead_letter_headers(
 # ---- Arrow ---------------------------------------------------------------------------------------------------------
 
 
-def _fields_to_json(fields: Sequence[Field]) -> str:
+@lru_cache(maxsize=64)
+def _fields_to_json(fields: tuple[Field, ...]) -> str:
     return json.dumps([[field.name, field.kind] for field in fields], separators=(",", ":"))
+
+
+@lru_cache(maxsize=64)
+def _fields_from_json(listed: bytes) -> tuple[Field, ...]:
+    if len(listed) > _MAX_FIELDS_BYTES:
+        raise ValueError(f"{len(listed)} bytes")
+    return tuple(Field(name, kind) for name, kind in json.loads(listed))
 
 
 def _fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field, ...]:
     try:
-        listed = json.loads((metadata or {})[b"fields"])
-        return tuple(Field(name, kind) for name, kind in listed)
+        return _fields_from_json((metadata or {})[b"fields"])
     except (KeyError, TypeError, ValueError, ConfigError) as error:
         raise ValueError(f"schema metadata 'fields': {error!r}, expected a JSON list of [name, kind]") from error
 
@@ -284,16 +296,6 @@ def _matrix(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: int)
     return flat.to_numpy().reshape(batch.num_rows, kind.list_size)
 
 
-def _hex_columns(fields: Sequence[Field]) -> npt.NDArray[np.bool_]:
-    return np.array([field.kind == "hex32" for field in fields], np.bool_)
-
-
-def _has_wide_hex(keys: Keys, is_hex: npt.NDArray[np.bool_]) -> bool:
-    """Whether a key of a `hex32` field has a payload that is neither 32 bits nor the missing value."""
-    payloads = keys & np.uint64(MISSING)
-    return bool(np.any(is_hex & (payloads >> np.uint64(32) != 0) & (payloads != np.uint64(MISSING))))
-
-
 _TIME = pa.timestamp("ms", tz="UTC")
 
 
@@ -304,19 +306,24 @@ def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
 
 
+@lru_cache(maxsize=64)
+def _clicks_schema(fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("label", pa.int8(), nullable=False),
+            pa.field("dense", pa.list_(pa.float32(), len(dense_names)), nullable=False),
+            pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
+            pa.field("event_time", _TIME, nullable=False),
+        ],
+        metadata={"fields": _fields_to_json(fields), "dense": json.dumps(dense_names)},
+    )
+
+
 def encode_clicks(batch: ClickBatch) -> bytes:
     """The rows as one Arrow IPC stream (columns and metadata as in the protocol)."""
     num_rows = batch.num_rows
     num_dense, num_fields = len(batch.dense_names), len(batch.fields)
-    schema = pa.schema(
-        [
-            pa.field("label", pa.int8(), nullable=False),
-            pa.field("dense", pa.list_(pa.float32(), num_dense), nullable=False),
-            pa.field("keys", pa.list_(pa.uint64(), num_fields), nullable=False),
-            pa.field("event_time", _TIME, nullable=False),
-        ],
-        metadata={"fields": _fields_to_json(batch.fields), "dense": json.dumps(batch.dense_names)},
-    )
+    schema = _clicks_schema(batch.fields, batch.dense_names)
     dense = np.ascontiguousarray(batch.dense, np.float32).reshape(num_rows * num_dense)
     keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
     columns = [
@@ -376,14 +383,13 @@ def decode_clicks(
     )
 
 
-def _problem_with_clicks(fields: Sequence[Field], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
+def _problem_with_clicks(fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
     """Why keys (B, F) and labels (B,) cannot be rows of a log with these fields; None if they can."""
     if len(fields) != keys.shape[1]:
         return f"metadata names {len(fields)} fields, the keys column has {keys.shape[1]} a row"
-    if np.any(keys >> np.uint64(PAYLOAD_BITS) != np.arange(1, len(fields) + 1, dtype=np.uint64)):
-        return "keys: a key's field number is not its column's"
-    if _has_wide_hex(keys, np.broadcast_to(_hex_columns(fields), keys.shape)):
-        return "keys: a payload of more than 32 bits in a field of kind hex32"
+    problem = find_misplaced(keys, fields)
+    if problem is not None:
+        return problem
     if np.any((label != 0) & (label != 1)):
         return "label: expected 0 or 1"
     return None
@@ -424,12 +430,16 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
     )
 
 
+@lru_cache(maxsize=64)
+def _importance_schema(fields: tuple[Field, ...]) -> pa.Schema:
+    return pa.schema(
+        [pa.field("key", pa.uint64(), nullable=False), pa.field("score", pa.float32(), nullable=False)],
+        metadata={"fields": _fields_to_json(fields)},
+    )
+
+
 def encode_importance(batch: ImportanceBatch) -> tuple[bytes, list[tuple[str, bytes]]]:
     """Value and headers of an importance record."""
-    schema = pa.schema(
-        [pa.field("key", pa.uint64(), nullable=False), pa.field("score", pa.float32(), nullable=False)],
-        metadata={"fields": _fields_to_json(batch.fields)},
-    )
     headers = [
         ("v", _ascii(VERSION)),
         ("content-type", ARROW),
@@ -441,7 +451,7 @@ def encode_importance(batch: ImportanceBatch) -> tuple[bytes, list[tuple[str, by
         ("ingest-ms", _ascii(batch.ingest_ms)),
     ]
     columns = [pa.array(batch.keys), pa.array(batch.scores, pa.float32())]
-    return _write_stream(schema, columns), headers
+    return _write_stream(_importance_schema(batch.fields), columns), headers
 
 
 def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch | BadRecord:
@@ -474,12 +484,8 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
         return BadRecord(f"{type(error).__name__}: {error}")
     if not decoded.source.topic or decoded.source.partition < 0 or decoded.source.offset < 0:
         return BadRecord("headers 'topic', 'partition' and 'offset': expected the click record's place")
-    numbers = keys >> np.uint64(PAYLOAD_BITS)
-    if len(keys) and (numbers.min() < 1 or numbers.max() > len(fields)):
-        return BadRecord(f"keys: a field number outside 1 to {len(fields)}")
-    if _has_wide_hex(keys, _hex_columns(fields)[numbers.astype(np.int64) - 1]):
-        return BadRecord("keys: a payload of more than 32 bits in a field of kind hex32")
-    return decoded
+    problem = find_invalid(keys, fields)
+    return decoded if problem is None else BadRecord(problem)
 
 
 # ---- assignments ---------------------------------------------------------------------------------------------------

@@ -16,19 +16,26 @@ import numpy as np
 
 from sketch import HotSet, HotSketch, SnapshotError
 from sketch.changes import Changes
-from sketch.hashing import shard_of
 from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
+from streams.counter import count_keys, split_by_shard
 from streams.errors import ConfigError
-from streams.keys import Field
+from streams.key_kernels import find_alien
+from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field
 from streams.records import (
     MAX_UNIQUE_ROWS,
     BadRecord,
     ChangeEncoder,
+    ClickBatch,
     Digest,
     Encoded,
     ImportanceBatch,
+    Source,
+    decode_clicks,
+    decode_importance,
+    encode_clicks,
     encode_digest,
+    encode_importance,
 )
 
 __all__ = ["Shard", "ShardConfig", "compile_kernels"]
@@ -131,7 +138,7 @@ class Shard:
             self.fields = batch.fields
         if batch.fields != self.fields[: len(batch.fields)]:
             return BadRecord(f"fields {batch.fields}, expected those of the shard so far, {self.fields}")
-        if np.any(shard_of(batch.keys, self.config.num_shards) != self.number):
+        if find_alien(batch.keys, self.number, self.config.num_shards):
             return BadRecord(f"keys of other shards than {self.number} of {self.config.num_shards}")
         mark = (batch.source.signal, batch.source.partition)
         if batch.source.offset <= self.marks.get(mark, -1):
@@ -245,10 +252,26 @@ class Shard:
 
 
 def compile_kernels() -> None:
-    """Compiles (or loads from the cache) what counting needs, so that the first record does not wait for it."""
-    hot_set = ShardConfig(capacity=1, num_shards=1).make_hot_set(0)
-    changes = hot_set.update(np.arange(1, 4097, dtype=np.uint64))
-    hot_set.table()
-    table = TierTable()
-    table.apply(changes)
-    table.lookup(changes.key)
+    """Compiles (or loads from the cache) what counting needs, so that the first record does not wait for it.
+
+    Records go all the way, from the wire to the changes: read-only arrays are another type to the compiler.
+    """
+    rows = 4096 // len(CRITEO_FIELDS) + 1  # enough for the hot set to be reviewed
+    numbers = np.arange(1, len(CRITEO_FIELDS) + 1, dtype=np.uint64) << np.uint64(PAYLOAD_BITS)
+    clicks = ClickBatch(
+        label=np.zeros(rows, np.int8),
+        dense=np.zeros((rows, 0), np.float32),
+        keys=numbers | np.arange(rows, dtype=np.uint64)[:, np.newaxis],
+        event_time_ms=np.zeros(rows, np.int64),
+        fields=CRITEO_FIELDS,
+        dense_names=(),
+    )
+    read = decode_clicks(encode_clicks(clicks), [])
+    assert isinstance(read, ClickBatch)  # noqa: S101
+    source = Source(signal="frequency", topic="-", partition=0, offset=0)
+    shard = Shard(0, ShardConfig(capacity=1, num_shards=1))
+    for _, part in split_by_shard(*count_keys(read.keys), read, source, num_shards=1, ingest_ms=0):
+        batch = decode_importance(*encode_importance(part))
+        assert isinstance(batch, ImportanceBatch)  # noqa: S101
+        shard.count(0, batch)
+    Shard.from_bytes(shard.to_bytes(), shard.config).table.lookup(read.keys)

@@ -117,6 +117,14 @@ class AssignmentReader:
         """The next offset of every partition."""
         return {partition.partition: self._consumer.position(partition) for partition in self._partitions}
 
+    @property
+    def num_behind(self) -> int:
+        """How many records lay between the last `poll` and the end of the topic as the broker last named it."""
+        return sum(
+            max(0, (self._consumer.highwater(partition) or 0) - self._consumer.position(partition))
+            for partition in self._partitions
+        )
+
     def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
         """What came, in order within each shard, as (decoded, Kafka's record); changes are already in `table`.
 

@@ -5,9 +5,13 @@ Every rate is a ratio within one run: the same records, the same broker, the sam
 - *replay*: `hotstream replay` of a file, from its first to its last record, against a producer that only sends the
   very records that the replay made.
 - *agent*: `hotstream agent` on a topic that is full of importance records, against a consumer that only fetches them.
-- *latency*: replay at half of what the agent that counts clicks itself (`--signal frequency`) carried flat out; from a
-  click record's timestamp to the moment a subscriber read a change that it caused. The first five seconds, in which
-  the hot set fills and every other record is a change, are told apart as `warm_up`.
+  The topic holds the log `passes` times over. `features_per_s` is from the end of the first pass on, when the hot set
+  is full; `warm_up` is that first pass, in which it fills and there are many changes to publish.
+- *clicks_agent*: what an agent that counts clicks itself (`--signal frequency`) carries while replay runs flat out
+  beside it on the same machine.
+- *latency*: replay at half of that; from a click record's timestamp to the moment a subscriber read a change that it
+  caused. The first five seconds, in which the hot set fills, and what the subscriber then needs to read all of those
+  changes, are told apart as `warm_up`.
 """
 
 from __future__ import annotations
@@ -20,7 +24,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from streams.config import KafkaConfig
@@ -39,6 +42,7 @@ __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 _CLICK_PARTITIONS = 4
 _DEADLINE_S = 300.0
 _WARM_UP_S = 5.0
+_CARRY_S = 8.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,19 +91,25 @@ def bench_pipeline(config: PipelineBenchConfig) -> Iterator[tuple[str, dict[str,
     """
     flat_out = config.named("replay")
     flat_out.create_topics()
-    replay, rows = _measure_replay(flat_out)
+    replay = _measure_replay(flat_out)
     yield "replay", replay
     yield "agent", _measure_agent(flat_out, config.named("agent"))
-    carried = _measure_clicks_agent(flat_out, rows)
+    beside = config.named("beside")
+    beside.create_topics()
+    carried = _measure_clicks_agent(beside, replay["rows_per_s"])
     yield "clicks_agent", carried
     half = config.named("half")
     half.create_topics()
     yield "latency_ms", _measure_latency(half, rate=carried["rows_per_s"] / 2)
 
 
-def _measure_replay(config: PipelineBenchConfig) -> tuple[dict[str, Any], int]:
+def _measure_replay(config: PipelineBenchConfig) -> dict[str, Any]:
     """`hotstream replay` flat out, then a bare producer of the same records to a topic of its own."""
-    report = _replay(config, [])
+    path = config.folder / "replay.json"
+    with _children(config) as children:
+        _start_replay(children, config, ["--json", str(path)])
+        _wait_until(lambda: "replay" in children.check(), "replay")
+    report = json.loads(path.read_text())
     with open_partition_log(config.kafka) as log:
         records = [
             (partition, record.value, list(record.headers))
@@ -118,7 +128,7 @@ def _measure_replay(config: PipelineBenchConfig) -> tuple[dict[str, Any], int]:
         raw_s = time.perf_counter() - started_s
     rows = report["rows"]["sent"]
     num_bytes = sum(len(value) for _, value, _ in records)
-    figures = {
+    return {
         "rows_per_s": report["rows_per_s"],
         "raw_rows_per_s": rows / raw_s,
         "ratio": report["rows_per_s"] * raw_s / rows,
@@ -126,20 +136,13 @@ def _measure_replay(config: PipelineBenchConfig) -> tuple[dict[str, Any], int]:
         "bytes": num_bytes,
         "raw_bytes_per_s": num_bytes / raw_s,
     }
-    return figures, rows
 
 
-def _replay(config: PipelineBenchConfig, options: list[str]) -> dict[str, Any]:
-    with _children(config) as children:
-        path = config.folder / "replay.json"
-        children.start(
-            "replay",
-            ["replay", str(config.data), "--batch-rows", str(config.batch_rows), "--json", str(path),
-             "--prefix", config.kafka.prefix, *options],
-        )  # fmt: skip
-        _wait_until(lambda: "replay" in children.check(), "replay")
-        report: dict[str, Any] = json.loads(path.read_text())
-        return report
+def _start_replay(children: Children, config: PipelineBenchConfig, options: list[str]) -> None:
+    children.start(
+        "replay",
+        ["replay", str(config.data), "--batch-rows", str(config.batch_rows), "--prefix", config.kafka.prefix, *options],
+    )
 
 
 def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> dict[str, Any]:
@@ -147,12 +150,21 @@ def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> 
     config.create_topics()
     records, events, num_bytes = _fill_importance(clicks, config)
     raw_s = _consume(config, records)
-    with _agent(config, "gradient") as observer:
-        rate = _rate_of(observer, records)
+    with _agent(config, "gradient"), _Figures(config.kafka) as figures:
+        _wait_until(lambda: figures.look().counted >= records, "agent")
+    begin, full, end = figures.start, figures.after(events / config.passes), figures.samples[-2]
+    rate = full.features_per_s(end)
     return {
         "features_per_s": rate,
         "raw_features_per_s": events / raw_s,
         "ratio": rate * raw_s / events,
+        "changes_per_s": (end.changes - full.changes) / (end.time_s - full.time_s),
+        "seconds": end.time_s - full.time_s,
+        "warm_up": {
+            "features_per_s": begin.features_per_s(full),
+            "features": full.events,
+            "changes": full.changes,
+        },
         "features": events,
         "records": records,
         "bytes": num_bytes,
@@ -209,38 +221,41 @@ def _consume(config: PipelineBenchConfig, num_records: int) -> float:
         consumer.close()
 
 
-def _measure_clicks_agent(config: PipelineBenchConfig, rows: int) -> dict[str, Any]:
-    """An agent that counts clicks itself: both of its halves share one core."""
-    with open_partition_log(config.kafka) as log:
-        records = sum(end - begin for begin, end in log.all_bounds(config.topics.clicks, _CLICK_PARTITIONS))
-    with _agent(config, "frequency") as observer:
-        rate = _rate_of(observer, records * config.shards)
-        events = sum(shard["events"] for shard in observer.shards.values())
-    return {"features_per_s": rate, "rows_per_s": rate * rows / events, "rows": rows}
+def _measure_clicks_agent(config: PipelineBenchConfig, replay_rows_per_s: float) -> dict[str, Any]:
+    """An agent that counts clicks itself, while replay runs flat out beside it."""
+    rows = int(replay_rows_per_s * (_WARM_UP_S + _CARRY_S))
+    with _agent(config, "frequency"), _Figures(config.kafka) as figures, _children(config) as children:
+        _start_replay(children, config, ["--loop", "--limit", str(rows)])
+        _wait_until(lambda: figures.look() and "replay" in children.check(), "replay")
+    warm = next(sample for sample in figures.samples if sample.time_s >= figures.start.time_s + _WARM_UP_S)
+    end = figures.samples[-1]
+    records_per_s = (end.counted - warm.counted) / (end.time_s - warm.time_s) / config.shards
+    return {
+        "features_per_s": warm.features_per_s(end),
+        "rows_per_s": records_per_s * config.batch_rows,
+        "seconds": end.time_s - warm.time_s,
+    }
 
 
 def _measure_latency(config: PipelineBenchConfig, *, rate: float) -> dict[str, Any]:
     """Clicks in, changes read, at a rate that the agent can hold."""
-    with _agent(config, "frequency") as observer:
-        rows = int(rate * (_WARM_UP_S + config.half_load_s))
-        with _children(config) as children:
-            children.start(
-                "replay-half",
-                ["replay", str(config.data), "--loop", "--limit", str(rows), "--rate", str(rate),
-                 "--batch-rows", str(config.batch_rows), "--prefix", config.kafka.prefix],
-            )  # fmt: skip
-            started_s, warm_up = 0.0, None
-            while "replay-half" not in children.check():
-                observer.look()
-                if observer.latency.count and not started_s:
-                    started_s = time.monotonic()
-                if warm_up is None and started_s and time.monotonic() - started_s > _WARM_UP_S:
-                    warm_up, observer.latency = observer.latency, LatencyHistogram()
+    rows = int(rate * (_WARM_UP_S + config.half_load_s))
+    with _agent(config, "frequency"), Observer(config.kafka) as observer, _children(config) as children:
+        _start_replay(children, config, ["--loop", "--limit", str(rows), "--rate", str(rate)])
+        started_s, warm_s, warm_up = 0.0, 0.0, None
+        while "replay" not in children.check():
+            observer.look()
+            if observer.latency.count and not started_s:
+                started_s = time.monotonic()
+            is_warm = started_s and time.monotonic() - started_s > _WARM_UP_S and not observer.num_behind
+            if warm_up is None and is_warm:
+                warm_s = time.monotonic() - started_s
+                warm_up, observer.latency = observer.latency, LatencyHistogram()
         steady = observer.latency
     return {
         "event_to_assignment": steady.summary(),
         "changes": steady.count,
-        "warm_up": warm_up.summary() if warm_up else None,
+        "warm_up": {**warm_up.summary(), "changes": warm_up.count, "seconds": warm_s} if warm_up else None,
         "rows_per_s": rate,
     }
 
@@ -252,9 +267,9 @@ def _children(config: PipelineBenchConfig) -> Iterator[Children]:
 
 
 @contextmanager
-def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[Observer]:
-    """An agent process at work, and somebody who watches it."""
-    with _children(config) as children, Observer(config.kafka) as observer:
+def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[None]:
+    """An agent process at work."""
+    with _children(config) as children, _Figures(config.kafka) as figures:
         children.start(
             f"agent-{signal}",
             ["agent", "--capacity", str(config.capacity), "--signal", signal, "--prefix", config.kafka.prefix,
@@ -263,31 +278,73 @@ def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[Observer]:
 
         def has_shards() -> bool:
             children.check()
-            observer.look()
-            return len(observer.shards) == config.shards
+            return figures.look().num_shards == config.shards
 
         _wait_until(has_shards, "agent")
-        yield observer
+        yield
         children.stop(f"agent-{signal}")
 
 
-def _rate_of(observer: Observer, num_records: int) -> float:
-    """Feature events a second from the first to the last second in which the agent was busy."""
-    seen: dict[int, tuple[int, int]] = {}
+@dataclass(frozen=True, kw_only=True)
+class _Sample:
+    """What an agent had counted at a moment, by its own word."""
 
-    def is_done() -> bool:
-        observer.look()
-        counted, events = observer.counted, sum(shard["events"] for shard in observer.shards.values())
-        seen.setdefault(counted, (time.time_ns(), events))
-        return counted >= num_records
+    time_s: float
+    events: int
+    counted: int
+    changes: int
 
-    _wait_until(is_done, "agent")
-    # The first sample may lie anywhere in the agent's start, and the last one up to a second after its end.
-    samples = np.array([sample for _, sample in sorted(seen.items())][1:-1], np.int64)
-    if len(samples) < 2:
-        samples = np.array([sample for _, sample in sorted(seen.items())], np.int64)
-    (first_ns, first_events), (last_ns, last_events) = samples[0], samples[-1]
-    return float((last_events - first_events) / ((last_ns - first_ns) / 1e9))
+    def features_per_s(self, later: _Sample) -> float:
+        """Feature events a second between the two."""
+        return (later.events - self.events) / (later.time_s - self.time_s)
+
+
+class _Figures:
+    """What the one agent of a prefix says of itself, once a second; to read it costs next to nothing."""
+
+    def __init__(self, kafka: KafkaConfig) -> None:
+        self._consumer = KafkaConsumer(
+            bootstrap_servers=kafka.servers, enable_auto_commit=False, fetch_max_wait_ms=20, **kafka.client_arguments()
+        )
+        place = TopicPartition(Topics(kafka.prefix).metrics, 0)
+        self._consumer.assign([place])
+        self._consumer.seek_to_beginning(place)
+        self.samples: list[_Sample] = []
+        self.num_shards = 0
+
+    def __enter__(self) -> _Figures:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._consumer.close()
+
+    def look(self) -> _Figures:
+        """Takes in what has come."""
+        for records in self._consumer.poll(timeout_ms=50).values():
+            for record in records:
+                said = json.loads(record.value)
+                if said["process"] == "agent":
+                    self._note(said["time_ms"] / 1000, list(said["shards"].values()))
+        return self
+
+    def _note(self, time_s: float, shards: list[dict[str, int]]) -> None:
+        self.num_shards = len(shards)
+        events, counted, changes = (sum(shard[name] for shard in shards) for name in ("events", "counted", "seq"))
+        self.samples.append(_Sample(time_s=time_s, events=events, counted=counted, changes=changes))
+
+    @property
+    def counted(self) -> int:
+        """Importance records counted so far."""
+        return self.samples[-1].counted if self.samples else 0
+
+    @property
+    def start(self) -> _Sample:
+        """The last sample before the first event."""
+        return [sample for sample in self.samples if sample.events == 0][-1]
+
+    def after(self, events: float) -> _Sample:
+        """The first sample with so many events."""
+        return next(sample for sample in self.samples if sample.events >= events)
 
 
 def _wait_until(is_done: Any, what: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from typing import Any
 
 import click
@@ -11,6 +12,8 @@ from streams.options import kafka_options, open_kafka
 from streams.topics import Topics, require_partitions
 
 __all__ = ["command"]
+
+_SWITCH_INTERVAL_S = 0.0002
 
 
 @click.command(short_help="Run a sketch agent: importance in, assignment changes out.")
@@ -76,7 +79,8 @@ def command(
 
     It counts the importance topic, keeps the top features of the stream as the hot set, and publishes every change of
     it to the assignments topic. Start as many as you like with the same options: they share the shards (partitions).
-    Killed at any moment, it goes on from its last snapshot and writes the same changes with the same numbers.
+    Killed at any moment, it goes on from its last snapshot, makes the same changes with the same numbers, and writes
+    those that the topic lacks.
 
     The only thing to choose is --capacity, the rows that the model has for hot features: there is no threshold.
     """
@@ -88,6 +92,8 @@ def command(
     from streams.shard import ShardConfig, compile_kernels  # noqa: PLC0415
 
     compile_kernels()
+    # Faust reads in a thread of its own: whoever has let go of the interpreter's lock waits so long to have it back.
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with open_kafka(**kafka) as config:
         num_shards = require_partitions(config, Topics(config.prefix).importance)
         agent = AgentConfig(

@@ -19,12 +19,12 @@ __all__ = ["command"]
 @click.option("--broker", default="embedded", show_default=True, metavar="embedded|apache|HOST:PORT")
 @click.option("--rows", type=click.IntRange(1000), default=400_000, show_default=True, help="Rows to generate.")
 @click.option("--capacity", type=click.IntRange(2), default=20_000, show_default=True, metavar="ROWS")
-@click.option("--batch-rows", type=click.IntRange(1, 8192), default=2048, show_default=True)
+@click.option("--batch-rows", type=click.IntRange(1, 8192), default=8192, show_default=True)
 @click.option("--shards", type=click.IntRange(1), default=2, show_default=True)
 @click.option(
     "--passes",
     type=click.IntRange(1),
-    default=6,
+    default=20,
     show_default=True,
     help="How often the agent is given the log's importance; more is steadier.",
 )
@@ -52,7 +52,8 @@ def command(
 
     console = Console(stderr=json_path == "-")
     report = Report("bench pipeline")
-    content: dict[str, object] = {"broker": broker, "rows": rows, "shards": shards, "capacity": capacity}
+    content: dict[str, object] = {"broker": broker, "rows": rows, "batch_rows": batch_rows, "shards": shards}
+    content["capacity"] = capacity
     with tempfile.TemporaryDirectory(prefix="hotstream-bench-") as name:
         folder = Path(name)
         data = folder / "clicks.tsv"

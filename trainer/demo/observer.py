@@ -6,6 +6,7 @@ import json
 import time
 from typing import Any
 
+import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from streams.config import KafkaConfig
@@ -24,6 +25,7 @@ class Observer:
         reader: the assignments as a table.
         latency: from a click record's Kafka timestamp to the moment a change that it caused was read here.
         trainer: what the trainer said last; empty before.
+        num_behind: records of the assignments that the last look left unread.
         shards: what the agents said last of each shard.
         promotions: changes to hot so far; `demotions` changes from hot.
         history: (seconds, hot, promotions, demotions) about once a second, for the picture.
@@ -44,6 +46,7 @@ class Observer:
         self.latency = LatencyHistogram()
         self.trainer: dict[str, Any] = {}
         self.shards: dict[str, dict[str, Any]] = {}
+        self.num_behind = 0
         self.promotions = self.demotions = self.max_hot = 0
         self.history: list[tuple[float, int, int, int]] = []
         self.auc_history: list[tuple[int, dict[str, float | None]]] = []
@@ -60,11 +63,15 @@ class Observer:
         """Takes in what has come."""
         hot_before = self.reader.table.num_hot
         promotions = 0
+        ingest_ms = []
         for change, _ in self.reader.poll(timeout_ms):
             if isinstance(change, Assignment):
                 promotions += change.tier == "hot"
                 if change.ingest_ms is not None:
-                    self.latency.add(time.time_ns() / 1e6 - change.ingest_ms)
+                    ingest_ms.append(change.ingest_ms)
+        if ingest_ms:
+            self.latency.add(time.time_ns() / 1e6 - np.array(ingest_ms, np.float64))
+        self.num_behind = self.reader.num_behind
         table = self.reader.table
         self.promotions += promotions
         self.demotions += hot_before + promotions - table.num_hot
