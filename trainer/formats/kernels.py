@@ -34,6 +34,8 @@ _16 = np.uint32(16)
 _ROUND = np.uint32(0x7FFF)
 _ONE = np.uint32(1)
 _AHEAD = 8  # rows on their way while one is read
+_LINE_BYTES = 64
+_STREAM_BYTES = 2048  # likewise of what is read or written in order: the machine's own prefetcher stops at every page
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -77,6 +79,8 @@ def row_kernels(dim: int) -> RowKernels:
         for i in range(inverse.shape[0]):
             if i + _AHEAD < inverse.shape[0]:
                 prefetch(start + np.int64(first[inverse[i + _AHEAD]]) * row_bytes)
+            for line in range(0, vector_bytes, _LINE_BYTES):
+                prefetch(target + _STREAM_BYTES + line)
             key = inverse[i]
             row, other = np.int64(first[key]), np.int64(second[key])
             address, scale, other_scale = start + row * row_bytes, one, one
@@ -123,6 +127,8 @@ def row_kernels(dim: int) -> RowKernels:
         """Adds each lookup's gradient (N, D) to its row's (P, D)."""
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
         for i in range(inverse.shape[0]):
+            for line in range(0, vector_bytes, _LINE_BYTES):
+                prefetch(source + _STREAM_BYTES + line)
             add_numbers(source, np.float32(1), start + np.int64(inverse[i]) * vector_bytes, dim)
             source += vector_bytes
 
@@ -136,6 +142,8 @@ def row_kernels(dim: int) -> RowKernels:
         gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
         for i in range(inverse.shape[0]):
+            for line in range(0, vector_bytes, _LINE_BYTES):
+                prefetch(source + _STREAM_BYTES + line)
             key = inverse[i]
             if gated:
                 gate = gates[key]
