@@ -11,10 +11,11 @@ import dataclasses
 import json
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from sketch import HotSet, HotSketch, SnapshotError
+from sketch import HotSet, HotSketch, ParameterError, SnapshotError
 from sketch.changes import Changes
 from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
@@ -52,7 +53,8 @@ class ShardConfig:
         num_shards: partitions of the importance topic.
         warm_ratio: warm keys for each hot row.
         buckets_per_row: sketch buckets (64 bytes) for each hot row.
-        half_life_events: after how many feature events over all shards a score counts half; None: 1000 a row.
+        half_life_events: after how many feature events over all shards a score counts half.
+        half_life_s: the same in seconds of event time, instead; shards then fade alike. Neither: 1000 events a row.
         admission: the sketch's rule for newcomers.
         seed: the sketch's seed.
     """
@@ -62,6 +64,7 @@ class ShardConfig:
     warm_ratio: float = 2.0
     buckets_per_row: float = 1.0
     half_life_events: float | None = None
+    half_life_s: float | None = None
     admission: str = "randomized"
     seed: int = 0
 
@@ -74,20 +77,31 @@ class ShardConfig:
             raise ConfigError(f"capacity: got {self.capacity} rows, expected at most {MAX_UNIQUE_ROWS}")
         if not (self.warm_ratio >= 0 and self.buckets_per_row > 0):
             raise ConfigError("warm_ratio: expected 0 or more; buckets_per_row: expected more than 0")
+        try:
+            HotSet(1, HotSketch(1), **self._half_life())
+        except ParameterError as error:
+            raise ConfigError(f"half-life of a shard (of {self.num_shards}): {error}") from error
 
     def rows_of(self, shard: int) -> tuple[int, int]:
         """First row and number of rows of a shard: contiguous ranges whose sizes differ by one at most."""
         first = self.capacity * shard // self.num_shards
         return first, self.capacity * (shard + 1) // self.num_shards - first
 
+    def _half_life(self) -> dict[str, Any]:
+        """The half-life of one shard, as `HotSet` takes it."""
+        events, seconds = self.half_life_events, self.half_life_s
+        return {
+            "half_life_events": None if events is None else events / self.num_shards,
+            "half_life_ms": None if seconds is None else seconds * 1000,
+        }
+
     def make_hot_set(self, shard: int) -> HotSet:
         """A fresh hot set for a shard."""
         first_row, rows = self.rows_of(shard)
         buckets = max(1, math.ceil(rows * self.buckets_per_row))
         sketch = HotSketch(buckets, admission=self.admission, seed=self.seed)  # type: ignore[arg-type]
-        half_life = None if self.half_life_events is None else self.half_life_events / self.num_shards
         warm = math.ceil(rows * self.warm_ratio)
-        return HotSet(rows, sketch, warm_capacity=warm, first_row=first_row, half_life_events=half_life)
+        return HotSet(rows, sketch, warm_capacity=warm, first_row=first_row, **self._half_life())
 
 
 class Shard:
@@ -147,7 +161,7 @@ class Shard:
         self.marks[mark] = batch.source.offset
         self.num_counted += 1
         self.num_events += len(batch.keys)
-        changes = self.hot_set.update(batch.keys, batch.scores)
+        changes = self.hot_set.update(batch.keys, batch.scores, batch.event_time_ms)
         return self._publish(changes, offset, batch) if len(changes) else []
 
     def skip(self, offset: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import click
 import numpy as np
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from sketch import SnapshotError
 from sketch.changes import Changes
 from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
+from streams.commands.agent import _parse_half_life
 from streams.counter import count_keys, split_by_shard
 from streams.errors import ConfigError
 from streams.keys import Field
@@ -302,6 +304,40 @@ def test_a_hot_set_is_made_as_the_configuration_says():
     hot_set = config.make_hot_set(1)
     assert (hot_set.first_row, hot_set.capacity, hot_set.warm_capacity) == (2, 3, 2)
     assert (hot_set.sketch.num_buckets, hot_set.sketch.admission, hot_set.half_life_events) == (5, "replace_min", 2000)
+
+
+def test_a_half_life_in_event_time_is_the_same_for_every_shard():
+    config = ShardConfig(capacity=10, num_shards=4, half_life_s=60.0)
+    assert {config.make_hot_set(shard).half_life_ms for shard in range(4)} == {60_000.0}
+    assert config.make_hot_set(0).half_life_events is None
+
+
+@pytest.mark.parametrize(
+    "broken", [{"half_life_events": 100.0}, {"half_life_s": 0.0}, {"half_life_s": 60.0, "half_life_events": 1e6}]
+)
+def test_a_half_life_that_cannot_be_meant_is_refused(broken):
+    with pytest.raises(ConfigError, match="half-life of a shard"):
+        ShardConfig(capacity=10, num_shards=4, **broken)
+
+
+@pytest.mark.parametrize(
+    ("text", "meant"),
+    [
+        (None, {}),
+        ("20000000", {"half_life_events": 2e7}),
+        ("90s", {"half_life_s": 90.0}),
+        ("1.5h", {"half_life_s": 5400.0}),
+        ("2d", {"half_life_s": 172_800.0}),
+    ],
+)
+def test_the_half_life_is_read_as_events_or_time(text, meant):
+    assert _parse_half_life(text) == meant
+
+
+@pytest.mark.parametrize("text", ["", "soon", "h", "6 weeks"])
+def test_a_half_life_that_cannot_be_read_is_named(text):
+    with pytest.raises(click.BadParameter, match="expected a number of events"):
+        _parse_half_life(text)
 
 
 # ---- the frequency signal ------------------------------------------------------------------------------------------

@@ -14,6 +14,21 @@ from streams.topics import Topics, require_partitions
 __all__ = ["command"]
 
 _SWITCH_INTERVAL_S = 0.0002
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
+
+
+def _parse_half_life(text: str | None) -> dict[str, Any]:
+    """What `ShardConfig` calls it."""
+    if text is None:
+        return {}
+    unit = _SECONDS.get(text[-1:])
+    try:
+        return {"half_life_events": float(text)} if unit is None else {"half_life_s": float(text[:-1]) * unit}
+    except ValueError:
+        raise click.BadParameter(
+            f"got {text!r}, expected a number of events, or a time such as 90s, 30m, 6h or 2d",
+            param_hint="--half-life",
+        ) from None
 
 
 @click.command(short_help="Run a sketch agent: importance in, assignment changes out.")
@@ -39,9 +54,9 @@ _SWITCH_INTERVAL_S = 0.0002
 )
 @click.option(
     "--half-life",
-    type=float,
-    metavar="EVENTS",
-    help="After how many feature events a score counts half.  [default: 1000 x capacity]",
+    metavar="EVENTS|TIME",
+    help="After how many feature events, or how much event time (90s, 30m, 6h, 2d), a score counts half; with a time "
+    "all shards fade alike.  [default: 1000 x capacity events]",
 )
 @click.option("--seed", type=int, default=0, show_default=True)
 @click.option("--group", default="hotstream-agent", show_default=True, help="Agents of one group share the shards.")
@@ -68,7 +83,7 @@ def command(
     schema: str,
     warm_ratio: float,
     buckets_per_row: float,
-    half_life: float | None,
+    half_life: str | None,
     seed: int,
     group: str,
     snapshot_every: int,
@@ -103,7 +118,7 @@ def command(
                 num_shards=num_shards,
                 warm_ratio=warm_ratio,
                 buckets_per_row=buckets_per_row,
-                half_life_events=half_life,
+                **_parse_half_life(half_life),
                 seed=seed,
             ),
             signals=frozenset({"gradient", "frequency"} if signal == "both" else {signal}),
