@@ -31,7 +31,7 @@ from streams.counter import count_keys, split_by_shard
 from streams.latency import LatencyHistogram
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
-from streams.records import ClickBatch, Source, decode_clicks, encode_importance
+from streams.records import ClickBatch, ImportanceBatch, Source, decode_clicks, encode_importance
 from streams.topics import Topics, TopicSpec, create_topics
 from trainer.demo.children import Children
 from trainer.demo.observer import Observer
@@ -172,29 +172,33 @@ def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> 
 
 
 def _fill_importance(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> tuple[int, int, int]:
-    """Puts the log's key counts into the importance topic, `passes` times; returns records, events, bytes."""
+    """Puts the log's key counts into the importance topic, `passes` times; returns records, events, bytes.
+
+    One pass after the other: a click record that came twenty times in a row would be a stream that drifts wildly.
+    """
     records = events = num_bytes = 0
+    topic = clicks.topics.clicks
     with open_partition_log(clicks.kafka) as log, RecordProducer(config.kafka) as producer:
-        for partition in range(_CLICK_PARTITIONS):
-            begin, end = log.bounds(clicks.topics.clicks, partition)
-            for record in log.read(clicks.topics.clicks, partition, begin, end):
-                batch = decode_clicks(record.value, record.headers)
-                if not isinstance(batch, ClickBatch):
-                    raise ChildError(f"replay wrote a record that cannot be read: {batch}")
-                keys, counts = count_keys(batch.keys)
-                for turn in range(config.passes):
-                    source = Source(
-                        signal="gradient", topic=clicks.topics.clicks, partition=partition + turn * _CLICK_PARTITIONS,
-                        offset=record.offset,
-                    )  # fmt: skip
-                    for shard, part in split_by_shard(
-                        keys, counts, batch, source, num_shards=config.shards, ingest_ms=record.timestamp
-                    ):
+        bounds = log.all_bounds(topic, _CLICK_PARTITIONS)
+        for turn in range(config.passes):
+            for partition in range(_CLICK_PARTITIONS):
+                for record in log.read(topic, partition, *bounds[partition]):
+                    place = partition + turn * _CLICK_PARTITIONS, record.offset
+                    source = Source(signal="gradient", topic=topic, partition=place[0], offset=place[1])
+                    for shard, part in _importance_of(record, source, config.shards):
                         value, headers = encode_importance(part)
                         producer.send(config.topics.importance, shard, value, headers)
                         records, events, num_bytes = records + 1, events + len(part.keys), num_bytes + len(value)
         producer.wait()
     return records, events, num_bytes
+
+
+def _importance_of(record: Any, source: Source, num_shards: int) -> list[tuple[int, ImportanceBatch]]:
+    batch = decode_clicks(record.value, record.headers)
+    if not isinstance(batch, ClickBatch):
+        raise ChildError(f"replay wrote a record that cannot be read: {batch}")
+    keys, counts = count_keys(batch.keys)
+    return split_by_shard(keys, counts, batch, source, num_shards=num_shards, ingest_ms=record.timestamp)
 
 
 def _consume(config: PipelineBenchConfig, num_records: int) -> float:
