@@ -13,6 +13,7 @@ import torch
 from click.testing import CliRunner
 
 from trainer.commands.evaluate import command
+from trainer.evaluate import ablation
 from trainer.evaluate import cell as cell_module
 from trainer.evaluate.cafe_sketch import CafeSketch, Scorer
 from trainer.evaluate.cell import Cell, run_cell
@@ -21,6 +22,7 @@ from trainer.evaluate.grid import GridConfig, run_grid
 from trainer.evaluate.method import Brief, Infeasible
 from trainer.evaluate.placing import Placing, split_rows
 from trainer.evaluate.presets import PRESETS
+from trainer.evaluate.recovery import Recovery, recoveries
 from trainer.evaluate.registry import METHODS, Entry
 from trainer.evaluate.stream import GeneratorSource, load_stream
 from trainer.evaluate.tables import closed_shares, summarise
@@ -281,6 +283,75 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     assert any("AUC" in record.message for record in caplog.records)
 
 
+def make_recovery(disturbed):
+    rows = tuple(range(10, 10 * len(disturbed) + 1, 10))
+    places = {"method": "cafe", "model": "dlrm", "compression": 10.0, "rows": rows}
+    return Recovery(**places, disturbed=tuple(disturbed), undisturbed=(1.0,) * len(rows), rotate_at=20)
+
+
+def test_recovery_is_the_first_three_windows_that_are_near_together():
+    assert make_recovery([1, 1, 1.5, 1.005, 1.2, 1.02, 1.0, 1.0, 1.0]).rows_until_near == 30
+    assert make_recovery([1, 1, 1.0, 1.02, 1.0, 1.0]).rows_until_near == 0
+    assert make_recovery([1, 1, 1.5, 1.2, 1.1, 1.05]).rows_until_near is None
+    assert make_recovery([1, 1, 1.5, 1.1, 1.0]).lost == pytest.approx(6)
+
+
+def test_curves_of_several_seeds_are_averaged_and_infeasible_cells_left_out():
+    def made(method, *losses):
+        return {"method": method, "model": "dlrm", "compression": 10.0, "curve": [[8, loss, 0.7] for loss in losses]}
+
+    pairs = [(made("a", 1.0), made("a", 0.5)), (made("a", 2.0), made("a", 1.5)), ({"infeasible": ""}, {})]
+    found = recoveries([one for one, _ in pairs], [other for _, other in pairs], 4)
+    assert [(one.method, one.disturbed, one.undisturbed) for one in found] == [("a", (1.5,), (1.0,))]
+
+
+def test_a_rotation_is_shown_beside_the_undisturbed_run(tmp_path):
+    options = ["--methods", "full,cafe", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
+    out, report = tmp_path / "out", tmp_path / "report.json"
+    done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    recovery = json.loads(report.read_text())["recovery"]
+    assert [one["method"] for one in recovery] == ["full", "cafe"]
+    for one in recovery:
+        before = sum(row <= 4096 for row in one["rows"])
+        assert one["disturbed"][:before] == pytest.approx(one["undisturbed"][:before], rel=0.01)
+        assert one["disturbed"] != one["undisturbed"]
+    assert "| cafe |" in (out / "recovery.md").read_text()
+    assert (out / "recovery-dlrm.png").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("name", ablation.VARIANTS)
+def test_a_variant_fits_the_bytes_and_is_another_method(name):
+    default, varied = (
+        replace(make_cell("cafe", 10.0, **knobs), num_rows=4096) for knobs in ({}, ablation.VARIANTS[name])
+    )
+    assert default.name != varied.name
+    measured = run_cell(varied)
+    assert measured["bytes"] <= measured["budget_bytes"]
+    assert measured["auc"] > 0.5
+
+
+def test_the_ablation_goes_on_where_it_stood_and_says_what_each_default_is_worth(tmp_path, monkeypatch):
+    variants = {
+        "rows in float32": {"row_format": "float32"},
+        "no such size": {"unique_share": 0.5, "warm_per_hot": 1e9},
+    }
+    monkeypatch.setattr(ablation, "VARIANTS", variants)
+    options = ["--ablation", "--compression", "20", "--rows", "8192", "--seeds", "0,1", "--out", str(tmp_path / "out")]
+    report = tmp_path / "report.json"
+    for _ in range(2):
+        done = CliRunner().invoke(command, [*options, "--json", str(report)])
+        assert done.exit_code == 0, done.output
+    assert len(list((tmp_path / "out" / "cells").iterdir())) == 6
+    effects = {(one["variant"], one["metric"]): one for one in json.loads(report.read_text())["effects"]}
+    assert effects["default", "auc"]["gain"] == 0
+    varied = effects["rows in float32", "auc"]
+    assert varied["auc"] - effects["default", "auc"]["auc"] == pytest.approx(varied["gain"])
+    assert varied["error"] > 0
+    table = (tmp_path / "out" / "ablation.md").read_text()
+    assert "| no such size | infeasible |" in table
+
+
 def test_files_of_any_schema_can_be_compared(tmp_path):
     rng = np.random.default_rng(1)
     sites, ads = rng.integers(0, 50, 3000), rng.integers(0, 500, 3000)
@@ -327,6 +398,7 @@ def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
         (["--compression", "0.5"], "at least 1"),
         (["--compression", "ten"], "numbers"),
         (["--seeds", "-1"], "0 or more"),
+        (["--ablation", "--methods", "hash"], "--methods"),
     ],
 )
 def test_wrong_usage_is_said_before_anything_runs(options, said, tmp_path):

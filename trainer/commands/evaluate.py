@@ -97,6 +97,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 @click.option(
     "--search/--no-search", default=True, show_default=True, help="Try each method's settings on the first seed."
 )
+@click.option("--ablation", is_flag=True, help="Vary each default of cafe alone, instead of comparing methods.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
 @click.option(
     "--out",
@@ -118,6 +119,7 @@ def command(
     world: int,
     rotate_at: int | None,
     search: bool,
+    ablation: bool,
     jobs: int,
     out: Path,
     json_path: str | None,
@@ -131,17 +133,22 @@ def command(
         hotstream evaluate
         hotstream evaluate --preset reference --jobs 8 --json -
         hotstream evaluate --schema tokens ~/src/linux --preset reference --compression 100,1000
+        hotstream evaluate --ablation --preset reference --rows 500000 --compression 100,1000
         hotstream evaluate day_0.gz day_1.gz --schema criteo-terabyte --preset paper --compression 100
     """
     from streams.logs import check_logs  # noqa: PLC0415 - seconds to import, and not for --help
     from streams.schema import load_schema  # noqa: PLC0415
+    from trainer.evaluate.ablation import ablation_table, run_ablation  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
+    from trainer.evaluate.recovery import recoveries, run_undisturbed  # noqa: PLC0415
     from trainer.evaluate.registry import METHODS  # noqa: PLC0415
-    from trainer.evaluate.results import write_results  # noqa: PLC0415
+    from trainer.evaluate.results import write_recovery, write_results  # noqa: PLC0415
     from trainer.evaluate.stream import FileSource, GeneratorSource, Source  # noqa: PLC0415
     from trainer.evaluate.tokens import TokenSource  # noqa: PLC0415
 
+    if ablation and methods:
+        raise click.UsageError("--ablation: is of cafe alone; leave --methods out")
     report, chosen = Report("evaluate"), PRESETS[preset]
     source: Source = GeneratorSource(world=world, rotate_at=rotate_at)
     if schema == "tokens":
@@ -161,14 +168,29 @@ def command(
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
     )
+    named = {"source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
+    if ablation:
+        with _progress() as tell:
+            effects = run_ablation(config, out, jobs=jobs, on_cell=tell)
+        table = ablation_table(effects)
+        (out / "ablation.md").write_text(table)
+        click.echo(table, err=True)
+        report.finish(json_path, ok=True, **named, rows=config.num_rows, effects=[vars(effect) for effect in effects])
+        return
     with _progress() as tell:
         grid = run_grid(config, out, jobs=jobs, on_cell=tell)
     click.echo(write_results(grid, config, out), err=True)
+    recovered = []
+    if rotate_at is not None and isinstance(source, GeneratorSource):
+        with _progress() as tell:
+            undisturbed = run_undisturbed(config, grid.cells, out, jobs=jobs, on_cell=tell)
+        recovered = recoveries(grid.cells, undisturbed, rotate_at)
+        click.echo(write_recovery(recovered, out), err=True)
     report.finish(
         json_path,
         ok=True,
-        source=source.describe(),
-        preset={"name": preset, **chosen.describe()},
+        **named,
+        recovery=[{**vars(one), "rows_until_near": one.rows_until_near, "lost": one.lost} for one in recovered],
         cells=grid.cells,
         tried=[{name: cell.get(name) for name in _TRIED} for cell in grid.tried],
     )

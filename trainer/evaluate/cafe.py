@@ -9,12 +9,16 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import Any, ClassVar, cast
 
+import numpy as np
+import torch
 from torch import Tensor
 
-from sketch.hotset import HotSet
+from sketch.hashing import mix64_array
+from sketch.hotset import HotSet, Policy
 from sketch.hotsketch import HotSketch
 from trainer.embedding import AdaptiveEmbedding
 from trainer.errors import PlanError
+from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.sizing import EmbeddingPlan, RowFormatName, plan_for_capacity
 
@@ -22,6 +26,7 @@ __all__ = ["Cafe", "build", "build_remote"]
 
 _DEFAULTS = {"unique_share": 0.8, "level_1_share": 0.7, "warm_per_hot": 0.5, "buckets_per_row": 0.34}
 _DEFAULT_FORMAT = "int8"
+_PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
 _FEW_BUCKETS = 256  # below, a sketch has wider tags
 
 
@@ -50,7 +55,8 @@ def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
 
 class Cafe(Method):
     """Knobs: `row_format`, `unique_share`, `level_1_share`, `warm_per_hot`, `buckets_per_row`, `half_life` (events
-    a row), `gate` (1: learned).
+    a row), `gate` (1: learned), `policy` of the hot set, `score` (`raw`, `field`, `count`), `fields` (`own` shared
+    rows, or `one` range for all), and those of `Rules`.
 
     Args:
         brief: with the knobs.
@@ -64,26 +70,39 @@ class Cafe(Method):
 
     def __init__(self, brief: Brief, plan: EmbeddingPlan, num_buckets: int, *, is_remote: bool) -> None:
         super().__init__()
-        self.embedding = AdaptiveEmbedding(plan, optimizer=brief.row_optimizer, seed=brief.seed)
+        rules = Rules.of(brief)
+        self.embedding = (
+            AdaptiveEmbedding(plan, optimizer=brief.row_optimizer, seed=brief.seed)
+            if rules == Rules()
+            else RuledEmbedding(plan, brief, rules)
+        )
+        self._score, self._words = brief.word("score", "raw"), torch.empty(0, 0, dtype=torch.int64)
         half_life = brief.number("half_life", 0) * plan.capacity_rows
         self.hot_set = HotSet(
             plan.capacity_rows,
             HotSketch(num_buckets, seed=brief.seed),
             warm_capacity=int(plan.capacity_rows * brief.number("warm_per_hot", _DEFAULTS["warm_per_hot"])),
             half_life_events=half_life or None,
+            policy=cast("Policy", brief.word("policy", "rank")),
         )
-        self._is_remote = is_remote
+        self._is_remote, self._is_one_field = is_remote, _has_one_field(brief)
         self.num_promoted = self.num_demoted = 0
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
+        if self._is_one_field:  # a key like any other, but of field 1
+            mixed = mix64_array(words.numpy().view(np.uint64)) >> _PAYLOAD_SHIFT
+            words = torch.from_numpy((mixed | _FIELD_1).view(np.int64))
         vectors: Tensor = self.embedding(words)
+        if torch.is_grad_enabled():
+            self._words = words
         return vectors
 
     def learn(self) -> None:
         """As `Method.learn`."""
         importance = self.embedding.apply_gradients()
-        report = self.embedding.apply(self.hot_set.update(importance.keys, importance.scores))
+        scores = rated(importance, self._score, self._words)
+        report = self.embedding.apply(self.hot_set.update(importance.keys, scores))
         self.num_promoted += report.promoted
         self.num_demoted += report.demoted
 
@@ -108,13 +127,17 @@ class Cafe(Method):
         return {**counts, "capacity": self.hot_set.capacity, "sketch_bytes": self.sketch_bytes}
 
 
+def _has_one_field(brief: Brief) -> bool:
+    return brief.word("fields", "own") == "one"
+
+
 def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
     number: dict[str, Any] = {name: brief.number(name, default) for name, default in _DEFAULTS.items()}
     number.pop("buckets_per_row")
     return plan_for_capacity(
         capacity_rows,
         brief.dim,
-        len(brief.field_sizes),
+        1 if _has_one_field(brief) else len(brief.field_sizes),
         optimizer=brief.optimizer,
         row_format=cast("RowFormatName", brief.word("row_format", _DEFAULT_FORMAT)),
         gate=bool(brief.number("gate", 0)),

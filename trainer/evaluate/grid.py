@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from multiprocessing import get_context
@@ -19,11 +19,12 @@ from typing import Any
 import torch
 
 from trainer.evaluate.cell import Cell, Measured, run_cell
+from trainer.evaluate.method import Knob
 from trainer.evaluate.presets import Preset
 from trainer.evaluate.registry import METHODS
 from trainer.evaluate.stream import Source
 
-__all__ = ["Grid", "GridConfig", "run_grid"]
+__all__ = ["Grid", "GridConfig", "run_cells", "run_grid"]
 
 logger = logging.getLogger(__name__)
 
@@ -51,6 +52,20 @@ class GridConfig:
     compressions: tuple[float, ...]
     seeds: tuple[int, ...]
     search: bool = True
+
+    def cell(self, place: tuple[str, str, float], seed: int, knobs: Mapping[str, Knob]) -> Cell:
+        """The cell of a (method, model, ratio)."""
+        method, model, compression = place
+        return Cell(
+            source=self.source,
+            num_rows=self.num_rows,
+            preset=self.preset,
+            model=model,
+            method=method,
+            compression=compression,
+            seed=seed,
+            knobs=dict(knobs),
+        )
 
 
 @dataclass
@@ -85,23 +100,25 @@ def _finish(cell: Cell, folder: str) -> Measured:
     return measured
 
 
-def _run_all(cells: Sequence[Cell], folder: Path, jobs: int) -> Iterator[tuple[Cell, Measured, bool]]:
-    """Each cell, what it came to, and whether it was trained now; in the order in which they are known."""
+def run_cells(cells: Sequence[Cell], out: Path, jobs: int) -> Iterator[tuple[Cell, Measured]]:
+    """Each cell and what it came to, in the order in which they are known: first those that `out` keeps."""
+    folder = out / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
     missing = []
     for cell in cells:
         measured = _read(folder / f"{cell.name}.json")
         if measured is None:
             missing.append(cell)
         else:
-            yield cell, measured, False
+            yield cell, measured
     if jobs == 1 or len(missing) < 2:
         for cell in missing:
-            yield cell, _finish(cell, str(folder)), True
+            yield cell, _finish(cell, str(folder))
         return
     with ProcessPoolExecutor(jobs, mp_context=get_context("spawn")) as pool:
         running = {pool.submit(_finish, cell, str(folder)): cell for cell in missing}
         for done in as_completed(running):
-            yield running[done], done.result(), True
+            yield running[done], done.result()
 
 
 def _is_better(one: Measured, other: Measured) -> bool:
@@ -119,15 +136,13 @@ def run_grid(
         jobs: processes.
         on_cell: told each cell, how many are known, and how many there will be.
     """
-    folder = out / "cells"
-    folder.mkdir(parents=True, exist_ok=True)
     grid, done = Grid(), 0
     first_seed, *other_seeds = config.seeds
     searched = [cell for place in _places(config) for cell in _variants(config, place, first_seed)]
     num_cells = len(searched) + len(other_seeds) * len(_places(config))
     best: dict[tuple[str, str, float], tuple[Cell, Measured]] = {}
     measured_of: dict[str, Measured] = {}
-    for cell, measured, _ in _run_all(searched, folder, jobs):
+    for cell, measured in run_cells(searched, out, jobs):
         done += 1
         measured_of[cell.name] = measured
         if on_cell:
@@ -137,16 +152,16 @@ def run_grid(
         grid.tried.append(measured)
         if place not in best or _is_better(measured, best[place][1]):
             best[place] = cell, measured
-    rest = [_cell(config, place, seed, dict(best[place][0].knobs)) for place in _places(config) for seed in other_seeds]
-    for cell, measured, _ in _run_all(rest, folder, jobs):
+    rest = [config.cell(place, seed, best[place][0].knobs) for place in _places(config) for seed in other_seeds]
+    for cell, measured in run_cells(rest, out, jobs):
         done += 1
         measured_of[cell.name] = measured
         if on_cell:
             on_cell(measured, done, num_cells)
     grid.tried += [measured_of[cell.name] for cell in rest]
     for place in _places(config):
-        knobs = dict(best[place][0].knobs)
-        grid.cells += [measured_of[_cell(config, place, seed, knobs).name] for seed in config.seeds]
+        knobs = best[place][0].knobs
+        grid.cells += [measured_of[config.cell(place, seed, knobs).name] for seed in config.seeds]
     return grid
 
 
@@ -160,20 +175,6 @@ def _places(config: GridConfig) -> list[tuple[str, str, float]]:
     ]
 
 
-def _cell(config: GridConfig, place: tuple[str, str, float], seed: int, knobs: dict[str, Any]) -> Cell:
-    method, model, compression = place
-    return Cell(
-        source=config.source,
-        num_rows=config.num_rows,
-        preset=config.preset,
-        model=model,
-        method=method,
-        compression=compression,
-        seed=seed,
-        knobs=knobs,
-    )
-
-
 def _variants(config: GridConfig, place: tuple[str, str, float], seed: int) -> list[Cell]:
     variants = METHODS[place[0]].variants(search=config.search)
-    return [_cell(config, place, seed, dict(knobs)) for knobs in variants]
+    return [config.cell(place, seed, knobs) for knobs in variants]

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from trainer.evaluate.cell import Measured
+from trainer.evaluate.recovery import Recovery
 from trainer.evaluate.tables import Summary
 
-__all__ = ["draw_auc", "draw_curves"]
+__all__ = ["draw_auc", "draw_curves", "draw_recovery"]
 
 
 def _figure() -> tuple[Any, Any]:
@@ -53,6 +54,22 @@ def draw_curves(cells: Sequence[Measured], model: str, compression: float, path:
             style = {"color": "black", "linestyle": "--"} if cell["compression"] == 1 else {}
             axes.plot(rows, losses, label=cell["method"], **style)
     axes.set(xlabel="rows", ylabel="log loss of the window", title=f"{model}, {compression:g}x")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
+    figure.savefig(path, dpi=110)
+
+
+def draw_recovery(found: Sequence[Recovery], model: str, path: Path) -> None:
+    """Loss over the undisturbed run's, in percent, around the rotation."""
+    figure, axes = _figure()
+    for one in found:
+        if one.model == model:
+            style = {"color": "black", "linestyle": "--"} if one.compression == 1 else {}
+            name = one.method if one.compression == 1 else f"{one.method} {one.compression:g}x"
+            axes.plot(one.rows, [100 * excess for excess in one.excess], label=name, **style)
+            axes.axvline(one.rotate_at, color="grey", linewidth=0.8)
+    axes.axhline(1, color="grey", linestyle=":")
+    axes.set(xlabel="rows", ylabel="log loss over the undisturbed run's, %", title=f"{model}: half the lookups rotate")
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
     figure.savefig(path, dpi=110)

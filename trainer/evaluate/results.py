@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.evaluate.grid import Grid, GridConfig
-from trainer.evaluate.pictures import draw_auc, draw_curves
+from trainer.evaluate.pictures import draw_auc, draw_curves, draw_recovery
+from trainer.evaluate.recovery import Recovery, recovery_table
 from trainer.evaluate.tables import markdown, summarise
 
-__all__ = ["write_results"]
+__all__ = ["write_recovery", "write_results"]
 
 
 def write_results(grid: Grid, config: GridConfig, out: Path) -> str:
@@ -21,4 +23,13 @@ def write_results(grid: Grid, config: GridConfig, out: Path) -> str:
             draw_auc(summaries, model, out / f"auc-{model}.png")
             for compression in config.compressions:
                 draw_curves(grid.cells, model, compression, out / f"loss-{model}-{compression:g}x.png")
+    return text
+
+
+def write_recovery(found: Sequence[Recovery], out: Path) -> str:
+    """The Markdown of what a rotation did, also written to `out` beside the picture of each model."""
+    text = recovery_table(found)
+    (out / "recovery.md").write_text(text)
+    for model in dict.fromkeys(one.model for one in found):
+        draw_recovery(found, model, out / f"recovery-{model}.png")
     return text

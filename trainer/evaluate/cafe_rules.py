@@ -1,0 +1,145 @@
+"""What a promotion and a demotion do to rows, otherwise than `AdaptiveEmbedding` does it: for the ablation alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sketch.changes import HOT, Changes
+from trainer.embedding import AdaptiveEmbedding
+from trainer.evaluate.method import Brief
+from trainer.lookup import Importance
+from trainer.migration import ApplyReport, resolve
+from trainer.sizing import EmbeddingPlan
+
+__all__ = ["RuledEmbedding", "Rules", "rated"]
+
+_WRITTEN_BACK = 0.1  # of the distance between the shared row and the row that is given up
+_FIELD_SHIFT = np.uint64(56)
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What is varied.
+
+    Args:
+        promotion: `copy` the vector (the default), or start from `zero`.
+        state: a promoted row's optimizer state is `fresh` (the default), the `shared` row's, or what the key's `own`
+            score says that it would be.
+        is_written_back: whether a demoted key's shared row takes a tenth of a step towards its vector.
+    """
+
+    promotion: str = "copy"
+    state: str = "fresh"
+    is_written_back: bool = False
+
+    @classmethod
+    def of(cls, brief: Brief) -> Rules:
+        """The knobs `promotion`, `state` and `write_back`."""
+        written_back = bool(brief.number("write_back", 0))
+        return cls(brief.word("promotion", "copy"), brief.word("state", "fresh"), written_back)
+
+
+class RuledEmbedding(AdaptiveEmbedding):
+    """An embedding with other rules.
+
+    Args:
+        plan: the sizes.
+        brief: optimizer and seed.
+        rules: the rules.
+    """
+
+    def __init__(self, plan: EmbeddingPlan, brief: Brief, rules: Rules) -> None:
+        super().__init__(plan, optimizer=brief.row_optimizer, seed=brief.seed)
+        self._rules, self._dim = rules, brief.dim
+        self._batch_rows, self._mean_score = 1, 0.0
+
+    def look_up(self, keys: Tensor, batch_rows: int) -> object:  # type: ignore[override]
+        """As `AdaptiveEmbedding.look_up`."""
+        self._batch_rows = batch_rows
+        return super().look_up(keys, batch_rows)
+
+    def apply_gradients(self) -> Importance:
+        """As `AdaptiveEmbedding.apply_gradients`."""
+        importance = super().apply_gradients()
+        lookups = self._batch_rows * self.plan.layout.num_fields
+        self._mean_score += (float(importance.scores.sum()) / lookups - self._mean_score) / 16
+        return importance
+
+    @torch.no_grad()
+    def apply(self, changes: Changes) -> ApplyReport:  # type: ignore[override]
+        """As `AdaptiveEmbedding.apply`, then what the rules change."""
+        if not len(changes):
+            return super().apply(changes)
+        migration = resolve(changes, self.router, self.plan.capacity_rows)
+        new = migration.takes_row & (migration.before < 0)
+        lost = (migration.before >= 0) & (migration.after < 0)
+        first, _ = self.router.route(_words(migration.keys[new]))
+        shared_state = self.table.read_state(first.long())
+        given_up = self.table.read(*self.router.route(_words(migration.keys[lost])))  # (L, D)
+        report = super().apply(changes)
+        rows = torch.from_numpy(migration.after[new].astype(np.int64))
+        vectors = self.table.read(rows, torch.full_like(rows, self.plan.layout.padding_row))
+        state = self.table.read_state(rows)
+        if self._rules.state == "shared":
+            state = shared_state
+        elif self._rules.state == "own":
+            state = self._state_of(_scores(changes, migration.keys[new]))
+        if self._rules.promotion == "zero":
+            vectors = torch.zeros_like(vectors)
+        self.table.write(rows, vectors, state, like=rows)
+        if self._rules.is_written_back and lost.any():
+            self._write_back(migration.keys[lost], given_up)
+        return report
+
+    def _state_of(self, scores: npt.NDArray[np.float32]) -> Tensor:
+        """Adagrad's sum of rows (K,) whose keys had all their gradients to themselves.
+
+        A score is the sum of a key's gradient norms (times B), so the sum of their squares is about the score times
+        the norm of one lookup's.
+        """
+        return torch.from_numpy((scores * self._mean_score / (self._batch_rows**2 * self._dim)).astype(np.float32))
+
+    def _write_back(self, keys: npt.NDArray[np.uint64], vectors: Tensor) -> None:
+        first = self.router.route(_words(keys))[0].numpy()
+        rows, places = np.unique(first, return_index=True)
+        shared = torch.from_numpy(rows.astype(np.int64))
+        now = self.table.read(shared, torch.full_like(shared, self.plan.layout.padding_row))
+        moved = now + _WRITTEN_BACK * (vectors[torch.from_numpy(places)] - now)
+        self.table.write(shared, moved, self.table.read_state(shared), like=shared)
+
+
+def rated(importance: Importance, how: str, words: Tensor) -> npt.NDArray[np.float32]:
+    """The scores (U,) of distinct keys that the hot set is told.
+
+    Args:
+        importance: sums of gradient norms.
+        how: `raw` as they are, `field` over the field's mean in the batch, `count` for lookups alone.
+        words: what was looked up (B, F).
+    """
+    if how == "raw":
+        return importance.scores
+    looked_up = words.numpy().reshape(-1).view(np.uint64)
+    if how == "count":
+        keys, counts = np.unique(looked_up, return_counts=True)
+        counted: npt.NDArray[np.float32] = counts[np.searchsorted(keys, importance.keys)].astype(np.float32)
+        return counted
+    fields = (importance.keys >> _FIELD_SHIFT).astype(np.int64)
+    sums = np.bincount(fields, importance.scores)
+    weighed: npt.NDArray[np.float32] = importance.scores * np.float32(len(words)) / np.maximum(sums, 1e-30)[fields]
+    return weighed.astype(np.float32)
+
+
+def _words(keys: npt.NDArray[np.uint64]) -> Tensor:
+    return torch.from_numpy(np.ascontiguousarray(keys).view(np.int64))
+
+
+def _scores(changes: Changes, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    """The last score that the changes tell of hot keys (K,)."""
+    hot = changes.tier == HOT
+    told = dict(zip(changes.key[hot].tolist(), changes.score[hot].tolist(), strict=True))
+    return np.array([told[key] for key in keys.tolist()], np.float32)
