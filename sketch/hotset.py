@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import astuple, dataclass
 from typing import Any, Literal
 
 import numpy as np
@@ -26,13 +27,24 @@ _HALF_LIFE_PER_ROW = 1000
 _LEAST_HALF_LIFE_EVENTS = 64  # half-lives in one review must leave a score something
 _MOST_HALF_LIVES = 64.0
 _MOST_MS = 1 << 52
-# Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one.
-_DRIFT = 0.97
-_RECENT, _USUAL = 1 / 16, 1 / 256  # weight of one review in the two averages
+# Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one, and so
+# many times as far as it is used to.
+_DRIFT, _DRIFT_DIPS = 0.03, 5.0
+_RECENT, _MIDDLE, _USUAL = 1 / 16, 1 / 64, 1 / 256  # weight of one review in each average
 _FORGET = 1 / 8
 
 Policy = Literal["rank", "bucket"]
 _Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+
+
+@dataclass
+class _Served:
+    """The hot keys' share of the events whose key is held, over some 16, 64 and 256 reviews; its mean squared dip."""
+
+    recent: float = 0.0
+    middle: float = 0.0
+    usual: float = 0.0
+    dips: float = 0.0
 
 
 class HotSet:
@@ -112,7 +124,7 @@ class HotSet:
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
         self._moments = np.ones(2, np.float64)
-        self._recent = self._usual = 0.0
+        self._served = _Served()
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
         if policy == "rank":
@@ -251,15 +263,24 @@ class HotSet:
         return num_changes
 
     def _has_drifted(self) -> bool:
-        """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual."""
+        """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual.
+
+        A share that goes up and down, with the order of the keys in a record or the hour of the day, has to fall by
+        more than it is used to: five times the root of the mean square of its dips below one of middle length.
+        """
         held, hot = (int(self._counts[place]) for place in (kernels.HELD_HITS, kernels.HOT_HITS))
         self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
-        share = hot / held if held else self._recent
-        self._recent += (share - self._recent) * _RECENT
-        self._usual += (self._recent - self._usual) * _USUAL
-        if self._recent >= self._usual * _DRIFT or math.inf in {self.half_life_events, self.half_life_ms}:
+        served = self._served
+        share = hot / held if held else served.recent
+        served.recent += (share - served.recent) * _RECENT
+        served.middle += (served.recent - served.middle) * _MIDDLE
+        served.usual += (served.recent - served.usual) * _USUAL
+        fall = served.usual - served.recent
+        has_drifted = fall > max(_DRIFT * served.usual, _DRIFT_DIPS * math.sqrt(served.dips))
+        served.dips += (min(served.recent - served.middle, 0.0) ** 2 - served.dips) * _USUAL
+        if not has_drifted or math.inf in {self.half_life_events, self.half_life_ms}:
             return False
-        self._usual = self._recent
+        served.usual = served.middle = served.recent
         return True
 
     def _set_limits(self) -> None:
@@ -298,7 +319,7 @@ class HotSet:
             "half_life_ms": _hex(self.half_life_ms),
             "times": [self._now_ms, self._decayed_ms],
             "policy": self.policy,
-            "served": [self._recent.hex(), self._usual.hex()],
+            "served": [share.hex() for share in astuple(self._served)],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
@@ -327,7 +348,7 @@ class HotSet:
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
         hot_set = cls(sketch=sketch, **half_lives, **parameters)
         hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
-        hot_set._recent, hot_set._usual = served
+        hot_set._served = _Served(*served)
         hot_set._tiers[:] = arrays["tiers"]
         hot_set._limits[:] = arrays["limits"]
         hot_set._free_rows[:] = arrays["free_rows"]

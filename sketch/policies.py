@@ -41,6 +41,8 @@ from sketch.kernels import (
     rebuild_key,
 )
 
+__all__ = ["review_buckets", "review_ranks", "set_limits"]
+
 _MOST_BAND = 1.0
 
 
