@@ -20,6 +20,7 @@ from trainer.embedding import AdaptiveEmbedding
 from trainer.errors import PlanError
 from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.method import Brief, Infeasible, Method
+from trainer.evaluate.trained_rows import scale_first_values
 from trainer.sizing import EmbeddingPlan, RowFormatName, plan_for_capacity
 
 __all__ = ["Cafe", "build", "build_remote"]
@@ -76,6 +77,7 @@ class Cafe(Method):
             if rules == Rules()
             else RuledEmbedding(plan, brief, rules)
         )
+        scale_first_values(self.embedding.table, brief)
         self._score, self._words = brief.word("score", "raw"), torch.empty(0, 0, dtype=torch.int64)
         half_life = brief.number("half_life", 0) * plan.capacity_rows
         self.hot_set = HotSet(

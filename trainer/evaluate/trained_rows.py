@@ -20,10 +20,18 @@ from trainer.lookup import Lookup, distinct
 from trainer.rows import RowTable
 from trainer.sizing import EmbeddingPlan, RowFormatName
 
-__all__ = ["Captured", "TrainedRows"]
+__all__ = ["Captured", "TrainedRows", "scale_first_values"]
 
 RowNumbers = npt.NDArray[np.integer[Any]]
 Captured = tuple[RowNumbers, npt.NDArray[np.float32]]
+
+
+def scale_first_values(table: RowTable, brief: Brief) -> None:
+    """Knob `first_values`: multiplies what the rows start with, uniform within +-sqrt(1 / R)."""
+    factor = brief.number("first_values", 1.0)
+    if factor != 1.0:
+        numbers = table.scales if len(table.scales) else table.values  # a format with a scale keeps it apart
+        numbers *= factor
 
 
 class _Gather(torch.autograd.Function):
@@ -70,6 +78,7 @@ class TrainedRows(nn.Module):
         plan = EmbeddingPlan(layout=layout, dim=dim or brief.dim, optimizer=brief.optimizer, row_format=row_format)
         self.padding = layout.padding_row
         self.table = RowTable(plan, optimizer=brief.row_optimizer, seed=brief.seed * 1009 + salt)
+        scale_first_values(self.table, brief)
         self.captured: list[Captured] = []
         self._anchor = torch.zeros((), requires_grad=True)
 
