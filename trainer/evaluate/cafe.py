@@ -21,7 +21,7 @@ from trainer.errors import PlanError
 from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.evaluate.trained_rows import scale_first_values
-from trainer.sizing import EmbeddingPlan, RowFormatName, plan_for_capacity
+from trainer.sizing import EmbeddingPlan, RowFormatName, map_bytes, plan_for_capacity
 
 __all__ = ["Cafe", "build", "build_remote"]
 
@@ -29,6 +29,7 @@ _DEFAULTS = {"unique_share": 0.8, "level_1_share": 0.7, "warm_per_hot": 0.5, "bu
 _SHARED_ROWS = 8  # of a field, at most: what is rare does best with little more than its field's mean
 _DEFAULT_FORMAT = "int8"
 _PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
+_FEW_KEYS, _BUCKET_BYTES = 512, 48
 _FEW_BUCKETS = 256  # below, a sketch has wider tags
 
 
@@ -53,6 +54,11 @@ def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
     per_row, per_bucket = _slopes()
     wide = HotSketch(1).nbytes - HotSketch(_FEW_BUCKETS).nbytes // _FEW_BUCKETS if num_buckets < _FEW_BUCKETS else 0
     return capacity_rows * per_row + num_buckets * (per_bucket + wide)
+
+
+def _growth(plan: EmbeddingPlan) -> int:
+    """What a small router's map may grow by, once: chance fills a few of its buckets before the rest."""
+    return map_bytes(plan.router_keys) // 4 + _BUCKET_BYTES if plan.router_keys < _FEW_KEYS else 0
 
 
 class Cafe(Method):
@@ -159,7 +165,8 @@ def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
 
     def total(capacity_rows: int) -> int:
         agent = 0 if is_remote else _agent_bytes(capacity_rows, buckets(capacity_rows))
-        return _plan(brief, capacity_rows).nbytes["total"] + agent
+        plan = _plan(brief, capacity_rows)
+        return plan.nbytes["total"] + _growth(plan) + agent
 
     try:
         least = total(1)
