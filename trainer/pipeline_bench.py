@@ -10,7 +10,7 @@ Every rate is a ratio within one run: the same records, the same broker, the sam
 - *clicks_agent*: what an agent that counts clicks itself (`--signal frequency`) carries while replay runs flat out
   beside it on the same machine.
 - *latency*: replay at half of that; from a click record's timestamp to the moment a subscriber read a change that it
-  caused. The first five seconds, in which the hot set fills, and what the subscriber then needs to read all of those
+  caused. The first ten seconds, in which the hot set fills, and what the subscriber then needs to read all of those
   changes, are told apart as `warm_up`.
 """
 
@@ -41,7 +41,7 @@ __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 
 _CLICK_PARTITIONS = 4
 _DEADLINE_S = 300.0
-_WARM_UP_S = 5.0
+_WARM_UP_S = 10.0
 _CARRY_S = 8.0
 
 

@@ -24,7 +24,7 @@ __all__ = ["command"]
 @click.option(
     "--passes",
     type=click.IntRange(1),
-    default=20,
+    default=40,
     show_default=True,
     help="How often the agent is given the log's importance; more is steadier.",
 )
