@@ -52,7 +52,7 @@ class Entry:
 _THRESHOLDS: tuple[Knob, ...] = (20.0, 5.0, 80.0)
 _SCORES: tuple[Knob, ...] = ("field", "raw")
 _SPLITS: tuple[Knob, ...] = ("proportional", "equal")
-_OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw", "unique_share": 0.85}
+_OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw"}
 
 METHODS: dict[str, Entry] = {
     "full": Entry(build=full.build, about="a row for every feature", is_full=True),
@@ -87,7 +87,7 @@ METHODS: dict[str, Entry] = {
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and shares",
         knobs=_OURS,
-        search={"threshold": _THRESHOLDS},
+        search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97)},
     ),
     "cafe": Entry(build=cafe.build, about="ours: nothing to tune"),
     "cafe-remote": Entry(build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted"),
