@@ -20,7 +20,7 @@ from streams.errors import InvariantError
 
 __all__ = ["use_own_offsets"]
 
-_FETCH_MAX_WAIT_MS = 50
+_FETCH_MAX_WAIT_MS = 20
 
 
 def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]]) -> None:

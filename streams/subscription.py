@@ -67,7 +67,7 @@ class AssignmentReader:
                 bootstrap_timeout_ms=10_000,
                 enable_auto_commit=False,
                 auto_offset_reset="earliest",
-                fetch_max_wait_ms=50,
+                fetch_max_wait_ms=20,
                 max_poll_records=10_000,
                 **config.client_arguments(),
             )

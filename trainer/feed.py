@@ -98,7 +98,7 @@ class TopicFeed:
                 enable_auto_commit=False,
                 auto_offset_reset="none",  # an offset that is not there must not become another one in silence
                 max_partition_fetch_bytes=MAX_RECORD_BYTES,
-                fetch_max_wait_ms=50,  # a change should not wait half a second for company
+                fetch_max_wait_ms=20,  # a change should not wait half a second for company
                 allow_auto_create_topics=False,
                 **config.client_arguments(),
             )
