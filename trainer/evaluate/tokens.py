@@ -14,6 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,10 @@ class TokenSource:
 
     def describe(self) -> dict[str, Any]:
         """What the rows depend on."""
+        return dict(self._described)
+
+    @cached_property
+    def _described(self) -> dict[str, Any]:  # every cell's name asks for it
         files = self.files()
         sizes = "".join(f"{path.relative_to(self.root)} {path.stat().st_size}\n" for path in files)
         digest = hashlib.sha256(sizes.encode()).hexdigest()[:16]
