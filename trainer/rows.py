@@ -12,7 +12,7 @@ from trainer.errors import CheckpointError, PlanError
 from trainer.formats.row_format import FORMATS, Chance, Rows
 from trainer.lookup import Lookup
 from trainer.router import Backend, choose_backend
-from trainer.sizing import EmbeddingPlan
+from trainer.sizing import DEFAULT_EPSILON, DEFAULT_RATE, EmbeddingPlan
 
 __all__ = ["RowOptimizer", "RowTable"]
 
@@ -23,12 +23,11 @@ class RowOptimizer:
 
     Args:
         rate: learning rate, more than 0.
-        epsilon: added to Adagrad's root. More than a row's gradients shortens its first steps: good for rare rows at a
-            high rate, a loss at this one (docs/trainer.md).
+        epsilon: added to Adagrad's root. About a rare row's gradients, so that its first steps are not the longest.
     """
 
-    rate: float = 0.05
-    epsilon: float = 1e-8
+    rate: float = DEFAULT_RATE
+    epsilon: float = DEFAULT_EPSILON
 
     def __post_init__(self) -> None:
         if not self.rate > 0 or not self.epsilon > 0:

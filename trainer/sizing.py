@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from typing_extensions import Unpack  # of `typing` from Python 3.11 on
 
 __all__ = [
+    "DEFAULT_EPSILON",
+    "DEFAULT_RATE",
     "DEFAULT_ROW_FORMAT",
     "ROW_FORMATS",
     "EmbeddingPlan",
@@ -34,6 +36,7 @@ OptimizerName = Literal["adagrad", "sgd"]
 RowFormatName = Literal["float32", "bfloat16", "int8"]
 ROW_FORMATS: tuple[RowFormatName, ...] = ("float32", "bfloat16", "int8")
 DEFAULT_ROW_FORMAT: RowFormatName = "float32"
+DEFAULT_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; docs/trainer.md says how they were chosen
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _OWNER_BYTES = 8  # the key of each unique row

@@ -17,7 +17,7 @@ from streams.options import kafka_options, open_kafka
 from streams.reports import Report, json_option
 from streams.schema import load_schema
 from streams.stop_request import StopRequest
-from trainer.sizing import DEFAULT_ROW_FORMAT, ROW_FORMATS
+from trainer.sizing import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from trainer.run import TrainingRun
@@ -107,7 +107,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option(
     "--gate/--no-gate", default=False, show_default=True, help="Learn a scalar for each field and tier of its features."
 )
-@click.option("--rate", type=float, default=0.05, show_default=True, help="Learning rate of the rows.")
+@click.option("--rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows.")
 @click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)
 @click.option("--dense-rate", type=float, default=0.001, show_default=True)
 @click.option(
