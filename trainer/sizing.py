@@ -36,6 +36,7 @@ OptimizerName = Literal["adagrad", "sgd"]
 RowFormatName = Literal["float32", "bfloat16", "int8"]
 ROW_FORMATS: tuple[RowFormatName, ...] = ("float32", "bfloat16", "int8")
 DEFAULT_ROW_FORMAT: RowFormatName = "float32"
+_MOST_SHARED = 8.0
 DEFAULT_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; docs/trainer.md says how they were chosen
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
@@ -112,7 +113,9 @@ class PlanOptions(TypedDict, total=False):
     """What the plans of an adaptive embedding may be told besides its size.
 
     Args:
-        unique_share: unique rows of all rows, default .8: best and flat in a prototype.
+        unique_share: unique rows of all rows, .8 by default or more, see `most_shared`.
+        most_shared: shared rows for each field at most, default 8: with more, unique rows are the better use of the
+            bytes (`benchmarks/results/evaluate-ablation.md`).
         level_1_share: level 1 of the shared rows, default .7.
         warm_per_hot: warm keys that the router has room for, per unique row, default 2.
         optimizer: decides the bytes of its state.
@@ -121,6 +124,7 @@ class PlanOptions(TypedDict, total=False):
     """
 
     unique_share: float
+    most_shared: float
     level_1_share: float
     warm_per_hot: float
     optimizer: OptimizerName
@@ -129,7 +133,7 @@ class PlanOptions(TypedDict, total=False):
 
 
 def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
-    """The embedding whose unique rows are given and are `unique_share` of all.
+    """The embedding whose unique rows are given and are `unique_share` of all, or more.
 
     Args:
         capacity_rows: unique rows, at least 1.
@@ -145,7 +149,8 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
         raise PlanError(f"shares: got {unique_share} and {level_1_share}, expected more than 0 and at most 1")
     if capacity_rows < 1:
         raise PlanError(f"capacity: got {capacity_rows} rows, expected at least 1")
-    shared = capacity_rows * (1 - unique_share) / unique_share / num_fields  # rows per field
+    share = capacity_rows * (1 - unique_share) / unique_share / num_fields
+    shared = min(share, options.get("most_shared", _MOST_SHARED))  # rows per field
     layout = Layout(
         num_fields=num_fields,
         capacity_rows=capacity_rows,

@@ -25,8 +25,13 @@ from trainer.sizing import EmbeddingPlan, RowFormatName, map_bytes, plan_for_cap
 
 __all__ = ["Cafe", "build", "build_remote"]
 
-_DEFAULTS = {"unique_share": 0.8, "level_1_share": 0.7, "warm_per_hot": 0.5, "buckets_per_row": 0.34}
-_SHARED_ROWS = 8  # of a field, at most: what is rare does best with little more than its field's mean
+_DEFAULTS = {
+    "unique_share": 0.8,
+    "most_shared": 8.0,
+    "level_1_share": 0.7,
+    "warm_per_hot": 0.5,
+    "buckets_per_row": 0.34,
+}
 _DEFAULT_FORMAT = "int8"
 _PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
 _FEW_KEYS, _BUCKET_BYTES = 512, 48
@@ -62,7 +67,7 @@ def _growth(plan: EmbeddingPlan) -> int:
 
 
 class Cafe(Method):
-    """Knobs: `row_format`, `unique_share` (at least), `shared_rows` (a field, at most), `level_1_share`,
+    """Knobs: `row_format`, `unique_share` (at least), `most_shared` (rows a field), `level_1_share`,
     `warm_per_hot`, `buckets_per_row`, `half_life` (events a row), `gate` (1: learned), `policy` of the hot set, `score`
     (`raw`, `field`, `count`), `fields` (`own` shared rows, or `one` range for all), and those of `Rules`.
 
@@ -144,8 +149,6 @@ def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
     number: dict[str, Any] = {name: brief.number(name, default) for name, default in _DEFAULTS.items()}
     number.pop("buckets_per_row")
     num_fields = 1 if _has_one_field(brief) else len(brief.field_sizes)
-    most_shared = brief.number("shared_rows", _SHARED_ROWS) * num_fields
-    number["unique_share"] = max(number["unique_share"], capacity_rows / (capacity_rows + most_shared))
     return plan_for_capacity(
         capacity_rows,
         brief.dim,
