@@ -132,7 +132,8 @@ class AgentWorker:
             shard = Shard.from_bytes(reader.data, self.config.shards)
         await publisher.flush()  # what this process wrote when it had the shard before is in the topic, too
         shard.follow(*await self._read_newest_change(number))
-        await self._save(publisher, shard, reader.manifest)
+        self._manifests[number] = reader.manifest
+        await self._save(publisher, number, shard.to_bytes())
         self.shards[number] = shard  # from here on its records are counted
         logger.info(
             "shard %d: epoch %d, seq %d, %d hot rows, reads on from offset %d%s",
@@ -206,14 +207,13 @@ class AgentWorker:
         async with self._turn:
             await self._finish_saving()
             for number, shard in list(self.shards.items()):
-                await self._save(publisher, shard, self._manifests[number])
+                await self._save(publisher, number, shard.to_bytes())
 
-    async def _save(self, publisher: Publisher, shard: Shard, previous: Manifest | None) -> None:
-        """Writes the shard's snapshot as it is now, when all of its changes are acknowledged."""
-        number, data = shard.number, shard.to_bytes()
+    async def _save(self, publisher: Publisher, number: int, state: bytes) -> None:
+        """Writes the snapshot of a shard whose changes up to this state are queued, when they are acknowledged."""
         self._since_snapshot[number] = 0
         await publisher.flush()
-        chunks, closing, manifest = write_snapshot(number, data, previous=previous)
+        chunks, closing, manifest = write_snapshot(number, state, previous=self._manifests[number])
         for part in (chunks, [closing]):
             items = [(record.key, record.value, record.headers) for record in part]
             await publisher.send(self.topics.snapshots, number, items, timestamp_ms=_now_ms())
@@ -221,9 +221,12 @@ class AgentWorker:
         self._manifests[number] = manifest
 
     def _save_beside(self, publisher: Publisher, shard: Shard) -> None:
-        """Begins to write the shard's snapshot, unless the one before is still being written; counting goes on."""
+        """Begins to write the shard's snapshot, unless the one before is still being written; counting goes on.
+
+        The state is taken at once: when the task first runs, a record may be counted whose changes are not yet queued.
+        """
         if shard.number not in self._saving:
-            save = self._save(publisher, shard, self._manifests[shard.number])
+            save = self._save(publisher, shard.number, shard.to_bytes())
             self._saving[shard.number] = asyncio.get_running_loop().create_task(save)
 
     def _note_saved(self, number: int) -> None:
