@@ -143,8 +143,8 @@ class HotSet:
     @property
     def nbytes(self) -> int:
         """Bytes of the sketch and of what the set keeps beside it."""
-        arrays = (self._tiers, self._histogram, self._limits, self._free_rows, self._counts, self._candidates)
-        return self.sketch.nbytes + sum(array.nbytes for array in arrays)
+        small = self._histogram, self._limits, self._counts, self._moments, self._candidates
+        return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._free_rows, *small))
 
     def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
         """Counts the keys, in order, and says what changed.

@@ -88,7 +88,6 @@ _POSITION = np.uint64(0x9E3779B97F4A7C15)
 _COIN = 1.0 / (1 << 52)
 _SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
 _NO_LANE = 1 << 7
-TOP_CODE = 1 << 16  # above every code
 # The ring holds two blocks; of each a row of lines' addresses, tags, increments, rounding bits and the units from which
 # a newcomer is turned away.
 _BLOCK = np.uint64(BLOCK)

@@ -63,8 +63,6 @@ def _band(units, moments, standard_errors):
 
     If a key's increments x come by chance, at a steady rate, the variance of their sum S is S E[x^2] / E[x].
     """
-    if standard_errors == 0.0:
-        return 1.0
     return 1.0 + min(standard_errors * np.sqrt(moments[1] / (moments[0] * max(units, 1.0))), _MOST_BAND)
 
 

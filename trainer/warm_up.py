@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
 from trainer.outbox import encode_parts
@@ -36,7 +37,9 @@ def _batch(fields: tuple[Field, ...], dense_names: tuple[str, ...], seed: int) -
         dense_names=dense_names,
     )
     batch = decode_clicks(encode_clicks(said), [], fields=fields, dense_names=dense_names)
-    return said if isinstance(batch, BadRecord) else batch
+    if isinstance(batch, BadRecord):
+        raise InvariantError(f"a click record of our own cannot be read: {batch.reason}")
+    return batch
 
 
 def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[str], device: torch.device) -> float:
