@@ -13,8 +13,9 @@ import torch
 from click.testing import CliRunner
 
 from trainer.commands.evaluate import command
-from trainer.evaluate import ablation
+from trainer.evaluate import ablation, hashing
 from trainer.evaluate import cell as cell_module
+from trainer.evaluate import grid as grid_module
 from trainer.evaluate.cafe_sketch import CafeSketch, Scorer
 from trainer.evaluate.cell import Cell, run_cell
 from trainer.evaluate.full import Full
@@ -52,18 +53,26 @@ def make_cell(method: str, compression: float, seed: int = 0, **knobs) -> Cell:
         method=method,
         compression=1.0 if METHODS[method].is_full else compression,
         seed=seed,
-        knobs={**METHODS[method].variants(search=False)[0], **knobs},
+        knobs={**METHODS[method].default, **knobs},
     )
 
 
 # ---- methods -------------------------------------------------------------------------------------------------------
 
 
+def settings(name):
+    """Each value to be searched alone beside the defaults, in every row format that the method has."""
+    search = {knob: values for knob, values in METHODS[name].search.items() if knob != "rate_factor"}
+    formats = search.pop("row_format", (None,))
+    varied = [{}, *({knob: value} for knob, values in search.items() for value in values[1:])]
+    return [{**one, **({"row_format": stored} if stored else {})} for one in varied for stored in formats]
+
+
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
 def test_a_method_never_takes_more_than_its_budget(name, ratio, optimizer):
-    for knobs in METHODS[name].variants(search=True):
+    for knobs in settings(name):
         brief = make_cell(name, ratio, **knobs).brief(load_stream(SOURCE, NUM_ROWS))
         brief = Brief(**{**vars(brief), "optimizer": optimizer})
         brief = Brief(**{**vars(brief), "budget_bytes": int(brief.full_bytes / ratio)})
@@ -92,7 +101,7 @@ def test_a_ratio_that_a_method_cannot_reach_is_said_with_the_bytes_that_it_needs
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_and_repeats_itself(name):
-    cell = make_cell(name, 5.0, rate=0.2)
+    cell = make_cell(name, 5.0, rate_factor=0.2 / PRESET.rate)
     if name == "mde":  # kernels are compiled for each dimension that it uses
         cell = replace(cell, preset=replace(PRESET, dim=4))
     first, again = run_cell(cell), run_cell(cell)
@@ -103,6 +112,25 @@ def test_a_method_learns_and_repeats_itself(name):
     assert {**first, "seconds": 0} == {**again, "seconds": 0}
     assert first["rows"] == NUM_ROWS
     assert first["bytes"] <= first["budget_bytes"]
+
+
+@pytest.mark.parametrize("stored", ["bfloat16", "int8"])
+@pytest.mark.parametrize("name", [name for name, entry in METHODS.items() if "row_format" in entry.search])
+def test_a_method_learns_in_every_row_format_on_part_of_the_rows(name, stored):
+    cell = replace(make_cell(name, 5.0, row_format=stored), trained_rows=NUM_ROWS // 2)
+    if name == "mde":  # as above
+        cell = replace(cell, compression=2.0, preset=replace(PRESET, dim=4))
+    measured = run_cell(cell)
+    assert measured["rows"] == measured["curve"][-1][0] == NUM_ROWS // 2
+    assert measured["bytes"] <= measured["budget_bytes"]
+    assert measured["auc_last"] > 0.55
+
+
+def test_the_budget_of_a_search_is_that_of_the_whole_run():
+    whole = make_cell("hash", 5.0)
+    stream = load_stream(SOURCE, NUM_ROWS)
+    assert replace(whole, trained_rows=64).brief(stream).budget_bytes == whole.brief(stream).budget_bytes
+    assert replace(whole, trained_rows=64).name != whole.name
 
 
 def test_another_seed_gives_other_figures():
@@ -220,41 +248,91 @@ def make_grid(**changes) -> GridConfig:
     return GridConfig(**{**settings, **changes})
 
 
-def test_a_run_that_was_killed_repeats_no_finished_cell_and_ends_with_the_same_table(tmp_path):
-    whole = run_grid(make_grid(), tmp_path / "whole")
+@pytest.fixture
+def small_search(monkeypatch):
+    """The search sees a quarter of however few rows."""
+    monkeypatch.setattr(grid_module, "_FEWEST_SEARCH_ROWS", 1)
+
+
+@pytest.mark.usefixtures("small_search")
+@pytest.mark.parametrize("num_finished", [3, 20])  # in the first round of the search, and in the last ones
+def test_a_run_that_was_killed_repeats_no_finished_cell_and_ends_with_the_same_table(tmp_path, num_finished):
+    config = make_grid(methods=("full", "qr"))
+    whole = run_grid(config, tmp_path / "whole")
     told = []
 
     class KilledError(Exception):
         pass
 
-    def kill_after_three(measured, done, num_cells):
-        if done == 3:
+    def kill(measured, done, num_cells):
+        if done == num_finished:
             raise KilledError
 
     with pytest.raises(KilledError):
-        run_grid(make_grid(), tmp_path / "cut", on_cell=kill_after_three)
+        run_grid(config, tmp_path / "cut", on_cell=kill)
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "cells").glob("*.json")}
-    assert len(cells) == 3
-    resumed = run_grid(make_grid(), tmp_path / "cut", on_cell=lambda *said: told.append(said))
+    assert len(cells) == num_finished
+    resumed = run_grid(config, tmp_path / "cut", on_cell=lambda *said: told.append(said))
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
-    timeless = [[{**one, "seconds": 0} for one in grid.cells] for grid in (whole, resumed)]
-    assert timeless[0] == timeless[1]
-    assert told[-1][1] == told[-1][2] == len(told)
+    for name in ("cells", "tried"):
+        one, other = ([{**cell, "seconds": 0} for cell in getattr(grid, name)] for grid in (whole, resumed))
+        assert one == other
+    assert [said[1:] for said in told] == [(done, len(told)) for done in range(1, len(told) + 1)]
+    assert len(told) == (3 + 2 + 1) + 2 * (6 + 2 + 1)
     assert not list((tmp_path / "cut" / "cells").glob("*partial*"))
 
 
 def test_several_jobs_give_what_one_gives(tmp_path):
-    config = make_grid(methods=("hash",), compressions=(20.0,))
+    config = make_grid(methods=("hash",), compressions=(20.0,), seeds=(0,))
     one, two = run_grid(config, tmp_path / "one"), run_grid(config, tmp_path / "two", jobs=2)
     assert [{**cell, "seconds": 0} for cell in one.cells] == [{**cell, "seconds": 0} for cell in two.cells]
 
 
-def test_the_best_setting_of_the_first_seed_is_taken_for_all(tmp_path):
-    grid = run_grid(make_grid(methods=("hash",), compressions=(100.0,)), tmp_path)
-    first = [cell for cell in grid.tried if cell["seed"] == 0]
-    assert len(first) == 2
-    best = max(first, key=lambda cell: cell["auc"])
-    assert [cell["knobs"] for cell in grid.cells] == [best["knobs"]] * 2
+@pytest.mark.usefixtures("small_search")
+def test_settings_are_searched_knob_after_knob_and_the_two_best_over_all_rows(tmp_path):
+    config = make_grid(methods=("hash",), compressions=(100.0,), preset=PRESET)
+    grid = run_grid(config, tmp_path)
+    searched = [cell for cell in grid.tried if cell["rows"] == NUM_ROWS // 4]
+    finals = [cell for cell in grid.tried if cell["rows"] == NUM_ROWS]
+    assert {cell["seed"] for cell in searched} == {0}
+    assert [cell["seed"] for cell in finals] == [0, 0, 1]
+    best, sizes = METHODS["hash"].default, [1, *(len(values) - 1 for values in METHODS["hash"].search.values())]
+    assert len(searched) == sum(sizes)
+    for place, knob in enumerate(METHODS["hash"].search, 1):
+        so_far = sum(sizes[:place])
+        for cell in searched[so_far : so_far + sizes[place]]:
+            assert {**cell["knobs"], knob: None} == {**best, knob: None}
+        best = max(searched[: so_far + sizes[place]], key=lambda cell: cell["auc"])["knobs"]
+    assert finals[0]["knobs"] == best
+    winner = max(finals[:2], key=lambda cell: cell["auc"])
+    assert [cell["knobs"] for cell in grid.cells] == [winner["knobs"]] * 2
+    assert [cell["rows"] for cell in grid.cells] == [NUM_ROWS] * 2
+
+
+@pytest.mark.usefixtures("small_search")
+def test_the_search_finds_the_better_setting(tmp_path, monkeypatch):
+    search = {"split": ("proportional", "equal"), "rate_factor": (1e3, 1.0, 1e4)}
+    monkeypatch.setitem(METHODS, "hash", Entry(build=hashing.build, about="a bad start", search=search))
+    config = make_grid(methods=("hash",), compressions=(20.0,), preset=PRESET)
+    searched, first = (run_grid(replace(config, search=how), tmp_path) for how in (True, False))
+    assert [cell["knobs"]["rate_factor"] for cell in searched.cells] == [1.0, 1.0]
+    assert [cell["knobs"] for cell in first.cells] == [METHODS["hash"].default] * 2
+    assert min(cell["auc"] for cell in searched.cells) > max(cell["auc"] for cell in first.cells)
+    assert len(searched.tried) == 4 + 2 + 1
+
+
+def test_the_search_finds_the_row_format_that_makes_a_ratio_feasible(tmp_path):
+    told = []
+    config = make_grid(methods=("qr",), compressions=(60.0, 10_000.0))
+    grid = run_grid(config, tmp_path, on_cell=lambda *said: told.append(said))
+    feasible, infeasible = grid.cells[:2], grid.cells[2:]
+    assert [cell["knobs"]["row_format"] for cell in feasible] == ["int8", "int8"]
+    assert all("infeasible" not in cell and cell["rows"] == NUM_ROWS for cell in feasible)
+    compared = [cell["knobs"]["operation"] for cell in grid.tried if "infeasible" not in cell and cell["seed"] == 0]
+    assert set(compared) == {"multiply", "add"}
+    assert [cell["seed"] for cell in infeasible] == [0, 1]
+    assert all("infeasible" in cell and cell["rows"] == 0 for cell in infeasible)
+    assert told[-1][1:] == (len(told), len(told))
 
 
 def test_shares_are_of_the_gap_between_the_reference_and_the_full_table():
@@ -282,6 +360,8 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     assert any("infeasible" in cell for cell in said["cells"] if cell["method"] == "qr")
     assert "| hash |" in (out / "table.md").read_text()
     assert (out / "auc-dlrm.png").stat().st_size > 1000
+    assert {tuple(sorted(one["knobs"])) for one in said["tried"] if one["method"] == "full"} == {("rate_factor",)}
+    assert all(one["rows"] == 8192 or one["infeasible"] for one in said["tried"])
     assert any("AUC" in record.message for record in caplog.records)
 
 

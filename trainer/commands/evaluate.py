@@ -196,4 +196,4 @@ def command(
     )
 
 
-_TRIED = ("method", "model", "compression", "seed", "knobs", "auc", "infeasible")
+_TRIED = ("method", "model", "compression", "seed", "rows", "knobs", "auc", "infeasible")

@@ -25,7 +25,7 @@ class AdaEmbed(Method):
     looked at every 64 batches, and rows move if more than 5 % of the important features have none.
 
     Args:
-        brief: with the knob `decay`, at every look.
+        brief: with the knobs `decay`, at every look, and `row_format`.
         num_rows: to give away.
     """
 
@@ -33,7 +33,7 @@ class AdaEmbed(Method):
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
         super().__init__()
-        self.rows = TrainedRows(num_rows, brief)
+        self.rows = TrainedRows(num_rows, brief, row_format=brief.row_format)
         self._row_of = np.full(brief.num_features, num_rows, np.int32)  # the zero row
         self._importance = np.zeros(brief.num_features, np.float32)
         self._num_rows, self._num_fields = num_rows, len(brief.field_sizes)
@@ -97,7 +97,7 @@ class AdaEmbed(Method):
 def build(brief: Brief) -> AdaEmbed | Infeasible:
     """As many rows as fit beside two words for every feature."""
     fixed = brief.num_features * _ENTRY_BYTES
-    num_rows = (brief.budget_bytes - fixed) // brief.row_bytes() - 1
+    num_rows = (brief.budget_bytes - fixed) // brief.row_bytes(brief.row_format) - 1
     if num_rows < 1:
         return Infeasible(f"importances of {brief.num_features} features need {fixed} bytes, got {brief.budget_bytes}")
     return AdaEmbed(brief, min(num_rows, brief.num_features))

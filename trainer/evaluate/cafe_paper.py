@@ -11,7 +11,7 @@ slot of a bucket where the paper says the smallest.
 
 from __future__ import annotations
 
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -21,7 +21,6 @@ from trainer.evaluate.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.evaluate.placing import Placing, split_rows
 from trainer.evaluate.trained_rows import TrainedRows
-from trainer.sizing import RowFormatName
 
 __all__ = ["CafePaper", "build"]
 
@@ -56,7 +55,7 @@ class CafePaper(Method):
             split = split_rows(num_shared - num_level_1, sizes, how)
             self._level_2 = Placing(sizes, split, 2 * brief.seed + 1, first_row=start)
             start += self._level_2.num_rows
-        self.rows = TrainedRows(start, brief, row_format=cast("RowFormatName", brief.word("row_format", "float32")))
+        self.rows = TrainedRows(start, brief, row_format=brief.row_format)
         threshold = brief.number("threshold", 20.0)
         self.sketch = CafeSketch(
             num_buckets, num_hot, threshold=threshold, factor=brief.number("decay", 0.98), seed=brief.seed
@@ -110,7 +109,7 @@ class CafePaper(Method):
 
 def build(brief: Brief) -> CafePaper | Infeasible:
     """`unique_share` of the bytes for unique rows and the sketch, the rest for shared rows."""
-    row_bytes = brief.row_bytes(cast("RowFormatName", brief.word("row_format", "float32")))
+    row_bytes = brief.row_bytes(brief.row_format)
     per_hot = row_bytes + brief.number("slots_per_row", 4) * SLOT_BYTES + _FREE_BYTES
     fewest = len(brief.field_sizes) * int(brief.number("levels", 1))
     room = brief.budget_bytes - row_bytes - 4 * SLOT_BYTES

@@ -26,7 +26,7 @@ __all__ = ["BudgetError", "Cell", "Measured", "run_cell"]
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # grows when cells of an older program must not be mixed with new ones
+_FORMAT = 2  # grows when cells of an older program must not be mixed with new ones
 _LAST_SHARE = 1 / 7  # as the last day of the paper's week
 _WINDOWS = 50
 
@@ -50,6 +50,8 @@ class Cell:
         knobs: the method's settings.
         compression: size of the full table over that of the method; 1 for the full table.
         seed: of weights, hashes and coins.
+        trained_rows: how many of the rows are trained on, the first ones; None for all. Vocabulary and budget are those
+            of all rows.
     """
 
     source: Source
@@ -60,6 +62,7 @@ class Cell:
     compression: float
     seed: int
     knobs: Mapping[str, Knob] = field(default_factory=dict)
+    trained_rows: int | None = None
 
     def describe(self) -> dict[str, Any]:
         """All of it, for JSON."""
@@ -73,6 +76,7 @@ class Cell:
             "knobs": dict(self.knobs),
             "compression": self.compression,
             "seed": self.seed,
+            "trained_rows": self.trained_rows,
         }
 
     @property
@@ -88,7 +92,7 @@ class Cell:
             dim=self.preset.dim,
             field_sizes=stream.field_sizes,
             optimizer=self.preset.optimizer,
-            rate=float(self.knobs.get("rate", self.preset.rate)),
+            rate=self.preset.rate * float(self.knobs.get("rate_factor", 1.0)),
             epsilon=float(self.knobs.get("epsilon", self.preset.epsilon)),
             seed=self.seed,
             knobs=self.knobs,
@@ -118,30 +122,30 @@ def run_cell(cell: Cell) -> Measured:
         "model": cell.model,
         "compression": cell.compression,
         "seed": cell.seed,
-        "rows": stream.num_rows,
         "features": brief.num_features,
         "budget_bytes": brief.budget_bytes,
         "knobs": dict(cell.knobs),
     }
     method = METHODS[cell.method].build(brief)
     if isinstance(method, Infeasible):
-        return {**named, "infeasible": method.reason}
+        return {**named, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)
-    measured = _train(cell, stream, method)
-    sizes = {"bytes": _check(method, cell, brief.budget_bytes), "paper_bytes": method.paper_bytes}
+    num_rows = min(cell.trained_rows or stream.num_rows, stream.num_rows)
+    measured = _train(cell, stream, num_rows, method)
+    sizes = {"rows": num_rows, "bytes": _check(method, cell, brief.budget_bytes), "paper_bytes": method.paper_bytes}
     seconds = round(time.perf_counter() - started_s, 2)
     return {**named, **sizes, **measured, "details": method.describe(), "seconds": seconds}
 
 
-def _train(cell: Cell, stream: Stream, method: Method) -> Measured:
+def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> Measured:
     num_dense = stream.dense.shape[1]
     model = cell.preset.build_model(cell.model, num_dense=num_dense, num_fields=stream.num_fields, seed=cell.seed)
     optimizer = cell.preset.dense.build(chain(model.parameters(), method.parameters()))
     words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
     total, last, window = Quality(), Quality(), Quality()
     curve: list[list[float | None]] = []
-    last_row = stream.num_rows - int(stream.num_rows * _LAST_SHARE)
-    for where in stream.batches(cell.preset.batch_rows):
+    last_row = num_rows - int(num_rows * _LAST_SHARE)
+    for where in stream.batches(cell.preset.batch_rows, num_rows=num_rows):
         label = torch.from_numpy(stream.label[where].astype(np.float32))  # (B,)
         dense = torch.from_numpy(stream.dense[where])  # (B, M)
         read = torch.from_numpy(words[where].astype(np.int64, copy=True))  # (B, F)
@@ -154,7 +158,7 @@ def _train(cell: Cell, stream: Stream, method: Method) -> Measured:
         predicted = logits.detach().numpy()
         for quality, first in ((total, 0), (window, 0), (last, max(0, last_row - where.start))):
             quality.add(predicted[first:], stream.label[where][first:])
-        if window.rows >= stream.num_rows / _WINDOWS:
+        if window.rows >= num_rows / _WINDOWS:
             curve.append([where.stop, window.log_loss, window.auc])
             window = Quality()
     return {

@@ -14,7 +14,10 @@ __all__ = ["DoubleHash", "Hash", "build", "build_double"]
 
 
 class Hash(Method):
-    """The hashing trick. Knobs: `split` of the rows among fields (`proportional`, as published, or `equal`)."""
+    """The hashing trick.
+
+    Knobs: `split` of the rows among fields (`proportional`, as published, or `equal`), and `row_format`.
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
@@ -22,7 +25,7 @@ class Hash(Method):
         super().__init__()
         split = split_rows(num_rows, brief.field_sizes, brief.word("split", "proportional"))
         self._places = Placing(brief.field_sizes, split, brief.seed)
-        self.rows = TrainedRows(self._places.num_rows, brief)
+        self.rows = TrainedRows(self._places.num_rows, brief, row_format=brief.row_format)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -45,7 +48,10 @@ class Hash(Method):
 
 
 class DoubleHash(Method):
-    """Two tables, two hashes: a (1 + b), which is the published product started near a, or a + b (`operation`)."""
+    """Two tables, two hashes: a (1 + b), which is the published product started near a, or a + b.
+
+    Knobs: `operation` (`multiply` or `add`), and those of `Hash`.
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
@@ -54,8 +60,9 @@ class DoubleHash(Method):
         split = split_rows(num_rows // 2, brief.field_sizes, brief.word("split", "proportional"))
         self._places = [Placing(brief.field_sizes, split, 2 * brief.seed + which) for which in range(2)]
         self._operation = brief.word("operation", "add")
-        self.left = TrainedRows(self._places[0].num_rows, brief)
-        self.right = TrainedRows(self._places[1].num_rows, brief, salt=1)
+        left, right = (places.num_rows for places in self._places)
+        self.left = TrainedRows(left, brief, row_format=brief.row_format)
+        self.right = TrainedRows(right, brief, row_format=brief.row_format, salt=1)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -82,17 +89,17 @@ class DoubleHash(Method):
 
 def build(brief: Brief) -> Hash | Infeasible:
     """As many rows as fit, at least one a field."""
-    num_rows = brief.budget_bytes // brief.row_bytes() - 1
-    fewest = len(brief.field_sizes)
+    row_bytes, fewest = brief.row_bytes(brief.row_format), len(brief.field_sizes)
+    num_rows = brief.budget_bytes // row_bytes - 1
     if num_rows < fewest:
-        return Infeasible(f"a row a field needs {(fewest + 1) * brief.row_bytes()} bytes, got {brief.budget_bytes}")
+        return Infeasible(f"a row a field needs {(fewest + 1) * row_bytes} bytes, got {brief.budget_bytes}")
     return Hash(brief, num_rows)
 
 
 def build_double(brief: Brief) -> DoubleHash | Infeasible:
     """As many rows as fit, at least two a field."""
-    num_rows = brief.budget_bytes // brief.row_bytes() - 2
-    fewest = 2 * len(brief.field_sizes)
+    row_bytes, fewest = brief.row_bytes(brief.row_format), 2 * len(brief.field_sizes)
+    num_rows = brief.budget_bytes // row_bytes - 2
     if num_rows < fewest:
-        return Infeasible(f"two rows a field need {(fewest + 2) * brief.row_bytes()} bytes, got {brief.budget_bytes}")
+        return Infeasible(f"two rows a field need {(fewest + 2) * row_bytes} bytes, got {brief.budget_bytes}")
     return DoubleHash(brief, num_rows)

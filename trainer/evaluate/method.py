@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import ClassVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -70,6 +70,11 @@ class Brief:
         """Bytes of one row and of its optimizer state."""
         state = _STATE_BYTES if self.optimizer == "adagrad" else 0
         return numbers_bytes(dim or self.dim, row_format) + state
+
+    @property
+    def row_format(self) -> RowFormatName:
+        """Knob `row_format`: what rows are stored as, float32 by default."""
+        return cast("RowFormatName", self.word("row_format", "float32"))
 
     @property
     def row_optimizer(self) -> RowOptimizer:

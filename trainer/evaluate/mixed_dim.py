@@ -24,12 +24,18 @@ def field_dims(brief: Brief, power: float) -> list[int]:
 
 
 def _total_bytes(brief: Brief, dims: list[int]) -> int:
-    rows = sum((size + 1) * brief.row_bytes(dim=dim) for size, dim in zip(brief.field_sizes, dims, strict=True))
+    rows = sum(
+        (size + 1) * brief.row_bytes(brief.row_format, dim=dim)
+        for size, dim in zip(brief.field_sizes, dims, strict=True)
+    )
     return rows + sum(dim * brief.dim * _FLOAT_BYTES * _ADAM_WORDS for dim in dims if dim < brief.dim)
 
 
 class MixedDim(Method):
-    """A table a field, with rows of `dims[f]` numbers and a projection to D that learns with the model."""
+    """A table a field, with rows of `dims[f]` numbers and a projection to D that learns with the model.
+
+    Knob: `row_format`.
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
 
@@ -37,7 +43,7 @@ class MixedDim(Method):
         super().__init__()
         self._first_ids = np.concatenate([[0], np.cumsum(brief.field_sizes)[:-1]])
         self.tables = nn.ModuleList(
-            TrainedRows(size, brief, dim=dim, salt=field)
+            TrainedRows(size, brief, dim=dim, row_format=brief.row_format, salt=field)
             for field, (size, dim) in enumerate(zip(brief.field_sizes, dims, strict=True))
         )
         seeded = torch.Generator().manual_seed(brief.seed)

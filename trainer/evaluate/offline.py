@@ -19,7 +19,7 @@ class Offline(Method):
     """Private rows for the top of the true counts, which no online method can know; hashed rows for the rest.
 
     Args:
-        brief: with the knobs `unique_share` (of the rows) and `split` (of the others among fields).
+        brief: with the knobs `unique_share` (of the rows), `split` (of the others among fields) and `row_format`.
         num_hot: private rows.
         num_shared: the others.
     """
@@ -35,7 +35,7 @@ class Offline(Method):
         self._row_of[top] = np.arange(len(top))
         split = split_rows(num_shared, brief.field_sizes, brief.word("split", "equal"))
         self._places = Placing(brief.field_sizes, split, brief.seed, first_row=num_hot)
-        self.rows = TrainedRows(num_hot + self._places.num_rows, brief)
+        self.rows = TrainedRows(num_hot + self._places.num_rows, brief, row_format=brief.row_format)
         self._map_bytes = map_bytes(num_hot)
 
     def forward(self, words: Tensor) -> Tensor:
@@ -62,7 +62,8 @@ class Offline(Method):
 
 def build(brief: Brief) -> Offline | Infeasible:
     """Private and shared rows in the asked proportion, the map of the private ones counted."""
-    share, row_bytes, fewest = brief.number("unique_share", 0.8), brief.row_bytes(), len(brief.field_sizes)
+    share, fewest = brief.number("unique_share", 0.8), len(brief.field_sizes)
+    row_bytes = brief.row_bytes(brief.row_format)
     room = brief.budget_bytes - row_bytes - map_bytes(0)
     if room < fewest * row_bytes:
         return Infeasible(f"a row a field needs {fewest * row_bytes} bytes, got {brief.budget_bytes}")

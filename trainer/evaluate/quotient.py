@@ -21,7 +21,7 @@ class QuotientRemainder(Method):
     """remainder row (1 + quotient row), which is the published product started near one of them, or their sum.
 
     Args:
-        brief: with the knob `operation`: `multiply` or `add`.
+        brief: with the knobs `operation` (`multiply` or `add`) and `row_format`.
         remainders: the divisor of each field (F,); no two features of a field share both rows.
     """
 
@@ -35,8 +35,8 @@ class QuotientRemainder(Method):
         self._first_ids = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         self._firsts = [np.concatenate([[0], np.cumsum(rows)[:-1]]) for rows in (remainders, quotients)]
         self._operation = brief.word("operation", "multiply")
-        self.remainders = TrainedRows(int(remainders.sum()), brief)
-        self.quotients = TrainedRows(int(quotients.sum()), brief, salt=1)
+        self.remainders = TrainedRows(int(remainders.sum()), brief, row_format=brief.row_format)
+        self.quotients = TrainedRows(int(quotients.sum()), brief, row_format=brief.row_format, salt=1)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -65,7 +65,8 @@ def build(brief: Brief) -> QuotientRemainder | Infeasible:
     """The largest divisors, in proportion to the fields' sizes, that fit; about 2 sqrt(n) rows a field at least."""
     sizes = np.asarray(brief.field_sizes)
     roots = np.ceil(np.sqrt(sizes)).astype(np.int64)
-    room = brief.budget_bytes // brief.row_bytes() - 2
+    row_bytes = brief.row_bytes(brief.row_format)
+    room = brief.budget_bytes // row_bytes - 2
 
     def divisors(share: float) -> Rows:
         return np.maximum(roots, np.minimum(sizes, np.floor(share * sizes).astype(np.int64)))
@@ -74,7 +75,7 @@ def build(brief: Brief) -> QuotientRemainder | Infeasible:
         return int((divisors(share) - -sizes // divisors(share)).sum())
 
     if num_rows(0) > room:
-        least = (num_rows(0) + 2) * brief.row_bytes()
+        least = (num_rows(0) + 2) * row_bytes
         return Infeasible(f"2 sqrt(n) rows a field need {least} bytes, got {brief.budget_bytes}")
     low, high = 0.0, 1.0
     while high - low > 1e-12 and not math.isclose(low, high):

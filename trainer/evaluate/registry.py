@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from itertools import product
 
 from trainer.evaluate import (
     adaembed,
@@ -18,6 +17,7 @@ from trainer.evaluate import (
     robe,
 )
 from trainer.evaluate.method import Brief, Infeasible, Knob, Method
+from trainer.sizing import ROW_FORMATS
 
 __all__ = ["METHODS", "Entry", "Variant"]
 
@@ -32,7 +32,7 @@ class Entry:
         build: makes it, or says why not.
         about: one line.
         knobs: settings that make this entry differ from others of the same class.
-        search: values to try of further settings; the best on the first seed is taken, in hindsight, for all seeds.
+        search: values to try of further settings, the default first, in the order in which they are searched.
         is_full: it is the uncompressed table and has no ratio.
     """
 
@@ -42,53 +42,62 @@ class Entry:
     search: Mapping[str, tuple[Knob, ...]] = field(default_factory=dict)
     is_full: bool = False
 
-    def variants(self, *, search: bool) -> list[Variant]:
-        """Every combination of what is to be tried; its first alone if nothing is to be searched."""
-        names = list(self.search)
-        combinations = [dict(zip(names, values, strict=True)) for values in product(*self.search.values())]
-        return [{**self.knobs, **combination} for combination in (combinations if search else combinations[:1])]
+    @property
+    def default(self) -> Variant:
+        """The first value of everything that can be searched."""
+        return {**self.knobs, **{name: values[0] for name, values in self.search.items()}}
 
 
 _THRESHOLDS: tuple[Knob, ...] = (20.0, 5.0, 80.0)
 _SCORES: tuple[Knob, ...] = ("field", "raw")
 _SPLITS: tuple[Knob, ...] = ("proportional", "equal")
+_RATE: Mapping[str, tuple[Knob, ...]] = {"rate_factor": (1.0, 0.5, 2.0)}
+_ROWS: Mapping[str, tuple[Knob, ...]] = {"row_format": ROW_FORMATS, **_RATE}
+_PAPER: Mapping[str, tuple[Knob, ...]] = {
+    "threshold": _THRESHOLDS,
+    "score": _SCORES,
+    "unique_share": (0.7, 0.5, 0.9),
+    **_RATE,
+}
 _OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw"}
 
 METHODS: dict[str, Entry] = {
-    "full": Entry(build=full.build, about="a row for every feature", is_full=True),
+    "full": Entry(build=full.build, about="a row for every feature", search=_RATE, is_full=True),
     "offline": Entry(
         build=offline.build,
         about="an oracle: rows for the most frequent of the whole run",
-        search={"unique_share": (0.8, 0.5)},
+        search={"unique_share": (0.8, 0.5), **_ROWS},
     ),
-    "hash": Entry(build=hashing.build, about="one hashed row", search={"split": _SPLITS}),
+    "hash": Entry(build=hashing.build, about="one hashed row", search={"split": _SPLITS, **_ROWS}),
     "double-hash": Entry(
         build=hashing.build_double,
         about="two hashed rows, no vocabulary",
         knobs={"split": "equal"},
-        search={"operation": ("add", "multiply")},
+        search={"operation": ("add", "multiply"), **_ROWS},
     ),
-    "qr": Entry(build=quotient.build, about="quotient and remainder rows", search={"operation": ("multiply", "add")}),
-    "robe": Entry(build=robe.build, about="blocks of one shared array", search={"block": (8.0, 16.0)}),
-    "mde": Entry(build=mixed_dim.build, about="shorter rows for larger fields"),
-    "adaembed": Entry(build=adaembed.build, about="rows for the most important, zero for the rest"),
-    "cafe-paper": Entry(
-        build=cafe_paper.build,
-        about="CAFE as published",
-        search={"threshold": _THRESHOLDS, "score": _SCORES},
+    "qr": Entry(
+        build=quotient.build,
+        about="quotient and remainder rows",
+        search={"operation": ("multiply", "add"), **_ROWS},
     ),
+    "robe": Entry(build=robe.build, about="blocks of one shared array", search={"block": (8.0, 16.0, 4.0), **_ROWS}),
+    "mde": Entry(build=mixed_dim.build, about="shorter rows for larger fields", search=_ROWS),
+    "adaembed": Entry(build=adaembed.build, about="rows for the most important, zero for the rest", search=_ROWS),
+    "cafe-paper": Entry(build=cafe_paper.build, about="CAFE as published", search=_PAPER),
     "cafe-paper-2": Entry(
         build=cafe_paper.build,
         about="CAFE as published, two levels",
         knobs={"levels": 2.0},
-        search={"threshold": _THRESHOLDS, "score": _SCORES},
+        search=_PAPER,
     ),
     "cafe-paper-bytes": Entry(
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and shares",
         knobs=_OURS,
-        search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97)},
+        search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97, 0.7), **_RATE},
     ),
-    "cafe": Entry(build=cafe.build, about="ours: nothing to tune"),
-    "cafe-remote": Entry(build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted"),
+    "cafe": Entry(build=cafe.build, about="ours: nothing of its own to tune", search=_RATE),
+    "cafe-remote": Entry(
+        build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted", search=_RATE
+    ),
 }

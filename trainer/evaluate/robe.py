@@ -24,7 +24,7 @@ class Robe(Method):
     a block has one optimizer word.
 
     Args:
-        brief: with the knob `block`: Z, a divisor of D.
+        brief: with the knobs `block` (Z, a divisor of D) and `row_format` (of a block).
         num_blocks: of the array.
     """
 
@@ -37,7 +37,7 @@ class Robe(Method):
         seeds = np.array([(brief.seed * parts + part + 1) * _SEED_STEP % (1 << 64) for part in range(parts)], np.uint64)
         self._salts = mix64_array(seeds)  # (D / Z,)
         self._num_blocks = np.uint64(num_blocks)
-        self.rows = TrainedRows(num_blocks, brief, dim=block)
+        self.rows = TrainedRows(num_blocks, brief, dim=block, row_format=brief.row_format)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -65,7 +65,7 @@ def build(brief: Brief) -> Robe | Infeasible:
     block = int(brief.number("block", 8))
     if brief.dim % block:
         return Infeasible(f"block {block} does not divide dimension {brief.dim}")
-    block_bytes = brief.row_bytes(dim=block)
+    block_bytes = brief.row_bytes(brief.row_format, dim=block)
     num_blocks = brief.budget_bytes // block_bytes - 1
     if num_blocks < brief.dim // block:
         return Infeasible(f"one vector needs {(brief.dim // block + 1) * block_bytes} bytes, got {brief.budget_bytes}")

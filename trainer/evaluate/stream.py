@@ -112,10 +112,10 @@ class Stream:
         """Occurrences of each feature: the future."""
         return np.bincount(self.ids.reshape(-1), minlength=sum(self.field_sizes))
 
-    def batches(self, rows: int) -> Iterator[slice]:
-        """Where each batch stands; what is left at the end is a smaller one."""
-        for start in range(0, self.num_rows, rows):
-            yield slice(start, min(start + rows, self.num_rows))
+    def batches(self, rows: int, *, num_rows: int) -> Iterator[slice]:
+        """Where each batch of `rows` stands in the first `num_rows`; what is left at the end is a smaller one."""
+        for start in range(0, num_rows, rows):
+            yield slice(start, min(start + rows, num_rows))
 
 
 def _generate(source: GeneratorSource, num_rows: int) -> Stream:
