@@ -70,7 +70,8 @@ def _band(units, moments, standard_errors):
 def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_full, is_warm_full, standard_errors):
     """The codes between which nothing changes: the score at the tier's last rank, times its band and over it.
 
-    While a tier is not full whatever reaches its last rank may enter.
+    While a tier is not full whatever reaches its last rank may enter; and what may be hot may be warm, or a full warm
+    tier (one of no places is always full) would keep cold keys from free rows.
     """
     hot = decode_score(_code_at_rank(histogram, hot_capacity))
     warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
@@ -82,6 +83,7 @@ def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_f
         (DEMOTE_WARM, warm / warm_band),
     ):
         limits[limit] = min(max(encode_score(units, HALF), 1), RENORMALISE_CODE)
+    limits[PROMOTE_WARM] = min(limits[PROMOTE_WARM], limits[PROMOTE_HOT])
 
 
 @njit(nogil=True, cache=True)

@@ -172,6 +172,12 @@ def test_the_set_is_full_after_warm_up_and_stays_full():
     assert hot_set.num_warm >= 0.97 * hot_set.warm_capacity
 
 
+def test_without_warm_places_the_rows_fill_too():
+    hot_set = make_hot_set(_CAPACITY, 340, warm_capacity=0, half_life_events=math.inf)
+    hot_set.update(zipf_keys(400_000, seed=2))
+    assert hot_set.num_hot == _CAPACITY  # 891 when a cold key had to pass the band of a warm tier that is always full
+
+
 def test_the_hot_keys_are_those_at_the_top_of_the_stream(warm_snapshot):
     held = hot_keys(HotSet.from_bytes(warm_snapshot))
     assert np.isin(true_hot(), held).mean() >= 0.9
