@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sketch import kernels, policies
-from sketch.changes import HOT, NO_ROW, WARM, Changes
+from sketch.changes import HOT, NO_ROW, Changes
 from sketch.errors import ParameterError
 from sketch.hashing import Keys, table_digest
 from sketch.hotsketch import HotSketch
@@ -77,7 +77,8 @@ class HotSet:
         policy: `rank` as above; `bucket`: every bucket of the sketch owns as many of the rows (and warm places) as the
             others, for the best of its own keys (`docs/sketch.md` compares the two).
 
-    Memory: 32 bytes a bucket and 4 bytes a row beside the sketch.
+    Memory: beside the sketch 16 bytes a bucket and one bit a row; from 65,535 rows on a byte a slot more, from 16.8 M
+    two (`growing_bytes`).
     """
 
     def __init__(
@@ -116,11 +117,12 @@ class HotSet:
         self.sketch = sketch
         self._now_ms: int | None = None
         self._decayed_ms = 0
-        self._tiers = np.full((sketch.num_buckets, kernels.TIER_LANES), kernels.COLD_SLOT, np.int32)
+        self._tiers = np.zeros((sketch.num_buckets, kernels.TIER_LANES), np.uint16)
+        self._high = np.zeros((_num_high_bytes(capacity), *sketch.codes.shape), np.uint8)
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
-        # Without a rank nothing passes a limit.
-        self._limits = np.full(4, 1 if policy == "rank" else kernels.RENORMALISE_CODE, np.int64)
-        self._free_rows = np.arange(first_row + capacity - 1, first_row - 1, -1, dtype=np.int32)
+        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # without a rank nothing passes
+        are_free = np.arange(_num_words(capacity) * 64) < capacity
+        self._free_rows = np.packbits(are_free, bitorder="little").view(np.int64)
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
         self._moments = np.ones(2, np.float64)
@@ -144,7 +146,13 @@ class HotSet:
     def nbytes(self) -> int:
         """Bytes of the sketch and of what the set keeps beside it."""
         small = self._histogram, self._limits, self._counts, self._moments, self._candidates
-        return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._free_rows, *small))
+        return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._high, self._free_rows, *small))
+
+    @staticmethod
+    def growing_bytes(capacity: int, num_buckets: int, slots_per_bucket: int = kernels.MAX_SLOTS) -> int:
+        """Bytes of what a set keeps beside its sketch, without what has one size whatever these are."""
+        bucket_bytes = 2 * kernels.TIER_LANES + _num_high_bytes(capacity) * slots_per_bucket
+        return num_buckets * bucket_bytes + 8 * _num_words(capacity)
 
     def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
         """Counts the keys, in order, and says what changed.
@@ -198,6 +206,7 @@ class HotSet:
             scores,
             *sketch.kernel_state(),
             self._tiers,
+            self._high,
             self._histogram,
             self._limits,
             self._counts,
@@ -230,10 +239,12 @@ class HotSet:
             sketch.mixed_seed,
             sketch.scale,
             self._tiers,
+            self._high,
             self._limits,
             self._counts,
             self._free_rows,
             self._candidates,
+            self.first_row,
             self.warm_capacity,
             max(1, self.capacity // 64),
             _REVIEW_BUCKETS,
@@ -249,6 +260,7 @@ class HotSet:
             sketch.mixed_seed,
             sketch.scale,
             self._tiers,
+            self._high,
             self._counts,
             self._free_rows,
             self._moments,
@@ -297,13 +309,16 @@ class HotSet:
 
     def table(self) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
         """All hot and warm keys, ascending: keys (K,) uint64, tiers (K,) uint8, rows (K,) int32 (-1 for warm)."""
-        buckets, slots = np.nonzero(self._tiers != kernels.COLD_SLOT)
-        rows = self._tiers[buckets, slots]
+        buckets, slots = np.nonzero(self._tiers)
         keys = self.sketch.keys_at(buckets * 8 + slots)
         order = np.argsort(keys)
-        keys, rows = keys[order], rows[order]
-        tiers = np.where(rows >= 0, HOT, WARM).astype(np.uint8)
-        return keys, tiers, np.where(rows >= 0, rows, NO_ROW).astype(np.int32)
+        buckets, slots = buckets[order], slots[order]
+        lows = self._tiers[buckets, slots].astype(np.int64)
+        rows = self.first_row + lows - HOT
+        for byte, high in enumerate(self._high):
+            rows += (high[buckets, slots].astype(np.int64) << 8 * byte) * kernels.LOW_ROWS
+        tiers = np.minimum(lows, HOT).astype(np.uint8)
+        return keys[order], tiers, np.where(tiers == HOT, rows, NO_ROW).astype(np.int32)
 
     def digest(self) -> int:
         """The order-free 64-bit digest of the table."""
@@ -323,6 +338,7 @@ class HotSet:
         }
         arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
+            "high": self._high,
             "limits": self._limits,
             "free_rows": self._free_rows,
             "counts": self._counts,
@@ -350,6 +366,7 @@ class HotSet:
         hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
         hot_set._served = _Served(*served)
         hot_set._tiers[:] = arrays["tiers"]
+        hot_set._high[:] = arrays["high"]
         hot_set._limits[:] = arrays["limits"]
         hot_set._free_rows[:] = arrays["free_rows"]
         hot_set._counts[:] = arrays["counts"]
@@ -364,6 +381,16 @@ def _hex(number: float | None) -> str | None:
 
 def _unhex(text: str | None) -> float | None:
     return None if text is None else float.fromhex(text)
+
+
+def _num_high_bytes(capacity: int) -> int:
+    """How many bytes of a row's number are kept beside its tier."""
+    return (((capacity - 1) // kernels.LOW_ROWS).bit_length() + 7) // 8
+
+
+def _num_words(capacity: int) -> int:
+    """How many words of 64 bits hold a bit a row."""
+    return -(-capacity // 64)
 
 
 def _buffers(size: int) -> _Buffers:

@@ -3,7 +3,7 @@
 - `review_ranks`: the top of the whole sketch. Limits are the scores at the last ranks; keys that passed one since the
   last review are candidates, what sank is met by a hand that sweeps the buckets.
 - `review_buckets`: every bucket owns a share of the rows, for the best keys in it. No order over the whole sketch, no
-  limits, no list of free rows.
+  limits.
 
 Both emit changes in order, demotions before the promotions that take their rows, `budget` at most.
 """
@@ -16,12 +16,12 @@ from numba import njit
 from sketch.kernels import (
     BIN_BITS,
     COLD,
-    COLD_SLOT,
     DEMOTE_HOT,
     DEMOTE_WARM,
     HALF,
     HAND,
     HOT,
+    LAST_ROW,
     LINE_BYTES,
     NUM_BINS,
     NUM_CANDIDATES,
@@ -31,7 +31,6 @@ from sketch.kernels import (
     PROMOTE_WARM,
     RENORMALISE_CODE,
     WARM,
-    WARM_SLOT,
     decode_score,
     encode_score,
     leave,
@@ -39,6 +38,7 @@ from sketch.kernels import (
     num_tag_bytes,
     read_tag,
     rebuild_key,
+    take_row,
 )
 
 __all__ = ["review_buckets", "review_ranks", "set_limits"]
@@ -88,8 +88,8 @@ def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_f
 
 @njit(nogil=True, cache=True)
 def review_ranks(
-    lines, wide, scores, seed, scale, tiers, limits, counts, free_rows, candidates,
-    warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
+    lines, wide, scores, seed, scale, tiers, high, limits, counts, free_rows, candidates,
+    first_row, warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
     """Moves tiers: sweeps the next buckets for what sank, then promotes the best candidates; at most `budget` changes.
 
@@ -108,23 +108,21 @@ def review_ranks(
             tier, code = tiers[hand, slot], np.int64(scores[hand, slot])
             if code == 0:
                 continue
-            sinks = tier >= 0 and code < limits[DEMOTE_HOT] and counts[NUM_FREE] < reserve
+            sinks = tier >= HOT and code < limits[DEMOTE_HOT] and counts[NUM_FREE] < reserve
             if sinks or (
-                tier == WARM_SLOT and code < limits[DEMOTE_WARM] and warm_capacity - counts[NUM_WARM] < 2 * reserve
+                tier == WARM and code < limits[DEMOTE_WARM] and warm_capacity - counts[NUM_WARM] < 2 * reserve
             ):
-                leave(tiers, free_rows, counts, hand, slot)
+                leave(tiers, high, free_rows, counts, hand, slot)
                 to_warm = sinks and code >= limits[PROMOTE_WARM] and counts[NUM_WARM] < warm_capacity
                 if to_warm:
-                    tiers[hand, slot] = WARM_SLOT
+                    tiers[hand, slot] = WARM
                     counts[NUM_WARM] += 1
                 tag = read_tag(base + hand * LINE_BYTES, wide_base + hand * 8, tag_bytes, slot)
                 out_key[num_out] = rebuild_key(hand, tag, seed, num_buckets, tag_shift)
                 out_tier[num_out] = WARM if to_warm else COLD
                 out_row[num_out], out_score[num_out] = -1, decode_score(code) / scale
                 num_out += 1
-            elif (tier == WARM_SLOT and code >= limits[PROMOTE_HOT]) or (
-                tier == COLD_SLOT and code >= limits[PROMOTE_WARM]
-            ):
+            elif tier < HOT and code >= limits[tier]:
                 candidates[counts[NUM_CANDIDATES]] = hand * 8 + slot
                 counts[NUM_CANDIDATES] += 1
         hand = hand + 1 if hand + 1 < scores.shape[0] else 0
@@ -141,19 +139,19 @@ def review_ranks(
         place, code = (1 << 44) - 1 - (order[i] & ((1 << 44) - 1)), order[i] >> 44
         bucket, slot = place >> 3, place & 7
         tier = tiers[bucket, slot]
-        if tier >= 0:
+        if tier >= HOT:
             continue
         to_hot = code >= limits[PROMOTE_HOT] and counts[NUM_FREE] > 0
-        if not to_hot and (tier == WARM_SLOT or code < limits[PROMOTE_WARM] or counts[NUM_WARM] >= warm_capacity):
+        if not to_hot and (tier == WARM or code < limits[PROMOTE_WARM] or counts[NUM_WARM] >= warm_capacity):
             continue
-        leave(tiers, free_rows, counts, bucket, slot)
+        leave(tiers, high, free_rows, counts, bucket, slot)
         row = -1
         if to_hot:
-            counts[NUM_FREE] -= 1
-            row = free_rows[counts[NUM_FREE]]
-            tiers[bucket, slot] = row
+            # Round and round, so that finding a free one costs little and a row rests before it is given away again.
+            counts[LAST_ROW] = take_row(tiers, high, free_rows, counts, bucket, slot, counts[LAST_ROW])
+            row = first_row + counts[LAST_ROW]
         else:
-            tiers[bucket, slot] = WARM_SLOT
+            tiers[bucket, slot] = WARM
             counts[NUM_WARM] += 1
         tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
         out_key[num_out] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
@@ -179,7 +177,7 @@ def _best_slots(units, standing, wanted, chosen):
 
 @njit(nogil=True, cache=True)
 def review_buckets(
-    lines, wide, scores, seed, scale, tiers, counts, free_rows, moments,
+    lines, wide, scores, seed, scale, tiers, high, counts, free_rows, moments,
     capacity, first_row, warm_capacity, standard_errors, sweep, budget, out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
     """Gives each of the next buckets' rows and warm places to its best keys; at most `budget` changes.
@@ -192,7 +190,7 @@ def review_buckets(
     base, wide_base = lines.ctypes.data, wide.ctypes.data
     buckets = scores.shape[0]
     units, standing = np.empty(slots), np.empty(slots)
-    is_hot, is_kept, is_taken = np.empty(slots, np.bool_), np.empty(slots, np.bool_), np.empty(slots, np.bool_)
+    is_hot, is_kept = np.empty(slots, np.bool_), np.empty(slots, np.bool_)
     num_out = 0
     for _ in range(min(sweep, buckets)):
         if num_out + slots > budget:
@@ -205,38 +203,29 @@ def review_buckets(
         for slot in range(slots):
             units[slot] = decode_score(np.int64(scores[bucket, slot]))
             band = _band(units[slot], moments, standard_errors)
-            standing[slot] = units[slot] * (band if tiers[bucket, slot] >= 0 else 1.0)
+            standing[slot] = units[slot] * (band if tiers[bucket, slot] >= HOT else 1.0)
         is_hot[:] = False
         _best_slots(units, standing, num_rows, is_hot)
         for slot in range(slots):
-            if tiers[bucket, slot] == WARM_SLOT:
+            if tiers[bucket, slot] == WARM:
                 standing[slot] = units[slot] * _band(units[slot], moments, standard_errors)
         is_kept[:] = is_hot
         _best_slots(units, standing, num_warm, is_kept)
         for turn in range(2):  # demotions before promotions
             for slot in range(slots):
-                row = tiers[bucket, slot]
-                tier = HOT if row >= 0 else (WARM if row == WARM_SLOT else COLD)
+                tier = min(np.int64(tiers[bucket, slot]), HOT)
                 wanted = HOT if is_hot[slot] else (WARM if is_kept[slot] else COLD)
                 if tier == wanted or (wanted > tier) != (turn == 1):
                     continue
-                leave(tiers, free_rows, counts, bucket, slot)
+                leave(tiers, high, free_rows, counts, bucket, slot)
                 tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
                 out_key[num_out] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
                 out_tier[num_out], out_row[num_out] = wanted, -1
                 out_score[num_out] = units[slot] / scale
                 if wanted == WARM:
-                    tiers[bucket, slot] = WARM_SLOT
+                    tiers[bucket, slot] = WARM
                     counts[NUM_WARM] += 1
                 elif wanted == HOT:
-                    is_taken[:] = False
-                    for other in range(slots):
-                        if tiers[bucket, other] >= 0:
-                            is_taken[tiers[bucket, other] - first_row - first] = True
-                    place = 0
-                    while is_taken[place]:
-                        place += 1
-                    tiers[bucket, slot] = out_row[num_out] = first_row + first + place
-                    counts[NUM_FREE] -= 1
+                    out_row[num_out] = first_row + take_row(tiers, high, free_rows, counts, bucket, slot, first)
                 num_out += 1
     return num_out

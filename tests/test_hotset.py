@@ -50,6 +50,7 @@ class Follower:
         self.first_row = hot_set.first_row
         self.tiers: dict[int, tuple[int, int]] = {}
         self.owners: dict[int, int] = {}
+        self.num_freed = 0
 
     def apply(self, changes: Changes) -> None:
         assert np.all(np.isfinite(changes.score))
@@ -59,6 +60,7 @@ class Follower:
             assert old_tier != tier, "a change that changes nothing"
             if old_tier == HOT:
                 del self.owners[old_row]
+                self.num_freed += 1
             if tier == HOT:
                 assert row not in self.owners, "a row was given away before it was free"
                 assert self.first_row <= row < self.first_row + self.capacity
@@ -268,6 +270,33 @@ def test_rows_of_demoted_keys_are_used_again():
         given_out.update(changes.row[changes.tier == HOT].tolist())
     assert given_out == set(range(70, 80))
     assert (changes.tier == COLD).any() or (changes.tier == WARM).any()
+
+
+@pytest.mark.parametrize("policy", ["rank", "bucket"])
+def test_rows_of_more_than_two_bytes_are_told_kept_and_freed(policy):
+    hot_set = make_hot_set(66_000, 40_000, first_row=5, half_life_events=2e5, policy=policy)
+    follower = Follower(hot_set)
+    keys = np.arange(66_000, dtype=np.uint64)
+    for turn in range(36):  # of two sets of keys, the second drives out the first
+        follower.apply(hot_set.update((keys + np.uint64(turn // 18 * 66_000)) | _FIELD))
+        if turn % 12 == 11:
+            hot_set = HotSet.from_bytes(hot_set.to_bytes())
+            assert follower.matches(hot_set)
+    assert max(follower.owners) > 65_540
+    assert follower.num_freed > 1000
+
+
+@pytest.mark.parametrize(
+    ("capacity", "num_buckets", "expected"),
+    [(2000, 680, 11_136), (65_534, 300, 12_992), (65_535, 300, 15_092), (200_000, 68_000, 1_589_000)],
+)
+def test_beside_the_sketch_a_set_takes_a_bit_a_row_and_sixteen_or_twenty_three_bytes_a_bucket(
+    capacity, num_buckets, expected
+):
+    hot_set, smallest = HotSet(capacity, HotSketch(num_buckets)), HotSet(1, HotSketch(1))
+    assert HotSet.growing_bytes(capacity, num_buckets) == expected
+    grown = (hot_set.nbytes - hot_set.sketch.nbytes) - (smallest.nbytes - smallest.sketch.nbytes)
+    assert grown == expected - HotSet.growing_bytes(1, 1)
 
 
 def test_hopeless_scores_change_nothing_but_a_count():
