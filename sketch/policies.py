@@ -228,4 +228,5 @@ def review_buckets(
                 elif wanted == HOT:
                     out_row[num_out] = first_row + take_row(tiers, high, free_rows, counts, bucket, slot, first)
                 num_out += 1
+    counts[NUM_CANDIDATES] = 0  # a renormalisation lowers the limits, and then there are some
     return num_out

@@ -259,6 +259,16 @@ def test_the_most_valuable_are_promoted_first():
     assert np.all(np.diff(promoted) <= 0)
 
 
+def test_within_a_bucket_candidates_do_not_pile_up_after_a_renormalisation():
+    hot_set = make_hot_set(1, 10, warm_capacity=0, policy="bucket", half_life_events=math.inf)
+    keys = np.arange(4096, dtype=np.uint64) % 4 | _FIELD
+    lengths = []
+    for _ in range(3):  # their buffer has room for those of one review; without the reset the second update overruns it
+        hot_set.update(keys, 2.0**20)
+        lengths.append(len(hot_set.to_bytes()))
+    assert max(lengths) - min(lengths) < 100
+
+
 def test_rows_of_demoted_keys_are_used_again():
     hot_set = make_hot_set(10, 100, half_life_events=5000.0, first_row=70)
     follower = Follower(hot_set)
