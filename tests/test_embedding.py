@@ -16,18 +16,19 @@ from trainer.embedding import AdaptiveEmbedding
 from trainer.errors import CapacityError, GradientError, KeyRangeError, PlanError
 from trainer.gathers import mix64_tensor
 from trainer.hash_embedding import HashEmbedding
-from trainer.layout import Layout
-from trainer.router import WARM_VALUE, Backend
+from trainer.layout import Layout, left_half
+from trainer.lookup import Routes
+from trainer.router import Backend
 from trainer.rows import RowOptimizer
 from trainer.sizing import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
 
-FIELDS, DIM, CAPACITY = 3, 4, 8
+FIELDS, DIM, CAPACITY = 3, 5, 8  # an odd D: halves of different lengths
 BACKENDS: list[Backend] = ["numba", "torch"]
 Keys = npt.NDArray[np.uint64]
 
 
-def make_plan(optimizer: OptimizerName = "adagrad", level_2: int = 4) -> EmbeddingPlan:
-    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=level_2)
+def make_plan(optimizer: OptimizerName = "adagrad", level_2: int = 12) -> EmbeddingPlan:
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=level_2)
     return EmbeddingPlan(layout=layout, dim=DIM, optimizer=optimizer, router_keys=32)
 
 
@@ -66,6 +67,13 @@ def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: tor
     return vectors.grad
 
 
+def composed(table: torch.Tensor, routes: Routes) -> torch.Tensor:
+    """The vectors (N, D) of (N,) routes, from a float32 table (R, D): what the layout promises."""
+    row, left, right = (table[rows.long()] for rows in routes)
+    half = left_half(table.shape[1])
+    return row + torch.cat([left[:, :half], right[:, half:]], dim=1)
+
+
 def weights_for(keys: Keys, seed: int = 0) -> torch.Tensor:
     return torch.randn(*keys.shape, DIM, generator=torch.Generator().manual_seed(seed))
 
@@ -90,31 +98,52 @@ def test_both_bodies_of_the_router_agree() -> None:
     words = torch.from_numpy(keys.reshape(-1).view(np.int64))
     for mine, other in zip(numba.router.route(words), torch_body.router.route(words), strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
-    first, second = (rows.numpy() for rows in numba.router.route(words))
-    assert (first < CAPACITY).sum() == np.isin(keys, some[:CAPACITY]).sum()
-    assert (second != numba.plan.layout.padding_row).sum() == np.isin(keys, some[CAPACITY:]).sum()
+    row, left, right = (rows.numpy() for rows in numba.router.route(words))
+    is_hot = np.isin(keys, some[:CAPACITY]).reshape(-1)
+    np.testing.assert_array_equal(row < CAPACITY, is_hot)
+    for half in (left, right):
+        np.testing.assert_array_equal(half == numba.plan.layout.padding_row, is_hot)
 
 
-def test_each_field_stays_in_its_own_range_of_shared_rows() -> None:
+def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
     embedding = make()
+    layout = embedding.plan.layout
     keys = random_keys(2, rows=300, values=1 << 20)
-    first = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))[0].numpy().reshape(keys.shape)
+    routes = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    row, left, right = (rows.numpy().reshape(keys.shape) for rows in routes)
     for field in range(FIELDS):
         start = CAPACITY + 6 * field
-        assert set(first[:, field]) == set(range(start, start + 6))
+        assert set(row[:, field]) == set(range(start, start + 6))
+        for half in (left, right):
+            assert set(half[:, field]) == set(range(layout.level_2_start, layout.padding_row))
+    assert len({*zip(left.flat, right.flat, strict=True)}) > 100, "two halves make many rows of few"
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_without_a_second_level_there_is_one_row_a_key(backend: Backend) -> None:
+    embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(rate=0.1), backend=backend)
+    keys = random_keys(3)
+    embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    row, left, right = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    assert len(left) == len(right) == 0
+    expected = embedding.table.values[row.long()].view(*keys.shape, DIM)
+    np.testing.assert_array_equal(vectors_of(embedding, keys), expected.numpy())
+    learn(embedding, keys, weights_for(keys))
+    embedding.apply_gradients()
+    assert not np.array_equal(vectors_of(embedding, keys), expected.numpy())
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
     embedding = make(backend)
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
     report = embedding.apply(
         changes_of(
-            *[(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))],  # from cold and from warm
+            *[(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))],
             (int(keys[2, 0]), HOT, 7),  # from another row
         )
     )
@@ -145,8 +174,8 @@ def test_the_latest_record_that_names_a_row_owns_it() -> None:
     assert (report.promoted, report.demoted, report.evicted) == (1, 1, 1)
     report = embedding.apply(changes_of((one, HOT, 5), (three, HOT, 5), (three, WARM, NO_ROW)))
     values = embedding.router.values(np.array([one, two, three], np.uint64))
-    np.testing.assert_array_equal(values, [ABSENT, ABSENT, WARM_VALUE])
-    assert (report.promoted, report.demoted, report.warmed, report.evicted) == (0, 1, 1, 1)
+    np.testing.assert_array_equal(values, [ABSENT, ABSENT, ABSENT])
+    assert (report.promoted, report.demoted, report.evicted, report.ignored) == (0, 1, 1, 3)
 
 
 def test_a_row_beyond_the_capacity_is_refused_and_changes_nothing() -> None:
@@ -168,8 +197,6 @@ class Oracle:
             if tier == HOT:
                 self.values = {other: value for other, value in self.values.items() if value != row}
                 self.values[key] = row
-            elif tier == WARM:
-                self.values[key] = WARM_VALUE
             else:
                 self.values.pop(key, None)
 
@@ -203,18 +230,13 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
     embedding = make(backend, optimizer)
     keys = random_keys(5)
     distinct = np.unique(keys)
-    embedding.apply(
-        changes_of(
-            *[(int(key), HOT, row) for row, key in enumerate(distinct[:5])],
-            *[(int(key), WARM, NO_ROW) for key in distinct[5:12]],
-        )
-    )
-    first, second = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    embedding.apply(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
+    routes = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
     table = embedding.table.values.clone().requires_grad_()
     state = torch.zeros(len(table))
     for step in range(4):
         weights = weights_for(keys, step)
-        vectors = (table[first.long()] + table[second.long()]).view(*keys.shape, DIM)
+        vectors = composed(table, routes).view(*keys.shape, DIM)
         (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
         gradient[-1] = 0  # the padding row learns nothing
         state += gradient.square().mean(dim=1)
@@ -307,7 +329,8 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
     embedding = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), backend=backend)
     keys = random_keys(11)
     lookup = embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
-    rows = lookup.first.long() if lookup.inverse is None else lookup.first.long()[lookup.inverse.long()]
+    rows = lookup.routes.row.long()
+    rows = rows if lookup.inverse is None else rows[lookup.inverse.long()]
     table = embedding.table.values.clone().requires_grad_()
     weights = weights_for(keys)
     vectors = table[rows].view(*keys.shape, DIM)

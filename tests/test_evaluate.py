@@ -396,7 +396,8 @@ def test_a_rotation_is_shown_beside_the_undisturbed_run(tmp_path):
     assert [one["method"] for one in recovery] == ["full", "cafe"]
     for one in recovery:
         before = sum(row <= 4096 for row in one["rows"])
-        assert one["disturbed"][:before] == pytest.approx(one["undisturbed"][:before], rel=0.01)
+        near = pytest.approx(one["undisturbed"][:before], rel=0.06)  # another size: other first values, other hashes
+        assert one["disturbed"][:before] == near
         assert one["disturbed"] != one["undisturbed"]
     assert "| cafe |" in (out / "recovery.md").read_text()
     assert (out / "recovery-dlrm.png").stat().st_size > 1000
@@ -416,7 +417,7 @@ def test_a_variant_fits_the_bytes_and_is_another_method(name):
 def test_the_ablation_goes_on_where_it_stood_and_says_what_each_default_is_worth(tmp_path, monkeypatch):
     variants = {
         "rows in float32": {"row_format": "float32"},
-        "no such size": {"unique_share": 0.5, "warm_per_hot": 1e9},
+        "no such size": {"row_format": "float32", "buckets_per_row": 1e6},
     }
     monkeypatch.setattr(ablation, "VARIANTS", variants)
     options = ["--ablation", "--compression", "20", "--rows", "8192", "--seeds", "0,1", "--out", str(tmp_path / "out")]

@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, weights_for
 
-from sketch.changes import HOT, NO_ROW, WARM
+from sketch.changes import HOT
 from trainer.embedding import AdaptiveEmbedding
 from trainer.formats.row_format import Chance
 from trainer.hash_embedding import HashEmbedding
@@ -36,7 +36,7 @@ pytestmark = [pytest.mark.parametrize("device", DEVICES), pytest.mark.parametriz
 
 
 def plan_of(row_format: RowFormatName) -> EmbeddingPlan:
-    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=4)
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
     return EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, gate=True)
 
 
@@ -64,10 +64,7 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, de
     numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(rate=0.1), seed=3)
     other, keys = make(row_format, device), random_keys(12)
     distinct = np.unique(keys)
-    changes = changes_of(
-        *[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])],
-        *[(int(key), WARM, NO_ROW) for key in distinct[CAPACITY : 2 * CAPACITY]],
-    )
+    changes = changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])])
     numba.apply(changes)
     other.apply(changes)
     for mine, theirs in zip(train(numba, keys, 3), train(other, keys, 3), strict=True):
@@ -83,11 +80,11 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, de
 
 def test_promotion_keeps_the_vector_for_every_field(row_format: RowFormatName, device: str) -> None:
     embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
     train(embedding, keys, 2)
     with torch.no_grad():
         before = embedding(keys).cpu().numpy()
-        hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]  # from cold and from warm
+        hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
         embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
         after = embedding(keys).cpu().numpy()
     unit = {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]

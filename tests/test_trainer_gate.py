@@ -1,4 +1,4 @@
-"""The learned gate: a scalar for each field and tier that a promotion allows for."""
+"""The learned gate: a scalar for each field's shared vectors and one for its unique ones."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from test_embedding import (
     DIM,
     FIELDS,
     changes_of,
+    composed,
     keys_of,
     learn,
     random_keys,
@@ -18,7 +19,7 @@ from test_embedding import (
     weights_for,
 )
 
-from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from sketch.changes import HOT, Changes
 from trainer.embedding import AdaptiveEmbedding
 from trainer.errors import CheckpointError
 from trainer.layout import Layout
@@ -32,25 +33,22 @@ RATE, EPSILON = 0.01, 1e-6  # of the gate
 def make(
     backend: Backend = "numba", row_format: RowFormatName = "float32", *, gate: bool = True, rate: float = 0.1
 ) -> AdaptiveEmbedding:
-    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_per_field=4)
+    layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
     sizes = EmbeddingPlan(layout=layout, dim=DIM, optimizer="sgd", router_keys=32, row_format=row_format, gate=gate)
     return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=rate), seed=3, backend=backend)
 
 
 def mixed_tiers() -> tuple[torch.Tensor, Changes]:
-    """Keys (64, F) as int64, and changes that make some of them hot and some warm."""
+    """Keys (64, F) as int64, and changes that make some of them hot."""
     keys = random_keys(5)
     distinct = np.unique(keys)
     hot = [(int(key), HOT, row) for row, key in enumerate(distinct[::3][:CAPACITY])]
-    return torch.from_numpy(keys.view(np.int64)), changes_of(
-        *hot, *[(int(key), WARM, NO_ROW) for key in distinct[1::3]]
-    )
+    return torch.from_numpy(keys.view(np.int64)), changes_of(*hot)
 
 
 def tiers_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> torch.Tensor:
-    first, second = embedding.router.route(keys.reshape(-1))
-    tiers = torch.where(first < CAPACITY, HOT, torch.where(second == embedding.plan.layout.padding_row, COLD, WARM))
-    return tiers.view(keys.shape)
+    """Which gate is each key's (B, F): 0 shared, 1 unique."""
+    return (embedding.router.route(keys.reshape(-1)).row < CAPACITY).long().view(keys.shape)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -58,15 +56,15 @@ def test_a_gated_step_equals_autograd(backend: Backend) -> None:
     embedding, (keys, changes) = make(backend), mixed_tiers()
     embedding.apply(changes)
     assert embedding.gate is not None
-    first, second = (rows.long() for rows in embedding.router.route(keys.reshape(-1)))
-    table, gate, state = embedding.table.values.clone(), torch.ones(FIELDS, 3), torch.zeros(FIELDS, 3)
+    routes = embedding.router.route(keys.reshape(-1))
+    table, gate, state = embedding.table.values.clone(), torch.ones(FIELDS, 2), torch.zeros(FIELDS, 2)
     tiers = tiers_of(embedding, keys)
-    assert set(tiers.unique().tolist()) == {COLD, WARM, HOT}
+    assert set(tiers.unique().tolist()) == {0, 1}
     for step in range(4):
         weights = weights_for(keys.numpy(), step)
         table, gate = table.detach().requires_grad_(), gate.detach().requires_grad_()
         factors = gate[torch.arange(FIELDS), tiers]  # (B, F)
-        vectors = (table[first] + table[second]).view(*keys.shape, DIM) * factors[..., None]
+        vectors = composed(table, routes).view(*keys.shape, DIM) * factors[..., None]
         vectors.retain_grad()
         (weights * vectors.sin()).sum(dim=(1, 2)).mean().backward()
         assert table.grad is not None
@@ -91,11 +89,11 @@ def test_a_gated_step_equals_autograd(backend: Backend) -> None:
 def test_promotion_keeps_the_gated_vector_for_every_field(row_format: RowFormatName, backend: Backend) -> None:
     embedding = make(backend, row_format)
     assert embedding.gate is not None
-    embedding.gate.values.copy_(torch.linspace(0.4, 2.5, 3 * FIELDS).view(FIELDS, 3))
+    embedding.gate.values.copy_(torch.linspace(0.4, 2.5, 2 * FIELDS).view(FIELDS, 2))
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of(*[(int(key), WARM, NO_ROW) for key in keys[1]], (int(keys[2, 0]), HOT, 0)))
+    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
     before = vectors_of(embedding, keys)
-    hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]  # from cold and from warm
+    hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
     embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
     after = vectors_of(embedding, keys)
     peaks = np.abs(before).max(axis=-1, keepdims=True)
@@ -125,7 +123,7 @@ def test_the_gate_is_in_the_checkpoint_and_in_the_bytes() -> None:
     assert other.gate is not None
     assert torch.equal(one.gate.values, other.gate.values)
     assert torch.equal(one.gate.state, other.gate.state)
-    assert one.nbytes["gate"] == one.plan.nbytes["gate"] == FIELDS * 24
-    assert without.nbytes["total"] == one.nbytes["total"] - FIELDS * 24
+    assert one.nbytes["gate"] == one.plan.nbytes["gate"] == FIELDS * 16
+    assert without.nbytes["total"] == one.nbytes["total"] - FIELDS * 16
     with pytest.raises(CheckpointError, match="gate: the checkpoint has none"):
         one.load_tensors(without.tensors())

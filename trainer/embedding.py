@@ -1,6 +1,6 @@
 """`AdaptiveEmbedding`: unique rows for the hot features, a few shared ones for all others, one table.
 
-    keys (B, F) --router--> one or two rows each --sum--> vectors (B, F, D)
+    keys (B, F) --router--> a unique row, or a row and two half rows --sum--> vectors (B, F, D)
 
 A lookup is an embedding bag over one physical table, so promotion is a row copy inside it, and what a key mattered is
 the norm of the gradient at the bag's output.
@@ -21,7 +21,8 @@ from trainer import gathers, kernels
 from trainer.errors import GradientError
 from trainer.formats.kernels import row_kernels
 from trainer.gate import Gate
-from trainer.lookup import Importance, Lookup, Numbering, as_words, distinct, empty_slots
+from trainer.layout import left_half
+from trainer.lookup import Importance, Lookup, Numbering, Routes, as_words, distinct, empty_slots
 from trainer.migration import ApplyReport, resolve
 from trainer.router import Backend, Router, choose_backend
 from trainer.rows import RowOptimizer, RowTable
@@ -116,13 +117,21 @@ class CapturingEmbedding(nn.Module):
         return bool(self._captured)
 
 
+def _by_part(routes: Routes, gradient: Tensor) -> Tensor:
+    """The gradients (N, D) of each part's rows, one part after the other; half of a half row's is 0."""
+    if not len(routes.left):
+        return gradient
+    is_left = torch.arange(gradient.shape[1], device=gradient.device) < left_half(gradient.shape[1])
+    return torch.cat([gradient, gradient * is_left, gradient * ~is_left])
+
+
 class AdaptiveEmbedding(CapturingEmbedding):
     """An embedding that follows the hot set.
 
     Guarantees:
-        - The vector of a key right after its promotion equals the one right before, for every field: in float32 and
-          where it was one row bit for bit, where it was the sum of two rows of a smaller format to the nearest;
-          vectors of keys that no change names are untouched (but for a former owner whose row was taken).
+        - The vector of a key right after its promotion equals the one right before, for every field: in float32 bit
+          for bit, in a smaller format to the nearest; vectors of keys that no change names are untouched (but for a
+          former owner whose row was taken).
         - Never more hot rows than the plan's capacity: a change that names a row beyond it is refused as a whole.
         - On a CPU a step is a pure function of state and batch, bit for bit.
 
@@ -135,7 +144,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         importance = embedding.apply_gradients()     # updates the touched rows
 
     A step costs O(B F D), whatever the size of the table. A plan with a gate multiplies what is looked up by a learned
-    scalar of the key's field and tier (`trainer.gate`).
+    scalar (`trainer.gate`).
     """
 
     def __init__(
@@ -171,28 +180,27 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if self.backend == "numba":
             unique, places = distinct(keys.numpy().view(np.uint64))
             keys, inverse = torch.from_numpy(unique.view(np.int64)), torch.from_numpy(places)
-        first, second = self.router.route(keys)
+        routes = self.router.route(keys)
         numbering = None
         if inverse is not None and torch.is_grad_enabled():  # now, while the routes are in the cache
-            numbering = self.number(first.numpy(), second.numpy())
+            numbering = self.number(routes)
         return Lookup(
             keys=keys,
             inverse=inverse,
-            first=first,
-            second=second,
+            routes=routes,
             batch_rows=batch_rows,
             version=self.router.version,
             numbering=numbering,
-            gated=self.gate.of(keys, first, second) if self.gate else None,
+            gated=self.gate.of(keys, routes.row) if self.gate else None,
         )
 
-    def number(self, first: npt.NDArray[np.int32], second: npt.NDArray[np.int32]) -> Numbering:
+    def number(self, routes: Routes) -> Numbering:
         """The distinct rows of (U,) routes."""
-        capacity, padding = self.plan.capacity_rows, self.plan.layout.padding_row
-        num_shared = int(np.count_nonzero(first >= capacity)) + int(np.count_nonzero(second != padding))
-        slots, shift = empty_slots(num_shared)
-        rows, numbers = np.empty(2 * len(first), np.int32), np.empty((len(first), 2), np.int32)
-        count = kernels.number_rows(first, second, capacity, padding, slots, shift, rows, numbers)
+        row, left, right = (part.numpy() for part in routes)
+        capacity, num_levels = self.plan.capacity_rows, 3 if len(left) else 1
+        slots, shift = empty_slots(num_levels * int(np.count_nonzero(row >= capacity)))
+        rows, numbers = np.empty(num_levels * len(row), np.int32), np.empty((len(row), 3), np.int32)
+        count = kernels.number_rows(row, left, right, capacity, slots, shift, rows, numbers)
         return Numbering(rows[:count], numbers)
 
     @torch.no_grad()
@@ -239,9 +247,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if vectors is not None and lookup.gated is not None:
             self._learn_gate(lookup, (gradient * vectors).sum(dim=1))
             gradient = gradient * lookup.gated.factors[:, None]
-        rows, merged = gathers.merge_by_id(
-            torch.cat([lookup.first, lookup.second]), torch.cat([gradient, gradient]), padding
-        )
+        rows, merged = gathers.merge_by_id(torch.cat(lookup.routes), _by_part(lookup.routes, gradient), padding)
         merged = torch.where((rows == padding)[:, None], 0.0, merged)
         self.table.update(rows, merged)  # all queued before the only wait, which the reported loss shares
         words, numbers = keys.cpu().numpy().view(np.uint64), scores.cpu().numpy()
@@ -272,26 +278,25 @@ class AdaptiveEmbedding(CapturingEmbedding):
         migration = resolve(changes, self.router, self.plan.capacity_rows)
         taking = migration.takes_row
         keys = torch.from_numpy(migration.keys[taking].view(np.int64)).to(self.device)
-        first, second = self.router.route(keys)
-        vectors = self.table.read(first, second)  # (K, D), before anything moves
+        routes = self.router.route(keys)
+        vectors = self.table.read(routes)  # (K, D), before anything moves
         was_hot = torch.from_numpy(migration.before[taking] >= 0).to(self.device)
-        state = torch.where(was_hot, self.table.read_state(first.long()), 0.0)
+        state = torch.where(was_hot, self.table.read_state(routes.row.long()), 0.0)
         self.router.update(migration.keys, migration.after)
         if self.gate is not None:
-            before = self.gate.of(keys, first, second).factors
-            after = self.gate.of(keys, *self.router.route(keys)).factors
+            before, after = (self.gate.of(keys, rows).factors for rows in (routes.row, self.router.route(keys).row))
             vectors *= (before / after)[:, None]
         rows = torch.from_numpy(migration.after[taking].astype(np.int64)).to(self.device)
-        self.table.write(rows, vectors, state, like=first)
+        self.table.write(rows, vectors, state, like=routes.row)
         return migration.report
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold: rows, optimizer state, hot and warm keys."""
+        """Everything that a checkpoint must hold: rows, optimizer state, hot keys."""
         keys, values = self.router.items()
         return self._name_tensors(keys, values)
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """Likewise, but that hot and warm keys stand in no order, which takes no longer than a copy."""
+        """Likewise, but that hot keys stand in no order, which takes no longer than a copy."""
         return self._name_tensors(*self.router.unsorted_items())
 
     def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:

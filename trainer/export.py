@@ -2,13 +2,13 @@
 
     DIR/dense.safetensors     the model's weights, by their torch names
         rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale);
-                              gate (F, 3) if there is one: what a vector of a field and tier (cold, warm, hot) is times
-        router.safetensors    keys (K,) int64 (the feature keys' bits), ascending; values (K,) int32: row, or -1 warm
+                              gate (F, 2) if there is one: what a field's shared and unique vectors are times
+        router.safetensors    keys (K,) int64 (the feature keys' bits) of hot keys, ascending; values (K,) int32: rows
         export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
 
-Which rows a key has: hot, its unique row; warm, one of either level; cold, one of level 1 (`trainer.layout` has the
-arithmetic, `trainer.layout.LEVEL_1_SEED` and `LEVEL_2_SEED` the seeds). A replica that applies the assignments behind
-the seq named here, and is sent the promoted rows, follows the trainer.
+A hot key has its unique row; any other a row of level 1 plus the halves of two rows of level 2 (`trainer.layout` and
+`trainer.kernels.route` have the arithmetic and the seeds). A replica that applies the assignments behind the seq named
+here, and is sent the promoted rows, follows the trainer.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from trainer.trainer import ADAPTIVE
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 2
+VERSION = 3
 _ABOUT = "export.json"
 
 

@@ -1,8 +1,8 @@
-"""A learned gate: one scalar for each field and tier, multiplied onto the looked-up vector.
+"""A learned gate: a scalar for each field's shared vectors and one for its unique ones, which they are multiplied by.
 
-It says how much a field's cold, warm and hot vectors are to be believed. It begins at 1, learns by an Adagrad of its
+It says how much they are to be believed. It begins at 1, learns by an Adagrad of its
 own, and stays within [.1, 10], so that a promotion can always keep the gated vector: the row copied is multiplied by
-the old tier's gate over the new one's.
+the old gate over the new one.
 
     F fields, U distinct keys of a lookup (N on CUDA)
 """
@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from sketch.changes import COLD, HOT, WARM
 from trainer.errors import CheckpointError
 from trainer.layout import Layout
 
 __all__ = ["Gate", "Gated"]
 
-_TIERS = 3
+_TIERS = 2  # shared, unique
 _RATE, _EPSILON = 0.01, 1e-6
 _LEAST, _MOST = 0.1, 10.0
 
@@ -31,7 +30,7 @@ class Gated:
     """The gates of a lookup's keys.
 
     Attributes:
-        places: (U,) int64, which gate: field times tiers plus tier.
+        places: (U,) int64, which gate: twice the field, and 1 more for a unique row.
         factors: (U,) float32, what it is.
     """
 
@@ -40,10 +39,10 @@ class Gated:
 
 
 class Gate(nn.Module):
-    """The gates of all fields and tiers, and their Adagrad sums.
+    """The gates of all fields, and their Adagrad sums.
 
     Args:
-        layout: which rows mean which tier.
+        layout: which rows are unique.
         device: where lookups happen.
     """
 
@@ -61,10 +60,9 @@ class Gate(nn.Module):
         """Bytes of the gates and of their sums."""
         return self.values.nbytes + self.state.nbytes
 
-    def of(self, keys: Tensor, first: Tensor, second: Tensor) -> Gated:
-        """The gates of (U,) int64 keys with these routes; without a second level a warm key is as a cold one."""
-        shared = torch.where(second == self._layout.padding_row, COLD, WARM)
-        tiers = torch.where(first < self._layout.capacity_rows, HOT, shared)  # (U,)
+    def of(self, keys: Tensor, rows: Tensor) -> Gated:
+        """The gates of (U,) int64 keys with these rows, unique or of level 1."""
+        tiers = (rows < self._layout.capacity_rows).long()  # (U,)
         fields = ((keys >> 56 & 0xFF) - 1).clamp(0, self._layout.num_fields - 1)
         places = fields * _TIERS + tiers
         return Gated(places, self.values.view(-1)[places])
@@ -72,7 +70,7 @@ class Gate(nn.Module):
     def learn(self, gated: Gated, dots: Tensor) -> None:
         """One step; dots (U,): the gradient at a key's gated vectors times these vectors, summed."""
         slopes = torch.zeros_like(self.values).view(-1).index_add_(0, gated.places, dots / gated.factors)
-        slopes = slopes.view_as(self.values)  # (F, 3)
+        slopes = slopes.view_as(self.values)  # (F, 2)
         self.state += slopes.square()
         self.values -= _RATE * slopes / (self.state.sqrt() + _EPSILON)
         self.values.clamp_(_LEAST, _MOST)

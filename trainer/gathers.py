@@ -11,6 +11,7 @@ from torch import Tensor
 
 from sketch.keymap import ABSENT
 from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED, Layout
+from trainer.lookup import Routes
 
 __all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "route_keys"]
 
@@ -60,14 +61,17 @@ def level_rows(keys: Tensor, seed: int, rows_per_field: int, num_fields: int) ->
     return field * rows_per_field + place
 
 
-def route_keys(keys: Tensor, values: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
-    """First and second row of each key: two of (N,) int64. A field that is not there counts as the nearest one."""
+def route_keys(keys: Tensor, values: Tensor, layout: Layout) -> Routes:
+    """The rows of each key, (N,) int64. A field that is not there counts as the nearest one."""
     shared = layout.capacity_rows + level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
-    first = torch.where(values >= 0, values.long(), shared)
-    if layout.level_2_per_field == 0:
-        return first, torch.full_like(first, layout.padding_row)
-    second = layout.level_2_start + level_rows(keys, int(LEVEL_2_SEED), layout.level_2_per_field, layout.num_fields)
-    return first, torch.where(values == -1, second, layout.padding_row)
+    is_hot = values >= 0
+    row = torch.where(is_hot, values.long(), shared)
+    if layout.level_2_rows == 0:
+        return Routes.of_rows(row)
+    word = mix64_tensor(keys ^ _signed(int(LEVEL_2_SEED)))
+    halves = (half * layout.level_2_rows >> 32 for half in (word >> 32 & _LOW, word & _LOW))
+    left, right = (torch.where(is_hot, layout.padding_row, layout.level_2_start + half) for half in halves)
+    return Routes(row, left, right)
 
 
 def merge_by_id(ids: Tensor, numbers: Tensor, padding: int) -> tuple[Tensor, Tensor]:

@@ -13,7 +13,7 @@ from trainer.embedding import CapturingEmbedding
 from trainer.errors import KeyRangeError
 from trainer.formats.kernels import row_kernels
 from trainer.layout import LEVEL_1_SEED
-from trainer.lookup import Lookup, distinct
+from trainer.lookup import Lookup, Routes, distinct
 
 __all__ = ["HashEmbedding"]
 
@@ -44,20 +44,20 @@ class HashEmbedding(CapturingEmbedding):
                 raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {layout.num_fields}")
             unique, places = distinct(hashed)
             first, inverse = torch.from_numpy(unique.astype(np.int32)), torch.from_numpy(places)
-        second = torch.full_like(first, layout.padding_row)
-        return Lookup(keys=keys, inverse=inverse, first=first, second=second, batch_rows=batch_rows, version=0)
+        routes = Routes.of_rows(first)
+        return Lookup(keys=keys, inverse=inverse, routes=routes, batch_rows=batch_rows, version=0)
 
     @torch.no_grad()
     def apply_gradients(self) -> None:
         """Updates the rows that the last backward pass touched, each once."""
         for lookup, gradient, _ in self.take_captured():
             if lookup.inverse is None:
-                rows, merged = gathers.merge_by_id(lookup.first, gradient, self.plan.layout.padding_row)
+                rows, merged = gathers.merge_by_id(lookup.routes.row, gradient, self.plan.layout.padding_row)
                 self.table.update(rows, merged)
             else:
-                sums = np.zeros((len(lookup.first), gradient.shape[1]), np.float32)  # (P, D)
+                sums = np.zeros((len(lookup.routes.row), gradient.shape[1]), np.float32)  # (P, D)
                 row_kernels(gradient.shape[1]).merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
-                self.table.update(lookup.first, torch.from_numpy(sums))
+                self.table.update(lookup.routes.row, torch.from_numpy(sums))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""

@@ -68,24 +68,25 @@ def _shared_row(key, seed, rows_per_field):
 
 
 @njit(nogil=True, cache=True)
-def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, first, second):
-    """Fills the one or two rows of each key; returns how many keys have no field of the model (their rows are 0).
+def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, rows, left, right):
+    """Fills the rows of each key; returns how many keys have no field of the model (their rows are 0).
 
     Which tier a key is in cannot be guessed, so nothing here jumps on it.
 
     Args:
         keys: (U,) uint64.
-        slots: (W, 4) uint64, the router's map of hot and warm keys.
-        values: (W, 4) int32, what it says of them: a row, or -1 for warm.
+        slots: (W, 4) uint64, the router's map of hot keys.
+        values: (W, 4) int32, their unique rows.
         num_fields: F.
         capacity: unique rows.
-        per_field_1: rows of level 1 that each field owns.
-        per_field_2: likewise of level 2; 0 if there is no such level.
-        first: (U,) int32.
-        second: (U,) int32, the padding row where a key has no second one.
+        per_field: rows of level 1 that each field owns.
+        level_2_rows: of level 2.
+        rows: (U,) int32.
+        left: (U,) int32, the row of level 2 whose left half is added; (0,) if there is no such level.
+        right: likewise.
     """
-    level_2 = capacity + num_fields * per_field_1
-    padding = level_2 + num_fields * per_field_2
+    level_2 = capacity + num_fields * per_field
+    padding, has_level_2, num_halves = level_2 + level_2_rows, left.shape[0] > 0, np.uint64(level_2_rows)
     num_buckets, start, values_start = np.uint64(slots.shape[0]), slots.ctypes.data, values.ctypes.data
     strangers = 0
     for i in range(keys.shape[0]):
@@ -100,17 +101,19 @@ def route(keys, slots, values, num_fields, capacity, per_field_1, per_field_2, f
         key = keys[i]
         field = np.int64(key >> _FIELD_SHIFT)
         if field < 1 or field > num_fields:
-            first[i] = 0
-            second[i] = padding
+            rows[i] = 0
+            if has_level_2:
+                left[i] = right[i] = padding
             strangers += 1
             continue
         place = find_place(slots, key)
-        value = load_i32(values_start + max(place, 0) * 4)
-        is_cold, is_warm = place < 0, place >= 0 and value < 0
-        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field_1)
-        other = level_2 + _shared_row(key, LEVEL_2_SEED, per_field_2)
-        first[i] = select(is_cold | is_warm, shared, value)
-        second[i] = select(is_warm & (per_field_2 > 0), other, padding)
+        is_hot = place >= 0
+        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field)
+        rows[i] = select(is_hot, load_i32(values_start + max(place, 0) * 4), shared)
+        if has_level_2:
+            word = mix64(key ^ LEVEL_2_SEED)
+            left[i] = select(is_hot, padding, level_2 + np.int64((word >> _HALF) * num_halves >> _HALF))
+            right[i] = select(is_hot, padding, level_2 + np.int64((word & _LOW) * num_halves >> _HALF))
     return strangers
 
 
@@ -129,18 +132,18 @@ def hash_rows(keys, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def number_rows(first, second, capacity, padding, slots, shift, rows, numbers):
+def number_rows(first, left, right, capacity, slots, shift, rows, numbers):
     """Numbers the distinct rows of the keys; returns how many there are. A unique row has one key, so needs no search.
 
     Args:
-        first: (U,) int32.
-        second: (U,) int32.
+        first: (U,) int32, unique rows or rows of level 1.
+        left: (U,) or (0,) int32, rows of level 2.
+        right: likewise.
         capacity: unique rows.
-        padding: the row that stands for none.
         slots: (2^k,) int32, zeros, more than 5/4 times as many as routes to shared rows.
         shift: 64 - k, uint64.
-        rows: (2 U,) int32, its first P filled.
-        numbers: (U, 2) int32, filled with the numbers of each key's rows; -1 where there is no second row.
+        rows: (3 U,) int32, or (U,) if there is no level 2; its first P filled.
+        numbers: (U, 3) int32, filled with the numbers of each key's rows; -1 where there is none.
     """
     mask = np.uint64(slots.shape[0] - 1)
     sharing = np.empty(first.shape[0], np.int32)  # the keys without a unique row, whose turn comes afterwards
@@ -148,15 +151,13 @@ def number_rows(first, second, capacity, padding, slots, shift, rows, numbers):
     for i in range(first.shape[0]):
         is_unique = np.int64(first[i] < capacity)
         rows[count], sharing[num_sharing] = first[i], i
-        numbers[i, 0], numbers[i, 1] = count, -1
+        numbers[i, 0], numbers[i, 1], numbers[i, 2] = count, -1, -1
         count += is_unique
         num_sharing += 1 - is_unique
     for n in range(num_sharing):
         i = sharing[n]
-        for which in range(2):
-            row = first[i] if which == 0 else second[i]
-            if row == padding:
-                continue
+        for which in range(3 if left.shape[0] > 0 else 1):
+            row = first[i] if which == 0 else left[i] if which == 1 else right[i]
             place = np.uint64(row) * _GOLDEN >> shift
             while True:
                 entry = slots[place]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,7 +13,26 @@ from torch import Tensor
 from trainer import kernels
 from trainer.gate import Gated
 
-__all__ = ["Importance", "Lookup", "Numbering", "distinct", "empty_slots"]
+__all__ = ["Importance", "Lookup", "Numbering", "Routes", "distinct", "empty_slots"]
+
+
+class Routes(NamedTuple):
+    """The rows of U keys (`trainer.layout`), (U,) each.
+
+    Attributes:
+        row: a unique row, or one of level 1.
+        left: of level 2, whose left half is added; the padding row for a hot key. (0,) where there is no level 2.
+        right: likewise the right half.
+    """
+
+    row: Tensor
+    left: Tensor
+    right: Tensor
+
+    @classmethod
+    def of_rows(cls, rows: Tensor) -> Routes:
+        """One row a key, and nothing of level 2."""
+        return cls(rows, rows[:0], rows[:0])
 
 
 @dataclass(frozen=True)
@@ -21,7 +41,7 @@ class Numbering:
 
     Attributes:
         rows: (P,) int32.
-        numbers: (U, 2) int32, the numbers of each key's rows; -1 where there is no second one.
+        numbers: (U, 3) int32, the numbers of each key's rows, in the order of `Routes`; -1 where there is none.
     """
 
     rows: npt.NDArray[np.int32]
@@ -35,8 +55,7 @@ class Lookup:
     Attributes:
         keys: (U,) int64, the words of the keys.
         inverse: (N,) int32, the place in `keys` of each lookup; None if U is N.
-        first: (U,) first row of each key.
-        second: (U,) second row, the padding row where there is none.
+        routes: of the keys.
         batch_rows: B, over which the loss is a mean.
         version: of the router that made the routes.
         numbering: of the rows, where the lookup is to learn and the backend is numba.
@@ -45,8 +64,7 @@ class Lookup:
 
     keys: Tensor
     inverse: Tensor | None
-    first: Tensor
-    second: Tensor
+    routes: Routes
     batch_rows: int
     version: int
     numbering: Numbering | None = None

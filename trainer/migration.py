@@ -1,7 +1,7 @@
 """What a batch of changes comes to: as if each were applied in its turn, worked out with sorts.
 
 The rules of the assignments topic: the latest record that names a row owns the row, so an owner before it, whose own
-demotion was lost (compaction, or still on its way), is cold from then on.
+demotion was lost (compaction, or still on its way), shares rows from then on.
 """
 
 from __future__ import annotations
@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sketch.changes import HOT, WARM, Changes
+from sketch.changes import HOT, Changes
 from sketch.keymap import ABSENT
 from trainer.errors import CapacityError
-from trainer.router import WARM_VALUE, Router
+from trainer.router import Router
 
 __all__ = ["ApplyReport", "Migration", "resolve"]
 
@@ -26,20 +26,17 @@ class ApplyReport:
     """What a batch of changes did; every key is counted once, by where it was before and is after.
 
     Attributes:
-        promoted: to hot, from warm or cold.
+        promoted: to a unique row, from shared ones.
         moved: hot before and after, in another row.
-        demoted: from hot, to warm or cold.
-        warmed: to warm, from hot or cold.
-        cooled: to cold, from hot or warm.
+        demoted: from a unique row, to shared ones.
         evicted: of the demoted, those whose row was taken and whose own demotion never came.
-        ignored: changes that said nothing new or that a later one in the batch overruled.
+        ignored: changes that moved nothing (a key that becomes warm shares rows as before), that said nothing new, or
+            that a later one in the batch overruled.
     """
 
     promoted: int = 0
     moved: int = 0
     demoted: int = 0
-    warmed: int = 0
-    cooled: int = 0
     evicted: int = 0
     ignored: int = 0
 
@@ -48,7 +45,7 @@ class ApplyReport:
 class Migration:
     """Keys whose place changes, what the router knew of them, and what it shall know: (K,) each.
 
-    Values are as the router's: a row, `WARM_VALUE` or `ABSENT`.
+    Values are as the router's: a row or `ABSENT`.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -76,7 +73,7 @@ def _values_of(changes: Changes, capacity_rows: int) -> Values:
             f"an assignment names unique row {worst}, this trainer has 0 to {capacity_rows - 1}; "
             "start it with the agent's --capacity"
         )
-    values = np.where(changes.tier == WARM, WARM_VALUE, ABSENT).astype(np.int32)
+    values = np.full(len(changes), ABSENT, np.int32)
     values[hot] = rows
     return values
 
@@ -87,10 +84,15 @@ def _last_of(words: npt.NDArray[np.uint64] | Values) -> npt.NDArray[np.int64]:
     return len(words) - 1 - from_end
 
 
-def _displaced(keys: npt.NDArray[np.uint64], values: Values, router: Router) -> npt.NDArray[np.uint64]:
-    """Hot keys of the router whose row a change names and that no change names."""
-    owners = router.owners(np.unique(values[values >= 0]))
-    return owners[(owners != 0) & ~np.isin(owners, keys)]
+def _displaced(values: Values, before: Values, router: Router) -> npt.NDArray[np.uint64]:
+    """Hot keys of the router whose row a change names and that no change names.
+
+    Args:
+        values: what the changes say.
+        before: the rows of the keys that they name.
+        router: as it is before them.
+    """
+    return router.owners(np.setdiff1d(values[values >= 0], before))
 
 
 def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
@@ -109,10 +111,11 @@ def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
     lost = (after >= 0) & ~owning
     after = np.where(lost, np.int32(ABSENT), after)
 
-    displaced = _displaced(changes.key, said, router)
+    before = router.values(keys)
+    displaced = _displaced(said, before, router)
     keys = np.concatenate([keys, displaced])
     after = np.concatenate([after, np.full(len(displaced), ABSENT, np.int32)])
-    before = router.values(keys)
+    before = np.concatenate([before, router.values(displaced)])
     differs = before != after
     was_hot, is_hot = before >= 0, after >= 0
     evicted = int(np.count_nonzero(lost & (before[: len(last)] >= 0))) + len(displaced)
@@ -120,8 +123,6 @@ def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
         promoted=int(np.count_nonzero(is_hot & ~was_hot)),
         moved=int(np.count_nonzero(is_hot & was_hot & differs)),
         demoted=int(np.count_nonzero(was_hot & ~is_hot)),
-        warmed=int(np.count_nonzero((after == WARM_VALUE) & differs)),
-        cooled=int(np.count_nonzero((after == ABSENT) & differs)),
         evicted=evicted,
         ignored=len(changes) - int(np.count_nonzero(differs[: len(last)])),
     )

@@ -1,7 +1,8 @@
 """Key -> one or two physical rows: the whole of an adaptive embedding but its arithmetic.
 
-A hot key has its unique row, a warm key a row of either level, a cold key a row of level 1. The host keeps hot and warm
-keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two arrays are searched with gathers.
+The host keeps hot keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two arrays are searched
+with gathers. What is warm shares rows like what is cold, so the router does not know it: to keep it for a second level
+of its own cost more bytes than it won.
 """
 
 from __future__ import annotations
@@ -17,10 +18,10 @@ from sketch.keymap import ABSENT, KeyMap
 from trainer import gathers, kernels
 from trainer.errors import KeyRangeError
 from trainer.layout import Layout
+from trainer.lookup import Routes
 
-__all__ = ["WARM_VALUE", "Backend", "Router", "choose_backend"]
+__all__ = ["Backend", "Router", "choose_backend"]
 
-WARM_VALUE = -1  # what the map holds for a warm key; a hot key's value is its row
 Backend = Literal["numba", "torch"]
 
 
@@ -37,7 +38,7 @@ class Router:
 
     Args:
         layout: the rows' places.
-        expected_keys: hot and warm keys to make room for.
+        expected_keys: hot keys to make room for.
         device: where lookups happen.
         backend: `numba` or `torch`; None for the device's own.
 
@@ -58,7 +59,7 @@ class Router:
         self._backend = choose_backend(self._device, backend)
         self._expected_keys = expected_keys
         self._map = KeyMap(expected_keys)
-        self._owners = np.zeros(layout.capacity_rows, np.uint64)  # the hot key of each unique row, 0 for none
+        self._is_used = np.zeros(layout.capacity_rows, np.bool_)  # which unique rows have a hot key
         self._copies: tuple[Tensor, ...] = ()
         self.version = 0
         self._upload()
@@ -70,12 +71,12 @@ class Router:
     def nbytes(self) -> dict[str, int]:
         """Bytes on the host and, where lookups happen elsewhere, of the copies there."""
         device = sum(part.nbytes for part in self._copies) if self._device.type != "cpu" else 0
-        return {"host": self._map.nbytes + self._owners.nbytes, "device": device}
+        return {"host": self._map.nbytes + self._is_used.nbytes, "device": device}
 
     @property
     def num_hot(self) -> int:
         """Hot keys now."""
-        return int(np.count_nonzero(self._owners))
+        return len(self._map)
 
     def _upload(self, places: npt.NDArray[np.int64] | None = None) -> None:
         """Brings the copies that gathers search up to date (numba reads the map's own arrays).
@@ -93,8 +94,8 @@ class Router:
         for copy, array in zip(self._copies, arrays, strict=True):
             copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[places]).to(self._device)
 
-    def route(self, keys: Tensor) -> tuple[Tensor, Tensor]:
-        """First and second row of each of (N,) int64 keys; the second is the padding row where there is none.
+    def route(self, keys: Tensor) -> Routes:
+        """The rows of each of (N,) int64 keys.
 
         Raises:
             KeyRangeError: a key's field is not the layout's (on CUDA it is not checked, and counts as the nearest).
@@ -104,7 +105,9 @@ class Router:
             values = gathers.find_values(slots, known, keys)
             return gathers.route_keys(keys, values, self._layout)
         words = keys.numpy().view(np.uint64)
-        first, second = np.empty(len(words), np.int32), np.empty(len(words), np.int32)
+        num_halves = len(words) if self._layout.level_2_rows else 0
+        rows = np.empty(len(words), np.int32)
+        left, right = np.empty(num_halves, np.int32), np.empty(num_halves, np.int32)
         strangers = kernels.route(
             words,
             self._map.keys,
@@ -112,20 +115,21 @@ class Router:
             self._layout.num_fields,
             self._layout.capacity_rows,
             self._layout.level_1_per_field,
-            self._layout.level_2_per_field,
-            first,
-            second,
+            self._layout.level_2_rows,
+            rows,
+            left,
+            right,
         )
         if strangers:
             raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {self._layout.num_fields}")
-        return torch.from_numpy(first), torch.from_numpy(second)
+        return Routes(torch.from_numpy(rows), torch.from_numpy(left), torch.from_numpy(right))
 
     def values(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """What is known of each key: its unique row, `WARM_VALUE`, or `ABSENT` for cold."""
+        """The unique row of each key, `ABSENT` where it has none."""
         return self._map.get(keys)
 
     def items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
-        """All hot and warm keys in ascending order, and their values."""
+        """All hot keys in ascending order, and their rows."""
         return self._map.items()
 
     def unsorted_items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
@@ -134,14 +138,18 @@ class Router:
         return self._map.keys[used], self._map.values[used]
 
     def owners(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
-        """The hot key of each unique row, 0 where there is none."""
-        return self._owners[rows]
+        """The hot keys of those of the distinct unique rows that have one. O(capacity) unless none has."""
+        used = rows[self._is_used[rows]]
+        if not len(used):
+            return np.empty(0, np.uint64)
+        keys, values = self.unsorted_items()
+        return keys[np.isin(values, used)]
 
     def update(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
-        """Sets what is known of distinct keys; `ABSENT` makes a key cold. No two keys may end in one row. O(K)."""
+        """Gives distinct keys their rows; `ABSENT` takes a key's away. No two keys may end in one row. O(K)."""
         before = self._map.get(keys)
-        self._owners[before[before >= 0]] = 0
-        self._owners[values[values >= 0]] = keys[values >= 0]
+        self._is_used[before[before >= 0]] = False
+        self._is_used[values[values >= 0]] = True
         gone = values == ABSENT
         emptied = self._map.remove(keys[gone])  # first, so that their slots serve the others
         written = self._map.put(keys[~gone], values[~gone])
@@ -151,6 +159,6 @@ class Router:
     def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
         """Forgets everything and knows these instead."""
         self._map = KeyMap(max(len(keys), self._expected_keys))
-        self._owners[:] = 0
+        self._is_used[:] = False
         self._upload()
         self.update(keys, values)

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from trainer.errors import CheckpointError, PlanError
 from trainer.formats.row_format import FORMATS, Chance, Rows
-from trainer.lookup import Lookup
+from trainer.layout import left_half
+from trainer.lookup import Lookup, Routes
 from trainer.router import Backend, choose_backend
 from trainer.sizing import DEFAULT_EPSILON, DEFAULT_RATE, EmbeddingPlan
 
@@ -40,7 +41,7 @@ class RowTable(nn.Module):
     Args:
         plan: sizes, format and optimizer.
         optimizer: its constants.
-        seed: of the first values, uniform within +-sqrt(1 / R), the same on every device, and of rounding.
+        seed: of the first values, uniform within +-sqrt(1 / D), the same on every device, and of rounding.
         device: where the rows are.
         backend: `numba` or `torch`; None for the device's own.
 
@@ -72,7 +73,8 @@ class RowTable(nn.Module):
         self.rounds = 0
         num_rows = plan.layout.num_rows
         numbers = torch.empty(num_rows, plan.dim)  # (R, D)
-        numbers.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed)).mul_(num_rows**-0.5)
+        numbers.uniform_(-1, 1, generator=torch.Generator().manual_seed(seed))
+        numbers *= plan.dim**-0.5
         numbers[self._padding] = 0
         rows = self._format.make(numbers)
         self.register_buffer("values", rows.values.to(device))
@@ -92,16 +94,19 @@ class RowTable(nn.Module):
         """The looked-up vectors, (N, D), times their gates."""
         factors = lookup.gated.factors if lookup.gated else None  # (U,)
         if lookup.inverse is None:
-            numbers = self.read(lookup.first, lookup.second)
+            numbers = self.read(lookup.routes)
             return numbers if factors is None else numbers * factors[:, None]
         out = torch.empty(len(lookup.inverse), self.values.shape[1])
-        self._format.gather(self._rows, (lookup.first, lookup.second), factors, lookup.inverse, out)
+        self._format.gather(self._rows, lookup.routes, factors, lookup.inverse, out)
         return out
 
-    def read(self, first: Tensor, second: Tensor) -> Tensor:
+    def read(self, routes: Routes) -> Tensor:
         """The vectors of (U,) routes, float32 (U, D): bit for bit what `gather` gives without a gate."""
-        first, second = first.long(), second.long()
-        return self._format.read(self._rows, first) + self._format.read(self._rows, second)
+        row, left, right = (self._format.read(self._rows, rows.long()) for rows in routes)
+        if not len(routes.left):
+            return row
+        half = left_half(row.shape[1])
+        return row + torch.cat([left[:, :half], right[:, half:]], dim=1)
 
     def write(self, rows: Tensor, vectors: Tensor, state: Tensor, like: Tensor) -> None:
         """Overwrites distinct rows (K,) with vectors (K, D), to the nearest, and Adagrad sums (K,).

@@ -111,7 +111,7 @@ class ModelConfig:
             "dim": self.dim,
             "capacity_rows": layout.capacity_rows,
             "level_1_per_field": layout.level_1_per_field,
-            "level_2_per_field": layout.level_2_per_field,
+            "level_2_rows": layout.level_2_rows,
             "row_format": self.row_format,
             "gate": self.gate,
             "row_optimizer": [self.row_optimizer, self.rows.rate, self.rows.epsilon],

@@ -1,7 +1,7 @@
 """From bytes to rows: what an embedding of a given size holds, every byte of it counted.
 
-What is counted is what a trainer allocates: rows, one optimizer word a row (Adagrad), and the router's map of hot and
-warm keys. The agent's sketch lives elsewhere and is not the trainer's memory; the reports name it apart.
+What is counted is what a trainer allocates: rows, one optimizer word a row (Adagrad), and the router's map of hot
+keys. The agent's sketch lives elsewhere and is not the trainer's memory; the reports name it apart.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ __all__ = [
     "OptimizerName",
     "PlanOptions",
     "RowFormatName",
+    "filled",
     "hash_plan",
     "map_bytes",
     "numbers_bytes",
@@ -36,13 +37,13 @@ OptimizerName = Literal["adagrad", "sgd"]
 RowFormatName = Literal["float32", "bfloat16", "int8"]
 ROW_FORMATS: tuple[RowFormatName, ...] = ("float32", "bfloat16", "int8")
 DEFAULT_ROW_FORMAT: RowFormatName = "float32"
-_MOST_SHARED = 8.0
 DEFAULT_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; docs/trainer.md says how they were chosen
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
-_OWNER_BYTES = 8  # the key of each unique row
-_GATE_BYTES = 24  # of each field: a float32 and its Adagrad sum for each of three tiers
-_LEVEL_1_SHARE = 0.7
+_USED_BYTES = 1  # of each unique row: whether it has a key
+_GATE_BYTES = 16  # of each field: a float32 and its Adagrad sum, for shared and for unique rows
+_UNIQUE_SHARE = 0.2
+_MOST_LEVEL_1, _LEVEL_2_PER_LEVEL_1 = 4, 32
 
 
 def numbers_bytes(dim: int, row_format: RowFormatName) -> int:
@@ -67,7 +68,7 @@ class EmbeddingPlan:
         layout: its rows.
         dim: D, numbers a row.
         optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
-        router_keys: hot and warm keys that the router has room for without growing; 0 for an embedding without one.
+        router_keys: hot keys that the router has room for without growing; 0 for an embedding without one.
         row_format: what a row's numbers are stored as.
         gate: whether there is a learned gate for each field and tier.
     """
@@ -102,8 +103,8 @@ class EmbeddingPlan:
         """Bytes of the rows, the optimizer state, the router and the gate, and their total."""
         rows = self.layout.num_rows * numbers_bytes(self.dim, self.row_format)
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
-        owners = self.capacity_rows * _OWNER_BYTES
-        router = owners + map_bytes(self.router_keys) if self.router_keys else 0
+        used = self.capacity_rows * _USED_BYTES
+        router = used + map_bytes(self.router_keys) if self.router_keys else 0
         gate = self.layout.num_fields * _GATE_BYTES if self.gate else 0
         parts = {"rows": rows, "optimizer": optimizer, "router": router, "gate": gate}
         return {**parts, "total": sum(parts.values())}
@@ -113,27 +114,23 @@ class PlanOptions(TypedDict, total=False):
     """What the plans of an adaptive embedding may be told besides its size.
 
     Args:
-        unique_share: unique rows of all rows, .8 by default or more, see `most_shared`.
-        most_shared: shared rows for each field at most, default 8: with more, unique rows are the better use of the
-            bytes (`benchmarks/results/evaluate-ablation.md`).
-        level_1_share: level 1 of the shared rows, default .7.
-        warm_per_hot: warm keys that the router has room for, per unique row, default 2.
+        unique_share: unique rows of unique rows and level 2, .2 by default
+            (`benchmarks/results/evaluate-ablation.md`).
+        most_level_1: rows of level 1 for each field at most, default 4; fewer where level 2 has less than 32 for each.
         optimizer: decides the bytes of its state.
         row_format: decides the bytes of a row.
         gate: whether there is a learned gate for each field and tier.
     """
 
     unique_share: float
-    most_shared: float
-    level_1_share: float
-    warm_per_hot: float
+    most_level_1: int
     optimizer: OptimizerName
     row_format: RowFormatName
     gate: bool
 
 
 def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
-    """The embedding whose unique rows are given and are `unique_share` of all, or more.
+    """The embedding whose unique rows are given.
 
     Args:
         capacity_rows: unique rows, at least 1.
@@ -144,24 +141,24 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
     Raises:
         PlanError: a share outside (0, 1), or a size that is none.
     """
-    unique_share, level_1_share = options.get("unique_share", 0.8), options.get("level_1_share", _LEVEL_1_SHARE)
-    if not 0 < unique_share < 1 or not 0 < level_1_share <= 1:
-        raise PlanError(f"shares: got {unique_share} and {level_1_share}, expected more than 0 and at most 1")
+    unique_share = options.get("unique_share", _UNIQUE_SHARE)
+    if not 0 < unique_share <= 1:
+        raise PlanError(f"unique share: got {unique_share}, expected more than 0 and at most 1")
     if capacity_rows < 1:
         raise PlanError(f"capacity: got {capacity_rows} rows, expected at least 1")
-    share = capacity_rows * (1 - unique_share) / unique_share / num_fields
-    shared = min(share, options.get("most_shared", _MOST_SHARED))  # rows per field
+    level_2_rows = round(capacity_rows * (1 - unique_share) / unique_share)
+    level_1 = level_2_rows // (num_fields * _LEVEL_2_PER_LEVEL_1)
     layout = Layout(
         num_fields=num_fields,
         capacity_rows=capacity_rows,
-        level_1_per_field=max(1, round(shared * level_1_share)),
-        level_2_per_field=round(shared * (1 - level_1_share)),
+        level_1_per_field=max(1, min(level_1, options.get("most_level_1", _MOST_LEVEL_1))),
+        level_2_rows=level_2_rows,
     )
     return EmbeddingPlan(
         layout=layout,
         dim=dim,
         optimizer=options.get("optimizer", "adagrad"),
-        router_keys=round(capacity_rows * (1 + options.get("warm_per_hot", 2.0))),
+        router_keys=capacity_rows,
         row_format=options.get("row_format", DEFAULT_ROW_FORMAT),
         gate=options.get("gate", False),
     )
@@ -170,7 +167,7 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
 def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
     """The largest embedding that fits in `embedding_bytes`, everything counted; the rest as `plan_for_capacity`.
 
-    What is left, less than a unique row and its share of shared rows take, goes to the shared rows.
+    What is left, less than a unique row and its share of shared rows take, goes to level 2.
 
     Raises:
         PlanError: not even one unique row and one shared row per field fit.
@@ -192,18 +189,13 @@ def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[Plan
             fits = middle
         else:
             too_many = middle
-    return _fill(sized(fits), embedding_bytes, options.get("level_1_share", _LEVEL_1_SHARE))
+    return filled(sized(fits), embedding_bytes)
 
 
-def _fill(fitting: EmbeddingPlan, embedding_bytes: int, level_1_share: float) -> EmbeddingPlan:
-    """The plan with what is left of the bytes given to its shared rows."""
-    spare_rows = (embedding_bytes - fitting.nbytes["total"]) // fitting.row_bytes // fitting.layout.num_fields
-    to_level_1 = round(spare_rows * level_1_share)
-    layout = replace(
-        fitting.layout,
-        level_1_per_field=fitting.layout.level_1_per_field + to_level_1,
-        level_2_per_field=fitting.layout.level_2_per_field + spare_rows - to_level_1,
-    )
+def filled(fitting: EmbeddingPlan, embedding_bytes: int) -> EmbeddingPlan:
+    """The plan with what is left of the bytes given to level 2."""
+    spare_rows = (embedding_bytes - fitting.nbytes["total"]) // fitting.row_bytes
+    layout = replace(fitting.layout, level_2_rows=fitting.layout.level_2_rows + spare_rows)
     return replace(fitting, layout=layout)
 
 
@@ -224,5 +216,5 @@ def hash_plan(
     per_field = (embedding_bytes // row_bytes - 1) // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
-    layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_per_field=0)
+    layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_rows=0)
     return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, row_format=row_format)

@@ -343,8 +343,8 @@ class _Bench:
         """The embedding part's bytes moved once: distinct rows read and written, a gradient read, vectors written."""
         lookup = self.embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
         plan = self.embedding.plan
-        both = torch.cat([lookup.first, lookup.second]).numpy()
-        rows = np.unique(both[both != plan.layout.padding_row]).astype(np.int32)
+        touched = torch.cat(lookup.routes).numpy()
+        rows = np.unique(touched[touched != plan.layout.padding_row]).astype(np.int32)
         rows = np.random.default_rng(0).permutation(rows)
         table = np.zeros((plan.layout.num_rows, plan.row_bytes), np.uint8)
         source, target = (torch.zeros(keys.size, plan.dim) for _ in range(2))
@@ -379,13 +379,13 @@ class _Bench:
             clock_s = time.perf_counter()
             unique, places = distinct(words)
             clock_s = note("find distinct keys", clock_s)
-            first, second = embedding.router.route(torch.from_numpy(unique.view(np.int64)))
+            routes = embedding.router.route(torch.from_numpy(unique.view(np.int64)))
             clock_s = note("route", clock_s)
             lookup = embedding.look_up(torch.from_numpy(words.view(np.int64)), len(batch.keys))
             clock_s = time.perf_counter()
             embedding.table.gather(lookup)
             clock_s = note("gather", clock_s)
-            numbering = embedding.number(first.numpy(), second.numpy())
+            numbering = embedding.number(routes)
             clock_s = note("number rows", clock_s)
             sums, scores = (
                 np.zeros((len(numbering.rows), gradient.shape[1]), np.float32),
@@ -443,8 +443,7 @@ def measure_case(config: BenchConfig, dim: int, batch_rows: int) -> Case:
     batch = bench._stream.take(batch_rows)  # noqa: SLF001
     lookups = batch.keys.reshape(-1)
     hot = bench.embedding.router.values(lookups)
-    case.distinct = {"lookups": lookups.size, "keys": len(np.unique(lookups)), "hot": int((hot >= 0).sum()),
-                     "warm": int((hot == -1).sum())}  # fmt: skip
+    case.distinct = {"lookups": lookups.size, "keys": len(np.unique(lookups)), "hot": int((hot >= 0).sum())}
     if config.device.type == "cpu":
         case.limit_ms = bench.limit_ms(batch.keys)
         case.limit_share = {name: case.limit_ms / ms for name, ms in case.embedding_ms.items()}

@@ -7,7 +7,7 @@ deployment the sketch is the agent's and takes nothing of the trainer's memory; 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any, ClassVar, cast
+from typing import ClassVar, cast
 
 import numpy as np
 import torch
@@ -21,19 +21,18 @@ from trainer.errors import PlanError
 from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.evaluate.trained_rows import scale_first_values
-from trainer.sizing import EmbeddingPlan, RowFormatName, map_bytes, plan_for_capacity
+from trainer.sizing import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
 
 __all__ = ["Cafe", "build", "build_remote"]
 
 _DEFAULTS = {
-    "unique_share": 0.8,
-    "most_shared": 8.0,
-    "level_1_share": 0.7,
-    "warm_per_hot": 0.5,
+    "unique_share": 0.2,
+    "most_level_1": 4.0,
     "buckets_per_row": 0.34,
 }
 _DEFAULT_FORMAT = "int8"
 _PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
+_WARM_PER_HOT = 0.5
 _FEW_KEYS, _BUCKET_BYTES = 512, 48
 _FEW_BUCKETS = 256  # below, a sketch has wider tags
 
@@ -67,8 +66,8 @@ def _growth(plan: EmbeddingPlan) -> int:
 
 
 class Cafe(Method):
-    """Knobs: `row_format`, `unique_share` (at least), `most_shared` (rows a field), `level_1_share`,
-    `warm_per_hot`, `buckets_per_row`, `half_life` (events a row), `gate` (1: learned), `policy` of the hot set, `score`
+    """Knobs: `row_format`, `unique_share`, `most_level_1` (rows a field), `warm_per_hot` (keys that the hot set tells
+    of), `buckets_per_row`, `half_life` (events a row), `gate` (1: learned), `policy` of the hot set, `score`
     (`raw`, `field`, `count`), `fields` (`own` shared rows, or `one` range for all), and those of `Rules`.
 
     Args:
@@ -95,7 +94,7 @@ class Cafe(Method):
         self.hot_set = HotSet(
             plan.capacity_rows,
             HotSketch(num_buckets, seed=brief.seed),
-            warm_capacity=int(plan.capacity_rows * brief.number("warm_per_hot", _DEFAULTS["warm_per_hot"])),
+            warm_capacity=int(plan.capacity_rows * brief.number("warm_per_hot", _WARM_PER_HOT)),
             half_life_events=half_life or None,
             policy=cast("Policy", brief.word("policy", "rank")),
         )
@@ -146,17 +145,16 @@ def _has_one_field(brief: Brief) -> bool:
 
 
 def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
-    number: dict[str, Any] = {name: brief.number(name, default) for name, default in _DEFAULTS.items()}
-    number.pop("buckets_per_row")
     num_fields = 1 if _has_one_field(brief) else len(brief.field_sizes)
     return plan_for_capacity(
         capacity_rows,
         brief.dim,
         num_fields,
+        unique_share=brief.number("unique_share", _DEFAULTS["unique_share"]),
+        most_level_1=int(brief.number("most_level_1", _DEFAULTS["most_level_1"])),
         optimizer=brief.optimizer,
         row_format=cast("RowFormatName", brief.word("row_format", _DEFAULT_FORMAT)),
         gate=bool(brief.number("gate", 0)),
-        **number,
     )
 
 
@@ -166,10 +164,12 @@ def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
     def buckets(capacity_rows: int) -> int:
         return max(1, round(per_row * capacity_rows))
 
+    def agent(capacity_rows: int) -> int:
+        return 0 if is_remote else _agent_bytes(capacity_rows, buckets(capacity_rows))
+
     def total(capacity_rows: int) -> int:
-        agent = 0 if is_remote else _agent_bytes(capacity_rows, buckets(capacity_rows))
         plan = _plan(brief, capacity_rows)
-        return plan.nbytes["total"] + _growth(plan) + agent
+        return plan.nbytes["total"] + _growth(plan) + agent(capacity_rows)
 
     try:
         least = total(1)
@@ -183,7 +183,9 @@ def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
         fits, too_many = (middle, too_many) if total(middle) <= brief.budget_bytes else (fits, middle)
     while fits > 1 and total(fits) > brief.budget_bytes:
         fits -= 1
-    return Cafe(brief, _plan(brief, fits), buckets(fits), is_remote=is_remote)
+    plan = _plan(brief, fits)
+    plan = filled(plan, brief.budget_bytes - agent(fits) - _growth(plan))
+    return Cafe(brief, plan, buckets(fits), is_remote=is_remote)
 
 
 def build(brief: Brief) -> Cafe | Infeasible:

@@ -12,7 +12,7 @@ from torch import Tensor
 from sketch.changes import HOT, Changes
 from trainer.embedding import AdaptiveEmbedding
 from trainer.evaluate.method import Brief
-from trainer.lookup import Importance
+from trainer.lookup import Importance, Routes
 from trainer.migration import ApplyReport, resolve
 from trainer.sizing import EmbeddingPlan
 
@@ -78,12 +78,11 @@ class RuledEmbedding(AdaptiveEmbedding):
         migration = resolve(changes, self.router, self.plan.capacity_rows)
         new = migration.takes_row & (migration.before < 0)
         lost = (migration.before >= 0) & (migration.after < 0)
-        first, _ = self.router.route(_words(migration.keys[new]))
-        shared_state = self.table.read_state(first.long())
-        given_up = self.table.read(*self.router.route(_words(migration.keys[lost])))  # (L, D)
+        shared_state = self.table.read_state(self.router.route(_words(migration.keys[new])).row.long())
+        given_up = self.table.read(self.router.route(_words(migration.keys[lost])))  # (L, D)
         report = super().apply(changes)
         rows = torch.from_numpy(migration.after[new].astype(np.int64))
-        vectors = self.table.read(rows, torch.full_like(rows, self.plan.layout.padding_row))
+        vectors = self.table.read(Routes.of_rows(rows))
         state = self.table.read_state(rows)
         if self._rules.state == "shared":
             state = shared_state
@@ -105,10 +104,10 @@ class RuledEmbedding(AdaptiveEmbedding):
         return torch.from_numpy((scores * self._mean_score / (self._batch_rows**2 * self._dim)).astype(np.float32))
 
     def _write_back(self, keys: npt.NDArray[np.uint64], vectors: Tensor) -> None:
-        first = self.router.route(_words(keys))[0].numpy()
+        first = self.router.route(_words(keys)).row.numpy()
         rows, places = np.unique(first, return_index=True)
         shared = torch.from_numpy(rows.astype(np.int64))
-        now = self.table.read(shared, torch.full_like(shared, self.plan.layout.padding_row))
+        now = self.table.read(Routes.of_rows(shared))
         moved = now + _WRITTEN_BACK * (vectors[torch.from_numpy(places)] - now)
         self.table.write(shared, moved, self.table.read_state(shared), like=shared)
 

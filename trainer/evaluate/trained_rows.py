@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from trainer.evaluate.method import Brief
 from trainer.formats.kernels import row_kernels
 from trainer.layout import Layout
-from trainer.lookup import Lookup, distinct
+from trainer.lookup import Lookup, Routes, distinct
 from trainer.rows import RowTable
 from trainer.sizing import EmbeddingPlan, RowFormatName
 
@@ -27,8 +27,8 @@ Captured = tuple[RowNumbers, npt.NDArray[np.float32]]
 
 
 def scale_first_values(table: RowTable, brief: Brief) -> None:
-    """Knob `first_values`: multiplies what the rows start with, uniform within +-sqrt(1 / R)."""
-    factor = brief.number("first_values", 1.0)
+    """The same first values for rows of any length, uniform within +-sqrt(1 / D); times the knob `first_values`."""
+    factor = brief.number("first_values", 1.0) * (table.values.shape[1] / brief.dim) ** 0.5
     if factor != 1.0:
         numbers = table.scales if len(table.scales) else table.values  # a format with a scale keeps it apart
         numbers *= factor
@@ -74,7 +74,7 @@ class TrainedRows(nn.Module):
         salt: int = 0,
     ) -> None:
         super().__init__()
-        layout = Layout(num_fields=1, capacity_rows=0, level_1_per_field=num_rows, level_2_per_field=0)
+        layout = Layout(num_fields=1, capacity_rows=0, level_1_per_field=num_rows, level_2_rows=0)
         plan = EmbeddingPlan(layout=layout, dim=dim or brief.dim, optimizer=brief.optimizer, row_format=row_format)
         self.padding = layout.padding_row
         self.table = RowTable(plan, optimizer=brief.row_optimizer, seed=brief.seed * 1009 + salt)
@@ -96,10 +96,8 @@ class TrainedRows(nn.Module):
         """The rows (N, D), with no gradient."""
         unique, inverse = distinct(rows.astype(np.uint64))
         first = torch.from_numpy(unique.astype(np.int32))
-        none = torch.full_like(first, self.padding)
-        return self.table.gather(
-            Lookup(keys=first, inverse=torch.from_numpy(inverse), first=first, second=none, batch_rows=1, version=0)
-        )
+        routes, places = Routes.of_rows(first), torch.from_numpy(inverse)
+        return self.table.gather(Lookup(keys=first, inverse=places, routes=routes, batch_rows=1, version=0))
 
     def forward(self, rows: RowNumbers) -> Tensor:
         """The rows (..., D) of row numbers of any shape."""

@@ -24,6 +24,7 @@ from sketch.hashing import mix64
 from sketch.simd import prefetch
 from trainer.float_bits import bits_of_float32, float32_of_bits
 from trainer.formats.lanes import add_numbers, add_rows, dot, round_row, step_row
+from trainer.layout import left_half
 
 __all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
 
@@ -67,28 +68,40 @@ class RowKernels(NamedTuple):
 def row_kernels(dim: int) -> RowKernels:
     """The loops for rows of `dim` numbers."""
     vector_bytes, per_number = 4 * dim, np.float32(1 / dim)
+    left_dim = left_half(dim)
+    right_dim, left_bytes = dim - left_dim, 4 * left_dim
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather(table, scales, first, second, gates, inverse, out):
-        """Fills (N, D) float32 with the sums of each lookup's two rows, times its key's gate if (U,) are given.
+    def gather(table, scales, rows, left, right, gates, inverse, out):
+        """Fills (N, D) float32 with each lookup's vector, times its key's gate if (U,) are given.
 
-        The second is mostly the padding row, which is in the cache: to add zeros is cheaper than to ask.
+        Where there is a level 2, hot keys read the padding row, which is in the cache: to add zeros is cheaper than to
+        ask.
         """
         start, row_bytes, target = table.ctypes.data, dim * table.itemsize, np.int64(out.ctypes.data)
         scaled, gated, one = scales.shape[0] > 0, gates.shape[0] > 0, np.float32(1)
+        has_level_2, right_place = left.shape[0] > 0, left_dim * table.itemsize
         for i in range(inverse.shape[0]):
             if i + _AHEAD < inverse.shape[0]:
-                prefetch(start + np.int64(first[inverse[i + _AHEAD]]) * row_bytes)
+                coming = inverse[i + _AHEAD]
+                prefetch(start + np.int64(rows[coming]) * row_bytes)
+                if has_level_2:
+                    prefetch(start + np.int64(left[coming]) * row_bytes)
+                    prefetch(start + np.int64(right[coming]) * row_bytes + right_place)
             for line in range(0, vector_bytes, _LINE_BYTES):
                 prefetch(target + _STREAM_BYTES + line)
             key = inverse[i]
-            row, other = np.int64(first[key]), np.int64(second[key])
-            address, scale, other_scale = start + row * row_bytes, one, one
-            if scaled:
-                scale, other_scale = _widen(scales[row]), _widen(scales[other])
-            if gated:
-                scale, other_scale = scale * gates[key], other_scale * gates[key]
-            add_rows(table, address, scale, start + other * row_bytes, other_scale, target, dim)
+            row, gate = np.int64(rows[key]), gates[key] if gated else one
+            address, scale = start + row * row_bytes, gate * _widen(scales[row]) if scaled else gate
+            if has_level_2:
+                half, other = np.int64(left[key]), np.int64(right[key])
+                half_scale = gate * _widen(scales[half]) if scaled else gate
+                other_scale = gate * _widen(scales[other]) if scaled else gate
+                half, other = start + half * row_bytes, start + other * row_bytes + right_place
+                add_rows(table, address, scale, half, half_scale, target, left_dim)
+                add_rows(table, address + right_place, scale, other, other_scale, target + left_bytes, right_dim)
+            else:
+                add_rows(table, address, scale, address, np.float32(0), target, dim)
             target += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
@@ -151,9 +164,10 @@ def row_kernels(dim: int) -> RowKernels:
                 looked_up += vector_bytes
             square = add_numbers(source, gate, start + np.int64(numbers[key, 0]) * vector_bytes, dim)
             scores[key] += np.sqrt(square) * scale
-            other = np.int64(numbers[key, 1])
-            if other >= 0:
-                add_numbers(source, gate, start + other * vector_bytes, dim)
+            half, other = np.int64(numbers[key, 1]), np.int64(numbers[key, 2])
+            if half >= 0:
+                add_numbers(source, gate, start + half * vector_bytes, left_dim)
+                add_numbers(source + left_bytes, gate, start + other * vector_bytes + left_bytes, right_dim)
             source += vector_bytes
 
     return RowKernels(gather, descend, merge_gradients, merge_scores)

@@ -25,6 +25,7 @@ from sketch.hashing import mix64_array
 from trainer.formats import kernels
 from trainer.formats.lanes import NOISE_CONSTANTS
 from trainer.gathers import mix64_tensor
+from trainer.lookup import Routes
 from trainer.sizing import RowFormatName
 
 __all__ = ["FORMATS", "Chance", "RowFormat", "Rows"]
@@ -97,14 +98,12 @@ class RowFormat(ABC):
             chance: how to round; None: to the nearest.
         """
 
-    def gather(
-        self, table: Rows, routes: tuple[Tensor, Tensor], factors: Tensor | None, inverse: Tensor, out: Tensor
-    ) -> None:
-        """Fills (N, D) with the sum of each lookup's two rows, times its key's factor (U,) if given. Numba."""
+    def gather(self, table: Rows, routes: Routes, factors: Tensor | None, inverse: Tensor, out: Tensor) -> None:
+        """Fills (N, D) with each lookup's vector, times its key's factor (U,) if given. Numba."""
         gates = np.empty(0, np.float32) if factors is None else factors.numpy()
         values, scales = _array(table.values), _array(table.scales)
-        first, second = (rows.numpy() for rows in routes)
-        kernels.row_kernels(values.shape[1]).gather(values, scales, first, second, gates, inverse.numpy(), out.numpy())
+        rows = (part.numpy() for part in routes)
+        kernels.row_kernels(values.shape[1]).gather(values, scales, *rows, gates, inverse.numpy(), out.numpy())
 
     def descend(
         self, table: Rows, state: Tensor, rows: Tensor, merged: Tensor, rates: tuple[float, float], chance: Chance
