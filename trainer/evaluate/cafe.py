@@ -44,20 +44,10 @@ def _fixed_bytes() -> int:
     return smallest.nbytes - _agent_bytes(1, 1)
 
 
-@lru_cache(maxsize=1)
-def _slopes() -> tuple[int, int]:
-    """Bytes of sketch and hot set for each row and for each bucket, as the two allocate them."""
-    start = HotSet(1, HotSketch(_FEW_BUCKETS)).nbytes
-    per_row = HotSet(1025, HotSketch(_FEW_BUCKETS)).nbytes - start
-    per_bucket = HotSet(1, HotSketch(_FEW_BUCKETS + 1024)).nbytes - start
-    return per_row // 1024, per_bucket // 1024
-
-
 def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
     """All that grows of a sketch and a hot set."""
-    per_row, per_bucket = _slopes()
-    wide = HotSketch(1).nbytes - HotSketch(_FEW_BUCKETS).nbytes // _FEW_BUCKETS if num_buckets < _FEW_BUCKETS else 0
-    return capacity_rows * per_row + num_buckets * (per_bucket + wide)
+    few = HotSketch(min(num_buckets, _FEW_BUCKETS))  # a smaller one has wider tags
+    return HotSet.growing_bytes(capacity_rows, num_buckets) + num_buckets * (few.nbytes // few.num_buckets)
 
 
 def _growth(plan: EmbeddingPlan) -> int:
