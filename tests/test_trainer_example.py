@@ -64,7 +64,7 @@ def test_nothing_trained_and_a_folder_of_somebody_else_are_refused(tmp_path: Pat
 
 def test_ten_million_distinct_keys_leave_memory_flat() -> None:
     embedding = AdaptiveEmbedding(plan_for_capacity(100_000, 8, NUM_FIELDS, row_format="bfloat16"))
-    assert 500_000 < embedding.plan.layout.num_rows < 500_100
+    assert 285_000 < embedding.plan.layout.num_rows < 286_000
     fields = np.arange(1, NUM_FIELDS + 1, dtype=np.uint64) << np.uint64(56)
     gradient = torch.ones(1, 1, 8)
     allocated, peaks = embedding.nbytes, []

@@ -32,7 +32,7 @@ __all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_t
 
 logger = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",

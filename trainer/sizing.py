@@ -42,7 +42,7 @@ _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _USED_BYTES = 1  # of each unique row: whether it has a key
 _GATE_BYTES = 16  # of each field: a float32 and its Adagrad sum, for shared and for unique rows
-_UNIQUE_SHARE = 0.2
+_UNIQUE_SHARE = 0.35
 _MOST_LEVEL_1, _LEVEL_2_PER_LEVEL_1 = 4, 32
 
 
@@ -114,7 +114,7 @@ class PlanOptions(TypedDict, total=False):
     """What the plans of an adaptive embedding may be told besides its size.
 
     Args:
-        unique_share: unique rows of unique rows and level 2, .2 by default
+        unique_share: unique rows of unique rows and level 2, .35 by default: with its router about half of the bytes
             (`benchmarks/results/evaluate-ablation.md`).
         most_level_1: rows of level 1 for each field at most, default 4; fewer where level 2 has less than 32 for each.
         optimizer: decides the bytes of its state.

@@ -26,7 +26,7 @@ from trainer.sizing import EmbeddingPlan, RowFormatName, filled, map_bytes, plan
 __all__ = ["Cafe", "build", "build_remote"]
 
 _DEFAULTS = {
-    "unique_share": 0.2,
+    "unique_share": 0.2,  # fewer than `trainer.sizing` takes, since here a unique row also pays for the agent
     "most_level_1": 4.0,
     "buckets_per_row": 0.34,
 }
