@@ -31,6 +31,8 @@ VARIANTS: dict[str, Mapping[str, Knob]] = {
     "no second level": {"unique_share": 1.0},
     "level 1 of 1 row a field": {"most_level_1": 1.0},
     "level 1 of up to 16 rows a field": {"most_level_1": 16.0},
+    "first values a fifth as large": {"first_values": 0.2},
+    "first values twice as large": {"first_values": 2.0},
     "no warm keys": {"warm_per_hot": 0.0},
     "warm keys 2 a unique row": {"warm_per_hot": 2.0},
     "sketch .2 buckets a unique row": {"buckets_per_row": 0.2},

@@ -58,7 +58,8 @@ def _growth(plan: EmbeddingPlan) -> int:
 class Cafe(Method):
     """Knobs: `row_format`, `unique_share`, `most_level_1` (rows a field), `warm_per_hot` (keys that the hot set tells
     of), `buckets_per_row`, `half_life` (events a row), `gate` (1: learned), `policy` of the hot set, `score`
-    (`raw`, `field`, `count`), `fields` (`own` shared rows, or `one` range for all), and those of `Rules`.
+    (`raw`, `field`, `count`), `fields` (`own` rows of level 1, or `one` range for all), `first_values`, and those of
+    `Rules`.
 
     Args:
         brief: with the knobs.
