@@ -199,9 +199,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
         row, left, right = (part.numpy() for part in routes)
         capacity, num_levels = self.plan.capacity_rows, 3 if len(left) else 1
         slots, shift = empty_slots(num_levels * int(np.count_nonzero(row >= capacity)))
-        rows, numbers = np.empty(num_levels * len(row), np.int32), np.empty((len(row), 3), np.int32)
+        rows, numbers = np.empty(1 + num_levels * len(row), np.int32), np.empty((len(row), 3), np.int32)
         count = kernels.number_rows(row, left, right, capacity, slots, shift, rows, numbers)
-        return Numbering(rows[:count], numbers)
+        return Numbering(rows[1 : 1 + count], numbers)
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:

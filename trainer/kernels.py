@@ -131,6 +131,21 @@ def hash_rows(keys, num_fields, per_field, rows):
     return strangers
 
 
+@njit(nogil=True, cache=True, inline="always")
+def _number_row(row, slots, shift, rows, count):
+    """The number of a row, and how many have one then. Whether it is new cannot be guessed, so nothing jumps on it."""
+    mask, place = np.uint64(slots.shape[0] - 1), np.uint64(row) * _GOLDEN >> shift
+    rows[0] = row  # so that an empty slot ends the search like the row's own
+    entry = np.uint64(slots[place])
+    while rows[entry] != row:
+        place = (place + np.uint64(1)) & mask
+        entry = np.uint64(slots[place])
+    number = select(entry != 0, np.int64(entry), count + 1)
+    rows[np.uint64(count + 1)] = row
+    slots[place] = number
+    return number - 1, max(count, number)
+
+
 @njit(nogil=True, cache=True)
 def number_rows(first, left, right, capacity, slots, shift, rows, numbers):
     """Numbers the distinct rows of the keys; returns how many there are. A unique row has one key, so needs no search.
@@ -142,33 +157,21 @@ def number_rows(first, left, right, capacity, slots, shift, rows, numbers):
         capacity: unique rows.
         slots: (2^k,) int32, zeros, more than 5/4 times as many as routes to shared rows.
         shift: 64 - k, uint64.
-        rows: (3 U,) int32, or (U,) if there is no level 2; its first P filled.
+        rows: (1 + 3 U,) int32, or (1 + U,) if there is no level 2; its first is scratch, the P after it are filled.
         numbers: (U, 3) int32, filled with the numbers of each key's rows; -1 where there is none.
     """
-    mask = np.uint64(slots.shape[0] - 1)
     sharing = np.empty(first.shape[0], np.int32)  # the keys without a unique row, whose turn comes afterwards
     count, num_sharing = 0, 0
     for i in range(first.shape[0]):
         is_unique = np.int64(first[i] < capacity)
-        rows[count], sharing[num_sharing] = first[i], i
+        rows[count + 1], sharing[num_sharing] = first[i], i
         numbers[i, 0], numbers[i, 1], numbers[i, 2] = count, -1, -1
         count += is_unique
         num_sharing += 1 - is_unique
     for n in range(num_sharing):
-        i = sharing[n]
-        for which in range(3 if left.shape[0] > 0 else 1):
-            row = first[i] if which == 0 else left[i] if which == 1 else right[i]
-            place = np.uint64(row) * _GOLDEN >> shift
-            while True:
-                entry = slots[place]
-                if entry == 0:
-                    rows[count] = row
-                    count += 1
-                    slots[place] = count
-                    entry = count
-                    break
-                if rows[entry - 1] == row:
-                    break
-                place = (place + np.uint64(1)) & mask
-            numbers[i, which] = entry - 1
+        i = np.uint32(sharing[n])
+        numbers[i, 0], count = _number_row(first[i], slots, shift, rows, count)
+        if left.shape[0] > 0:
+            numbers[i, 1], count = _number_row(left[i], slots, shift, rows, count)
+            numbers[i, 2], count = _number_row(right[i], slots, shift, rows, count)
     return count

@@ -21,9 +21,9 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import mix64
-from sketch.simd import prefetch
+from sketch.simd import load_i32, load_u32, prefetch
 from trainer.float_bits import bits_of_float32, float32_of_bits
-from trainer.formats.lanes import add_numbers, add_rows, dot, round_row, step_row
+from trainer.formats.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
 from trainer.layout import left_half
 
 __all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
@@ -36,6 +36,7 @@ _ROUND = np.uint32(0x7FFF)
 _ONE = np.uint32(1)
 _AHEAD = 8  # rows on their way while one is read
 _LINE_BYTES = 64
+_BLOCK_BYTES = 32768  # of vectors, which stay in the cache: first the rows of all, then the halves that some have
 _STREAM_BYTES = 2048  # likewise of what is read or written in order: the machine's own prefetcher stops at every page
 
 
@@ -68,41 +69,49 @@ class RowKernels(NamedTuple):
 def row_kernels(dim: int) -> RowKernels:
     """The loops for rows of `dim` numbers."""
     vector_bytes, per_number = 4 * dim, np.float32(1 / dim)
-    left_dim = left_half(dim)
+    left_dim, block = left_half(dim), max(1, _BLOCK_BYTES // vector_bytes)
     right_dim, left_bytes = dim - left_dim, 4 * left_dim
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def gather(table, scales, rows, left, right, gates, inverse, out):
         """Fills (N, D) float32 with each lookup's vector, times its key's gate if (U,) are given.
 
-        Where there is a level 2, hot keys read the padding row, which is in the cache: to add zeros is cheaper than to
-        ask.
+        Which keys have halves cannot be guessed, so their lookups are listed without a jump, block by block.
         """
         start, row_bytes, target = table.ctypes.data, dim * table.itemsize, np.int64(out.ctypes.data)
-        scaled, gated, one = scales.shape[0] > 0, gates.shape[0] > 0, np.float32(1)
-        has_level_2, right_place = left.shape[0] > 0, left_dim * table.itemsize
-        for i in range(inverse.shape[0]):
-            if i + _AHEAD < inverse.shape[0]:
-                coming = inverse[i + _AHEAD]
-                prefetch(start + np.int64(rows[coming]) * row_bytes)
+        right_start, padding, one = start + left_dim * table.itemsize, table.shape[0] - 1, np.float32(1)
+        scaled, gated, has_level_2 = scales.shape[0] > 0, gates.shape[0] > 0, left.shape[0] > 0
+        inverse_at, rows_at = inverse.ctypes.data, rows.ctypes.data
+        left_at, right_at, cold = left.ctypes.data, right.ctypes.data, np.empty(block, np.int32)
+        for first in range(0, inverse.shape[0], block):
+            num_cold = 0
+            for i in range(first, min(first + block, inverse.shape[0])):
+                if i + _AHEAD < inverse.shape[0]:
+                    coming = load_u32(inverse_at + (i + _AHEAD) * 4)
+                    prefetch(start + load_u32(rows_at + coming * 4) * row_bytes)
+                at = target + i * vector_bytes
+                for line in range(0, vector_bytes, _LINE_BYTES):
+                    prefetch(at + _STREAM_BYTES + line)
+                key = load_u32(inverse_at + i * 4)
+                row, scale = load_u32(rows_at + key * 4), gates[np.uint64(key)] if gated else one
+                if scaled:
+                    scale *= _widen(scales[np.uint64(row)])
+                read_row(table, start + row * row_bytes, scale, at, dim)
                 if has_level_2:
-                    prefetch(start + np.int64(left[coming]) * row_bytes)
-                    prefetch(start + np.int64(right[coming]) * row_bytes + right_place)
-            for line in range(0, vector_bytes, _LINE_BYTES):
-                prefetch(target + _STREAM_BYTES + line)
-            key = inverse[i]
-            row, gate = np.int64(rows[key]), gates[key] if gated else one
-            address, scale = start + row * row_bytes, gate * _widen(scales[row]) if scaled else gate
-            if has_level_2:
-                half, other = np.int64(left[key]), np.int64(right[key])
-                half_scale = gate * _widen(scales[half]) if scaled else gate
-                other_scale = gate * _widen(scales[other]) if scaled else gate
-                half, other = start + half * row_bytes, start + other * row_bytes + right_place
-                add_rows(table, address, scale, half, half_scale, target, left_dim)
-                add_rows(table, address + right_place, scale, other, other_scale, target + left_bytes, right_dim)
-            else:
-                add_rows(table, address, scale, address, np.float32(0), target, dim)
-            target += vector_bytes
+                    cold[np.uint64(num_cold)] = i
+                    num_cold += load_u32(left_at + key * 4) != padding
+            for n in range(num_cold):
+                coming = load_u32(inverse_at + np.int64(cold[np.uint64(min(n + _AHEAD, num_cold - 1))]) * 4)
+                prefetch(start + load_u32(left_at + coming * 4) * row_bytes)
+                prefetch(right_start + load_u32(right_at + coming * 4) * row_bytes)
+                i = np.int64(cold[np.uint64(n)])
+                key, at = load_u32(inverse_at + i * 4), target + i * vector_bytes
+                half, other = load_u32(left_at + key * 4), load_u32(right_at + key * 4)
+                gate = gates[np.uint64(key)] if gated else one
+                scale = gate * _widen(scales[np.uint64(half)]) if scaled else gate
+                add_row(table, start + half * row_bytes, scale, at, left_dim)
+                scale = gate * _widen(scales[np.uint64(other)]) if scaled else gate
+                add_row(table, right_start + other * row_bytes, scale, at + left_bytes, right_dim)
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def descend(table, scales, state, rows, merged, rate, epsilon, seed, line):
@@ -150,25 +159,33 @@ def row_kernels(dim: int) -> RowKernels:
         """Adds each lookup's gradient (N, D) to its rows' sums (P, D), its norm times `scale` to its key's score.
 
         If there are gates (U,), what is added is multiplied by them, and (U,) `dots` get the gradient times what was
-        looked up, vectors (N, D).
+        looked up, vectors (N, D). Halves are listed as in `gather`; what adds up to a number keeps its order.
         """
         gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         source, start = np.int64(gradient.ctypes.data), sums.ctypes.data
-        for i in range(inverse.shape[0]):
-            for line in range(0, vector_bytes, _LINE_BYTES):
-                prefetch(source + _STREAM_BYTES + line)
-            key = inverse[i]
-            if gated:
-                gate = gates[key]
-                dots[key] += dot(source, looked_up, dim)
-                looked_up += vector_bytes
-            square = add_numbers(source, gate, start + np.int64(numbers[key, 0]) * vector_bytes, dim)
-            scores[key] += np.sqrt(square) * scale
-            half, other = np.int64(numbers[key, 1]), np.int64(numbers[key, 2])
-            if half >= 0:
-                add_numbers(source, gate, start + half * vector_bytes, left_dim)
-                add_numbers(source + left_bytes, gate, start + other * vector_bytes + left_bytes, right_dim)
-            source += vector_bytes
+        inverse_at, numbers_at, cold = inverse.ctypes.data, numbers.ctypes.data, np.empty(block, np.int32)
+        for first in range(0, inverse.shape[0], block):
+            num_cold = 0
+            for i in range(first, min(first + block, inverse.shape[0])):
+                at = source + i * vector_bytes
+                for line in range(0, vector_bytes, _LINE_BYTES):
+                    prefetch(at + _STREAM_BYTES + line)
+                key = load_u32(inverse_at + i * 4)
+                if gated:
+                    gate = gates[np.uint64(key)]
+                    dots[np.uint64(key)] += dot(at, looked_up + i * vector_bytes, dim)
+                square = add_numbers(at, gate, start + load_i32(numbers_at + key * 12) * vector_bytes, dim)
+                scores[np.uint64(key)] += np.sqrt(square) * scale
+                cold[np.uint64(num_cold)] = i
+                num_cold += load_i32(numbers_at + key * 12 + 4) >= 0
+            for n in range(num_cold):
+                i = np.int64(cold[np.uint64(n)])
+                key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
+                half, other = load_i32(numbers_at + key * 12 + 4), load_i32(numbers_at + key * 12 + 8)
+                if gated:
+                    gate = gates[np.uint64(key)]
+                add_numbers(at, gate, start + half * vector_bytes, left_dim)
+                add_numbers(at + left_bytes, gate, start + other * vector_bytes + left_bytes, right_dim)
 
     return RowKernels(gather, descend, merge_gradients, merge_scores)
 

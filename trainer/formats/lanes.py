@@ -24,8 +24,9 @@ from numba.core.extending import intrinsic
 __all__ = [
     "NOISE_CONSTANTS",
     "add_numbers",
-    "add_rows",
+    "add_row",
     "dot",
+    "read_row",
     "round_row",
     "step_row",
 ]
@@ -171,30 +172,39 @@ _WHERE, _COUNT, _NUMBER, _WORD = types.int64, types.int64, types.float32, types.
 
 
 @intrinsic
-def add_rows(
-    typingctx: Any,  # noqa: ARG001
-    table: Any,
-    row: Any,  # noqa: ARG001
-    scale: Any,  # noqa: ARG001
-    other: Any,  # noqa: ARG001
-    other_scale: Any,  # noqa: ARG001
-    target: Any,  # noqa: ARG001
-    dim: Any,  # noqa: ARG001
-) -> Any:
-    """Writes the sums of the numbers of two rows to `target` as float32."""
+def read_row(typingctx: Any, table: Any, row: Any, scale: Any, target: Any, dim: Any) -> Any:  # noqa: ARG001
+    """Writes the numbers of a row to `target` as float32."""
 
     def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
-        _, row, scale, other, other_scale, target, dim = values
+        _, row, scale, target, dim = values
+        _each(
+            builder,
+            dim,
+            lambda index, lanes: _store(
+                builder, _numbers(builder, table.dtype, row, scale, index, lanes), target, index, 4
+            ),
+        )
+        return context.get_dummy_value()
+
+    return types.void(table, _WHERE, _NUMBER, _WHERE, _COUNT), generate
+
+
+@intrinsic
+def add_row(typingctx: Any, table: Any, row: Any, scale: Any, target: Any, dim: Any) -> Any:  # noqa: ARG001
+    """Adds the numbers of a row to those at `target`, float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, values: Any) -> Any:  # noqa: ARG001
+        _, row, scale, target, dim = values
 
         def body(index: Any, lanes: int) -> None:
+            sums = _load(builder, target, index, types.float32, lanes)
             numbers = _numbers(builder, table.dtype, row, scale, index, lanes)
-            others = _numbers(builder, table.dtype, other, other_scale, index, lanes)
-            _store(builder, builder.fadd(numbers, others), target, index, 4)
+            _store(builder, builder.fadd(sums, numbers), target, index, 4)
 
         _each(builder, dim, body)
         return context.get_dummy_value()
 
-    return types.void(table, _WHERE, _NUMBER, _WHERE, _NUMBER, _WHERE, _COUNT), generate
+    return types.void(table, _WHERE, _NUMBER, _WHERE, _COUNT), generate
 
 
 @intrinsic
