@@ -22,7 +22,7 @@ from numba import njit, types
 from numba.core.extending import intrinsic
 
 from sketch.hashing import Keys, mix64
-from sketch.simd import lowest_bit
+from sketch.simd import lowest_bit, select
 
 __all__ = ["ABSENT", "SLOTS", "KeyMap", "claim_place", "find_place", "num_buckets_for"]
 
@@ -73,10 +73,9 @@ def find_place(table: Keys, key: np.uint64) -> int:
     start = table.ctypes.data
     hits: int = _match_u64x4(start + first * _BUCKET_BYTES, key)  # type: ignore[call-arg]
     others: int = _match_u64x4(start + second * _BUCKET_BYTES, key)
-    if hits | others == 0:
-        return -1
-    bucket = first if hits != 0 else second
-    return bucket * SLOTS + lowest_bit(hits if hits != 0 else others)
+    bucket = select(hits, first, second)
+    place = bucket * SLOTS + lowest_bit(select(hits, hits, others | 16))
+    return select(hits | others, place, -1)
 
 
 @njit(nogil=True, cache=True, inline="always")

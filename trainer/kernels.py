@@ -69,9 +69,10 @@ def _shared_row(key, seed, rows_per_field):
 
 @njit(nogil=True, cache=True)
 def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, rows, left, right):
-    """Fills the rows of each key; returns how many keys have no field of the model (their rows are 0).
+    """Fills the rows of each key; returns how many keys have no field of the model (their rows mean nothing).
 
-    Which tier a key is in cannot be guessed, so nothing here jumps on it.
+    Which tier a key is in cannot be guessed, so nothing here jumps on it: all keys are routed as if they were cold, in
+    loops that become vectors, then those that are hot again.
 
     Args:
         keys: (U,) uint64.
@@ -90,6 +91,14 @@ def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, ro
     num_buckets, start, values_start = np.uint64(slots.shape[0]), slots.ctypes.data, values.ctypes.data
     strangers = 0
     for i in range(keys.shape[0]):
+        field = np.int64(keys[i] >> _FIELD_SHIFT)
+        strangers += (field < 1) | (field > num_fields)
+        rows[i] = capacity + _shared_row(keys[i], LEVEL_1_SEED, per_field)
+    for i in range(left.shape[0]):
+        word = mix64(keys[i] ^ LEVEL_2_SEED)
+        left[i] = level_2 + np.int64((word >> _HALF) * num_halves >> _HALF)
+        right[i] = level_2 + np.int64((word & _LOW) * num_halves >> _HALF)
+    for i in range(keys.shape[0]):
         if i + _AHEAD < keys.shape[0]:
             word = mix64(keys[i + _AHEAD])
             bucket = np.int64((word & _LOW) * num_buckets >> _HALF)
@@ -98,22 +107,12 @@ def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, ro
             bucket = np.int64((word >> _HALF) * num_buckets >> _HALF)
             prefetch(start + bucket * _BUCKET_BYTES)
             prefetch(values_start + bucket * _VALUES_BYTES)
-        key = keys[i]
-        field = np.int64(key >> _FIELD_SHIFT)
-        if field < 1 or field > num_fields:
-            rows[i] = 0
-            if has_level_2:
-                left[i] = right[i] = padding
-            strangers += 1
-            continue
-        place = find_place(slots, key)
+        place = find_place(slots, keys[i])
         is_hot = place >= 0
-        shared = capacity + _shared_row(key, LEVEL_1_SEED, per_field)
-        rows[i] = select(is_hot, load_i32(values_start + max(place, 0) * 4), shared)
+        rows[i] = select(is_hot, load_i32(values_start + max(place, 0) * 4), rows[i])
         if has_level_2:
-            word = mix64(key ^ LEVEL_2_SEED)
-            left[i] = select(is_hot, padding, level_2 + np.int64((word >> _HALF) * num_halves >> _HALF))
-            right[i] = select(is_hot, padding, level_2 + np.int64((word & _LOW) * num_halves >> _HALF))
+            left[i] = select(is_hot, padding, left[i])
+            right[i] = select(is_hot, padding, right[i])
     return strangers
 
 
