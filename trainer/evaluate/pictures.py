@@ -14,10 +14,13 @@ __all__ = ["draw_auc", "draw_curves", "draw_recovery"]
 
 
 def _figure() -> tuple[Any, Any]:
-    from matplotlib.figure import Figure  # noqa: PLC0415 - half a second
+    from matplotlib import colormaps  # noqa: PLC0415 - half a second
+    from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(8, 5), layout="constrained")
-    return figure, figure.subplots()
+    axes = figure.subplots()
+    axes.set_prop_cycle(color=colormaps["tab20"](range(20)))  # a colour for each of 13 methods
+    return figure, axes
 
 
 def draw_auc(summaries: Sequence[Summary], model: str, path: Path) -> None:
