@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import time
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import Any
@@ -58,6 +59,9 @@ class AssignmentReader:
     ) -> None:
         self._config = config
         self._opened = ExitStack()
+        self._finalizer = weakref.finalize(
+            self, self._opened.close
+        )  # at exit, too, while the client's thread still runs
         self._log: PartitionLog | None = None
         self._until = until or {}
         self._topic = Topics(config.prefix).assignments
@@ -75,9 +79,10 @@ class AssignmentReader:
             raise BrokerError(
                 f"no broker answered at {config.bootstrap_servers} within 10 s ({error}); is it running?"
             ) from error
+        self._opened.callback(self._consumer.close)
         numbers = self._consumer.partitions_for_topic(self._topic)
         if not numbers:
-            self._consumer.close()
+            self.close()
             raise TopicError(
                 f"topic {self._topic!r} is missing at {config.bootstrap_servers}; run `hotstream topics create`"
             )
@@ -93,9 +98,8 @@ class AssignmentReader:
                 self._consumer.seek(partition, end)
 
     def close(self) -> None:
-        """Disconnects."""
-        self._opened.close()
-        self._consumer.close()
+        """Disconnects; without it, the end of the program does."""
+        self._finalizer()
 
     def __enter__(self) -> AssignmentReader:
         return self
@@ -235,7 +239,7 @@ class HotFeatureTable:
             raise
 
     def close(self) -> None:
-        """Disconnects; the table stays readable."""
+        """Disconnects; the table stays readable. Without it, the end of the program does."""
         self._reader.close()
 
     def __enter__(self) -> HotFeatureTable:

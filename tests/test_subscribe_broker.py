@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import numpy as np
@@ -168,6 +170,21 @@ def test_from_now_on_only_the_next_changes_come_and_a_stop_is_heeded(kafka: Kafk
 
 
 @pytest.mark.broker
+def test_a_program_that_leaves_its_readers_open_ends(kafka: KafkaConfig, shards: list[Shard]) -> None:
+    send(kafka, changes_of(shards, range(20)))
+    lines = (
+        "from streams import HotFeatureTable, subscribe",
+        f"table = HotFeatureTable({kafka.bootstrap_servers!r}, prefix={kafka.prefix!r})",
+        f"changes = subscribe({kafka.bootstrap_servers!r}, prefix={kafka.prefix!r})",
+        "print(next(changes).key, table.table.num_hot)",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
+
+
 def test_a_missing_topic_is_told_with_the_command_that_makes_it(bootstrap_servers: str) -> None:
     with pytest.raises(TopicError, match="hotstream topics create"):
         HotFeatureTable(bootstrap_servers, prefix="nobody-made-it")

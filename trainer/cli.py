@@ -28,7 +28,7 @@ def cli(verbose: bool) -> None:
     """Find the features that matter now, publish them, and train a model that follows.
 
     \b
-    hotstream demo          everything on one machine, in two minutes
+    hotstream demo          everything on one machine, in about a minute
     hotstream COMMAND -h    what a command does and takes
     """
     logging.basicConfig(

@@ -68,7 +68,11 @@ def command(
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
         ok = not any(view.mismatches for view in reader.table.shards)
-        report.finish(json_path, ok=ok, **watcher.summary(reader))
+        summary = watcher.summary(reader)
+        report.finish(json_path, ok=ok, **summary)
+        compared = {True: "equal to the agent's", False: "not yet compared", None: "read from now on only"}
+        said = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot, {summary['warm']:,} warm"
+        click.echo(f"hotstream: {said}; the table is {compared[summary['verified']]}", err=True)
     if not ok:
         click.echo("hotstream: the table that was read is not the agent's: a digest differs", err=True)
         raise click.exceptions.Exit(1)

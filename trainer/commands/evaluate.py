@@ -27,11 +27,13 @@ class _Teller(Protocol):
 
 
 def _say(measured: dict[str, Any]) -> str:
-    place = f"{measured['method']} {measured['model']} {measured['compression']:g}x seed {measured['seed']}"
+    knobs = ", ".join(f"{name} {value}" for name, value in measured["knobs"].items())
+    where = f"{measured['method']} {measured['model']} {measured['compression']:g}x seed {measured['seed']}"
+    place = f"{where} ({knobs})" if knobs else where
     if "infeasible" in measured:
         return f"{place}: infeasible: {measured['infeasible']}"
     auc = "-" if measured["auc"] is None else f"{measured['auc']:.4f}"
-    return f"{place}: AUC {auc}, {measured['bytes']:,} bytes, {measured['seconds']:.0f} s"
+    return f"{place}: AUC {auc} of {measured['rows']:,} rows, {measured['bytes']:,} bytes, {measured['seconds']:.0f} s"
 
 
 @contextmanager
@@ -174,18 +176,18 @@ def command(
             effects = run_ablation(config, out, jobs=jobs, on_cell=tell)
         table = ablation_table(effects)
         (out / "ablation.md").write_text(table)
-        click.echo(table, err=True)
+        click.echo(table, err=json_path == "-")
         report.finish(json_path, ok=True, **named, rows=config.num_rows, effects=[vars(effect) for effect in effects])
         return
     with _progress() as tell:
         grid = run_grid(config, out, jobs=jobs, on_cell=tell)
-    click.echo(write_results(grid, config, out), err=True)
+    click.echo(write_results(grid, config, out), err=json_path == "-")
     recovered = []
     if rotate_at is not None and isinstance(source, GeneratorSource):
         with _progress() as tell:
             undisturbed = run_undisturbed(config, grid.cells, out, jobs=jobs, on_cell=tell)
         recovered = recoveries(grid.cells, undisturbed, rotate_at)
-        click.echo(write_recovery(recovered, out), err=True)
+        click.echo(write_recovery(recovered, out), err=json_path == "-")
     report.finish(
         json_path,
         ok=True,

@@ -92,7 +92,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "capacity_rows",
     type=click.IntRange(1),
     metavar="ROWS",
-    help="Rows for hot features, as the agent's; shared rows are a quarter on top.",
+    help="Rows for hot features, as the agent's; not quite twice as many shared ones come on top.",
 )
 @click.option(
     "--optimizer", type=click.Choice(["adagrad", "sgd"]), default="adagrad", show_default=True, help="Of the rows."
@@ -105,7 +105,10 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     help="What rows are stored as, and trained in; smaller ones buy more rows.",
 )
 @click.option(
-    "--gate/--no-gate", default=False, show_default=True, help="Learn a scalar for each field and tier of its features."
+    "--gate/--no-gate",
+    default=False,
+    show_default=True,
+    help="Learn a scalar for each field's shared and unique rows.",
 )
 @click.option("--rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows.")
 @click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)

@@ -92,7 +92,7 @@ METHODS: dict[str, Entry] = {
     ),
     "cafe-paper-bytes": Entry(
         build=cafe_paper.build,
-        about="CAFE's rules over our row format, slots and shares",
+        about="CAFE's rules over our row format, slots and raw norm",
         knobs=_OURS,
         search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97, 0.7), **_RATE},
     ),
