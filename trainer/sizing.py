@@ -193,7 +193,9 @@ def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[Plan
 
 
 def filled(fitting: EmbeddingPlan, embedding_bytes: int) -> EmbeddingPlan:
-    """The plan with what is left of the bytes given to level 2."""
+    """The plan with what is left of the bytes given to level 2, if it has one."""
+    if not fitting.layout.level_2_rows:
+        return fitting  # a few rows for all keys would be worse than none
     spare_rows = (embedding_bytes - fitting.nbytes["total"]) // fitting.row_bytes
     layout = replace(fitting.layout, level_2_rows=fitting.layout.level_2_rows + spare_rows)
     return replace(fitting, layout=layout)
