@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from sketch.benchmark import PAPER_BYTES, bound_any_stream, bound_zipf, fair_recall, streams
+from sketch.bench.benchmark import PAPER_BYTES, bound_any_stream, bound_zipf, fair_recall, streams
 from trainer.commands.bench_sketch import _read_tokens, command
 
 

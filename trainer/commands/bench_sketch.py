@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markdown import Markdown
 from rich.progress import Progress
 
-from sketch.benchmark import (
+from sketch.bench.benchmark import (
     PAPER_BYTES,
     Stream,
     measure_frequent_items,
@@ -24,7 +24,7 @@ from sketch.benchmark import (
     streams,
     zipf_ranks,
 )
-from sketch.benchmark_table import draw, markdown
+from sketch.bench.table import draw, markdown
 from sketch.hashing import Keys
 from streams.reports import Report, json_option
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sketch.benchmark_kernels import replace_min_plain, touch_lines
+from sketch.bench.kernels import replace_min_plain, touch_lines
 from sketch.hashing import Keys, shard_of
 from sketch.hotset import HotSet, Policy
 from sketch.hotsketch import Admission, HotSketch

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sketch.benchmark import PAPER_BYTES
+from sketch.bench.benchmark import PAPER_BYTES
 
 __all__ = ["draw", "markdown"]
 
