@@ -22,6 +22,7 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from streams.config import KafkaConfig
 from streams.counter import count_keys, split_by_shard
 from streams.errors import InvariantError
+from streams.logs.schema import LogSchema
 from streams.publisher import Publisher
 from streams.records import (
     JSON,
@@ -37,7 +38,6 @@ from streams.records import (
     encode_importance,
     place_of,
 )
-from streams.schema import LogSchema
 from streams.shard import Shard, ShardConfig
 from streams.snapshots import Manifest, SnapshotReader, write_snapshot
 from streams.topics import Topics

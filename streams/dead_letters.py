@@ -14,10 +14,10 @@ from typing import Any
 
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
+from streams.logs.log_rows import BadLine
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import MAX_RECORD_BYTES, Headers, dead_letter_headers, header_int
-from streams.rows import BadLine
 from streams.topics import Topics, require_partitions
 
 __all__ = ["DeadLetter", "DeadLetterSink", "line_headers", "read_dead_letters", "resend"]

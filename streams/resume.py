@@ -21,10 +21,10 @@ from pathlib import Path
 from typing import Any
 
 from streams.errors import TopicError
+from streams.logs.schema import LogSchema
 from streams.partition_log import PartitionLog
 from streams.producer import MAX_IN_FLIGHT
 from streams.records import Headers, header_int
-from streams.schema import LogSchema
 
 __all__ = ["Mark", "ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
 

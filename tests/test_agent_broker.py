@@ -18,9 +18,9 @@ from sketch.hashing import shard_of
 from streams.agent import AgentConfig, AgentWorker
 from streams.config import KafkaConfig
 from streams.keys import CRITEO_FIELDS
+from streams.logs.schema import SCHEMAS
 from streams.producer import RecordProducer
 from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
-from streams.schema import SCHEMAS
 from streams.shard import ShardConfig
 from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics

@@ -15,14 +15,14 @@ import zstandard
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from streams.columnar import ParquetParser
-from streams.delimited import DelimitedParser
 from streams.errors import ConfigError, InputError
 from streams.keys import MISSING, Field, format_key, make_key
-from streams.lines import MAX_LINE_BYTES, LineBlock, LineBuffer
-from streams.logs import check_logs, read_log
-from streams.rows import LogRows
-from streams.schema import SCHEMAS, LogSchema
+from streams.logs.delimited import DelimitedParser
+from streams.logs.lines import MAX_LINE_BYTES, LineBlock, LineBuffer
+from streams.logs.log_rows import LogRows
+from streams.logs.parquet import ParquetParser
+from streams.logs.reader import check_logs, read_log
+from streams.logs.schema import SCHEMAS, LogSchema
 
 KAGGLE = SCHEMAS["criteo-kaggle"]
 SMALL = LogSchema(

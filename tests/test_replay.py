@@ -23,14 +23,14 @@ from streams.broker import BrokerProcess, run_broker
 from streams.config import KafkaConfig
 from streams.dead_letters import DeadLetterSink, read_dead_letters
 from streams.errors import ConfigError, InputError, TopicError
-from streams.logs import read_log
+from streams.logs.reader import read_log
+from streams.logs.schema import SCHEMAS
 from streams.pacing import Pacer
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import ClickBatch, decode_clicks
 from streams.replay import ReplayPlan, replay_logs
 from streams.resume import Mark, ResumePoint, name_replay
-from streams.schema import SCHEMAS
 from streams.topics import Topics, create_topics
 
 KAGGLE = SCHEMAS["criteo-kaggle"]
@@ -404,7 +404,7 @@ from pathlib import Path
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.replay import ReplayPlan, replay_logs
-from streams.schema import SCHEMAS
+from streams.logs.schema import SCHEMAS
 
 config = KafkaConfig(bootstrap_servers=sys.argv[2], prefix=sys.argv[3])
 plan = ReplayPlan(paths=(Path(sys.argv[1]),), schema=SCHEMAS["criteo-kaggle"], batch_rows=20, rate_rows_s=2000)

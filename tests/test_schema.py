@@ -9,7 +9,7 @@ import pytest
 
 from streams.errors import ConfigError
 from streams.keys import Field
-from streams.schema import SCHEMAS, LogSchema, load_schema
+from streams.logs.schema import SCHEMAS, LogSchema, load_schema
 
 TOML = """
 [log]

@@ -19,6 +19,7 @@ from trainer_batches import NUM_FIELDS, click_batch
 from sketch.hashing import shard_of
 from streams.config import KafkaConfig
 from streams.keys import Field
+from streams.logs.schema import LogSchema
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import (
@@ -30,7 +31,6 @@ from streams.records import (
     encode_clicks,
     header_int,
 )
-from streams.schema import LogSchema
 from streams.topics import Topics, create_topics
 from trainer.run import RunConfig
 from trainer.session import Session, SessionConfig

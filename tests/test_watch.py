@@ -18,10 +18,10 @@ from processes import run_hotstream, running, tokens_of, where, write_criteo_log
 from sketch.hashing import shard_of
 from streams.config import KafkaConfig
 from streams.keys import CRITEO_FIELDS
-from streams.logs import read_log
+from streams.logs.reader import read_log
+from streams.logs.schema import SCHEMAS
 from streams.producer import RecordProducer
 from streams.records import Assignment, Encoded, ImportanceBatch, Source, encode_assignment, encode_digest
-from streams.schema import SCHEMAS
 from streams.shard import Shard, ShardConfig
 from streams.topics import Topics, create_topics
 

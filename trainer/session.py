@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.config import KafkaConfig
+from streams.logs.schema import LogSchema
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
-from streams.schema import LogSchema
 from streams.topics import Topics, require_partitions
 from trainer.feed import Taken, TopicFeed
 from trainer.journal import Apply, Train

@@ -103,7 +103,7 @@ def command(
 
     from streams.agent import AgentConfig  # noqa: PLC0415
     from streams.agent_app import create_app  # noqa: PLC0415
-    from streams.schema import load_schema  # noqa: PLC0415
+    from streams.logs.schema import load_schema  # noqa: PLC0415
     from streams.shard import ShardConfig, compile_kernels  # noqa: PLC0415
 
     compile_kernels()

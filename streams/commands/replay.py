@@ -14,10 +14,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from streams.logs.schema import load_schema
 from streams.options import kafka_options, open_kafka
 from streams.replay import ReplayCounts, ReplayPlan, replay_logs
 from streams.reports import Report, json_option
-from streams.schema import load_schema
 from streams.stop_request import StopRequest
 
 __all__ = ["command"]

@@ -15,8 +15,8 @@ from rich.console import Console
 from streams.broker import ENGINES, open_broker
 from streams.config import KafkaConfig, load_properties
 from streams.errors import ConfigError
+from streams.logs.schema import load_schema
 from streams.reports import Report, json_option
-from streams.schema import load_schema
 
 __all__ = ["command"]
 

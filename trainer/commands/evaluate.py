@@ -138,8 +138,8 @@ def command(
         hotstream evaluate --ablation --preset reference --rows 500000 --compression 100,1000
         hotstream evaluate day_0.gz day_1.gz --schema criteo-terabyte --preset paper --compression 100
     """
-    from streams.logs import check_logs  # noqa: PLC0415 - seconds to import, and not for --help
-    from streams.schema import load_schema  # noqa: PLC0415
+    from streams.logs.reader import check_logs  # noqa: PLC0415 - seconds to import, and not for --help
+    from streams.logs.schema import load_schema  # noqa: PLC0415
     from trainer.evaluate.ablation import ablation_table, run_ablation  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415

@@ -13,9 +13,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from streams.logs.schema import load_schema
 from streams.options import kafka_options, open_kafka
 from streams.reports import Report, json_option
-from streams.schema import load_schema
 from streams.stop_request import StopRequest
 from trainer.sizing import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
 

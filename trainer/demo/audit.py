@@ -8,9 +8,9 @@ import numpy as np
 
 from sketch.hashing import Keys
 from streams.config import KafkaConfig
+from streams.logs.schema import LogSchema
 from streams.partition_log import PartitionLog, open_partition_log
 from streams.records import ClickBatch, ImportanceBatch, decode_clicks, decode_importance
-from streams.schema import LogSchema
 from streams.table import HotTable
 from streams.topics import Topics, require_partitions
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
-from streams.schema import LogSchema
+from streams.logs.schema import LogSchema
 from streams.shard import ShardConfig
 from streams.topics import Topics, create_topics
 from trainer.demo.audit import audit, recall_of

@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
-from streams.logs import read_log
-from streams.schema import load_schema
+from streams.logs.reader import read_log
+from streams.logs.schema import load_schema
 from trainer.evaluate.tokens import TokenSource, read_tokens
 
 __all__ = ["FileSource", "GeneratorSource", "Source", "Stream", "load_stream"]

@@ -19,13 +19,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from streams.delimited import PayloadCache
 from streams.errors import ConfigError, InputError
 from streams.keys import MISSING, Field, field_key
-from streams.lines import MAX_LINE_BYTES
+from streams.logs.delimited import PayloadCache
+from streams.logs.lines import MAX_LINE_BYTES
+from streams.logs.log_rows import BadLine, LogRows, take_rows
+from streams.logs.schema import LogSchema
 from streams.records import ClickBatch
-from streams.rows import BadLine, LogRows, take_rows
-from streams.schema import LogSchema
 
 __all__ = ["ParquetFile", "ParquetParser"]
 

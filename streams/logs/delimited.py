@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from streams.cells import (
+from streams.keys import MISSING, field_key, hash_token
+from streams.logs.cells import (
     FAULT_COLUMNS,
     FAULT_LABEL,
     FAULT_LENGTH,
@@ -18,11 +19,10 @@ from streams.cells import (
     FAULT_TOKEN,
     parse_lines,
 )
-from streams.keys import MISSING, field_key, hash_token
-from streams.lines import MAX_LINE_BYTES, LineBlock
+from streams.logs.lines import MAX_LINE_BYTES, LineBlock
+from streams.logs.log_rows import BadLine, LogRows, take_rows
+from streams.logs.schema import LogSchema
 from streams.records import ClickBatch
-from streams.rows import BadLine, LogRows, take_rows
-from streams.schema import LogSchema
 
 __all__ = ["DelimitedParser", "PayloadCache", "parse_number"]
 

@@ -12,12 +12,12 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from streams.columnar import ParquetFile, ParquetParser
-from streams.delimited import DelimitedParser
 from streams.errors import ConfigError, InputError
-from streams.lines import LineBlock, LineFile
-from streams.rows import LogRows
-from streams.schema import LogSchema
+from streams.logs.delimited import DelimitedParser
+from streams.logs.lines import LineBlock, LineFile
+from streams.logs.log_rows import LogRows
+from streams.logs.parquet import ParquetFile, ParquetParser
+from streams.logs.schema import LogSchema
 
 __all__ = ["Block", "check_logs", "read_log"]
 
