@@ -25,12 +25,12 @@ from streams.dead_letters import DeadLetterSink, read_dead_letters
 from streams.errors import ConfigError, InputError, TopicError
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
-from streams.pacing import Pacer
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import ClickBatch, decode_clicks
-from streams.replay import ReplayPlan, replay_logs
-from streams.resume import Mark, ResumePoint, name_replay
+from streams.replay.pacer import Pacer
+from streams.replay.resume import Mark, ResumePoint, name_replay
+from streams.replay.sender import ReplayPlan, replay_logs
 from streams.topics import Topics, create_topics
 
 KAGGLE = SCHEMAS["criteo-kaggle"]
@@ -403,7 +403,7 @@ import sys
 from pathlib import Path
 from streams.config import KafkaConfig
 from streams.errors import BrokerError
-from streams.replay import ReplayPlan, replay_logs
+from streams.replay.sender import ReplayPlan, replay_logs
 from streams.logs.schema import SCHEMAS
 
 config = KafkaConfig(bootstrap_servers=sys.argv[2], prefix=sys.argv[3])

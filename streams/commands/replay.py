@@ -16,7 +16,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 from streams.logs.schema import load_schema
 from streams.options import kafka_options, open_kafka
-from streams.replay import ReplayCounts, ReplayPlan, replay_logs
+from streams.replay.sender import ReplayCounts, ReplayPlan, replay_logs
 from streams.reports import Report, json_option
 from streams.stop_request import StopRequest
 

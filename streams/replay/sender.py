@@ -22,11 +22,11 @@ from streams.errors import BrokerError, ConfigError
 from streams.logs.log_rows import BadLine
 from streams.logs.reader import Block, check_logs, read_log
 from streams.logs.schema import LogSchema
-from streams.pacing import Pacer
 from streams.partition_log import open_partition_log
 from streams.producer import RecordProducer
 from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, encode_clicks
-from streams.resume import Mark, ResumePoint, find_resume_point, name_replay, newest_marks
+from streams.replay.pacer import Pacer
+from streams.replay.resume import Mark, ResumePoint, find_resume_point, name_replay, newest_marks
 from streams.topics import Topics, require_partitions
 
 __all__ = ["ReplayCounts", "ReplayPlan", "replay_logs"]
