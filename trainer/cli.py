@@ -8,9 +8,9 @@ import sys
 import click
 
 from sketch.errors import ParameterError, SketchError
+from streams.cli.lazy_group import LazyGroup
 from streams.commands import COMMANDS as STREAMS_COMMANDS
 from streams.errors import ConfigError, InvariantError, StreamsError
-from streams.lazy_group import LazyGroup
 from trainer.commands import COMMANDS as TRAINER_COMMANDS
 from trainer.errors import PlanError, TrainerError
 

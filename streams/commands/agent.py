@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from streams.options import kafka_options, open_kafka
+from streams.cli.options import kafka_options, open_kafka
 from streams.topics import Topics, require_partitions
 
 __all__ = ["command"]

@@ -9,10 +9,10 @@ from typing import Any
 
 import click
 
+from streams.cli.options import kafka_options, open_kafka
+from streams.cli.reports import Report, json_option
 from streams.config import KafkaConfig
 from streams.dead_letters import DeadLetter, read_dead_letters, resend
-from streams.options import kafka_options, open_kafka
-from streams.reports import Report, json_option
 from streams.topics import Topics
 
 __all__ = ["command"]

@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streams.cli.reports import Report, json_option
 from streams.generator import Block, Generator, GeneratorConfig
 from streams.generator.files import ENDINGS, open_writer
-from streams.reports import Report, json_option
 
 __all__ = ["command"]
 

@@ -14,11 +14,11 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
+from streams.cli.options import kafka_options, open_kafka
+from streams.cli.reports import Report, json_option
+from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from streams.options import kafka_options, open_kafka
 from streams.replay.sender import ReplayCounts, ReplayPlan, replay_logs
-from streams.reports import Report, json_option
-from streams.stop_request import StopRequest
 
 __all__ = ["command"]
 

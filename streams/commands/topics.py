@@ -8,8 +8,8 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streams.options import kafka_options, open_kafka
-from streams.reports import Report, json_option
+from streams.cli.options import kafka_options, open_kafka
+from streams.cli.reports import Report, json_option
 from streams.topics import Topics, TopicState, create_topics, describe_topics
 
 __all__ = ["command"]

@@ -9,8 +9,8 @@ import click
 from rich.console import Console
 
 from streams.broker import open_broker
+from streams.cli.reports import Report, json_option
 from streams.config import KafkaConfig
-from streams.reports import Report, json_option
 
 __all__ = ["command"]
 

@@ -26,7 +26,7 @@ from sketch.bench.benchmark import (
 )
 from sketch.bench.table import draw, markdown
 from sketch.hashing import Keys
-from streams.reports import Report, json_option
+from streams.cli.reports import Report, json_option
 
 __all__ = ["command"]
 

@@ -11,7 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from streams.reports import Report, json_option
+from streams.cli.reports import Report, json_option
 from trainer.sizing import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:

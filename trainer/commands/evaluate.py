@@ -12,7 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from streams.reports import Report, json_option
+from streams.cli.reports import Report, json_option
 
 __all__ = ["command"]
 

@@ -13,10 +13,10 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
+from streams.cli.options import kafka_options, open_kafka
+from streams.cli.reports import Report, json_option
+from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from streams.options import kafka_options, open_kafka
-from streams.reports import Report, json_option
-from streams.stop_request import StopRequest
 from trainer.sizing import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
