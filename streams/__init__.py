@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from streams.config import KafkaConfig
+    from streams.clients.config import KafkaConfig
     from streams.keys import format_key, parse_key
     from streams.records import Assignment
     from streams.subscription import HotFeatureTable, subscribe
@@ -19,7 +19,7 @@ __all__ = ["Assignment", "HotFeatureTable", "KafkaConfig", "format_key", "parse_
 _HOMES = {
     "Assignment": "streams.records",
     "HotFeatureTable": "streams.subscription",
-    "KafkaConfig": "streams.config",
+    "KafkaConfig": "streams.clients.config",
     "format_key": "streams.keys",
     "parse_key": "streams.keys",
     "subscribe": "streams.subscription",

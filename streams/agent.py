@@ -19,11 +19,11 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.publisher import Publisher
 from streams.counter import count_keys, split_by_shard
 from streams.errors import InvariantError
 from streams.logs.schema import LogSchema
-from streams.publisher import Publisher
 from streams.records import (
     JSON,
     Assignment,

@@ -16,7 +16,7 @@ import faust
 from faust.types import TP
 
 from streams.agent import AgentConfig, AgentWorker
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.own_offsets import use_own_offsets
 
 __all__ = ["create_app"]

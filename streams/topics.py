@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError, TopicError
 
 __all__ = [

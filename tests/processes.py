@@ -17,7 +17,7 @@ import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from streams.broker.process import log_tail
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.records import Encoded, ImportanceBatch, decode_importance
 from streams.shard import Shard, ShardConfig
 from streams.tether import tethered

@@ -16,10 +16,10 @@ from processes import Metrics, Running, Tail, publish_by_rule, read_topic, runni
 
 from sketch.hashing import shard_of
 from streams.agent import AgentConfig, AgentWorker
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
-from streams.producer import RecordProducer
 from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
 from streams.shard import ShardConfig
 from streams.subscription import HotFeatureTable

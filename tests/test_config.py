@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, describe_machine, json_option
-from streams.config import KafkaConfig, load_properties, redact
+from streams.clients.config import KafkaConfig, load_properties, redact
 from streams.errors import ConfigError
 from streams.latency import LatencyHistogram
 

@@ -26,7 +26,7 @@ from processes import (
 )
 
 from streams.broker import run_broker
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.keys import format_key
 from streams.records import ClickBatch, decode_clicks
 from streams.shard import ShardConfig

@@ -20,13 +20,13 @@ import pytest
 from kafka import KafkaProducer
 
 from streams.broker import BrokerProcess, run_broker
-from streams.config import KafkaConfig
-from streams.dead_letters import DeadLetterSink, read_dead_letters
+from streams.clients.config import KafkaConfig
+from streams.clients.dead_letter_topics import DeadLetterSink, read_dead_letters
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, InputError, TopicError
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
-from streams.partition_log import open_partition_log
-from streams.producer import RecordProducer
 from streams.records import ClickBatch, decode_clicks
 from streams.replay.pacer import Pacer
 from streams.replay.resume import Mark, ResumePoint, name_replay
@@ -401,7 +401,7 @@ def test_missing_topics_are_told_with_the_command_that_makes_them(
 DYING = """
 import sys
 from pathlib import Path
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.replay.sender import ReplayPlan, replay_logs
 from streams.logs.schema import SCHEMAS

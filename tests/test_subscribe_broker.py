@@ -12,10 +12,10 @@ import pytest
 
 from sketch.hashing import shard_of
 from streams import HotFeatureTable, subscribe
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, TopicError
 from streams.keys import CRITEO_FIELDS, format_key
-from streams.producer import RecordProducer
 from streams.records import Assignment, Encoded, ImportanceBatch, Source, decode_assignment
 from streams.shard import Shard, ShardConfig
 from streams.subscription import AssignmentReader

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from processes import run_hotstream, where
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.topics import Topics, TopicSpec, create_topics, describe_topics, require_partitions
 
 

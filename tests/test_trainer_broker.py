@@ -17,11 +17,11 @@ import torch
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
 from streams.keys import Field
 from streams.logs.schema import LogSchema
-from streams.partition_log import open_partition_log
-from streams.producer import RecordProducer
 from streams.records import (
     JSON,
     Assignment,

@@ -13,11 +13,11 @@ import torch
 import xxhash
 from trainer_batches import click_batch
 
+from streams.clients.worker import Worker
 from streams.records import Assignment
 from trainer.journal import Apply, Train
 from trainer.run import RunConfig, TrainingRun
 from trainer.setup import ModelConfig
-from trainer.worker import Worker
 
 ROWS = 32
 

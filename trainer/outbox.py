@@ -8,9 +8,10 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.producer import RecordProducer
+from streams.clients.worker import Worker
 from streams.counter import split_by_shard
-from streams.producer import RecordProducer
 from streams.records import (
     MAX_RECORD_BYTES,
     ClickBatch,
@@ -20,7 +21,6 @@ from streams.records import (
 )
 from streams.topics import Topics
 from trainer.lookup import Importance
-from trainer.worker import Worker
 
 __all__ = ["Outbox", "encode_parts"]
 

@@ -26,11 +26,11 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
 from streams.counter import count_keys, split_by_shard
 from streams.latency import LatencyHistogram
-from streams.partition_log import open_partition_log
-from streams.producer import RecordProducer
 from streams.records import ClickBatch, ImportanceBatch, Source, decode_clicks, encode_importance
 from streams.topics import Topics, TopicSpec, create_topics
 from trainer.demo.children import Children

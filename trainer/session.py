@@ -8,18 +8,18 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.topic_feed import Taken, TopicFeed
+from streams.clients.worker import Worker
 from streams.logs.schema import LogSchema
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.topics import Topics, require_partitions
-from trainer.feed import Taken, TopicFeed
 from trainer.journal import Apply, Train
 from trainer.outbox import Outbox
 from trainer.pacing import ChangePacer
 from trainer.run import Captured, RunConfig, TrainingRun
 from trainer.trainer import ADAPTIVE
 from trainer.warm_up import warm_up
-from trainer.worker import Worker
 
 __all__ = ["Session", "SessionConfig"]
 

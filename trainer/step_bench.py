@@ -25,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sketch.changes import COLD, HOT, NO_ROW, Changes
 from sketch.hashing import shard_of
+from streams.clients.worker import Worker
 from streams.counter import count_keys, split_by_shard
 from streams.generator import Generator, GeneratorConfig
 from streams.keys import CRITEO_FIELDS
@@ -49,7 +50,6 @@ from trainer.pacing import ChangePacer
 from trainer.setup import ModelConfig, build_trainer
 from trainer.sizing import RowFormatName, plan_for_capacity
 from trainer.trainer import ADAPTIVE, HASH
-from trainer.worker import Worker
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from streams.broker.apache import apache_command
 from streams.broker.embedded import embedded_command
 from streams.broker.process import BrokerCommand, BrokerProcess, free_port
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError, ConfigError
 
 __all__ = ["ENGINES", "open_broker", "run_broker"]

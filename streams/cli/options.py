@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import click
 
 from streams.broker import open_broker
-from streams.config import KafkaConfig, load_properties
+from streams.clients.config import KafkaConfig, load_properties
 
 __all__ = ["kafka_options", "open_kafka"]
 

@@ -20,10 +20,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from streams.clients.partition_reader import PartitionLog
+from streams.clients.producer import MAX_IN_FLIGHT
 from streams.errors import TopicError
 from streams.logs.schema import LogSchema
-from streams.partition_log import PartitionLog
-from streams.producer import MAX_IN_FLIGHT
 from streams.records import Headers, header_int
 
 __all__ = ["Mark", "ResumePoint", "find_resume_point", "name_replay", "newest_marks"]

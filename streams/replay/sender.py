@@ -16,14 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from streams.config import KafkaConfig
-from streams.dead_letters import line_headers
+from streams.clients.config import KafkaConfig
+from streams.clients.dead_letter_topics import line_headers
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, ConfigError
 from streams.logs.log_rows import BadLine
 from streams.logs.reader import Block, check_logs, read_log
 from streams.logs.schema import LogSchema
-from streams.partition_log import open_partition_log
-from streams.producer import RecordProducer
 from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, encode_clicks
 from streams.replay.pacer import Pacer
 from streams.replay.resume import Mark, ResumePoint, find_resume_point, name_replay, newest_marks

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from streams.broker import open_broker
 from streams.cli.reports import Report, json_option
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 
 __all__ = ["command"]
 

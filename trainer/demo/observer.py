@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.latency import LatencyHistogram
 from streams.records import Assignment
 from streams.subscription import AssignmentReader

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.logs.schema import LogSchema
 from streams.shard import ShardConfig

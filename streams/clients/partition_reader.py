@@ -10,7 +10,7 @@ from typing import Any
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.records import MAX_RECORD_BYTES
 

@@ -12,11 +12,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError
 from streams.logs.log_rows import BadLine
-from streams.partition_log import open_partition_log
-from streams.producer import RecordProducer
 from streams.records import MAX_RECORD_BYTES, Headers, dead_letter_headers, header_int
 from streams.topics import Topics, require_partitions
 

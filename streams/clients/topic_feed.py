@@ -13,10 +13,10 @@ from typing import Any, NamedTuple
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
+from streams.clients.worker import Worker
 from streams.errors import BrokerError
 from streams.records import MAX_RECORD_BYTES
-from trainer.worker import Worker
 
 __all__ = ["Taken", "TopicFeed"]
 

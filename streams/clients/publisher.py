@@ -13,7 +13,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
-from streams.config import KafkaConfig
+from streams.clients.config import KafkaConfig
 
 __all__ = ["Publisher"]
 
