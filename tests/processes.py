@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
+from streams.agent.shard import Shard, ShardConfig
 from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
 from streams.records import Encoded, ImportanceBatch, decode_importance
-from streams.shard import Shard, ShardConfig
 from streams.tether import tethered
 from streams.topics import Topics
 

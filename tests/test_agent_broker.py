@@ -15,13 +15,13 @@ import pytest
 from processes import Metrics, Running, Tail, publish_by_rule, read_topic, running, sources_of, wait_until, where
 
 from sketch.hashing import shard_of
-from streams.agent import AgentConfig, AgentWorker
+from streams.agent.shard import ShardConfig
+from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
 from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
-from streams.shard import ShardConfig
 from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics
 

@@ -25,11 +25,11 @@ from processes import (
     write_criteo_log,
 )
 
+from streams.agent.shard import ShardConfig
 from streams.broker import run_broker
 from streams.clients.config import KafkaConfig
 from streams.keys import format_key
 from streams.records import ClickBatch, decode_clicks
-from streams.shard import ShardConfig
 from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics
 

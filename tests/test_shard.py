@@ -14,6 +14,7 @@ from sketch import SnapshotError
 from sketch.changes import Changes
 from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
+from streams.agent.shard import Shard, ShardConfig
 from streams.commands.agent import _parse_half_life
 from streams.counter import count_keys, split_by_shard
 from streams.errors import ConfigError
@@ -29,7 +30,6 @@ from streams.records import (
     decode_assignment,
     encode_importance,
 )
-from streams.shard import Shard, ShardConfig
 
 FIELDS = (Field("C1", "hex32"), Field("C2", "hex32"))
 CONFIG = ShardConfig(capacity=20, num_shards=2, half_life_events=20_000, seed=3)

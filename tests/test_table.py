@@ -10,9 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sketch.hashing import shard_of
+from streams.agent.shard import Shard, ShardConfig
 from streams.keys import Field
 from streams.records import Assignment, Digest, ImportanceBatch, Source, decode_assignment
-from streams.shard import Shard, ShardConfig
 from streams.table import HotTable
 
 FIELDS = (Field("C1", "hex32"),)

@@ -25,6 +25,7 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from sketch.changes import COLD, HOT, NO_ROW, Changes
 from sketch.hashing import shard_of
+from streams.agent.shard import Shard, ShardConfig
 from streams.clients.worker import Worker
 from streams.counter import count_keys, split_by_shard
 from streams.generator import Generator, GeneratorConfig
@@ -39,7 +40,6 @@ from streams.records import (
     decode_clicks,
     encode_clicks,
 )
-from streams.shard import Shard, ShardConfig
 from trainer.embedding import AdaptiveEmbedding
 from trainer.follower import AssignmentFollower
 from trainer.formats import kernels as format_kernels

@@ -101,10 +101,10 @@ def command(
     """
     from faust import Worker  # noqa: PLC0415 - a second to import, and not for --help
 
-    from streams.agent import AgentConfig  # noqa: PLC0415
-    from streams.agent_app import create_app  # noqa: PLC0415
+    from streams.agent.app import create_app  # noqa: PLC0415
+    from streams.agent.shard import ShardConfig, compile_kernels  # noqa: PLC0415
+    from streams.agent.worker import AgentConfig  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
-    from streams.shard import ShardConfig, compile_kernels  # noqa: PLC0415
 
     compile_kernels()
     # Faust reads in a thread of its own: whoever has let go of the interpreter's lock waits so long to have it back.
@@ -127,7 +127,7 @@ def command(
             snapshot_every=snapshot_every,
             session_timeout_s=session_timeout,
         )
-        for noisy in ("faust", "streams.own_offsets"):
+        for noisy in ("faust", "streams.agent.own_offsets"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("mode").setLevel(logging.WARNING)
         Worker(create_app(agent), override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()

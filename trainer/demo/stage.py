@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from streams.agent.shard import ShardConfig
 from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.logs.schema import LogSchema
-from streams.shard import ShardConfig
 from streams.topics import Topics, create_topics
 from trainer.demo.audit import audit, recall_of
 from trainer.demo.children import Children

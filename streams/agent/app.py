@@ -15,9 +15,9 @@ from typing import Any
 import faust
 from faust.types import TP
 
-from streams.agent import AgentConfig, AgentWorker
+from streams.agent.own_offsets import use_own_offsets
+from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.config import KafkaConfig
-from streams.own_offsets import use_own_offsets
 
 __all__ = ["create_app"]
 

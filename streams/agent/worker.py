@@ -19,6 +19,7 @@ from typing import Any
 
 from aiokafka import AIOKafkaConsumer, TopicPartition
 
+from streams.agent.shard import Shard, ShardConfig
 from streams.clients.config import KafkaConfig
 from streams.clients.publisher import Publisher
 from streams.counter import count_keys, split_by_shard
@@ -38,7 +39,6 @@ from streams.records import (
     encode_importance,
     place_of,
 )
-from streams.shard import Shard, ShardConfig
 from streams.snapshots import Manifest, SnapshotReader, write_snapshot
 from streams.topics import Topics
 
