@@ -9,20 +9,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from streams.assignments.subscription import HotFeatureTable, subscribe
     from streams.clients.config import KafkaConfig
     from streams.keys import format_key, parse_key
     from streams.records import Assignment
-    from streams.subscription import HotFeatureTable, subscribe
 
 __all__ = ["Assignment", "HotFeatureTable", "KafkaConfig", "format_key", "parse_key", "subscribe"]
 
 _HOMES = {
     "Assignment": "streams.records",
-    "HotFeatureTable": "streams.subscription",
+    "HotFeatureTable": "streams.assignments.subscription",
     "KafkaConfig": "streams.clients.config",
     "format_key": "streams.keys",
     "parse_key": "streams.keys",
-    "subscribe": "streams.subscription",
+    "subscribe": "streams.assignments.subscription",
 }
 
 

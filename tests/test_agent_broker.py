@@ -17,12 +17,12 @@ from processes import Metrics, Running, Tail, publish_by_rule, read_topic, runni
 from sketch.hashing import shard_of
 from streams.agent.shard import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
+from streams.assignments.subscription import HotFeatureTable
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
 from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
-from streams.subscription import HotFeatureTable
 from streams.topics import Topics, create_topics
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 2, 2, 256, 60

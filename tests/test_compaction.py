@@ -14,13 +14,13 @@ from processes import wait_until
 from sketch.hashing import shard_of
 from streams import HotFeatureTable
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.subscription import AssignmentReader
 from streams.broker import run_broker
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.records import ImportanceBatch, Source
-from streams.subscription import AssignmentReader
 from streams.topics import Topics, TopicSpec, create_topics
 
 pytestmark = pytest.mark.broker

@@ -63,7 +63,10 @@ def test_a_module_imports_only_what_lies_below_it(name):
     [
         ("import sketch", ("streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         ("import streams", ("trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
-        ("import streams.agent.shard, streams.table, streams.snapshots", ("kafka", "aiokafka", "faust", "torch")),
+        (
+            "import streams.agent.shard, streams.assignments.table, streams.snapshots",
+            ("kafka", "aiokafka", "faust", "torch"),
+        ),
         ("from streams import subscribe, HotFeatureTable", ("faust", "torch", "trainer")),
         ("import streams.commands.replay", ("faust", "torch", "trainer")),
         ("import streams.commands.agent", ("torch", "trainer")),

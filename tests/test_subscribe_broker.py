@@ -13,12 +13,12 @@ import pytest
 from sketch.hashing import shard_of
 from streams import HotFeatureTable, subscribe
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.subscription import AssignmentReader
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, TopicError
 from streams.keys import CRITEO_FIELDS, format_key
 from streams.records import Assignment, Encoded, ImportanceBatch, Source, decode_assignment
-from streams.subscription import AssignmentReader
 from streams.topics import Topics, create_topics
 
 SHARDS = 2

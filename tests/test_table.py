@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.table import HotTable
 from streams.keys import Field
 from streams.records import Assignment, Digest, ImportanceBatch, Source, decode_assignment
-from streams.table import HotTable
 
 FIELDS = (Field("C1", "hex32"),)
 CONFIG = ShardConfig(capacity=20, num_shards=1, half_life_events=15_000)

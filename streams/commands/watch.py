@@ -13,12 +13,12 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
+from streams.assignments.subscription import AssignmentReader
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.latency import LatencyHistogram
 from streams.records import Assignment
-from streams.subscription import AssignmentReader
 
 __all__ = ["command"]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from sketch.hashing import Keys
+from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.logs.schema import LogSchema
 from streams.records import ClickBatch, ImportanceBatch, decode_clicks, decode_importance
-from streams.table import HotTable
 from streams.topics import Topics, require_partitions
 
 __all__ = ["Books", "audit", "recall_of"]

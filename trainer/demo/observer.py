@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
+from streams.assignments.subscription import AssignmentReader
 from streams.clients.config import KafkaConfig
 from streams.latency import LatencyHistogram
 from streams.records import Assignment
-from streams.subscription import AssignmentReader
 from streams.topics import Topics
 
 __all__ = ["Observer"]

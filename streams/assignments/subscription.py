@@ -21,12 +21,12 @@ import numpy.typing as npt
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.errors import BrokerError, ConfigError, TopicError
 from streams.keys import Keys
 from streams.records import Assignment, BadRecord, Digest, decode_assignment
-from streams.table import HotTable
 from streams.topics import Topics
 
 __all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
