@@ -17,7 +17,7 @@ from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, describe_machine, json_option
 from streams.clients.config import KafkaConfig, load_properties, redact
 from streams.errors import ConfigError
-from streams.latency import LatencyHistogram
+from streams.telemetry.latency import LatencyHistogram
 
 # ---- properties ----------------------------------------------------------------------------------------------------
 

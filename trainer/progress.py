@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from streams.latency import LatencyHistogram
+from streams.telemetry.latency import LatencyHistogram
 from trainer.metrics import Windows
 from trainer.migration import ApplyReport
 

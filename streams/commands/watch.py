@@ -17,8 +17,8 @@ from streams.assignments.subscription import AssignmentReader
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
-from streams.latency import LatencyHistogram
 from streams.records import Assignment
+from streams.telemetry.latency import LatencyHistogram
 
 __all__ = ["command"]
 

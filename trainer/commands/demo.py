@@ -83,7 +83,7 @@ def command(
     agent finds the hot features and publishes every change; the trainer moves their embeddings. Replay, agent and
     trainer are processes of their own. Exit 0 only if nothing was lost, counted twice, or over the capacity.
     """
-    from trainer.demo.observer import Observer  # noqa: PLC0415 - not for --help
+    from streams.telemetry.observer import Observer  # noqa: PLC0415 - not for --help
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
     from trainer.demo.view import DemoView, print_report  # noqa: PLC0415

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from trainer.demo.observer import Observer
+from streams.telemetry.observer import Observer
 
 __all__ = ["draw_report"]
 

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from trainer.demo.observer import Observer
+from streams.telemetry.observer import Observer
 
 __all__ = ["DemoView", "print_report"]
 

@@ -11,8 +11,8 @@ from kafka import KafkaConsumer, TopicPartition
 
 from streams.assignments.subscription import AssignmentReader
 from streams.clients.config import KafkaConfig
-from streams.latency import LatencyHistogram
 from streams.records import Assignment
+from streams.telemetry.latency import LatencyHistogram
 from streams.topics import Topics
 
 __all__ = ["Observer"]
