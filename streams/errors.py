@@ -5,6 +5,7 @@
     |-- BrokerError       (RuntimeError)   a broker that cannot be started or reached
     |-- TopicError        (RuntimeError)   a topic that is missing or does not fit
     |-- InputError        (OSError)        a log file that cannot be read
+    |-- ChildError        (RuntimeError)   a process that we started and that failed
     `-- InvariantError    (AssertionError) a broken promise of our own: never caught, the process ends
 
 A bad *record* is none of these: it is a value (`records.BadRecord`), counted and dead-lettered.
@@ -13,7 +14,7 @@ Every message says what was wrong, what was got, what was expected, and what to 
 
 from __future__ import annotations
 
-__all__ = ["BrokerError", "ConfigError", "InputError", "InvariantError", "StreamsError", "TopicError"]
+__all__ = ["BrokerError", "ChildError", "ConfigError", "InputError", "InvariantError", "StreamsError", "TopicError"]
 
 
 class StreamsError(Exception):
@@ -34,6 +35,10 @@ class TopicError(StreamsError, RuntimeError):
 
 class InputError(StreamsError, OSError):
     """A log file that cannot be read."""
+
+
+class ChildError(StreamsError, RuntimeError):
+    """A process that we started and that failed."""
 
 
 class InvariantError(StreamsError, AssertionError):

@@ -19,8 +19,8 @@ from kafka import KafkaConsumer, TopicPartition
 from streams.agent.shard import Shard, ShardConfig
 from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
+from streams.processes.tether import tethered
 from streams.records import Encoded, ImportanceBatch, decode_importance
-from streams.tether import tethered
 from streams.topics import Topics
 
 

@@ -19,9 +19,10 @@ from streams.broker import BrokerCommand, BrokerProcess, open_broker, run_broker
 from streams.broker.apache import apache_command, server_properties
 from streams.broker.embedded import embedded_command
 from streams.broker.jars import KafkaJars, find_java, find_pom
-from streams.broker.process import free_port, log_tail
+from streams.broker.process import free_port
 from streams.commands.broker import command
 from streams.errors import BrokerError, ConfigError
+from streams.processes.log_tail import log_tail
 
 RECORDS = [
     (b"k1", b"v1", [("seq", b"1"), ("shard", b"\x00\xff")], 1_700_000_000_000),

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import wait_until
 
-from streams.tether import tethered
+from streams.processes.tether import tethered
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TIMEOUT_S = 200

@@ -64,7 +64,7 @@ def test_a_module_imports_only_what_lies_below_it(name):
         ("import sketch", ("streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         ("import streams", ("trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         (
-            "import streams.agent.shard, streams.assignments.table, streams.snapshots",
+            "import streams.agent.shard, streams.assignments.table",
             ("kafka", "aiokafka", "faust", "torch"),
         ),
         ("from streams import subscribe, HotFeatureTable", ("faust", "torch", "trainer")),

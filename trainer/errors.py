@@ -5,8 +5,7 @@
     |-- KeyRangeError    (ValueError)    a key whose field number the model does not have
     |-- CapacityError    (ValueError)    an assignment that names a row beyond the capacity
     |-- GradientError    (RuntimeError)  forward, backward and updates called in an order that means nothing
-    |-- CheckpointError  (ValueError)    a checkpoint that is damaged or belongs to another model
-    `-- ChildError       (RuntimeError)  a process of the demo that failed
+    `-- CheckpointError  (ValueError)    a checkpoint that is damaged or belongs to another model
 
 A bad *record* is none of these: it is a value (`records.BadRecord`), counted and dead-lettered.
 """
@@ -16,7 +15,6 @@ from __future__ import annotations
 __all__ = [
     "CapacityError",
     "CheckpointError",
-    "ChildError",
     "GradientError",
     "KeyRangeError",
     "PlanError",
@@ -46,7 +44,3 @@ class GradientError(TrainerError, RuntimeError):
 
 class CheckpointError(TrainerError, ValueError):
     """A checkpoint that is damaged, of another version, or of another model."""
-
-
-class ChildError(TrainerError, RuntimeError):
-    """A process of the demo that failed."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import fcntl
 import os
-import re
 import signal
 import socket
 import struct
@@ -17,9 +16,10 @@ from pathlib import Path
 from types import TracebackType
 
 from streams.errors import BrokerError
-from streams.tether import tethered
+from streams.processes.log_tail import log_tail
+from streams.processes.tether import tethered
 
-__all__ = ["BrokerCommand", "BrokerProcess", "free_port", "log_tail"]
+__all__ = ["BrokerCommand", "BrokerProcess", "free_port"]
 
 _HOST = "127.0.0.1"  # a broker without authentication listens to this machine alone
 _POLL_S = 0.02
@@ -35,16 +35,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
-
-
-def log_tail(path: Path, num_lines: int = 12) -> str:
-    """The last lines of a log, indented, without the frames of Java stack traces; says so if there are none."""
-    with suppress(OSError):
-        lines = path.read_text(errors="replace").splitlines()
-        kept = [line for line in lines if line.strip() and not re.match(r"\s+(at |\.\.\. \d+ more)", line)]
-        if kept:
-            return "\n".join(f"  | {line[:300]}" for line in kept[-num_lines:])
-    return "  | (its log is empty)"
 
 
 def _answers(port: int) -> bool:
@@ -90,8 +80,8 @@ class BrokerProcess:
     """A broker that runs from `start` to `stop` or `kill`, as often as wanted, always on one port and one folder.
 
     Guarantees: after `start` it answers; after `stop` and `kill` its process is gone and reaped; on Linux it is gone
-    too when this process is killed (see `streams.tether`). It has a session of its own, so Ctrl-C on our terminal
-    reaches us alone and we stop it in order. POSIX only.
+    too when this process is killed (see `streams.processes.tether`). It has a session of its own, so Ctrl-C on our
+    terminal reaches us alone and we stop it in order. POSIX only.
 
     Args:
         command: what to run.

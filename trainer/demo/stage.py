@@ -13,13 +13,12 @@ from typing import Any
 
 from streams.agent.shard import ShardConfig
 from streams.clients.config import KafkaConfig
-from streams.errors import BrokerError
+from streams.errors import BrokerError, ChildError
 from streams.logs.schema import LogSchema
+from streams.processes.children import Children
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, create_topics
 from trainer.demo.audit import audit, recall_of
-from trainer.demo.children import Children
-from trainer.errors import ChildError
 
 __all__ = ["DemoConfig", "run_demo"]
 

@@ -10,9 +10,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
-from streams.broker.process import log_tail
-from streams.tether import tethered
-from trainer.errors import ChildError
+from streams.errors import ChildError
+from streams.processes.log_tail import log_tail
+from streams.processes.tether import tethered
 
 __all__ = ["Children"]
 
