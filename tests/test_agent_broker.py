@@ -18,12 +18,13 @@ from sketch.hashing import shard_of
 from streams.agent.shard import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.subscription import HotFeatureTable
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
 from streams.records import ClickBatch, ImportanceBatch, Source, encode_clicks, encode_importance
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 2, 2, 256, 60
 OPTIONS = ("--capacity", CAPACITY, "--snapshot-every", 3)

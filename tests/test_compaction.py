@@ -16,12 +16,13 @@ from streams import HotFeatureTable
 from streams.agent.shard import Shard, ShardConfig
 from streams.assignments.subscription import AssignmentReader
 from streams.broker import run_broker
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.records import ImportanceBatch, Source
-from streams.topics import Topics, TopicSpec, create_topics
+from streams.topics import Topics, TopicSpec
 
 pytestmark = pytest.mark.broker
 CONFIG = ShardConfig(capacity=60, num_shards=1, half_life_events=20_000)

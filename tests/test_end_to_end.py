@@ -28,10 +28,11 @@ from processes import (
 from streams.agent.shard import ShardConfig
 from streams.assignments.subscription import HotFeatureTable
 from streams.broker import run_broker
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.keys import format_key
 from streams.records import ClickBatch, decode_clicks
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 
 ROWS, BATCH_ROWS, SHARDS, CLICK_PARTITIONS, CAPACITY = 6000, 64, 2, 3, 100
 AGENT = f"agent --capacity {CAPACITY} --snapshot-every 5 --session-timeout 6"

@@ -20,6 +20,7 @@ import pytest
 from kafka import KafkaProducer
 
 from streams.broker import BrokerProcess, run_broker
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.dead_letter_topics import DeadLetterSink, read_dead_letters
 from streams.clients.partition_reader import open_partition_log
@@ -27,11 +28,11 @@ from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, InputError, TopicError
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
-from streams.records import ClickBatch, decode_clicks
+from streams.records import ClickBatch, Mark, decode_clicks
 from streams.replay.pacer import Pacer
-from streams.replay.resume import Mark, ResumePoint, name_replay
+from streams.replay.resume import ResumePoint, name_replay
 from streams.replay.sender import ReplayPlan, replay_logs
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 
 KAGGLE = SCHEMAS["criteo-kaggle"]
 PARTITIONS = 3

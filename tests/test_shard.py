@@ -16,8 +16,8 @@ from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.agent.shard import Shard, ShardConfig
 from streams.commands.agent import _parse_half_life
-from streams.counter import count_keys, split_by_shard
 from streams.errors import ConfigError
+from streams.importance import count_keys, split_by_shard
 from streams.keys import Field
 from streams.records import (
     TIERS,

@@ -10,8 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from streams import snapshots
-from streams.snapshots import SnapshotReader, SnapshotRecord, write_snapshot
+from streams.records import SnapshotReader, SnapshotRecord, snapshots, write_snapshot
 
 SHARD = 3
 

@@ -14,12 +14,13 @@ from sketch.hashing import shard_of
 from streams import HotFeatureTable, subscribe
 from streams.agent.shard import Shard, ShardConfig
 from streams.assignments.subscription import AssignmentReader
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, TopicError
 from streams.keys import CRITEO_FIELDS, format_key
 from streams.records import Assignment, Encoded, ImportanceBatch, Source, decode_assignment
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 
 SHARDS = 2
 CONFIG = ShardConfig(capacity=40, num_shards=SHARDS, half_life_events=20_000)

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 from processes import run_hotstream, where
 
+from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.config import KafkaConfig
-from streams.topics import Topics, TopicSpec, create_topics, describe_topics, require_partitions
+from streams.topics import Topics, TopicSpec
 
 
 @pytest.fixture

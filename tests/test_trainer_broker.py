@@ -17,6 +17,7 @@ import torch
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
@@ -31,7 +32,7 @@ from streams.records import (
     encode_clicks,
     header_int,
 )
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 from trainer.run import RunConfig
 from trainer.session import Session, SessionConfig
 from trainer.setup import ModelConfig

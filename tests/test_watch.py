@@ -17,13 +17,14 @@ from processes import run_hotstream, running, tokens_of, where, write_criteo_log
 
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
 from streams.records import Assignment, Encoded, ImportanceBatch, Source, encode_assignment, encode_digest
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 
 SHARDS, CAPACITY = 2, 60
 

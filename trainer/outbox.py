@@ -11,7 +11,7 @@ from typing import Any
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
 from streams.clients.worker import Worker
-from streams.counter import split_by_shard
+from streams.importance import split_by_shard
 from streams.records import (
     MAX_RECORD_BYTES,
     ClickBatch,

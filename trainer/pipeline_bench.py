@@ -26,16 +26,17 @@ from typing import Any
 
 from kafka import KafkaConsumer, TopicPartition
 
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
-from streams.counter import count_keys, split_by_shard
 from streams.errors import ChildError
+from streams.importance import count_keys, split_by_shard
 from streams.processes.children import Children
 from streams.records import ClickBatch, ImportanceBatch, Source, decode_clicks, encode_importance
 from streams.telemetry.latency import LatencyHistogram
 from streams.telemetry.observer import Observer
-from streams.topics import Topics, TopicSpec, create_topics
+from streams.topics import Topics, TopicSpec
 
 __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 

@@ -8,12 +8,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.clients.admin import require_partitions
 from streams.clients.config import KafkaConfig
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
 from streams.logs.schema import LogSchema
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
-from streams.topics import Topics, require_partitions
+from streams.topics import Topics
 from trainer.journal import Apply, Train
 from trainer.outbox import Outbox
 from trainer.pacing import ChangePacer

@@ -27,8 +27,8 @@ from sketch.changes import COLD, HOT, NO_ROW, Changes
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
 from streams.clients.worker import Worker
-from streams.counter import count_keys, split_by_shard
 from streams.generator import Generator, GeneratorConfig
+from streams.importance import count_keys, split_by_shard
 from streams.keys import CRITEO_FIELDS
 from streams.records import (
     Assignment,

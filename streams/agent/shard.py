@@ -19,9 +19,8 @@ from sketch import HotSet, HotSketch, ParameterError, SnapshotError
 from sketch.changes import Changes
 from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
-from streams.counter import count_keys, split_by_shard
 from streams.errors import ConfigError
-from streams.key_kernels import find_alien
+from streams.importance import count_keys, split_by_shard
 from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field
 from streams.records import (
     MAX_UNIQUE_ROWS,
@@ -37,6 +36,7 @@ from streams.records import (
     encode_clicks,
     encode_digest,
     encode_importance,
+    find_alien,
 )
 
 __all__ = ["Shard", "ShardConfig", "compile_kernels"]

@@ -22,8 +22,8 @@ from aiokafka import AIOKafkaConsumer, TopicPartition
 from streams.agent.shard import Shard, ShardConfig
 from streams.clients.config import KafkaConfig
 from streams.clients.publisher import Publisher
-from streams.counter import count_keys, split_by_shard
 from streams.errors import InvariantError
+from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
     JSON,
@@ -31,6 +31,8 @@ from streams.records import (
     BadRecord,
     Digest,
     Headers,
+    Manifest,
+    SnapshotReader,
     Source,
     dead_letter_headers,
     decode_assignment,
@@ -38,8 +40,8 @@ from streams.records import (
     decode_importance,
     encode_importance,
     place_of,
+    write_snapshot,
 )
-from streams.snapshots import Manifest, SnapshotReader, write_snapshot
 from streams.topics import Topics
 
 __all__ = ["AgentConfig", "AgentWorker"]

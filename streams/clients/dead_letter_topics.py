@@ -9,35 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
+from streams.clients.admin import require_partitions
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError
-from streams.logs.log_rows import BadLine
-from streams.records import MAX_RECORD_BYTES, Headers, dead_letter_headers, header_int
-from streams.topics import Topics, require_partitions
+from streams.records import MAX_RECORD_BYTES, DeadLetter, Headers, dead_letter_headers
+from streams.topics import Topics
 
-__all__ = ["DeadLetter", "DeadLetterSink", "line_headers", "read_dead_letters", "resend"]
+__all__ = ["DeadLetterSink", "read_dead_letters", "resend"]
 
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 
 def _now_ms() -> int:
     return time.time_ns() // 1_000_000
-
-
-def line_headers(file: str, line: BadLine, time_ms: int) -> list[tuple[str, bytes]]:
-    """What the dead letter of a line of a file says of itself."""
-    return [
-        ("dlq-file", file.encode()),
-        ("dlq-line", b"%d" % line.line),
-        ("dlq-error", line.error.encode()),
-        ("dlq-message", line.reason.encode()[:2000]),
-        ("dlq-time-ms", b"%d" % time_ms),
-    ]
 
 
 class DeadLetterSink:
@@ -101,61 +89,6 @@ class DeadLetterSink:
 
     def _note_failure(self, error: BaseException) -> None:
         self._failure = error
-
-
-@dataclass(frozen=True, kw_only=True)
-class DeadLetter:
-    """One dead letter.
-
-    Attributes:
-        origin: where it came from: `file:line`, or `topic[partition]@offset`.
-        topic: the topic that it was read from; None for a line of a file.
-        partition: the partition that it was read from; -1 for a line of a file.
-        error: the kind of error.
-        message: what, got, expected.
-        time_ms: when it was rejected.
-        key: the original key.
-        value: the original bytes.
-        headers: the original headers.
-    """
-
-    origin: str
-    topic: str | None
-    partition: int
-    error: str
-    message: str
-    time_ms: int
-    key: bytes | None
-    value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
-
-    @classmethod
-    def of(cls, record: Any) -> DeadLetter:
-        """What a record of a dead-letter topic says; what it leaves out is shown as `?`."""
-        named = dict(record.headers)
-
-        def text(name: str) -> str:
-            return bytes(named.get(name, b"?")).decode("utf-8", "replace")
-
-        def number(name: str) -> int:
-            try:
-                return header_int(named, name)
-            except ValueError:
-                return -1
-
-        topic = text("dlq-topic") if "dlq-topic" in named else None
-        record_origin = f"{topic}[{text('dlq-partition')}]@{text('dlq-offset')}"
-        return cls(
-            origin=f"{text('dlq-file')}:{text('dlq-line')}" if topic is None else record_origin,
-            topic=topic,
-            partition=number("dlq-partition"),
-            error=text("dlq-error"),
-            message=text("dlq-message"),
-            time_ms=number("dlq-time-ms"),
-            key=record.key,
-            value=record.value,
-            headers=tuple((name, value) for name, value in record.headers if not name.startswith("dlq-")),
-        )
 
 
 def read_dead_letters(config: KafkaConfig, topic: str) -> Iterator[DeadLetter]:

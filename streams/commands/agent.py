@@ -9,7 +9,8 @@ from typing import Any
 import click
 
 from streams.cli.options import kafka_options, open_kafka
-from streams.topics import Topics, require_partitions
+from streams.clients.admin import require_partitions
+from streams.topics import Topics
 
 __all__ = ["command"]
 

@@ -12,7 +12,8 @@ import click
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
-from streams.clients.dead_letter_topics import DeadLetter, read_dead_letters, resend
+from streams.clients.dead_letter_topics import read_dead_letters, resend
+from streams.records import DeadLetter
 from streams.topics import Topics
 
 __all__ = ["command"]

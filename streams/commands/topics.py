@@ -10,7 +10,8 @@ from rich.table import Table
 
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
-from streams.topics import Topics, TopicState, create_topics, describe_topics
+from streams.clients.admin import TopicState, create_topics, describe_topics
+from streams.topics import Topics
 
 __all__ = ["command"]
 

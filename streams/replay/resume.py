@@ -24,9 +24,9 @@ from streams.clients.partition_reader import PartitionLog
 from streams.clients.producer import MAX_IN_FLIGHT
 from streams.errors import TopicError
 from streams.logs.schema import LogSchema
-from streams.records import Headers, header_int
+from streams.records import Mark, header_int
 
-__all__ = ["Mark", "ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
+__all__ = ["ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
 
 logger = logging.getLogger(__name__)
 
@@ -34,34 +34,6 @@ logger = logging.getLogger(__name__)
 _READ_BACK = 4 * MAX_IN_FLIGHT
 _CLOCK_SLACK_MS = 600_000  # how far the clocks of those who write timestamps may differ
 _LETTER_WINDOW = 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class Mark:
-    """What a record says of the replay that sent it.
-
-    Attributes:
-        replay: the name of the replay, see `name_replay`.
-        run: when its run was started, milliseconds since 1970.
-        batch: the running number of the batch, over all files and passes.
-    """
-
-    replay: str
-    run: int
-    batch: int
-
-    def headers(self) -> list[tuple[str, bytes]]:
-        """The mark as record headers."""
-        return [("replay", self.replay.encode()), ("run", b"%d" % self.run), ("batch", b"%d" % self.batch)]
-
-    @classmethod
-    def read(cls, headers: Headers) -> Mark | None:
-        """The mark among a record's headers; None if there is none to be believed."""
-        named = dict(headers)
-        try:
-            return cls(replay=named["replay"].decode(), run=header_int(named, "run"), batch=header_int(named, "batch"))
-        except (KeyError, ValueError):
-            return None
 
 
 def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, partitions: int) -> str:

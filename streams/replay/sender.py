@@ -16,18 +16,18 @@ from pathlib import Path
 
 import numpy as np
 
+from streams.clients.admin import require_partitions
 from streams.clients.config import KafkaConfig
-from streams.clients.dead_letter_topics import line_headers
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, ConfigError
 from streams.logs.log_rows import BadLine
 from streams.logs.reader import Block, check_logs, read_log
 from streams.logs.schema import LogSchema
-from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, encode_clicks
+from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, Mark, encode_clicks, line_headers
 from streams.replay.pacer import Pacer
-from streams.replay.resume import Mark, ResumePoint, find_resume_point, name_replay, newest_marks
-from streams.topics import Topics, require_partitions
+from streams.replay.resume import ResumePoint, find_resume_point, name_replay, newest_marks
+from streams.topics import Topics
 
 __all__ = ["ReplayCounts", "ReplayPlan", "replay_logs"]
 
@@ -256,7 +256,8 @@ class _BatchSender:
     def _send_letters(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
         """All of a batch's letters arrive before the batch does: a batch that is there has its letters there."""
         for line in bad:
-            headers = [*line_headers(file, line, _now_ms()), *mark.headers()]
+            letter = line_headers(file, line.line, error=line.error, message=line.reason, time_ms=_now_ms())
+            headers = [*letter, *mark.headers()]
             self._letter_producer.send(Topics.dead_letters(self._topic), 0, line.raw, headers)
         if bad:
             self._letter_producer.wait()

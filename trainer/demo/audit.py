@@ -8,11 +8,12 @@ import numpy as np
 
 from sketch.hashing import Keys
 from streams.assignments.table import HotTable
+from streams.clients.admin import require_partitions
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.logs.schema import LogSchema
 from streams.records import ClickBatch, ImportanceBatch, decode_clicks, decode_importance
-from streams.topics import Topics, require_partitions
+from streams.topics import Topics
 
 __all__ = ["Books", "audit", "recall_of"]
 

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 from streams.agent.shard import ShardConfig
+from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError, ChildError
 from streams.logs.schema import LogSchema
 from streams.processes.children import Children
 from streams.telemetry.observer import Observer
-from streams.topics import Topics, create_topics
+from streams.topics import Topics
 from trainer.demo.audit import audit, recall_of
 
 __all__ = ["DemoConfig", "run_demo"]

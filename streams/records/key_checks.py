@@ -1,9 +1,8 @@
-"""The loops over feature keys that every record goes through: one pass each."""
+"""What every record's keys must be, checked in one pass: fields of the log, in their columns, of this shard."""
 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,13 +11,12 @@ from numba import njit
 from sketch.hashing import SHARD_SEED, mix64
 from streams.keys import MISSING, PAYLOAD_BITS, Field, Keys
 
-__all__ = ["count_distinct", "find_alien", "find_invalid", "find_misplaced", "group_by_shard"]
+__all__ = ["find_alien", "find_invalid", "find_misplaced"]
 
 _FIELD_SHIFT = np.uint64(PAYLOAD_BITS)
 _MISSING = np.uint64(MISSING)
 _HALF = np.uint64(32)
 _NO_KEY = np.uint64(0)
-_ONE = np.uint64(1)
 
 
 @lru_cache(maxsize=64)
@@ -79,56 +77,3 @@ def _find_alien(keys, shard, num_shards):  # type: ignore[no-untyped-def]
     for i in range(keys.shape[0]):
         others |= ((mix64(keys[i] ^ SHARD_SEED) >> _HALF) * num_shards >> _HALF) ^ shard
     return others != np.uint64(0)
-
-
-def count_distinct(keys: Keys) -> tuple[Keys, npt.NDArray[np.float32]]:
-    """The distinct keys of (K,) keys, in the order of their first occurrence, and how often each occurs."""
-    size = 1 << max(4, (2 * len(keys) - 1).bit_length())
-    distinct, counts = np.empty(len(keys), np.uint64), np.zeros(len(keys), np.float32)
-    number = _count_distinct(keys, np.full(size, -1, np.int32), distinct, counts)
-    return distinct[:number], counts[:number]
-
-
-@njit(cache=True)
-def _count_distinct(keys, places, distinct, counts):  # type: ignore[no-untyped-def]
-    mask = np.uint64(places.shape[0] - 1)
-    number = 0
-    for i in range(keys.shape[0]):
-        slot = mix64(keys[i]) & mask
-        while places[slot] >= 0 and distinct[places[slot]] != keys[i]:
-            slot = (slot + _ONE) & mask
-        place = places[slot]
-        if place < 0:
-            place = np.int32(number)
-            places[slot] = place
-            distinct[number] = keys[i]
-            number += 1
-        counts[place] += np.float32(1.0)
-    return number
-
-
-def group_by_shard(
-    keys: Keys, scores: npt.NDArray[np.float32], num_shards: int
-) -> tuple[Keys, npt.NDArray[np.float32], npt.NDArray[Any]]:
-    """Keys and scores with those of a shard together, in their order, and (num_shards + 1,) where each shard begins."""
-    grouped_keys, grouped_scores = np.empty(len(keys), np.uint64), np.empty(len(keys), np.float32)
-    bounds = np.zeros(num_shards + 1, np.int64)
-    _group_by_shard(keys, scores, np.empty(len(keys), np.int32), bounds, grouped_keys, grouped_scores)
-    return grouped_keys, grouped_scores, bounds
-
-
-@njit(cache=True)
-def _group_by_shard(keys, scores, shards, bounds, grouped_keys, grouped_scores):  # type: ignore[no-untyped-def]
-    num_shards = np.uint64(bounds.shape[0] - 1)
-    for i in range(keys.shape[0]):
-        shard = np.int32((mix64(keys[i] ^ SHARD_SEED) >> _HALF) * num_shards >> _HALF)
-        shards[i] = shard
-        bounds[shard + 1] += 1
-    for shard in range(1, bounds.shape[0]):
-        bounds[shard] += bounds[shard - 1]
-    ends = bounds[:-1].copy()
-    for i in range(keys.shape[0]):
-        place = ends[shards[i]]
-        ends[shards[i]] += 1
-        grouped_keys[place] = keys[i]
-        grouped_scores[place] = scores[i]

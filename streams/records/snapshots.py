@@ -19,7 +19,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from streams.records import VERSION, BadRecord, Headers, header_int
+from streams.records.headers import VERSION, BadRecord, Headers, header_int
 
 __all__ = ["SnapshotReader", "SnapshotRecord", "write_snapshot"]
 

@@ -1,0 +1,64 @@
+"""The wire contract, version 1: every record that hotstream writes or reads is encoded and decoded here only.
+
+Decoders never raise for what the wire holds: they check type, shape, length and size before they believe a byte, and
+return a `BadRecord` that says why. `docs/protocol.md` is this room in prose, for programs in other languages.
+"""
+
+from streams.records.assignments import (
+    MAX_UNIQUE_ROWS,
+    TIERS,
+    Assignment,
+    ChangeEncoder,
+    Digest,
+    Encoded,
+    OtherKind,
+    decode_assignment,
+    encode_assignment,
+    encode_digest,
+    place_of,
+)
+from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
+from streams.records.dead_letters import DeadLetter, dead_letter_headers, line_headers
+from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
+from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
+from streams.records.key_checks import find_alien
+from streams.records.replay_mark import Mark
+from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
+
+__all__ = [
+    "ARROW",
+    "JSON",
+    "MAX_RECORD_BYTES",
+    "MAX_ROWS",
+    "MAX_UNIQUE_ROWS",
+    "TIERS",
+    "VERSION",
+    "Assignment",
+    "BadRecord",
+    "ChangeEncoder",
+    "ClickBatch",
+    "DeadLetter",
+    "Digest",
+    "Encoded",
+    "Headers",
+    "ImportanceBatch",
+    "Manifest",
+    "Mark",
+    "OtherKind",
+    "SnapshotReader",
+    "SnapshotRecord",
+    "Source",
+    "dead_letter_headers",
+    "decode_assignment",
+    "decode_clicks",
+    "decode_importance",
+    "encode_assignment",
+    "encode_clicks",
+    "encode_digest",
+    "encode_importance",
+    "find_alien",
+    "header_int",
+    "line_headers",
+    "place_of",
+    "write_snapshot",
+]

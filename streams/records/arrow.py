@@ -1,0 +1,101 @@
+"""Arrow IPC streams of one record batch: written, and checked for type, shape and nulls when read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.errors import ConfigError
+from streams.keys import Field
+from streams.records.headers import MAX_RECORD_BYTES
+
+__all__ = ["column_of", "fields_from_metadata", "fields_to_json", "matrix_of", "read_stream", "write_stream"]
+
+_MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of it
+
+
+@lru_cache(maxsize=64)
+def fields_to_json(fields: tuple[Field, ...]) -> str:
+    """The schema metadata `fields`: a JSON list of [name, kind]."""
+    return json.dumps([[field.name, field.kind] for field in fields], separators=(",", ":"))
+
+
+@lru_cache(maxsize=64)
+def _fields_from_json(listed: bytes) -> tuple[Field, ...]:
+    if len(listed) > _MAX_FIELDS_BYTES:
+        raise ValueError(f"{len(listed)} bytes")
+    return tuple(Field(name, kind) for name, kind in json.loads(listed))
+
+
+def fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field, ...]:
+    """The fields that a schema's metadata lists.
+
+    Raises:
+        ValueError: it lists none, or not as JSON.
+    """
+    try:
+        return _fields_from_json((metadata or {})[b"fields"])
+    except (KeyError, TypeError, ValueError, ConfigError) as error:
+        raise ValueError(f"schema metadata 'fields': {error!r}, expected a JSON list of [name, kind]") from error
+
+
+def write_stream(schema: pa.Schema, columns: list[pa.Array]) -> bytes:
+    """An Arrow IPC stream of one record batch."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        writer.write_batch(pa.record_batch(columns, schema=schema))
+    return sink.getvalue().to_pybytes()
+
+
+def read_stream(value: bytes) -> pa.RecordBatch:
+    """The single record batch of an Arrow IPC stream, validated."""
+    if len(value) > MAX_RECORD_BYTES:
+        raise ValueError(f"{len(value)} bytes, expected at most {MAX_RECORD_BYTES}")
+    with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
+        batches = []
+        for batch in reader:
+            batches.append(batch)
+            if len(batches) > 1:
+                break
+    if len(batches) != 1:
+        raise ValueError("expected exactly one record batch")
+    batches[0].validate(full=True)
+    return batches[0]
+
+
+def column_of(batch: pa.RecordBatch, name: str, expected: pa.DataType) -> pa.Array:
+    """The column of that name.
+
+    Raises:
+        ValueError: it is missing, of another type, or has nulls.
+    """
+    index = batch.schema.get_field_index(name)
+    if index < 0:
+        raise ValueError(f"column {name!r} is missing")
+    column = batch.column(index)
+    if column.type != expected:
+        raise ValueError(f"column {name!r}: got {column.type}, expected {expected}")
+    if column.null_count:
+        raise ValueError(f"column {name!r}: {column.null_count} nulls, expected none")
+    return column
+
+
+def matrix_of(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: int) -> npt.NDArray[Any]:
+    """A fixed-size-list column as a (B, width) array that shares the record's memory."""
+    index = batch.schema.get_field_index(name)
+    if index < 0:
+        raise ValueError(f"column {name!r} is missing")
+    kind = batch.schema.field(index).type
+    if not pa.types.is_fixed_size_list(kind) or kind.value_type != item:
+        raise ValueError(f"column {name!r}: got {kind}, expected fixed_size_list<{item}>[n]")
+    if kind.list_size > max_width:
+        raise ValueError(f"column {name!r}: {kind.list_size} a row, expected at most {max_width}")
+    flat = column_of(batch, name, kind).flatten()
+    if flat.null_count:
+        raise ValueError(f"column {name!r}: nulls inside the lists, expected none")
+    return flat.to_numpy().reshape(batch.num_rows, kind.list_size)

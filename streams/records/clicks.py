@@ -1,0 +1,182 @@
+"""Click records: an Arrow batch of rows, or a single click as JSON."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.keys import CRITEO_FIELDS, Field, Keys, make_key
+from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, matrix_of, read_stream, write_stream
+from streams.records.headers import JSON, BadRecord, Headers
+from streams.records.key_checks import find_misplaced
+
+__all__ = ["MAX_ROWS", "ClickBatch", "decode_clicks", "encode_clicks"]
+
+MAX_ROWS = 8192  # of a click record
+_MAX_FLOAT32 = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClickBatch:
+    """Rows of a click log.
+
+    Attributes:
+        label: (B,) int8, 0 or 1.
+        dense: (B, D) float32, NaN where missing.
+        keys: (B, F) uint64 feature keys; column f holds field number f + 1.
+        event_time_ms: (B,) int64, milliseconds since 1970, UTC.
+        fields: F categorical columns.
+        dense_names: D dense columns.
+    """
+
+    label: npt.NDArray[np.int8]
+    dense: npt.NDArray[np.float32]
+    keys: Keys
+    event_time_ms: npt.NDArray[np.int64]
+    fields: tuple[Field, ...]
+    dense_names: tuple[str, ...]
+
+    @property
+    def num_rows(self) -> int:
+        """B."""
+        return len(self.label)
+
+
+_TIME = pa.timestamp("ms", tz="UTC")
+
+
+def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa.Array:
+    """The rows of a flat (B * width,) array as lists; of width 0, from_arrays divides by it (SIGFPE in pyarrow 26)."""
+    if not kind.list_size:
+        return pa.array([[]] * num_rows, kind)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
+
+
+@lru_cache(maxsize=64)
+def _clicks_schema(fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("label", pa.int8(), nullable=False),
+            pa.field("dense", pa.list_(pa.float32(), len(dense_names)), nullable=False),
+            pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
+            pa.field("event_time", _TIME, nullable=False),
+        ],
+        metadata={"fields": fields_to_json(fields), "dense": json.dumps(dense_names)},
+    )
+
+
+def encode_clicks(batch: ClickBatch) -> bytes:
+    """The rows as one Arrow IPC stream (columns and metadata as in the protocol)."""
+    num_rows = batch.num_rows
+    num_dense, num_fields = len(batch.dense_names), len(batch.fields)
+    schema = _clicks_schema(batch.fields, batch.dense_names)
+    dense = np.ascontiguousarray(batch.dense, np.float32).reshape(num_rows * num_dense)
+    keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
+    columns = [
+        pa.array(batch.label, pa.int8()),
+        _fixed_lists(dense, schema.field("dense").type, num_rows),
+        _fixed_lists(keys, schema.field("keys").type, num_rows),
+        pa.array(batch.event_time_ms).cast(_TIME),
+    ]
+    return write_stream(schema, columns)
+
+
+def decode_clicks(
+    value: bytes | None,
+    headers: Headers,
+    *,
+    fields: tuple[Field, ...] = CRITEO_FIELDS,
+    dense_names: tuple[str, ...] = (),
+) -> ClickBatch | BadRecord:
+    """The rows of a clicks record: an Arrow batch, or a single click as JSON.
+
+    Args:
+        value: the record's value.
+        headers: the record's headers; `content-type: application/json` says that it is a single click.
+        fields: how to read a single click's features (an Arrow batch brings its own).
+        dense_names: likewise its dense values.
+    """
+    if not value:
+        return BadRecord("empty value, expected an Arrow IPC stream or a JSON click")
+    try:
+        if dict(headers).get("content-type") == JSON:
+            return _click_from_json(value, fields, dense_names)
+        batch = read_stream(value)
+        if not 1 <= batch.num_rows <= MAX_ROWS:
+            return BadRecord(f"{batch.num_rows} rows, expected 1 to {MAX_ROWS}")
+        named = fields_from_metadata(batch.schema.metadata)
+        dense = matrix_of(batch, "dense", pa.float32(), 4096)
+        listed = json.loads((batch.schema.metadata or {}).get(b"dense", b"null"))
+        if listed is None:
+            listed = [f"I{number}" for number in range(1, dense.shape[1] + 1)]
+        if not isinstance(listed, list) or len(listed) != dense.shape[1]:
+            return BadRecord(f"metadata 'dense' names {listed!r}, the column has {dense.shape[1]} a row")
+        keys = matrix_of(batch, "keys", pa.uint64(), 255)
+        label = column_of(batch, "label", pa.int8()).to_numpy()
+        event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
+    except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
+        return BadRecord(f"{type(error).__name__}: {error}")
+    problem = _problem_with_clicks(named, keys, label)
+    if problem is not None:
+        return BadRecord(problem)
+    return ClickBatch(
+        label=label,
+        dense=dense,
+        keys=keys,
+        event_time_ms=event_time,
+        fields=named,
+        dense_names=tuple(str(name) for name in listed),
+    )
+
+
+def _problem_with_clicks(fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
+    """Why keys (B, F) and labels (B,) cannot be rows of a log with these fields; None if they can."""
+    if len(fields) != keys.shape[1]:
+        return f"metadata names {len(fields)} fields, the keys column has {keys.shape[1]} a row"
+    problem = find_misplaced(keys, fields)
+    if problem is not None:
+        return problem
+    if np.any((label != 0) & (label != 1)):
+        return "label: expected 0 or 1"
+    return None
+
+
+def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> ClickBatch:
+    """One row from `{"label":1,"dense":{"I1":2.0},"features":{"C1":"68fd1e64"},"event_time_ms":1700000000000}`."""
+    if len(value) > 1 << 16:
+        raise ValueError(f"{len(value)} bytes, expected a single click of at most 65536")
+    click = json.loads(value)
+    if not isinstance(click, dict) or click.get("label") not in (0, 1):
+        raise ValueError('expected an object with "label": 0 or 1')
+    dense, features = click.get("dense", {}), click.get("features")
+    if not isinstance(dense, dict) or not isinstance(features, dict):
+        raise ValueError('expected objects "dense" and "features" of name: value')
+    unknown = (set(dense) - set(dense_names)) | (set(features) - {field.name for field in fields})
+    if unknown:
+        raise ValueError(f"column {min(unknown)!r} is not in the schema")
+    event_time_ms = click.get("event_time_ms")
+    if type(event_time_ms) is not int or not 0 <= event_time_ms < 1 << 53:
+        raise ValueError('expected an integer "event_time_ms"')
+    numbers = [dense.get(name) for name in dense_names]
+    if not all(
+        number is None or (isinstance(number, int | float) and not abs(number) > _MAX_FLOAT32) for number in numbers
+    ):
+        raise ValueError('"dense": expected numbers of float32 or null')
+    tokens = ["" if (token := features.get(field.name)) is None else token for field in fields]
+    if not all(isinstance(token, str) for token in tokens):
+        raise ValueError('"features": expected strings or null')
+    keys = [make_key(n, field.kind, token) for n, (field, token) in enumerate(zip(fields, tokens, strict=True), 1)]
+    return ClickBatch(
+        label=np.array([click["label"]], np.int8),
+        dense=np.array([[np.nan if x is None else x for x in numbers]], np.float32).reshape(1, len(numbers)),
+        keys=np.array([keys], np.uint64),
+        event_time_ms=np.array([event_time_ms], np.int64),
+        fields=fields,
+        dense_names=dense_names,
+    )

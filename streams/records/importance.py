@@ -1,0 +1,108 @@
+"""Importance records: the scores of the features of one click record that belong to one shard."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from streams.keys import Field, Keys
+from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, read_stream, write_stream
+from streams.records.headers import ARROW, VERSION, BadRecord, Headers, ascii_int, check_version, header_int
+from streams.records.key_checks import find_invalid
+
+__all__ = ["SIGNALS", "ImportanceBatch", "Source", "decode_importance", "encode_importance"]
+
+SIGNALS = ("gradient", "frequency")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """The one click record that an importance record was computed from, and by what signal."""
+
+    signal: str
+    topic: str
+    partition: int
+    offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class ImportanceBatch:
+    """Scores of the features of one click record that belong to one shard, summed per key.
+
+    Attributes:
+        keys: (K,) uint64.
+        scores: (K,) float32, summed over the record's rows. Not yet checked: the sketch rejects what is not finite.
+        fields: the categorical columns that the keys' field numbers count.
+        source: the click record.
+        event_time_ms: the newest event time among the record's rows.
+        ingest_ms: when the click record was written to Kafka, by its timestamp.
+    """
+
+    keys: Keys
+    scores: npt.NDArray[np.float32]
+    fields: tuple[Field, ...]
+    source: Source
+    event_time_ms: int
+    ingest_ms: int
+
+
+@lru_cache(maxsize=64)
+def _importance_schema(fields: tuple[Field, ...]) -> pa.Schema:
+    return pa.schema(
+        [pa.field("key", pa.uint64(), nullable=False), pa.field("score", pa.float32(), nullable=False)],
+        metadata={"fields": fields_to_json(fields)},
+    )
+
+
+def encode_importance(batch: ImportanceBatch) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers of an importance record."""
+    headers = [
+        ("v", ascii_int(VERSION)),
+        ("content-type", ARROW),
+        ("signal", batch.source.signal.encode()),
+        ("topic", batch.source.topic.encode()),
+        ("partition", ascii_int(batch.source.partition)),
+        ("offset", ascii_int(batch.source.offset)),
+        ("event-time-ms", ascii_int(batch.event_time_ms)),
+        ("ingest-ms", ascii_int(batch.ingest_ms)),
+    ]
+    columns = [pa.array(batch.keys), pa.array(batch.scores, pa.float32())]
+    return write_stream(_importance_schema(batch.fields), columns), headers
+
+
+def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch | BadRecord:
+    """The scores of an importance record."""
+    if not value:
+        return BadRecord("empty value, expected an Arrow IPC stream")
+    try:
+        named = dict(headers)
+        check_version(named)
+        signal = (named.get("signal") or b"").decode()  # a Kafka header's value may be null
+        if signal not in SIGNALS:
+            return BadRecord(f"header 'signal': got {signal!r}, expected one of {', '.join(SIGNALS)}")
+        batch = read_stream(value)
+        fields = fields_from_metadata(batch.schema.metadata)
+        keys = column_of(batch, "key", pa.uint64()).to_numpy()
+        decoded = ImportanceBatch(
+            keys=keys,
+            scores=column_of(batch, "score", pa.float32()).to_numpy(),
+            fields=fields,
+            source=Source(
+                signal=signal,
+                topic=(named.get("topic") or b"").decode(),
+                partition=header_int(named, "partition"),
+                offset=header_int(named, "offset"),
+            ),
+            event_time_ms=header_int(named, "event-time-ms"),
+            ingest_ms=header_int(named, "ingest-ms"),
+        )
+    except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
+        return BadRecord(f"{type(error).__name__}: {error}")
+    if not decoded.source.topic or decoded.source.partition < 0 or decoded.source.offset < 0:
+        return BadRecord("headers 'topic', 'partition' and 'offset': expected the click record's place")
+    problem = find_invalid(keys, fields)
+    return decoded if problem is None else BadRecord(problem)
