@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from sketch.hashing import mix64_array
 from sketch.keymap import ABSENT
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.gathers import mix64_tensor
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.layout import Layout, left_half
+from trainer.embedding.lookup import Routes
+from trainer.embedding.plans import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
+from trainer.embedding.router import Backend
+from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import CapacityError, GradientError, KeyRangeError, PlanError
-from trainer.gathers import mix64_tensor
-from trainer.hash_embedding import HashEmbedding
-from trainer.layout import Layout, left_half
-from trainer.lookup import Routes
-from trainer.router import Backend
-from trainer.rows import RowOptimizer
-from trainer.sizing import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
 
 FIELDS, DIM, CAPACITY = 3, 5, 8  # an odd D: halves of different lengths
 BACKENDS: list[Backend] = ["numba", "torch"]

@@ -11,15 +11,15 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch import HotSet, HotSketch
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.plans import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
+from trainer.embedding.stores.kernels import row_kernels
 from trainer.errors import PlanError
-from trainer.formats.kernels import row_kernels
-from trainer.hash_embedding import HashEmbedding
 from trainer.learner import DenseOptimizer
 from trainer.metrics import Quality, Windows
 from trainer.models import MODELS, build_model, transform_dense
 from trainer.setup import CRITEO_FEATURES, ModelConfig, build_trainer
-from trainer.sizing import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
 from trainer.trainer import ADAPTIVE, HASH, Trainer
 from trainer.warm_up import warm_up
 

@@ -11,12 +11,12 @@ import torch
 from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, weights_for
 
 from sketch.changes import HOT
-from trainer.embedding import AdaptiveEmbedding
-from trainer.formats.row_format import Chance
-from trainer.hash_embedding import HashEmbedding
-from trainer.layout import Layout
-from trainer.rows import RowOptimizer
-from trainer.sizing import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.layout import Layout
+from trainer.embedding.plans import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan
+from trainer.embedding.stores.formats import Chance
+from trainer.embedding.stores.row_table import RowOptimizer
 
 DEVICES = [
     "cpu",

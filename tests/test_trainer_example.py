@@ -12,11 +12,11 @@ import torch
 from test_checkpoint import drive, run_config
 from trainer_batches import NUM_FIELDS, click_batch
 
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.plans import ROW_FORMATS, RowFormatName, plan_for_capacity
 from trainer.errors import CheckpointError
 from trainer.export import export, load_export
 from trainer.run import TrainingRun
-from trainer.sizing import ROW_FORMATS, RowFormatName, plan_for_capacity
 from trainer.trainer import ADAPTIVE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "trainer.md"

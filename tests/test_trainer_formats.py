@@ -20,14 +20,14 @@ from test_embedding import (
 from torch import Tensor
 
 from sketch.changes import HOT
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.layout import Layout
+from trainer.embedding.plans import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan, plan
+from trainer.embedding.router import Backend
+from trainer.embedding.stores.formats import FORMATS, Chance, Rows
+from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import CheckpointError, PlanError
-from trainer.formats.row_format import FORMATS, Chance, Rows
-from trainer.hash_embedding import HashEmbedding
-from trainer.layout import Layout
-from trainer.router import Backend
-from trainer.rows import RowOptimizer
-from trainer.sizing import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan, plan
 
 SMALL: list[RowFormatName] = ["bfloat16", "int8"]
 NUM_ROWS = 40

@@ -20,12 +20,12 @@ from test_embedding import (
 )
 
 from sketch.changes import HOT, Changes
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.layout import Layout
+from trainer.embedding.plans import ROW_FORMATS, EmbeddingPlan, RowFormatName
+from trainer.embedding.router import Backend
+from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import CheckpointError
-from trainer.layout import Layout
-from trainer.router import Backend
-from trainer.rows import RowOptimizer
-from trainer.sizing import ROW_FORMATS, EmbeddingPlan, RowFormatName
 
 RATE, EPSILON = 0.01, 1e-6  # of the gate
 

@@ -9,19 +9,19 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from trainer.embedding import AdaptiveEmbedding
-    from trainer.migration import ApplyReport
-    from trainer.sizing import plan
+    from trainer.embedding.adaptive import AdaptiveEmbedding
+    from trainer.embedding.migration import ApplyReport
+    from trainer.embedding.plans import plan
     from trainer.trainer import StepReport, Trainer
 
 __all__ = ["AdaptiveEmbedding", "ApplyReport", "StepReport", "Trainer", "plan"]
 
 _HOMES = {
-    "AdaptiveEmbedding": "trainer.embedding",
-    "ApplyReport": "trainer.migration",
+    "AdaptiveEmbedding": "trainer.embedding.adaptive",
+    "ApplyReport": "trainer.embedding.migration",
     "StepReport": "trainer.trainer",
     "Trainer": "trainer.trainer",
-    "plan": "trainer.sizing",
+    "plan": "trainer.embedding.plans",
 }
 
 

@@ -6,9 +6,9 @@
         router.safetensors    keys (K,) int64 (the feature keys' bits) of hot keys, ascending; values (K,) int32: rows
         export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
 
-A hot key has its unique row; any other a row of level 1 plus the halves of two rows of level 2 (`trainer.layout` and
-`trainer.kernels.route` have the arithmetic and the seeds). A replica that applies the assignments behind the seq named
-here, and is sent the promoted rows, follows the trainer.
+A hot key has its unique row; any other a row of level 1 plus the halves of two rows of level 2
+(`trainer.embedding.layout` and `trainer.embedding.kernels.route` have the arithmetic and the seeds). A replica that
+applies the assignments behind the seq named here, and is sent the promoted rows, follows the trainer.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ from torch import Tensor, nn
 
 from streams.keys import Field
 from trainer.checkpoint import sync_directory, write_file, write_tensors
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.layout import Layout
+from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError
-from trainer.layout import Layout
 from trainer.models import build_model
 from trainer.run import TrainingRun
-from trainer.sizing import EmbeddingPlan
 from trainer.trainer import ADAPTIVE
 
 __all__ = ["VERSION", "export", "load_export"]

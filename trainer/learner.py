@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.lookup import Importance
 from trainer.errors import CheckpointError, PlanError
-from trainer.hash_embedding import HashEmbedding
-from trainer.lookup import Importance
 
 __all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome"]
 

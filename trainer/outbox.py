@@ -20,7 +20,7 @@ from streams.records import (
     encode_importance,
 )
 from streams.topics import Topics
-from trainer.lookup import Importance
+from trainer.embedding.lookup import Importance
 
 __all__ = ["Outbox", "encode_parts"]
 

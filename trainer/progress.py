@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.telemetry.latency import LatencyHistogram
+from trainer.embedding.migration import ApplyReport
 from trainer.metrics import Windows
-from trainer.migration import ApplyReport
 
 __all__ = ["Progress"]
 

@@ -20,12 +20,12 @@ from torch import Tensor
 from streams.keys import Field
 from streams.records import Assignment, ClickBatch
 from trainer.checkpoint import Checkpoint, Checkpoints
+from trainer.embedding.lookup import Importance
+from trainer.embedding.migration import ApplyReport
 from trainer.errors import CheckpointError
 from trainer.follower import AssignmentFollower
 from trainer.journal import Journal
-from trainer.lookup import Importance
 from trainer.metrics import Windows
-from trainer.migration import ApplyReport
 from trainer.progress import Progress
 from trainer.setup import ModelConfig, build_trainer
 from trainer.trainer import ADAPTIVE, HASH, Trainer

@@ -9,13 +9,9 @@ from typing import Any
 import torch
 
 from streams.keys import Field
-from trainer.embedding import AdaptiveEmbedding
-from trainer.errors import PlanError
-from trainer.hash_embedding import HashEmbedding
-from trainer.learner import DenseOptimizer
-from trainer.models import build_model
-from trainer.rows import RowOptimizer
-from trainer.sizing import (
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.plans import (
     DEFAULT_ROW_FORMAT,
     EmbeddingPlan,
     OptimizerName,
@@ -25,6 +21,10 @@ from trainer.sizing import (
     plan,
     plan_for_capacity,
 )
+from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.errors import PlanError
+from trainer.learner import DenseOptimizer
+from trainer.models import build_model
 from trainer.trainer import Trainer
 
 __all__ = ["CRITEO_FEATURES", "ModelConfig", "build_trainer", "choose_device"]

@@ -40,15 +40,15 @@ from streams.records import (
     decode_clicks,
     encode_clicks,
 )
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.lookup import Importance, distinct
+from trainer.embedding.plans import RowFormatName, plan_for_capacity
+from trainer.embedding.stores import kernels as format_kernels
 from trainer.follower import AssignmentFollower
-from trainer.formats import kernels as format_kernels
 from trainer.learner import Learner
-from trainer.lookup import Importance, distinct
 from trainer.outbox import encode_parts
 from trainer.pacing import ChangePacer
 from trainer.setup import ModelConfig, build_trainer
-from trainer.sizing import RowFormatName, plan_for_capacity
 from trainer.trainer import ADAPTIVE, HASH
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]

@@ -12,11 +12,11 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from streams.records import ClickBatch
-from trainer.embedding import AdaptiveEmbedding
-from trainer.hash_embedding import HashEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.lookup import Importance
+from trainer.embedding.migration import ApplyReport
 from trainer.learner import DenseOptimizer, Learner
-from trainer.lookup import Importance
-from trainer.migration import ApplyReport
 
 __all__ = ["ADAPTIVE", "HASH", "StepReport", "Trainer"]
 

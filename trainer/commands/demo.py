@@ -87,7 +87,7 @@ def command(
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
     from trainer.demo.view import DemoView, print_report  # noqa: PLC0415
-    from trainer.sizing import plan  # noqa: PLC0415
+    from trainer.embedding.plans import plan  # noqa: PLC0415
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     console = Console(stderr=json_path == "-")

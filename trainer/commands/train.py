@@ -17,7 +17,7 @@ from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from trainer.sizing import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
+from trainer.embedding.plans import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from trainer.run import TrainingRun
@@ -49,8 +49,8 @@ def _progress(limit: int | None) -> Iterator[Callable[[TrainingRun], None]]:
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     """The model that the options mean, which are taken out of them."""
+    from trainer.embedding.stores.row_table import RowOptimizer  # noqa: PLC0415
     from trainer.learner import DenseOptimizer  # noqa: PLC0415 - seconds to import, and not for --help
-    from trainer.rows import RowOptimizer  # noqa: PLC0415
     from trainer.setup import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
     size = {name: options.pop(name) for name in ("embedding_bytes", "compression", "capacity_rows")}

@@ -16,17 +16,17 @@ from torch import Tensor
 from sketch.hashing import mix64_array
 from sketch.hotset import HotSet, Policy
 from sketch.hotsketch import HotSketch
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.plans import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
 from trainer.errors import PlanError
 from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.evaluate.trained_rows import scale_first_values
-from trainer.sizing import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
 
 __all__ = ["Cafe", "build", "build_remote"]
 
 _DEFAULTS = {
-    "unique_share": 0.2,  # fewer than `trainer.sizing` takes, since here a unique row also pays for the agent
+    "unique_share": 0.2,  # fewer than `trainer.embedding.plans` takes, since here a unique row also pays for the agent
     "most_level_1": 4.0,
     "buckets_per_row": 0.34,
 }

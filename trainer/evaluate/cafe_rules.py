@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 
 from sketch.changes import HOT, Changes
-from trainer.embedding import AdaptiveEmbedding
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.lookup import Importance, Routes
+from trainer.embedding.migration import ApplyReport, resolve
+from trainer.embedding.plans import EmbeddingPlan
 from trainer.evaluate.method import Brief
-from trainer.lookup import Importance, Routes
-from trainer.migration import ApplyReport, resolve
-from trainer.sizing import EmbeddingPlan
 
 __all__ = ["RuledEmbedding", "Rules", "rated"]
 

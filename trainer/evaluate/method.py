@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from trainer.rows import RowOptimizer
-from trainer.sizing import OptimizerName, RowFormatName, numbers_bytes
+from trainer.embedding.plans import OptimizerName, RowFormatName, numbers_bytes
+from trainer.embedding.stores.row_table import RowOptimizer
 
 __all__ = ["Brief", "Infeasible", "Knob", "Method"]
 

@@ -7,10 +7,10 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
+from trainer.embedding.plans import map_bytes
 from trainer.evaluate.method import Brief, Infeasible, Method
 from trainer.evaluate.placing import Placing, split_rows
 from trainer.evaluate.trained_rows import TrainedRows
-from trainer.sizing import map_bytes
 
 __all__ = ["Offline", "build"]
 

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from trainer.embedding.plans import OptimizerName
 from trainer.learner import DenseOptimizer
 from trainer.models import MODELS
-from trainer.sizing import OptimizerName
 
 __all__ = ["PRESETS", "Preset"]
 

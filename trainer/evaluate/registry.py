@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from trainer.embedding.plans import ROW_FORMATS
 from trainer.evaluate import (
     adaembed,
     cafe,
@@ -17,7 +18,6 @@ from trainer.evaluate import (
     robe,
 )
 from trainer.evaluate.method import Brief, Infeasible, Knob, Method
-from trainer.sizing import ROW_FORMATS
 
 __all__ = ["METHODS", "Entry", "Variant"]
 

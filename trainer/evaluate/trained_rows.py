@@ -13,12 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.layout import Layout
+from trainer.embedding.lookup import Lookup, Routes, distinct
+from trainer.embedding.plans import EmbeddingPlan, RowFormatName
+from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.row_table import RowTable
 from trainer.evaluate.method import Brief
-from trainer.formats.kernels import row_kernels
-from trainer.layout import Layout
-from trainer.lookup import Lookup, Routes, distinct
-from trainer.rows import RowTable
-from trainer.sizing import EmbeddingPlan, RowFormatName
 
 __all__ = ["Captured", "TrainedRows", "scale_first_values"]
 

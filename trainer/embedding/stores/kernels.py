@@ -3,9 +3,9 @@
     N lookups, U distinct keys among them, P distinct rows, D numbers a row, R physical rows
 
 A table is float32, uint16 (bfloat16) or int8 (R, D); only the last has scales, bfloat16 as uint16 (R,), else (0,). What
-its type means is `trainer.formats.lanes`' business, so there is one loop for all. D is a constant of the compiled code:
-a row then needs no loop, and no check of what overlaps; the first use of a D compiles (numba's cache keeps it). Arrays
-are contiguous, and indices are not checked.
+its type means is `trainer.embedding.stores.lanes`' business, so there is one loop for all. D is a constant of the
+compiled code: a row then needs no loop, and no check of what overlaps; the first use of a D compiles (numba's cache
+keeps it). Arrays are contiguous, and indices are not checked.
 
 A step: row-wise Adagrad, state += mean(g^2), row -= rate * g / (sqrt(state) + epsilon), where there is a state (R,);
 plain descent, row -= rate * g, where it is empty. What does not fit the format is rounded up or down by chance, so
@@ -20,11 +20,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
+from sketch.float_bits import bits_of_float32, float32_of_bits
 from sketch.hashing import mix64
 from sketch.simd import load_i32, load_u32, prefetch
-from trainer.float_bits import bits_of_float32, float32_of_bits
-from trainer.formats.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
-from trainer.layout import left_half
+from trainer.embedding.layout import left_half
+from trainer.embedding.stores.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
 
 __all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
 

@@ -10,14 +10,14 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer import kernels
-from trainer.gate import Gated
+from trainer.embedding import kernels
+from trainer.embedding.gate import Gated
 
 __all__ = ["Importance", "Lookup", "Numbering", "Routes", "distinct", "empty_slots"]
 
 
 class Routes(NamedTuple):
-    """The rows of U keys (`trainer.layout`), (U,) each.
+    """The rows of U keys (`trainer.embedding.layout`), (U,) each.
 
     Attributes:
         row: a unique row, or one of level 1.

@@ -15,10 +15,10 @@ import torch
 from torch import Tensor
 
 from sketch.keymap import ABSENT, KeyMap
-from trainer import gathers, kernels
+from trainer.embedding import gathers, kernels
+from trainer.embedding.layout import Layout
+from trainer.embedding.lookup import Routes
 from trainer.errors import KeyRangeError
-from trainer.layout import Layout
-from trainer.lookup import Routes
 
 __all__ = ["Backend", "Router", "choose_backend"]
 

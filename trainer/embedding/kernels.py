@@ -2,8 +2,8 @@
 
     N lookups, U distinct keys among them, P distinct rows of those
 
-Each has a plain torch body in `trainer.gathers`, held equal by the tests. What is done with the rows' numbers is
-`trainer.formats.kernels`' business.
+Each has a plain torch body in `trainer.embedding.gathers`, held equal by the tests. What is done with the rows' numbers
+is `trainer.embedding.stores.kernels`' business.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numba import njit
 from sketch.hashing import mix64
 from sketch.keymap import SLOTS, find_place
 from sketch.simd import load_i32, prefetch, select
-from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED
+from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
 __all__ = ["deduplicate", "hash_rows", "number_rows", "route"]
 

@@ -8,12 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.layout import left_half
+from trainer.embedding.lookup import Lookup, Routes
+from trainer.embedding.plans import DEFAULT_EPSILON, DEFAULT_RATE, EmbeddingPlan
+from trainer.embedding.router import Backend, choose_backend
+from trainer.embedding.stores.formats import FORMATS, Chance, Rows
 from trainer.errors import CheckpointError, PlanError
-from trainer.formats.row_format import FORMATS, Chance, Rows
-from trainer.layout import left_half
-from trainer.lookup import Lookup, Routes
-from trainer.router import Backend, choose_backend
-from trainer.sizing import DEFAULT_EPSILON, DEFAULT_RATE, EmbeddingPlan
 
 __all__ = ["RowOptimizer", "RowTable"]
 

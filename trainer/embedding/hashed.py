@@ -8,12 +8,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer import gathers, kernels
-from trainer.embedding import CapturingEmbedding
+from trainer.embedding.adaptive import CapturingEmbedding, gathers, kernels
+from trainer.embedding.layout import LEVEL_1_SEED
+from trainer.embedding.lookup import Lookup, Routes, distinct
+from trainer.embedding.stores.kernels import row_kernels
 from trainer.errors import KeyRangeError
-from trainer.formats.kernels import row_kernels
-from trainer.layout import LEVEL_1_SEED
-from trainer.lookup import Lookup, Routes, distinct
 
 __all__ = ["HashEmbedding"]
 

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.layout import Layout
 from trainer.errors import CheckpointError
-from trainer.layout import Layout
 
 __all__ = ["Gate", "Gated"]
 

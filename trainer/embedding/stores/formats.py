@@ -22,11 +22,11 @@ import torch
 from torch import Tensor
 
 from sketch.hashing import mix64_array
-from trainer.formats import kernels
-from trainer.formats.lanes import NOISE_CONSTANTS
-from trainer.gathers import mix64_tensor
-from trainer.lookup import Routes
-from trainer.sizing import RowFormatName
+from trainer.embedding.gathers import mix64_tensor
+from trainer.embedding.lookup import Routes
+from trainer.embedding.plans import RowFormatName
+from trainer.embedding.stores import kernels
+from trainer.embedding.stores.lanes import NOISE_CONSTANTS
 
 __all__ = ["FORMATS", "Chance", "RowFormat", "Rows"]
 

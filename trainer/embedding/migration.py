@@ -13,8 +13,8 @@ import numpy.typing as npt
 
 from sketch.changes import HOT, Changes
 from sketch.keymap import ABSENT
+from trainer.embedding.router import Router
 from trainer.errors import CapacityError
-from trainer.router import Router
 
 __all__ = ["ApplyReport", "Migration", "resolve"]
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, TypedDict
 
 from sketch.keymap import SLOTS, num_buckets_for
+from trainer.embedding.layout import Layout
 from trainer.errors import PlanError
-from trainer.layout import Layout
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of `typing` from Python 3.11 on

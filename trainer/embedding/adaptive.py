@@ -17,16 +17,16 @@ import torch
 from torch import Tensor, nn
 
 from sketch.changes import Changes
-from trainer import gathers, kernels
+from trainer.embedding import gathers, kernels
+from trainer.embedding.gate import Gate
+from trainer.embedding.layout import left_half
+from trainer.embedding.lookup import Importance, Lookup, Numbering, Routes, as_words, distinct, empty_slots
+from trainer.embedding.migration import ApplyReport, resolve
+from trainer.embedding.plans import EmbeddingPlan
+from trainer.embedding.router import Backend, Router, choose_backend
+from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.row_table import RowOptimizer, RowTable
 from trainer.errors import GradientError
-from trainer.formats.kernels import row_kernels
-from trainer.gate import Gate
-from trainer.layout import left_half
-from trainer.lookup import Importance, Lookup, Numbering, Routes, as_words, distinct, empty_slots
-from trainer.migration import ApplyReport, resolve
-from trainer.router import Backend, Router, choose_backend
-from trainer.rows import RowOptimizer, RowTable
-from trainer.sizing import EmbeddingPlan
 
 __all__ = ["AdaptiveEmbedding", "CapturingEmbedding"]
 
@@ -144,7 +144,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         importance = embedding.apply_gradients()     # updates the touched rows
 
     A step costs O(B F D), whatever the size of the table. A plan with a gate multiplies what is looked up by a learned
-    scalar (`trainer.gate`).
+    scalar (`trainer.embedding.gate`).
     """
 
     def __init__(

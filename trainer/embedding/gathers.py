@@ -1,4 +1,4 @@
-"""The torch bodies of `trainer.kernels`: sorts, gathers and segment sums, for CUDA, on any device.
+"""The torch bodies of `trainer.embedding.kernels`: sorts, gathers and segment sums, for CUDA, on any device.
 
 Nothing here has a shape that depends on the data, so on CUDA nothing waits for the device. Keys are `uint64` words
 in `int64` clothes: products wrap as they should, and a logical shift to the right is an arithmetic one, masked.
@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from sketch.keymap import ABSENT
-from trainer.layout import LEVEL_1_SEED, LEVEL_2_SEED, Layout
-from trainer.lookup import Routes
+from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED, Layout
+from trainer.embedding.lookup import Routes
 
 __all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "route_keys"]
 
