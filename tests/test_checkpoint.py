@@ -18,8 +18,8 @@ from trainer.checkpoint import Checkpoints
 from trainer.errors import CheckpointError, TrainerError
 from trainer.follower import AssignmentFollower, Standing
 from trainer.journal import Apply, Journal, Train
+from trainer.learning.model_config import ModelConfig
 from trainer.run import RunConfig, TrainingRun
-from trainer.setup import ModelConfig
 
 
 def no_keys() -> npt.NDArray[np.uint64]:

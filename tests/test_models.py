@@ -16,11 +16,11 @@ from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.plans import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.errors import PlanError
-from trainer.learner import DenseOptimizer
-from trainer.metrics import Quality, Windows
-from trainer.models import MODELS, build_model, transform_dense
-from trainer.setup import CRITEO_FEATURES, ModelConfig, build_trainer
-from trainer.trainer import ADAPTIVE, HASH, Trainer
+from trainer.learning.learner import DenseOptimizer
+from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig, build_trainer
+from trainer.learning.models import MODELS, build_model, transform_dense
+from trainer.learning.quality import Quality, Windows
+from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.warm_up import warm_up
 
 

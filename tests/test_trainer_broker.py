@@ -33,9 +33,9 @@ from streams.records import (
     header_int,
 )
 from streams.topics import Topics
+from trainer.learning.model_config import ModelConfig
 from trainer.run import RunConfig
 from trainer.session import Session, SessionConfig
-from trainer.setup import ModelConfig
 
 SHARDS, CLICK_PARTITIONS, ROWS = 2, 2, 32
 FIELDS = tuple(Field(f"f{number}") for number in range(NUM_FIELDS))

@@ -16,8 +16,8 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import ROW_FORMATS, RowFormatName, plan_for_capacity
 from trainer.errors import CheckpointError
 from trainer.export import export, load_export
+from trainer.learning.trainer import ADAPTIVE
 from trainer.run import TrainingRun
-from trainer.trainer import ADAPTIVE
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "trainer.md"
 

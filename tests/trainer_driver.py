@@ -16,8 +16,8 @@ from trainer_batches import click_batch
 from streams.clients.worker import Worker
 from streams.records import Assignment
 from trainer.journal import Apply, Train
+from trainer.learning.model_config import ModelConfig
 from trainer.run import RunConfig, TrainingRun
-from trainer.setup import ModelConfig
 
 ROWS = 32
 

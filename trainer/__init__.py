@@ -12,15 +12,15 @@ if TYPE_CHECKING:
     from trainer.embedding.adaptive import AdaptiveEmbedding
     from trainer.embedding.migration import ApplyReport
     from trainer.embedding.plans import plan
-    from trainer.trainer import StepReport, Trainer
+    from trainer.learning.trainer import StepReport, Trainer
 
 __all__ = ["AdaptiveEmbedding", "ApplyReport", "StepReport", "Trainer", "plan"]
 
 _HOMES = {
     "AdaptiveEmbedding": "trainer.embedding.adaptive",
     "ApplyReport": "trainer.embedding.migration",
-    "StepReport": "trainer.trainer",
-    "Trainer": "trainer.trainer",
+    "StepReport": "trainer.learning.trainer",
+    "Trainer": "trainer.learning.trainer",
     "plan": "trainer.embedding.plans",
 }
 

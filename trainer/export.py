@@ -29,9 +29,9 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError
-from trainer.models import build_model
+from trainer.learning.models import build_model
+from trainer.learning.trainer import ADAPTIVE
 from trainer.run import TrainingRun
-from trainer.trainer import ADAPTIVE
 
 __all__ = ["VERSION", "export", "load_export"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from streams.telemetry.latency import LatencyHistogram
 from trainer.embedding.migration import ApplyReport
-from trainer.metrics import Windows
+from trainer.learning.quality import Windows
 
 __all__ = ["Progress"]
 

@@ -25,10 +25,10 @@ from trainer.embedding.migration import ApplyReport
 from trainer.errors import CheckpointError
 from trainer.follower import AssignmentFollower
 from trainer.journal import Journal
-from trainer.metrics import Windows
+from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.quality import Windows
+from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.progress import Progress
-from trainer.setup import ModelConfig, build_trainer
-from trainer.trainer import ADAPTIVE, HASH, Trainer
 
 __all__ = ["Captured", "RunConfig", "TrainingRun"]
 

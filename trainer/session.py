@@ -16,10 +16,10 @@ from streams.logs.schema import LogSchema
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.topics import Topics
 from trainer.journal import Apply, Train
+from trainer.learning.trainer import ADAPTIVE
 from trainer.outbox import Outbox
 from trainer.pacing import ChangePacer
 from trainer.run import Captured, RunConfig, TrainingRun
-from trainer.trainer import ADAPTIVE
 from trainer.warm_up import warm_up
 
 __all__ = ["Session", "SessionConfig"]

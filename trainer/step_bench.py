@@ -45,11 +45,11 @@ from trainer.embedding.lookup import Importance, distinct
 from trainer.embedding.plans import RowFormatName, plan_for_capacity
 from trainer.embedding.stores import kernels as format_kernels
 from trainer.follower import AssignmentFollower
-from trainer.learner import Learner
+from trainer.learning.learner import Learner
+from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.trainer import ADAPTIVE, HASH
 from trainer.outbox import encode_parts
 from trainer.pacing import ChangePacer
-from trainer.setup import ModelConfig, build_trainer
-from trainer.trainer import ADAPTIVE, HASH
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
 

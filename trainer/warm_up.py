@@ -14,8 +14,8 @@ from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
+from trainer.learning.model_config import ModelConfig, build_trainer
 from trainer.outbox import encode_parts
-from trainer.setup import ModelConfig, build_trainer
 
 __all__ = ["warm_up"]
 

@@ -123,7 +123,7 @@ def command(
     """
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
-    from trainer.setup import choose_device  # noqa: PLC0415
+    from trainer.learning.model_config import choose_device  # noqa: PLC0415
     from trainer.step_bench import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
 
     torch.set_num_threads(threads)

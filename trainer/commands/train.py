@@ -20,8 +20,8 @@ from streams.logs.schema import load_schema
 from trainer.embedding.plans import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
+    from trainer.learning.model_config import ModelConfig
     from trainer.run import TrainingRun
-    from trainer.setup import ModelConfig
 
 __all__ = ["command"]
 
@@ -50,8 +50,8 @@ def _progress(limit: int | None) -> Iterator[Callable[[TrainingRun], None]]:
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     """The model that the options mean, which are taken out of them."""
     from trainer.embedding.stores.row_table import RowOptimizer  # noqa: PLC0415
-    from trainer.learner import DenseOptimizer  # noqa: PLC0415 - seconds to import, and not for --help
-    from trainer.setup import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
+    from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - seconds to import, and not for --help
+    from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
     size = {name: options.pop(name) for name in ("embedding_bytes", "compression", "capacity_rows")}
     if not any(size.values()):
@@ -172,9 +172,9 @@ def command(
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
     from trainer.export import export  # noqa: PLC0415
+    from trainer.learning.model_config import choose_device  # noqa: PLC0415
     from trainer.run import RunConfig  # noqa: PLC0415
     from trainer.session import Session, SessionConfig  # noqa: PLC0415
-    from trainer.setup import choose_device  # noqa: PLC0415
 
     report, request = Report("train"), StopRequest()
     if threads := options.pop("threads"):

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.embedding.adaptive import CapturingEmbedding, gathers, kernels
+from trainer.embedding import gathers, kernels
+from trainer.embedding.adaptive import CapturingEmbedding
 from trainer.embedding.layout import LEVEL_1_SEED
 from trainer.embedding.lookup import Lookup, Routes, distinct
 from trainer.embedding.stores.kernels import row_kernels

@@ -20,7 +20,7 @@ from trainer.evaluate.method import Brief, Infeasible, Knob, Method
 from trainer.evaluate.presets import Preset
 from trainer.evaluate.registry import METHODS
 from trainer.evaluate.stream import Source, Stream, load_stream
-from trainer.metrics import Quality
+from trainer.learning.quality import Quality
 
 __all__ = ["BudgetError", "Cell", "Measured", "run_cell"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from trainer.embedding.plans import OptimizerName
-from trainer.learner import DenseOptimizer
-from trainer.models import MODELS
+from trainer.learning.learner import DenseOptimizer
+from trainer.learning.models import MODELS
 
 __all__ = ["PRESETS", "Preset"]
 

@@ -23,9 +23,9 @@ from trainer.embedding.plans import (
 )
 from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import PlanError
-from trainer.learner import DenseOptimizer
-from trainer.models import build_model
-from trainer.trainer import Trainer
+from trainer.learning.learner import DenseOptimizer
+from trainer.learning.models import build_model
+from trainer.learning.trainer import Trainer
 
 __all__ = ["CRITEO_FEATURES", "ModelConfig", "build_trainer", "choose_device"]
 

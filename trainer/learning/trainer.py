@@ -16,7 +16,7 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance
 from trainer.embedding.migration import ApplyReport
-from trainer.learner import DenseOptimizer, Learner
+from trainer.learning.learner import DenseOptimizer, Learner
 
 __all__ = ["ADAPTIVE", "HASH", "StepReport", "Trainer"]
 
