@@ -14,12 +14,12 @@ from trainer_batches import click_batch
 from sketch.changes import COLD, HOT
 from sketch.hashing import shard_of
 from streams.records import Assignment
-from trainer.checkpoint import Checkpoints
 from trainer.errors import CheckpointError, TrainerError
-from trainer.follower import AssignmentFollower, Standing
-from trainer.journal import Apply, Journal, Train
 from trainer.learning.model_config import ModelConfig
-from trainer.run import RunConfig, TrainingRun
+from trainer.process.checkpoint import Checkpoints
+from trainer.process.follower import AssignmentFollower, Standing
+from trainer.process.journal import Apply, Journal, Train
+from trainer.process.run import RunConfig, TrainingRun
 
 
 def no_keys() -> npt.NDArray[np.uint64]:

@@ -21,7 +21,7 @@ from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig, build_tr
 from trainer.learning.models import MODELS, build_model, transform_dense
 from trainer.learning.quality import Quality, Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
-from trainer.warm_up import warm_up
+from trainer.process.warm_up import warm_up
 
 
 def make_trainer(*, compare: bool = False, seed: int = 0) -> Trainer:

@@ -34,8 +34,8 @@ from streams.records import (
 )
 from streams.topics import Topics
 from trainer.learning.model_config import ModelConfig
-from trainer.run import RunConfig
-from trainer.session import Session, SessionConfig
+from trainer.process.run import RunConfig
+from trainer.process.session import Session, SessionConfig
 
 SHARDS, CLICK_PARTITIONS, ROWS = 2, 2, 32
 FIELDS = tuple(Field(f"f{number}") for number in range(NUM_FIELDS))

@@ -15,9 +15,9 @@ from trainer_batches import NUM_FIELDS, click_batch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import ROW_FORMATS, RowFormatName, plan_for_capacity
 from trainer.errors import CheckpointError
-from trainer.export import export, load_export
 from trainer.learning.trainer import ADAPTIVE
-from trainer.run import TrainingRun
+from trainer.process.run import TrainingRun
+from trainer.serving.export import export, load_export
 
 DOCUMENT = Path(__file__).parent.parent / "docs" / "trainer.md"
 

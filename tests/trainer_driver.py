@@ -15,9 +15,9 @@ from trainer_batches import click_batch
 
 from streams.clients.worker import Worker
 from streams.records import Assignment
-from trainer.journal import Apply, Train
 from trainer.learning.model_config import ModelConfig
-from trainer.run import RunConfig, TrainingRun
+from trainer.process.journal import Apply, Train
+from trainer.process.run import RunConfig, TrainingRun
 
 ROWS = 32
 

@@ -48,7 +48,7 @@ def command(
     """
     from streams.generator import Generator, GeneratorConfig  # noqa: PLC0415 - not for --help
     from streams.generator.files import open_writer  # noqa: PLC0415
-    from trainer.pipeline_bench import PipelineBenchConfig, bench_pipeline  # noqa: PLC0415
+    from trainer.bench.pipeline import PipelineBenchConfig, bench_pipeline  # noqa: PLC0415
 
     console = Console(stderr=json_path == "-")
     report = Report("bench pipeline")

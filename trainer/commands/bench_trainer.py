@@ -15,7 +15,7 @@ from streams.cli.reports import Report, json_option
 from trainer.embedding.plans import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
-    from trainer.step_bench import Case
+    from trainer.bench.step import Case
 
 __all__ = ["command"]
 
@@ -123,8 +123,8 @@ def command(
     """
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
+    from trainer.bench.step import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
     from trainer.learning.model_config import choose_device  # noqa: PLC0415
-    from trainer.step_bench import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else keeps the machine busy

@@ -21,7 +21,7 @@ from trainer.embedding.plans import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMAT
 
 if TYPE_CHECKING:
     from trainer.learning.model_config import ModelConfig
-    from trainer.run import TrainingRun
+    from trainer.process.run import TrainingRun
 
 __all__ = ["command"]
 
@@ -171,10 +171,10 @@ def command(
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
-    from trainer.export import export  # noqa: PLC0415
     from trainer.learning.model_config import choose_device  # noqa: PLC0415
-    from trainer.run import RunConfig  # noqa: PLC0415
-    from trainer.session import Session, SessionConfig  # noqa: PLC0415
+    from trainer.process.run import RunConfig  # noqa: PLC0415
+    from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
+    from trainer.serving.export import export  # noqa: PLC0415
 
     report, request = Report("train"), StopRequest()
     if threads := options.pop("threads"):

@@ -1,6 +1,6 @@
 """Checkpoints: one directory each, whole or not there, newest first when they are read.
 
-    DIR/000000000812/            the last event that is in it (`trainer.journal`); a dot before: never finished
+    DIR/000000000812/            the last event that is in it (`trainer.process.journal`); a dot before: never finished
         tensors.safetensors      weights, rows, optimizer states, router
         state.json               everything that is no tensor: offsets, applied seq, windows, configuration
         manifest.json            its own checksum; version, size and checksum (xxh3, 64 bits) of the other two

@@ -19,16 +19,16 @@ from torch import Tensor
 
 from streams.keys import Field
 from streams.records import Assignment, ClickBatch
-from trainer.checkpoint import Checkpoint, Checkpoints
 from trainer.embedding.lookup import Importance
 from trainer.embedding.migration import ApplyReport
 from trainer.errors import CheckpointError
-from trainer.follower import AssignmentFollower
-from trainer.journal import Journal
 from trainer.learning.model_config import ModelConfig, build_trainer
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
-from trainer.progress import Progress
+from trainer.process.checkpoint import Checkpoint, Checkpoints
+from trainer.process.follower import AssignmentFollower
+from trainer.process.journal import Journal
+from trainer.process.progress import Progress
 
 __all__ = ["Captured", "RunConfig", "TrainingRun"]
 

@@ -44,12 +44,12 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance, distinct
 from trainer.embedding.plans import RowFormatName, plan_for_capacity
 from trainer.embedding.stores import kernels as format_kernels
-from trainer.follower import AssignmentFollower
 from trainer.learning.learner import Learner
 from trainer.learning.model_config import ModelConfig, build_trainer
 from trainer.learning.trainer import ADAPTIVE, HASH
-from trainer.outbox import encode_parts
-from trainer.pacing import ChangePacer
+from trainer.process.change_pacer import ChangePacer
+from trainer.process.follower import AssignmentFollower
+from trainer.process.outbox import encode_parts
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
 

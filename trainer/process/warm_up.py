@@ -15,7 +15,7 @@ from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
 from trainer.learning.model_config import ModelConfig, build_trainer
-from trainer.outbox import encode_parts
+from trainer.process.outbox import encode_parts
 
 __all__ = ["warm_up"]
 

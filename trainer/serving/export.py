@@ -24,14 +24,14 @@ import torch
 from torch import Tensor, nn
 
 from streams.keys import Field
-from trainer.checkpoint import sync_directory, write_file, write_tensors
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError
 from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
-from trainer.run import TrainingRun
+from trainer.process.checkpoint import sync_directory, write_file, write_tensors
+from trainer.process.run import TrainingRun
 
 __all__ = ["VERSION", "export", "load_export"]
 

@@ -15,12 +15,12 @@ from streams.clients.worker import Worker
 from streams.logs.schema import LogSchema
 from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.topics import Topics
-from trainer.journal import Apply, Train
 from trainer.learning.trainer import ADAPTIVE
-from trainer.outbox import Outbox
-from trainer.pacing import ChangePacer
-from trainer.run import Captured, RunConfig, TrainingRun
-from trainer.warm_up import warm_up
+from trainer.process.change_pacer import ChangePacer
+from trainer.process.journal import Apply, Train
+from trainer.process.outbox import Outbox
+from trainer.process.run import Captured, RunConfig, TrainingRun
+from trainer.process.warm_up import warm_up
 
 __all__ = ["Session", "SessionConfig"]
 
