@@ -13,21 +13,22 @@ import torch
 from click.testing import CliRunner
 
 from trainer.commands.evaluate import command
-from trainer.evaluate import ablation, hashing
+from trainer.evaluate import ablation
 from trainer.evaluate import cell as cell_module
 from trainer.evaluate import grid as grid_module
-from trainer.evaluate.cafe_sketch import CafeSketch, Scorer
 from trainer.evaluate.cell import Cell, run_cell
-from trainer.evaluate.full import Full
 from trainer.evaluate.grid import GridConfig, run_grid
-from trainer.evaluate.method import Brief, Infeasible
-from trainer.evaluate.placing import Placing, split_rows
+from trainer.evaluate.methods import hashing
+from trainer.evaluate.methods.cafe_sketch import CafeSketch, Scorer
+from trainer.evaluate.methods.full import Full
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.placing import Placing, split_rows
+from trainer.evaluate.methods.registry import METHODS, Entry
 from trainer.evaluate.presets import PRESETS
 from trainer.evaluate.recovery import Recovery, recoveries
-from trainer.evaluate.registry import METHODS, Entry
-from trainer.evaluate.stream import GeneratorSource, load_stream
-from trainer.evaluate.tables import closed_shares, summarise
-from trainer.evaluate.tokens import TokenSource
+from trainer.evaluate.report.tables import closed_shares, summarise
+from trainer.evaluate.sources.stream import GeneratorSource, load_stream
+from trainer.evaluate.sources.tokens import TokenSource
 
 NUM_ROWS = 8192
 SOURCE = GeneratorSource(world=3)

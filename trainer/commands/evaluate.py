@@ -142,12 +142,12 @@ def command(
     from streams.logs.schema import load_schema  # noqa: PLC0415
     from trainer.evaluate.ablation import ablation_table, run_ablation  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
+    from trainer.evaluate.methods.registry import METHODS  # noqa: PLC0415
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
     from trainer.evaluate.recovery import recoveries, run_undisturbed  # noqa: PLC0415
-    from trainer.evaluate.registry import METHODS  # noqa: PLC0415
-    from trainer.evaluate.results import write_recovery, write_results  # noqa: PLC0415
-    from trainer.evaluate.stream import FileSource, GeneratorSource, Source  # noqa: PLC0415
-    from trainer.evaluate.tokens import TokenSource  # noqa: PLC0415
+    from trainer.evaluate.report.results import write_recovery, write_results  # noqa: PLC0415
+    from trainer.evaluate.sources.stream import FileSource, GeneratorSource, Source  # noqa: PLC0415
+    from trainer.evaluate.sources.tokens import TokenSource  # noqa: PLC0415
 
     if ablation and methods:
         raise click.UsageError("--ablation: is of cafe alone; leave --methods out")

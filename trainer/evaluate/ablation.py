@@ -14,7 +14,7 @@ from typing import Any
 
 from trainer.evaluate.cell import Cell, Measured
 from trainer.evaluate.grid import GridConfig, run_cells
-from trainer.evaluate.method import Knob
+from trainer.evaluate.methods.method import Knob
 
 __all__ = ["VARIANTS", "Effect", "ablation_table", "run_ablation"]
 

@@ -16,10 +16,10 @@ import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.errors import TrainerError
-from trainer.evaluate.method import Brief, Infeasible, Knob, Method
+from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
+from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import Preset
-from trainer.evaluate.registry import METHODS
-from trainer.evaluate.stream import Source, Stream, load_stream
+from trainer.evaluate.sources.stream import Source, Stream, load_stream
 from trainer.learning.quality import Quality
 
 __all__ = ["BudgetError", "Cell", "Measured", "run_cell"]

@@ -22,10 +22,10 @@ from typing import Any
 import torch
 
 from trainer.evaluate.cell import Cell, Measured, run_cell
-from trainer.evaluate.method import Knob
+from trainer.evaluate.methods.method import Knob
+from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import Preset
-from trainer.evaluate.registry import METHODS
-from trainer.evaluate.stream import Source, load_stream
+from trainer.evaluate.sources.stream import Source, load_stream
 
 __all__ = ["Grid", "GridConfig", "run_cells", "run_grid"]
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainer.evaluate.cell import Measured
 from trainer.evaluate.grid import GridConfig, run_cells
-from trainer.evaluate.stream import GeneratorSource
+from trainer.evaluate.sources.stream import GeneratorSource
 
 __all__ = ["Recovery", "recoveries", "recovery_table", "run_undisturbed"]
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.evaluate import kernels
+from trainer.evaluate.methods import kernels
 
 __all__ = ["SLOT_BYTES", "CafeSketch", "Scorer"]
 

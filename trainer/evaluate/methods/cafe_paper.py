@@ -17,10 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.evaluate.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.placing import Placing, split_rows
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.placing import Placing, split_rows
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["CafePaper", "build"]
 

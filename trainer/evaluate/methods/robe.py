@@ -8,8 +8,8 @@ import numpy as np
 from torch import Tensor
 
 from sketch.hashing import mix64_array
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["Robe", "build"]
 

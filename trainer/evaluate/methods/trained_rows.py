@@ -18,7 +18,7 @@ from trainer.embedding.lookup import Lookup, Routes, distinct
 from trainer.embedding.plans import EmbeddingPlan, RowFormatName
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.row_table import RowTable
-from trainer.evaluate.method import Brief
+from trainer.evaluate.methods.method import Brief
 
 __all__ = ["Captured", "TrainedRows", "scale_first_values"]
 

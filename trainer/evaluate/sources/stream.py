@@ -15,7 +15,7 @@ from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
 from streams.logs.reader import read_log
 from streams.logs.schema import load_schema
-from trainer.evaluate.tokens import TokenSource, read_tokens
+from trainer.evaluate.sources.tokens import TokenSource, read_tokens
 
 __all__ = ["FileSource", "GeneratorSource", "Source", "Stream", "load_stream"]
 

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["AdaEmbed", "build"]
 

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from trainer.evaluate.grid import Grid, GridConfig
-from trainer.evaluate.pictures import draw_auc, draw_curves, draw_recovery
 from trainer.evaluate.recovery import Recovery, recovery_table
-from trainer.evaluate.tables import markdown, summarise
+from trainer.evaluate.report.pictures import draw_auc, draw_curves, draw_recovery
+from trainer.evaluate.report.tables import markdown, summarise
 
 __all__ = ["write_recovery", "write_results"]
 

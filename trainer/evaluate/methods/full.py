@@ -6,8 +6,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["Full", "build"]
 

@@ -19,9 +19,9 @@ from sketch.hotsketch import HotSketch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
 from trainer.errors import PlanError
-from trainer.evaluate.cafe_rules import RuledEmbedding, Rules, rated
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.trained_rows import scale_first_values
+from trainer.evaluate.methods.cafe_rules import RuledEmbedding, Rules, rated
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.trained_rows import scale_first_values
 
 __all__ = ["Cafe", "build", "build_remote"]
 

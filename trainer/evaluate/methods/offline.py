@@ -8,9 +8,9 @@ import numpy as np
 from torch import Tensor
 
 from trainer.embedding.plans import map_bytes
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.placing import Placing, split_rows
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.placing import Placing, split_rows
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["Offline", "build"]
 

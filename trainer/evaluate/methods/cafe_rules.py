@@ -14,7 +14,7 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance, Routes
 from trainer.embedding.migration import ApplyReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.evaluate.method import Brief
+from trainer.evaluate.methods.method import Brief
 
 __all__ = ["RuledEmbedding", "Rules", "rated"]
 

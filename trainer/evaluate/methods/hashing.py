@@ -6,9 +6,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.placing import Placing, split_rows
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.placing import Placing, split_rows
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["DoubleHash", "Hash", "build", "build_double"]
 

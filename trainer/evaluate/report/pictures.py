@@ -8,7 +8,7 @@ from typing import Any
 
 from trainer.evaluate.cell import Measured
 from trainer.evaluate.recovery import Recovery
-from trainer.evaluate.tables import Summary
+from trainer.evaluate.report.tables import Summary
 
 __all__ = ["draw_auc", "draw_curves", "draw_recovery"]
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from trainer.embedding.plans import ROW_FORMATS
-from trainer.evaluate import (
+from trainer.evaluate.methods import (
     adaembed,
     cafe,
     cafe_paper,
@@ -17,7 +17,7 @@ from trainer.evaluate import (
     quotient,
     robe,
 )
-from trainer.evaluate.method import Brief, Infeasible, Knob, Method
+from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 
 __all__ = ["METHODS", "Entry", "Variant"]
 

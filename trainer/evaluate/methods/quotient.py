@@ -9,8 +9,8 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from trainer.evaluate.method import Brief, Infeasible, Method
-from trainer.evaluate.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["QuotientRemainder", "build"]
 
