@@ -7,10 +7,10 @@ import time
 from typing import Any
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
 
 from streams.assignments.subscription import AssignmentReader
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
+from streams.clients.topic_reader import TopicReader
 from streams.records import Assignment
 from streams.telemetry.latency import LatencyHistogram
 from streams.topics import Topics
@@ -32,17 +32,9 @@ class Observer:
         auc_history: (rows trained, AUC by learner) of every metrics record.
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
-        self.reader = AssignmentReader(config)
-        self._metrics = KafkaConsumer(
-            bootstrap_servers=config.servers,
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-            **config.client_arguments(),
-        )
-        place = TopicPartition(Topics(config.prefix).metrics, 0)
-        self._metrics.assign([place])
-        self._metrics.seek_to_beginning(place)
+    def __init__(self, connector: Connector) -> None:
+        self.reader = AssignmentReader(connector)
+        self._metrics = TopicReader(connector, Topics(connector.prefix).metrics)
         self.latency = LatencyHistogram()
         self.trainer: dict[str, Any] = {}
         self.shards: dict[str, dict[str, Any]] = {}
