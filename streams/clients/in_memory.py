@@ -103,6 +103,7 @@ class InMemoryBroker:
 
     Attributes:
         num_sent: records that clients have sent so far and that were stored, copies left out.
+        crash_points: `num_sent` before each request so far: what `fail_after` needs to meet every one of them.
         topics: the partitions of each topic.
     """
 
@@ -120,6 +121,7 @@ class InMemoryBroker:
         self.prefix = prefix
         self.max_batch_records = max_batch_records
         self.num_sent = 0
+        self.crash_points: list[int] = []
         self.topics: dict[str, list[Partition]] = {}
         self.configs: dict[str, dict[str, str]] = {}
         self.lists_last_batch = lists_last_batch
@@ -241,6 +243,7 @@ class InMemoryBroker:
         with self.lock:
             self.check(generation)
             log, fault = self.partition(topic, partition), self._fault
+            self.crash_points.append(self.num_sent)
             is_due = fault is not None and self.num_sent + len(items) > fault.records
             kind = fault.kind if fault is not None and is_due else None
             if is_due:
