@@ -150,6 +150,10 @@ class InMemoryBroker:
         with self.lock:
             return list(self.partition(topic, partition).records)
 
+    def fail_now(self) -> None:
+        """Makes everything that is open fail from now on."""
+        self.generation += 1
+
     def fail_after(self, records: int, *, lose: Literal["record", "acknowledgement"] = "record") -> None:
         """Makes everything that is open fail with the request that sends one more record than `records` from now on.
 
@@ -249,18 +253,16 @@ class InMemoryBroker:
             if is_due:
                 self._fault = None
             if kind == "lose record":
-                self._fail()
+                self.fail_now()
+                raise CrashError
             first = self._store(log, topic, partition, items)
             self.num_sent += len(items)
             if kind == "store twice":
                 self._store(log, topic, partition, items)
             if kind == "lose acknowledgement":
-                self._fail()
+                self.fail_now()
+                raise CrashError
             return first
-
-    def _fail(self) -> None:
-        self.generation += 1
-        raise CrashError
 
     def _store(self, log: Partition, topic: str, partition: int, items: Sequence[Item]) -> int:
         log.last_batch = log.end
