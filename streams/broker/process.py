@@ -165,12 +165,14 @@ class BrokerProcess:
             raise BrokerError(self._obituary(code))
 
     def stop(self) -> None:
-        """End it in order (SIGTERM), by force after its grace period; returns when it is gone."""
-        if self._process is not None and self.is_running:
-            self._signal(self._process, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._command.grace_s)
-        self.kill()
+        """End it in order (SIGTERM), by force after its grace period or if interrupted; returns when it is gone."""
+        try:
+            if self._process is not None and self.is_running:
+                self._signal(self._process, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(self._command.grace_s)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """End it at once, as a power cut would (SIGKILL); returns when it is gone."""
