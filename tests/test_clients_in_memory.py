@@ -17,6 +17,7 @@ from streams.clients.admin import create_topics, describe_topics, require_partit
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
 from streams.clients.in_memory import CrashError, InMemoryBroker
+from streams.clients.partition_reader import fetch_partition
 from streams.clients.producer import RecordProducer
 from streams.clients.publisher import Publisher
 from streams.errors import BrokerError, ConfigError, TopicError
@@ -107,6 +108,19 @@ def test_batches_come_back_in_order_with_their_timestamps(connector: Connector, 
         assert [record.timestamp for record in records] == [*range(1001, 1050, 2), 2000]
     finally:
         consumer.close()
+
+
+def test_a_coroutine_reads_a_partition_to_its_end(connector: Connector, topic: str):
+    async def fetch(start: int) -> list[int]:
+        fetches = fetch_partition(connector, topic, 1, start=start)
+        return [record.offset async for records in fetches for record in records]
+
+    assert asyncio.run(fetch(0)) == []
+    with RecordProducer(connector) as producer:
+        for number in range(7):
+            producer.send(topic, 1, b"%d" % number, [])
+    assert asyncio.run(fetch(0)) == list(range(7))
+    assert asyncio.run(fetch(5)) == [5, 6]
 
 
 def test_positions_ends_and_seeks_are_those_of_a_consumer(connector: Connector, topic: str):

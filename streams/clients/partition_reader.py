@@ -119,7 +119,9 @@ async def fetch_partition(
         BrokerError: the broker gives none for 30 s.
         KafkaError: nobody answers, or the broker refuses.
     """
-    consumer, place = connector.create_async_consumer(), TopicPartition(topic, partition)
+    from aiokafka import TopicPartition as AsyncTopicPartition  # noqa: PLC0415  not for those who never get here
+
+    consumer, place = connector.create_async_consumer(), AsyncTopicPartition(topic, partition)
     await consumer.start()
     try:
         consumer.assign([place])

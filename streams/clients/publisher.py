@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from streams.clients.connector import Connector
@@ -82,28 +82,32 @@ class _Queue:
         self._partition = partition
         self._waiting: deque[tuple[Item, int]] = deque()
         self._waiting_bytes = 0
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._num_put = self._num_acknowledged = 0
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def put(self, records: Iterable[Item], timestamp_ms: int) -> None:
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._has_room() or self.task.done())
-            self._raise_failure()
-            for record in records:
-                self._waiting.append((record, timestamp_ms))
-                self._waiting_bytes += len(record[1] or b"")
-                self._num_put += 1
-            self._changed.notify_all()
+        await self._wait_for(lambda: self._has_room() or self.task.done())
+        self._raise_failure()
+        for record in records:
+            self._waiting.append((record, timestamp_ms))
+            self._waiting_bytes += len(record[1] or b"")
+            self._num_put += 1
+        self._changed.set()
+
+    async def flush(self) -> None:
+        last = self._num_put
+        await self._wait_for(lambda: self._num_acknowledged >= last or self.task.done())
+        self._raise_failure()
 
     def _has_room(self) -> bool:
         return len(self._waiting) < _MAX_WAITING and self._waiting_bytes < _MAX_WAITING_BYTES
 
-    async def flush(self) -> None:
-        last = self._num_put
-        async with self._changed:
-            await self._changed.wait_for(lambda: self._num_acknowledged >= last or self.task.done())
-            self._raise_failure()
+    async def _wait_for(self, is_true: Callable[[], bool]) -> None:
+        """Returns when it is true; `set` wakes all that wait, and nothing runs between a look and its wait."""
+        while not is_true():
+            self._changed.clear()
+            await self._changed.wait()
 
     def _raise_failure(self) -> None:
         if self.task.done() and not self.task.cancelled():
@@ -112,23 +116,14 @@ class _Queue:
     async def _run(self) -> None:
         try:
             while True:
-                async with self._changed:
-                    await self._changed.wait_for(lambda: bool(self._waiting))
+                await self._wait_for(lambda: bool(self._waiting))
                 batch = self._take_batch()
                 await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
-                async with self._changed:
-                    self._num_acknowledged += batch.record_count()
-                    self._changed.notify_all()
+                self._num_acknowledged += batch.record_count()
+                self._changed.set()
         finally:
-            # Whoever waits must learn of a failure; the task is done only when this is.
-            asyncio.get_running_loop().call_soon(self._wake)
-
-    def _wake(self) -> None:
-        async def notify() -> None:
-            async with self._changed:
-                self._changed.notify_all()
-
-        self._notifier = asyncio.get_running_loop().create_task(notify())
+            # Senders must learn of a failure, and this task is done only after this line.
+            asyncio.get_running_loop().call_soon(self._changed.set)
 
     def _take_batch(self) -> Any:
         """As many of the waiting records as fit a batch."""
