@@ -81,7 +81,7 @@ def records_of(kafka: KafkaConfig, topic: str, partitions: int) -> Iterator[Any]
 def session_of(kafka: KafkaConfig, directory: Path | None = None, **options: Any) -> Session:
     model = ModelConfig(capacity_rows=60, dim=8, compare_hash=True)
     run = RunConfig(model=model, device=torch.device("cpu"), checkpoint_dir=directory, checkpoint_every=5 * ROWS)
-    return Session(SessionConfig(kafka=kafka, run=run, schema=SCHEMA, until_end_s=0.5, **options))
+    return Session(SessionConfig(kafka=kafka, run=run, schema=SCHEMA, idle_timeout_s=0.5, **options))
 
 
 def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: KafkaConfig, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_a_killed_trainer_goes_on_and_ends_with_the_same_totals(kafka: KafkaConf
         killed.wait()
     send_clicks(kafka, range(17, 25))
     path = tmp_path / "report.json"
-    subprocess.run(train_command(kafka, tmp_path, "--until-end", "1", "--json", str(path)), check=True, timeout=120)
+    subprocess.run(train_command(kafka, tmp_path, "--idle-timeout", "1", "--json", str(path)), check=True, timeout=120)
     report = json.loads(path.read_text())
     assert report["ok"]
     assert report["rows"]["trained"] == 25 * ROWS

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from trainer.embedding.plans import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
@@ -93,11 +94,15 @@ def _draw(path: Path, cases: list[Case]) -> None:
     plt.close(figure)
 
 
-@click.command(short_help="A training step beside plain hashing of the same bytes.")
+@click.command(
+    cls=RenamedOptions,
+    renamed={"--batch": "--batch-rows"},
+    short_help="A training step beside plain hashing of the same bytes.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
 @click.option("--dim", "dims", type=click.IntRange(1), multiple=True, help="Repeatable.  [default: 16 and 128]")
 @click.option(
-    "--batch", "batches", type=click.IntRange(1, 8192), multiple=True, help="Repeatable.  [default: 2048, 128]"
+    "--batch-rows", "batches", type=click.IntRange(1, 8192), multiple=True, help="Repeatable.  [default: 2048, 128]"
 )
 @click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
 @click.option("--row-format", type=click.Choice(ROW_FORMATS), default=DEFAULT_ROW_FORMAT, show_default=True)

@@ -12,6 +12,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 
 __all__ = ["command"]
@@ -85,7 +86,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
     return parts
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=RenamedOptions, renamed={"--world": "--generator-seed"})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
 @click.option("--schema", default="criteo-kaggle", show_default=True, help="Of FILES: built in or TOML; or tokens.")
 @click.option("--preset", type=click.Choice(_PRESETS), default="quick", show_default=True, help="How models train.")
@@ -94,7 +95,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 @click.option("--models", callback=_split, default="dlrm", show_default=True, help="Of dlrm, wdl, dcn, with commas.")
 @click.option("--seeds", callback=_split, help="Numbers with commas, for example 0,1,2.")
 @click.option("--rows", type=click.IntRange(min=1), help="First rows only; of FILES all by default.")
-@click.option("--world", type=click.IntRange(min=0), default=0, show_default=True, help="The generator's seed.")
+@click.option("--generator-seed", type=click.IntRange(min=0), default=0, show_default=True)
 @click.option("--rotate-at", type=click.IntRange(min=0), help="The generator's row of an abrupt change of identities.")
 @click.option(
     "--search/--no-search", default=True, show_default=True, help="Try each method's settings on the first seed."
@@ -118,7 +119,7 @@ def command(
     models: tuple[str, ...],
     seeds: tuple[str, ...] | None,
     rows: int | None,
-    world: int,
+    generator_seed: int,
     rotate_at: int | None,
     search: bool,
     ablation: bool,
@@ -152,7 +153,7 @@ def command(
     if ablation and methods:
         raise click.UsageError("--ablation: is of cafe alone; leave --methods out")
     report, chosen = Report("evaluate"), PRESETS[preset]
-    source: Source = GeneratorSource(world=world, rotate_at=rotate_at)
+    source: Source = GeneratorSource(world=generator_seed, rotate_at=rotate_at)
     if schema == "tokens":
         if len(files) != 1 or not files[0].is_dir():
             raise click.UsageError("--schema tokens: expected one folder of source files in place of FILES")

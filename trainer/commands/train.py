@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
@@ -71,7 +72,11 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     )
 
 
-@click.command(short_help="Train online from the clicks and assignments topics.")
+@click.command(
+    cls=RenamedOptions,
+    renamed={"--rate": "--learning-rate", "--until-end": "--idle-timeout", "--keep": "--keep-checkpoints"},
+    short_help="Train online from the clicks and assignments topics.",
+)
 @click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
 @click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
 @click.option("--dim", type=click.IntRange(1, 4096), default=16, show_default=True, help="Numbers in an embedding row.")
@@ -110,7 +115,9 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     show_default=True,
     help="Learn a scalar for each field's shared and unique rows.",
 )
-@click.option("--rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows.")
+@click.option(
+    "--learning-rate", "rate", type=float, default=DEFAULT_RATE, show_default=True, help="Of the embedding's rows."
+)
 @click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)
 @click.option("--dense-rate", type=float, default=0.001, show_default=True)
 @click.option(
@@ -121,7 +128,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option("--schema", default="criteo-kaggle", show_default=True, help="How single clicks in JSON are read.")
 @click.option("--checkpoint-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
 @click.option("--checkpoint-every", type=click.IntRange(1), default=200_000, show_default=True, metavar="ROWS")
-@click.option("--keep", type=click.IntRange(2), default=3, show_default=True, help="Checkpoints to keep.")
+@click.option("--keep-checkpoints", type=click.IntRange(2), default=3, show_default=True, help="Checkpoints to keep.")
 @click.option(
     "--resume/--fresh", default=True, show_default=True, help="Go on from the newest good checkpoint, or delete all."
 )
@@ -132,15 +139,15 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     metavar="DIR",
     help="At the end write what serving needs: rows, router, dense weights, and the seq and offsets they stand at.",
 )
-@click.option("--limit", "limit_rows", type=click.IntRange(1), metavar="ROWS", help="Stop after so many rows.")
+@click.option("--limit", "limit_rows", type=click.IntRange(1), metavar="ROWS", help="Stop after this many rows.")
 @click.option(
-    "--until-end",
-    "until_end_s",
+    "--idle-timeout",
+    "idle_timeout_s",
     type=click.FloatRange(0),
     is_flag=False,
     flag_value=5.0,
     metavar="SECONDS",
-    help="Stop when all clicks are trained and no more came for so long (5 if no number follows).",
+    help="Stop when all clicks are trained and none has come for this long (5 if no number follows).",
 )
 @click.option("--window", "window_rows", type=click.IntRange(1), default=20_000, show_default=True, metavar="ROWS")
 @click.option("--threads", type=click.IntRange(1), help="Of torch.  [default: all cores]")
@@ -152,7 +159,7 @@ def command(
     schema: str,
     checkpoint_dir: Path | None,
     checkpoint_every: int,
-    keep: int,
+    keep_checkpoints: int,
     resume: bool,
     export_dir: Path | None,
     json_path: str | None,
@@ -166,7 +173,7 @@ def command(
 
     \b
         hotstream train --capacity 20000 --compare hash --checkpoint-dir run1
-        hotstream train --embedding-bytes 2000000 --until-end --json -
+        hotstream train --embedding-bytes 2000000 --idle-timeout --json -
     """
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
@@ -179,7 +186,7 @@ def command(
     report, request = Report("train"), StopRequest()
     if threads := options.pop("threads"):
         torch.set_num_threads(threads)
-    limit_rows, until_end_s = options.pop("limit_rows"), options.pop("until_end_s")
+    limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     try:
         run = RunConfig(
             window_rows=options.pop("window_rows"),
@@ -187,7 +194,7 @@ def command(
             device=choose_device(device),
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
-            keep_checkpoints=keep,
+            keep_checkpoints=keep_checkpoints,
         )
         with open_kafka(**options) as kafka, request.listening(), _progress(limit_rows) as draw:
             session = Session(
@@ -197,7 +204,7 @@ def command(
                     schema=load_schema(schema),
                     resume=resume,
                     limit_rows=limit_rows,
-                    until_end_s=until_end_s,
+                    idle_timeout_s=idle_timeout_s,
                 ),
                 should_stop=lambda: request.is_made,
                 on_progress=draw,

@@ -42,7 +42,7 @@ class SessionConfig:
         schema: how single clicks in JSON are read.
         resume: go on from the newest good checkpoint.
         limit_rows: stop at the first click record that reaches so many rows trained; None for no limit.
-        until_end_s: stop when everything is trained and nothing more came for so long; None for never.
+        idle_timeout_s: stop when everything is trained and nothing more came for so long; None for never.
         metrics_interval_s: between two records to the metrics topic.
         log_interval_s: between two lines in the log.
     """
@@ -52,7 +52,7 @@ class SessionConfig:
     schema: LogSchema
     resume: bool = True
     limit_rows: int | None = None
-    until_end_s: float | None = None
+    idle_timeout_s: float | None = None
     metrics_interval_s: float = 1.0
     log_interval_s: float = 5.0
 
@@ -202,7 +202,7 @@ class Session:
         return self._should_stop() or (limit is not None and self.run.progress.rows >= limit)
 
     def _has_ended(self, came_s: float) -> bool:
-        patience_s = self._config.until_end_s
+        patience_s = self._config.idle_timeout_s
         return patience_s is not None and time.monotonic() - came_s >= patience_s and self._clicks.is_at_end()
 
     def _decode_clicks(self, record: Any) -> ClickBatch | BadRecord:
