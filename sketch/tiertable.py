@@ -21,7 +21,7 @@ _NO_ROW_BITS = np.uint64(0xFFFFFFFF)
 _MIN_ROWS = 1024
 
 
-DIGEST, NUM_HOT, NUM_WARM = range(3)  # places in `totals`
+DIGEST, NUM_HOT, NUM_WARM, PEAK_HOT = range(4)  # indices of `totals`
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -64,6 +64,7 @@ def _apply(table, values, owners, keys, tiers, rows, totals):  # type: ignore[no
         table[place // SLOTS, place % SLOTS] = key
         values[place // SLOTS, place % SLOTS] = value
         _count(totals, key, value, one)
+        totals[PEAK_HOT] = max(totals[PEAK_HOT], totals[NUM_HOT])
     return keys.shape[0]
 
 
@@ -77,7 +78,7 @@ class TierTable:
     def __init__(self) -> None:
         self._map = KeyMap()
         self._owners = np.zeros(_MIN_ROWS, np.uint64)
-        self._totals = np.zeros(3, np.uint64)
+        self._totals = np.zeros(4, np.uint64)
 
     @property
     def digest(self) -> int:
@@ -94,8 +95,14 @@ class TierTable:
         """Warm keys."""
         return int(self._totals[NUM_WARM])
 
+    @property
+    def peak_hot(self) -> int:
+        """The most hot keys at any moment of the last `apply`."""
+        return int(self._totals[PEAK_HOT])
+
     def apply(self, changes: Changes) -> None:
         """Applies K changes in order. O(K)."""
+        self._totals[PEAK_HOT] = self._totals[NUM_HOT]
         top_row = int(changes.row.max(initial=-1))
         if top_row >= len(self._owners):
             grown = np.zeros(max(top_row + 1, 2 * len(self._owners)), np.uint64)
@@ -119,6 +126,19 @@ class TierTable:
         """All hot and warm keys, ascending, with their tiers and rows."""
         keys, _ = self._map.items()
         return keys, *self.lookup(keys)
+
+    def unsorted_items(self) -> tuple[Keys, npt.NDArray[np.int32]]:
+        """All hot and warm keys in no order, and the row of each (-1 for a warm key): a copy, and nothing else."""
+        used = self._map.keys != _NO_KEY
+        return self._map.keys[used], self._map.values[used]
+
+    def load(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
+        """Replaces the table by what `unsorted_items` gave, in any order."""
+        self._map = KeyMap(len(keys))
+        self._owners[:] = 0
+        self._totals[:] = 0
+        tiers = np.where(rows >= 0, HOT, WARM).astype(np.uint8)
+        self.apply(Changes(keys, tiers, rows, np.zeros(len(keys), np.float32)))
 
     def clear(self) -> None:
         """Makes every key cold."""

@@ -92,4 +92,10 @@ class Topics:
                 cleanup="delete",
                 configs=_LARGE_RECORDS,
             ),
+            TopicSpec(
+                name=self.dead_letters(self.assignments),
+                partitions=shards,
+                cleanup="delete",
+                configs=_LARGE_RECORDS,
+            ),
         ]

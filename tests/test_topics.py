@@ -43,6 +43,7 @@ def test_creating_again_changes_nothing_and_describe_says_that_all_fits(kafka: K
         "metrics": (1, "delete"),
         "clicks.dlq": (1, "delete"),
         "importance.dlq": (5, "delete"),
+        "assignments.dlq": (5, "delete"),
     }
     expected = (0, {name: {**topic, "created": False} for name, topic in created.items()})
     assert topics_command(kafka, "create", *size) == expected

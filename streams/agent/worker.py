@@ -9,7 +9,6 @@ snapshot and crash can be missing: it is computed again, with the same `seq`, an
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from collections.abc import AsyncGenerator
@@ -26,12 +25,13 @@ from streams.errors import InvariantError
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
-    JSON,
+    AgentMetrics,
     Assignment,
     BadRecord,
     Digest,
     Headers,
     Manifest,
+    ShardMetrics,
     SnapshotReader,
     Source,
     dead_letter_headers,
@@ -39,6 +39,7 @@ from streams.records import (
     decode_clicks,
     decode_importance,
     encode_importance,
+    encode_metrics,
     place_of,
     write_snapshot,
 )
@@ -338,28 +339,26 @@ class AgentWorker:
             Topics.dead_letters(topic), target, [(None, value, [*headers, *named])], timestamp_ms=_now_ms()
         )
 
-    def metrics(self) -> bytes:
-        """What this process says of itself, for the metrics topic."""
+    def metrics(self) -> AgentMetrics:
+        """What this process reports to the metrics topic."""
         shards = {
-            number: {
-                "epoch": shard.epoch,
-                "seq": shard.seq,
-                "hot": shard.table.num_hot,
-                "max_hot": shard.max_hot,
-                "warm": shard.table.num_warm,
-                "counted": shard.num_counted,
-                "repeated": shard.num_repeated,
-                "rejected_scores": shard.hot_set.sketch.num_rejected,
-                "events": shard.num_events,
-                "promotions": shard.num_promotions,
-                "demotions": shard.num_demotions,
-                "next_offset": shard.next_offset,
-            }
+            number: ShardMetrics(
+                epoch=shard.epoch,
+                seq=shard.seq,
+                hot=shard.table.num_hot,
+                max_hot=shard.max_hot,
+                warm=shard.table.num_warm,
+                counted=shard.num_counted,
+                repeated=shard.num_repeated,
+                rejected_scores=shard.hot_set.sketch.num_rejected,
+                events=shard.num_events,
+                promotions=shard.num_promotions,
+                demotions=shard.num_demotions,
+                next_offset=shard.next_offset,
+            )
             for number, shard in self.shards.items()
         }
-        capacity = self.config.shards.capacity
-        said = {"process": "agent", "time_ms": _now_ms(), "capacity": capacity, "bad": self.num_bad, "shards": shards}
-        return json.dumps(said).encode()
+        return AgentMetrics(time_ms=_now_ms(), capacity=self.config.shards.capacity, bad=self.num_bad, shards=shards)
 
     async def publish_metrics(self) -> None:
         """Sends the metrics, if this process is running."""
@@ -367,7 +366,7 @@ class AgentWorker:
             await self._send_metrics(self.publisher)
 
     async def _send_metrics(self, publisher: Publisher) -> None:
-        records = [(None, self.metrics(), [("content-type", JSON)])]
+        records = [(None, *encode_metrics(self.metrics()))]
         await publisher.send(self.topics.metrics, 0, records, timestamp_ms=_now_ms())
 
     async def _running(self) -> Publisher:

@@ -21,19 +21,18 @@ import numpy.typing as npt
 from kafka import KafkaConsumer, TopicPartition
 from kafka.errors import KafkaError
 
+from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.errors import BrokerError, ConfigError, TopicError
 from streams.keys import Keys
-from streams.records import Assignment, BadRecord, Digest, decode_assignment
+from streams.records import Assignment, BadRecord, decode_assignment
 from streams.topics import Topics
 
 __all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
 
 logger = logging.getLogger(__name__)
-
-Record = Assignment | Digest
 
 
 class AssignmentReader:
@@ -87,7 +86,7 @@ class AssignmentReader:
                 f"topic {self._topic!r} is missing at {config.bootstrap_servers}; run `hotstream topics create`"
             )
         self._partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-        self.table = HotTable(len(self._partitions))
+        self.table = HotTable(len(self._partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
         self._consumer.assign(self._partitions)
@@ -136,16 +135,24 @@ class AssignmentReader:
         """
         news: list[tuple[Record, Any]] = []
         for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
-            end = self._consumer.highwater(partition)
-            for record in records:
-                decoded = self._decode(record)
-                if isinstance(decoded, Digest) and not self.is_whole:
-                    news.append((decoded, record))  # a table that lacks its beginning differs, and that says nothing
-                elif decoded is not None and (
-                    self.table.apply(decoded, offset=record.offset, end_offset=end) or isinstance(decoded, Digest)
-                ):
-                    news.append((decoded, record))
+            decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
+            news += self._take(partition.partition, decoded, self._consumer.highwater(partition))
         return news
+
+    def _take(
+        self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
+    ) -> list[tuple[Record, Any]]:
+        """Takes a partition's records into the table; returns the digests and those that changed it."""
+        fetch = Fetch(
+            partition=partition,
+            records=[known for known, _ in decoded],
+            offsets=[record.offset for _, record in decoded],
+            end_offset=end_offset,
+        )
+        outcome = self.table.take(fetch)
+        for index, reason in outcome.refused.items():
+            logger.warning("%s/%d, offset %d: %s", self._topic, partition, fetch.offsets[index], reason)
+        return [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
 
     def _decode(self, record: Any) -> Record | None:
         if record.offset >= self._until.get(record.partition, record.offset + 1):
@@ -154,10 +161,7 @@ class AssignmentReader:
         if isinstance(decoded, BadRecord):
             self.num_bad += 1
             logger.warning("%s/%d, offset %d: %s", record.topic, record.partition, record.offset, decoded.reason)
-            return None
-        if isinstance(decoded, Assignment | Digest) and decoded.shard == record.partition:
-            return decoded
-        return None
+        return decoded if isinstance(decoded, Record) else None
 
     def catch_up(self, *, timeout_s: float = 60.0, until: Mapping[int, int] | None = None) -> None:
         """Reads as far as the topic goes now, or as `until` says (offsets by partition).

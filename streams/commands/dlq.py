@@ -27,9 +27,9 @@ def command() -> None:
 
 
 def _topic_name(config: KafkaConfig, said: str) -> str:
-    """`clicks` and `importance` mean ours; anything else is a topic's name, with or without `.dlq`."""
+    """`clicks`, `importance` and `assignments` mean ours; anything else is a topic's name, with or without `.dlq`."""
     topics = Topics(config.prefix)
-    named = {"clicks": topics.clicks, "importance": topics.importance}
+    named = {"clicks": topics.clicks, "importance": topics.importance, "assignments": topics.assignments}
     return named.get(said, said.removesuffix(topics.dead_letters("")))
 
 

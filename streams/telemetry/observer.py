@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import numpy as np
 from kafka import KafkaConsumer, TopicPartition
 
 from streams.assignments.subscription import AssignmentReader
 from streams.clients.config import KafkaConfig
-from streams.records import Assignment
+from streams.records import (
+    AgentMetrics,
+    Assignment,
+    BadRecord,
+    Metrics,
+    ShardMetrics,
+    TrainerMetrics,
+    decode_metrics,
+)
 from streams.telemetry.latency import LatencyHistogram
 from streams.topics import Topics
 
@@ -24,9 +30,10 @@ class Observer:
     Attributes:
         reader: the assignments as a table.
         latency: from a click record's Kafka timestamp to the moment a change that it caused was read here.
-        trainer: what the trainer said last; empty before.
+        trainer: what the trainer reported last; None before.
         num_behind: records of the assignments that the last look left unread.
-        shards: what the agents said last of each shard.
+        shards: what the agents reported last of each shard.
+        num_bad: metrics records that were malformed.
         promotions: changes to hot so far; `demotions` changes from hot.
         history: (seconds, hot, promotions, demotions) about once a second, for the picture.
         auc_history: (rows trained, AUC by learner) of every metrics record.
@@ -44,8 +51,9 @@ class Observer:
         self._metrics.assign([place])
         self._metrics.seek_to_beginning(place)
         self.latency = LatencyHistogram()
-        self.trainer: dict[str, Any] = {}
-        self.shards: dict[str, dict[str, Any]] = {}
+        self.trainer: TrainerMetrics | None = None
+        self.shards: dict[int, ShardMetrics] = {}
+        self.num_bad = 0
         self.num_behind = 0
         self.promotions = self.demotions = self.max_hot = 0
         self.history: list[tuple[float, int, int, int]] = []
@@ -81,22 +89,24 @@ class Observer:
             self.history.append((now_s, table.num_hot, self.promotions, self.demotions))
         for records in self._metrics.poll(timeout_ms=0).values():
             for record in records:
-                self._note(json.loads(record.value))
+                self._note(decode_metrics(record.value))
 
-    def _note(self, said: dict[str, Any]) -> None:
-        if said["process"] == "agent":
-            self.shards.update(said["shards"])
-        elif said["process"] == "trainer":
-            self.trainer = said
-            if said["rows"]:
-                self.auc_history.append((said["rows"], said["auc"]))
+    def _note(self, metrics: Metrics | BadRecord) -> None:
+        if isinstance(metrics, BadRecord):
+            self.num_bad += 1
+        elif isinstance(metrics, AgentMetrics):
+            self.shards.update(metrics.shards)
+        else:
+            self.trainer = metrics
+            if metrics.rows:
+                self.auc_history.append((metrics.rows, metrics.auc))
 
     @property
     def counted(self) -> int:
         """Importance records that the agents have counted."""
-        return sum(shard["counted"] for shard in self.shards.values())
+        return sum(shard.counted for shard in self.shards.values())
 
     @property
     def rows_trained(self) -> int:
         """Rows that the trainer has trained."""
-        return int(self.trainer.get("rows", 0))
+        return self.trainer.rows if self.trainer else 0

@@ -33,7 +33,16 @@ from streams.clients.producer import RecordProducer
 from streams.errors import ChildError
 from streams.importance import count_keys, split_by_shard
 from streams.processes.children import Children
-from streams.records import ClickBatch, ImportanceBatch, Source, decode_clicks, encode_importance
+from streams.records import (
+    AgentMetrics,
+    ClickBatch,
+    ImportanceBatch,
+    ShardMetrics,
+    Source,
+    decode_clicks,
+    decode_metrics,
+    encode_importance,
+)
 from streams.telemetry.latency import LatencyHistogram
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, TopicSpec
@@ -327,15 +336,20 @@ class _Figures:
         """Takes in what has come."""
         for records in self._consumer.poll(timeout_ms=50).values():
             for record in records:
-                said = json.loads(record.value)
-                if said["process"] == "agent":
-                    self._note(said["time_ms"] / 1000, list(said["shards"].values()))
+                metrics = decode_metrics(record.value)
+                if isinstance(metrics, AgentMetrics):
+                    self._note(metrics.time_ms / 1000, list(metrics.shards.values()))
         return self
 
-    def _note(self, time_s: float, shards: list[dict[str, int]]) -> None:
+    def _note(self, time_s: float, shards: list[ShardMetrics]) -> None:
         self.num_shards = len(shards)
-        events, counted, changes = (sum(shard[name] for shard in shards) for name in ("events", "counted", "seq"))
-        self.samples.append(_Sample(time_s=time_s, events=events, counted=counted, changes=changes))
+        sample = _Sample(
+            time_s=time_s,
+            events=sum(shard.events for shard in shards),
+            counted=sum(shard.counted for shard in shards),
+            changes=sum(shard.seq for shard in shards),
+        )
+        self.samples.append(sample)
 
     @property
     def counted(self) -> int:

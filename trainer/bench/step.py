@@ -26,12 +26,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from sketch.changes import COLD, HOT, NO_ROW, Changes
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.columns import Fetch
+from streams.assignments.history import History
 from streams.clients.worker import Worker
 from streams.generator import Generator, GeneratorConfig
 from streams.importance import count_keys, split_by_shard
 from streams.keys import CRITEO_FIELDS
 from streams.records import (
-    Assignment,
     BadRecord,
     ClickBatch,
     Encoded,
@@ -48,7 +49,6 @@ from trainer.learning.learner import Learner
 from trainer.learning.model_config import ModelConfig, build_trainer
 from trainer.learning.trainer import ADAPTIVE, HASH
 from trainer.process.change_pacer import ChangePacer
-from trainer.process.follower import AssignmentFollower
 from trainer.process.outbox import encode_parts
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
@@ -203,7 +203,7 @@ class _Bench:
         self.trainer = build_trainer(model, CRITEO_FIELDS, len(_DENSE_NAMES), config.device)
         self.embedding = self.trainer.embedding
         self._agent = _Agent(self.embedding.plan.capacity_rows)
-        self._follower = AssignmentFollower(_SHARDS)
+        self._history = History(_SHARDS)
         self._worker = Worker("outbox")
         self._published: list[Encoded] = []
         self._decoded: list[Any] = []
@@ -239,9 +239,13 @@ class _Bench:
 
     def _follow(self) -> None:
         """Applies what was decoded during the step before."""
-        fresh = [said for said in self._decoded if isinstance(said, Assignment)]
-        self.embedding.apply(self._follower.changes(fresh, lambda: self.embedding.router.items()[0]))
-        self.num_changes += len(fresh)
+        fetches = [
+            Fetch(partition=shard, records=[record for record in self._decoded if record.shard == shard])
+            for shard in range(_SHARDS)
+        ]
+        outcomes = [self._history.take(fetch) for fetch in fetches]
+        self.embedding.apply(Changes.concatenate([outcome.changes for outcome in outcomes]))
+        self.num_changes += sum(int(outcome.counts.sum()) for outcome in outcomes)
 
     def _start_beside(self) -> None:
         """Gives the second thread what the last step has left: to encode its importance, to decode what came of it."""

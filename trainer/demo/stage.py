@@ -184,6 +184,7 @@ def _report(
         "importance records counted once": books.importance_records == observer.counted,
         "hot rows never over the capacity": observer.max_hot <= config.capacity,
         "the table that was followed is the agent's (digests)": table.is_verified,
+        "the table that was trained is the agent's (digests)": trained["assignments"]["verified"] is not False,
         "no bad record": observer.reader.num_bad == 0 and trained["click_records"]["bad"] == 0,
     }
     return {

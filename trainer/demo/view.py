@@ -62,11 +62,12 @@ class DemoView:
     def _lines(self, observer: Observer) -> list[tuple[str, str]]:
         trainer = observer.trainer
         total = "" if self._num_rows is None else f" of {self._num_rows:,}"
-        auc = trainer.get("auc", {})
+        auc = trainer.auc if trainer else {}
+        rows_per_s, lag_records = (trainer.rows_per_s, trainer.lag_records) if trainer else (0.0, 0)
         latency = observer.latency.summary()
         return [
-            ("rows trained", f"{observer.rows_trained:,}{total} at {trainer.get('rows_per_s', 0):,.0f}/s"),
-            ("lag", f"{trainer.get('lag_records', 0)} click records"),
+            ("rows trained", f"{observer.rows_trained:,}{total} at {rows_per_s:,.0f}/s"),
+            ("lag", f"{lag_records} click records"),
             ("hot", f"{observer.reader.table.num_hot:,} of {self._capacity:,}"),
             ("promotions", f"{observer.promotions:,}"),
             ("demotions", f"{observer.demotions:,}"),

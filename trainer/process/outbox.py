@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -16,8 +15,10 @@ from streams.records import (
     MAX_RECORD_BYTES,
     ClickBatch,
     Source,
+    TrainerMetrics,
     dead_letter_headers,
     encode_importance,
+    encode_metrics,
 )
 from streams.topics import Topics
 from trainer.embedding.lookup import Importance
@@ -96,11 +97,10 @@ class Outbox:
             self._producer.send(self._topics.importance, shard, value, headers)
             self.importance_records += 1
 
-    def send_metrics(self, said: dict[str, Any]) -> None:
-        """Sends one JSON object to the metrics topic."""
-        headers = [("content-type", b"application/json")]
+    def send_metrics(self, metrics: TrainerMetrics) -> None:
+        """Sends one record to the metrics topic."""
         self.release()
-        self._worker.submit(self._producer.send, self._topics.metrics, 0, json.dumps(said).encode(), headers)
+        self._worker.submit(self._producer.send, self._topics.metrics, 0, *encode_metrics(metrics))
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
         """Keeps a record that cannot be believed, as it was, in its topic's dead letters."""

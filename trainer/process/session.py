@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.assignments.columns import Fetch, Record
 from streams.clients.admin import require_partitions
 from streams.clients.config import KafkaConfig
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
 from streams.logs.schema import LogSchema
-from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
+from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
 from streams.topics import Topics
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.change_pacer import ChangePacer
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
+_VERDICTS = {True: "equal to the agent's", False: "differs from the agent's", None: "not yet compared"}
 _IDLE_POLL_MS = 20  # as long may a change wait while no clicks come
 
 
@@ -163,7 +165,7 @@ class Session:
         while not self._should_stop() and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
             if isinstance(event, Apply):
-                self._apply(self._assignments.take_until(event.ends))
+                self._apply(self._assignments.take_until(event.ends), event.log_ends)
             else:
                 for taken in self._clicks.take_until({event.partition: event.offset + 1}):
                     self._train(taken)
@@ -179,8 +181,10 @@ class Session:
             if self.run.trainer is not None and self._assignments.num_waiting:
                 started_s = time.perf_counter()
                 changes = self._assignments.take_all(self._pacer.limit)
-                self.run.journal.record(Apply({taken.record.partition: taken.record.offset + 1 for taken in changes}))
-                self._apply(changes)
+                ends = {taken.record.partition: taken.record.offset + 1 for taken in changes}
+                event = Apply(ends, {taken.record.partition: taken.log_end for taken in changes})
+                self.run.journal.record(event)
+                self._apply(changes, event.log_ends)
                 self._pacer.note_changes(len(changes), time.perf_counter() - started_s)
             self._clicks.fetch(0 if self._clicks.num_waiting else _IDLE_POLL_MS)
             partition = self._clicks.oldest()
@@ -223,20 +227,35 @@ class Session:
         self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
 
-    def _apply(self, changes: list[Taken]) -> None:
-        """Applies assignment records as one batch, and counts how long they took to get here."""
-        decoded = [taken.said for taken in changes]
-        bad = [said for said in decoded if isinstance(said, BadRecord)]
-        if bad:
-            self.run.progress.bad_assignments += len(bad)
-            logger.warning("%d assignment records cannot be believed, the first: %s", len(bad), bad[0].reason)
-        self.run.apply([said for said in decoded if isinstance(said, Assignment)])
-        now_ms = time.time_ns() // 1_000_000
-        written_ms = [
-            taken.record.timestamp for taken, said in zip(changes, decoded, strict=True) if isinstance(said, Assignment)
+    def _apply(self, changes: list[Taken], log_ends: Mapping[int, int]) -> None:
+        """Applies assignment records as one batch; what cannot be applied goes to the dead letters."""
+        by_partition: dict[int, list[Taken]] = {}
+        for taken in changes:
+            if isinstance(taken.said, BadRecord):
+                self.run.progress.bad_assignments += 1
+                self._refuse_assignment(taken, taken.said.reason)
+            elif isinstance(taken.said, Record):
+                by_partition.setdefault(taken.record.partition, []).append(taken)
+        fetches = [
+            Fetch(
+                partition=partition,
+                records=[taken.said for taken in taken_there],
+                offsets=[taken.record.offset for taken in taken_there],
+                end_offset=log_ends.get(partition),
+            )
+            for partition, taken_there in by_partition.items()
         ]
-        if written_ms:
-            self.run.progress.latency.add([now_ms - stamp for stamp in written_ms])
+        for taken_there, outcome in zip(by_partition.values(), self.run.apply(fetches), strict=True):
+            for index, reason in outcome.refused.items():
+                self._refuse_assignment(taken_there[index], reason)
+        now_ms = time.time_ns() // 1_000_000
+        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.said, Assignment)]
+        if ages_ms:
+            self.run.progress.latency.add(ages_ms)
+
+    def _refuse_assignment(self, taken: Taken, reason: str) -> None:
+        logger.warning("%s/%d, offset %d: %s", taken.record.topic, taken.record.partition, taken.record.offset, reason)
+        self._outbox.send_dead_letter(taken.record, reason)
 
     def _between_steps(self) -> None:
         if self.run.wants_checkpoint:
@@ -268,26 +287,26 @@ class Session:
             said = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
             lag, promotions = self._clicks.lag(), progress.applied["promoted"]
             logger.info(
-                "%d rows, %.0f rows/s, %d records behind, %d promotions, AUC %s",
-                progress.rows, rate, lag, promotions, said or "-",
+                "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
+                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], said or "-",
             )  # fmt: skip
 
-    def _describe(self, rows_per_s: float) -> dict[str, Any]:
+    def _describe(self, rows_per_s: float) -> TrainerMetrics:
         progress, trainer = self.run.progress, self.run.trainer
-        return {
-            "process": "trainer",
-            "time_ms": time.time_ns() // 1_000_000,
-            "rows": progress.rows,
-            "rows_per_s": round(rows_per_s, 1),
-            "lag_records": self._clicks.lag(),
-            "hot": trainer.embedding.num_hot if trainer else 0,
-            "applied": progress.describe_applied(),
-            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
-            "auc": progress.windows.auc(),
-            "window_auc": progress.windows.latest_auc(),
-            "log_loss": progress.windows.log_loss(),
-            "windows": progress.windows.finished[-1:],
-        }
+        return TrainerMetrics(
+            time_ms=time.time_ns() // 1_000_000,
+            rows=progress.rows,
+            rows_per_s=round(rows_per_s, 1),
+            lag_records=self._clicks.lag(),
+            hot=trainer.embedding.num_hot if trainer else 0,
+            applied=progress.describe_applied(),
+            assignments=self.run.history.describe(),
+            latency_ms={"assignment_to_trainer": progress.latency.summary()},
+            auc=progress.windows.auc(),
+            window_auc=progress.windows.latest_auc(),
+            log_loss=progress.windows.log_loss(),
+            windows=progress.windows.finished[-1:],
+        )
 
     def report(self) -> dict[str, Any]:
         """The numbers of the final report."""
@@ -302,13 +321,14 @@ class Session:
             "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
             "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
             "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
+            "assignments": self.run.history.describe(),
             "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
             "auc": progress.windows.auc(),
             "log_loss": progress.windows.log_loss(),
             "embedding_bytes": sizes,
             "hot_rows": trainer.embedding.num_hot if trainer else 0,
             "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
-            "applied_seq": self.run.follower.to_state(),
+            "applied_seq": self.run.history.standings(),
             "offsets": {
                 topic: {str(number): offset for number, offset in sorted(offsets.items())}
                 for topic, offsets in self.run.offsets.items()

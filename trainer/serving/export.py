@@ -85,7 +85,7 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "fields": [[column.name, column.kind] for column in fields],
         "num_dense": num_dense,
         "rows_trained": run.progress.rows,
-        "applied_seq": run.follower.to_state(),
+        "applied_seq": run.history.standings(),
         "offsets": run.offsets,
     }
 
