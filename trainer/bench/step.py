@@ -228,7 +228,7 @@ class _Bench:
         for _ in range(_FILL_ROWS // 8192):
             keys, counts = count_keys(self._stream.take(8192).keys)
             for changes in self._agent.fill(keys, counts * np.float32(score)):
-                self.embedding.apply(changes)
+                self.embedding.migrate(changes)
 
     def _tensors(self, batch: ClickBatch) -> tuple[Tensor, Tensor, Tensor]:
         """As `Trainer.step` makes them."""
@@ -240,7 +240,7 @@ class _Bench:
     def _follow(self) -> None:
         """Applies what was decoded during the step before."""
         fresh = [said for said in self._decoded if isinstance(said, Assignment)]
-        self.embedding.apply(self._follower.changes(fresh, lambda: self.embedding.router.items()[0]))
+        self.embedding.migrate(self._follower.changes(fresh, lambda: self.embedding.router.items()[0]))
         self.num_changes += len(fresh)
 
     def _start_beside(self) -> None:
@@ -311,7 +311,7 @@ class _Bench:
             started_s = self._now()
             part = slice(applied, applied + pacer.limit)
             chosen = Changes(changes.key[part], changes.tier[part], changes.row[part], changes.score[part])
-            self.embedding.apply(chosen)
+            self.embedding.migrate(chosen)
             took_s = self._now() - started_s
             pacer.note_changes(len(chosen), took_s)
             applied, steps = applied + len(chosen), steps + 1
@@ -463,10 +463,10 @@ def measure_applying(config: BenchConfig, dim: int, counts: tuple[int, ...]) -> 
         embedding = AdaptiveEmbedding(plan, seed=config.seed, device=config.device)
         keys = (np.uint64(1) << np.uint64(56)) | np.arange(1, capacity + 1, dtype=np.uint64)
         rows = np.arange(capacity, dtype=np.int32)
-        embedding.apply(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
+        embedding.migrate(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
         changes = _swaps(embedding, count)
         started_s = time.perf_counter()
-        embedding.apply(changes)
+        embedding.migrate(changes)
         if config.device.type == "cuda":
             torch.cuda.synchronize(config.device)
         took_ms = (time.perf_counter() - started_s) * 1e3

@@ -20,7 +20,7 @@ from torch import Tensor
 from streams.keys import Field
 from streams.records import Assignment, ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.embedding.migration import ApplyReport
+from trainer.embedding.migration import MigrationReport
 from trainer.errors import CheckpointError
 from trainer.learning.model_config import ModelConfig, build_trainer
 from trainer.learning.quality import Windows
@@ -167,7 +167,7 @@ class TrainingRun:
         self.progress.click_records += 1
         return report.importance
 
-    def apply(self, records: Sequence[Assignment]) -> ApplyReport:
+    def apply(self, records: Sequence[Assignment]) -> MigrationReport:
         """Applies those of the assignment records that are new, as one batch.
 
         Raises:
@@ -176,7 +176,7 @@ class TrainingRun:
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
         router = self.trainer.embedding.router
-        report = self.trainer.apply(self.follower.changes(records, lambda: router.items()[0]))
+        report = self.trainer.migrate(self.follower.changes(records, lambda: router.items()[0]))
         self.progress.add_applied(report)
         return report
 
