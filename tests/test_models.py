@@ -118,7 +118,7 @@ def test_learning_lowers_the_loss_and_follows_a_hot_set() -> None:
         batch = click_batch(128, step)
         report = trainer.step(batch)
         windows.add(report.logits, batch.label)
-        trainer.apply(hot_set.update(report.importance.keys, report.importance.scores))
+        trainer.migrate(hot_set.update(report.importance.keys, report.importance.scores))
         assert trainer.embedding.num_hot <= 60
     losses = [float(window[f"log_loss_{name}"]) for name in (ADAPTIVE, HASH) for window in windows.finished]
     assert losses[3] < losses[0] - 0.02

@@ -228,7 +228,7 @@ class _Bench:
         for _ in range(_FILL_ROWS // 8192):
             keys, counts = count_keys(self._stream.take(8192).keys)
             for changes in self._agent.fill(keys, counts * np.float32(score)):
-                self.embedding.apply(changes)
+                self.embedding.migrate(changes)
 
     def _tensors(self, batch: ClickBatch) -> tuple[Tensor, Tensor, Tensor]:
         """As `Trainer.step` makes them."""
@@ -244,7 +244,7 @@ class _Bench:
             for shard in range(_SHARDS)
         ]
         outcomes = [self._history.take(fetch) for fetch in fetches]
-        self.embedding.apply(Changes.concatenate([outcome.changes for outcome in outcomes]))
+        self.embedding.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
         self.num_changes += sum(int(outcome.counts.sum()) for outcome in outcomes)
 
     def _start_beside(self) -> None:
@@ -315,7 +315,7 @@ class _Bench:
             started_s = self._now()
             part = slice(applied, applied + pacer.limit)
             chosen = Changes(changes.key[part], changes.tier[part], changes.row[part], changes.score[part])
-            self.embedding.apply(chosen)
+            self.embedding.migrate(chosen)
             took_s = self._now() - started_s
             pacer.note_changes(len(chosen), took_s)
             applied, steps = applied + len(chosen), steps + 1
@@ -467,10 +467,10 @@ def measure_applying(config: BenchConfig, dim: int, counts: tuple[int, ...]) -> 
         embedding = AdaptiveEmbedding(plan, seed=config.seed, device=config.device)
         keys = (np.uint64(1) << np.uint64(56)) | np.arange(1, capacity + 1, dtype=np.uint64)
         rows = np.arange(capacity, dtype=np.int32)
-        embedding.apply(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
+        embedding.migrate(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
         changes = _swaps(embedding, count)
         started_s = time.perf_counter()
-        embedding.apply(changes)
+        embedding.migrate(changes)
         if config.device.type == "cuda":
             torch.cuda.synchronize(config.device)
         took_ms = (time.perf_counter() - started_s) * 1e3

@@ -15,7 +15,7 @@ from streams.records import ClickBatch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance
-from trainer.embedding.migration import ApplyReport
+from trainer.embedding.migration import MigrationReport
 from trainer.learning.learner import DenseOptimizer, Learner
 
 __all__ = ["ADAPTIVE", "HASH", "StepReport", "Trainer"]
@@ -93,9 +93,9 @@ class Trainer:
             importance=importance,
         )
 
-    def apply(self, changes: Changes) -> ApplyReport:
+    def migrate(self, changes: Changes) -> MigrationReport:
         """Follows changes of the hot set; between steps."""
-        return self.embedding.apply(changes)
+        return self.embedding.migrate(changes)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold, by name."""

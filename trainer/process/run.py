@@ -180,7 +180,7 @@ class TrainingRun:
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
         outcomes = [self.history.take(fetch) for fetch in fetches]
-        report = self.trainer.apply(Changes.concatenate([outcome.changes for outcome in outcomes]))
+        report = self.trainer.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
         self.progress.add_applied(report)
         return outcomes
 

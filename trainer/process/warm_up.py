@@ -61,7 +61,7 @@ def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[
             keys = importance.keys[:_CAPACITY]
             tiers = np.resize(np.array([HOT, WARM, COLD], np.uint8), len(keys))
             rows = np.where(tiers == HOT, np.arange(len(keys)), NO_ROW).astype(np.int32)
-            trainer.apply(Changes(keys, tiers, rows, importance.scores[:_CAPACITY]))
+            trainer.migrate(Changes(keys, tiers, rows, importance.scores[:_CAPACITY]))
     took_s = time.perf_counter() - started_s
     logger.info("ready: kernels compiled or loaded in %.1f s", took_s)
     return took_s

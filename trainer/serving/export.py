@@ -116,6 +116,7 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
             "state": torch.empty(0),
             "gate_state": torch.zeros_like(parts["rows"].get("gate", torch.empty(0))),
             "rounds": torch.zeros(1, dtype=torch.int64),
+            "seed": torch.zeros(1, dtype=torch.int64),
             "router_keys": parts["router"]["keys"],
             "router_values": parts["router"]["values"],
         }

@@ -106,7 +106,7 @@ class Cafe(Method):
         """As `Method.learn`."""
         importance = self.embedding.apply_gradients()
         scores = rated(importance, self._score, self._words)
-        report = self.embedding.apply(self.hot_set.update(importance.keys, scores))
+        report = self.embedding.migrate(self.hot_set.update(importance.keys, scores))
         self.num_promoted += report.promoted
         self.num_demoted += report.demoted
 
