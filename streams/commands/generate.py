@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from streams.cli.reports import Report, json_option
-from streams.generator import Block, Generator, GeneratorConfig
+from streams.generator import Generator, GeneratorConfig, RowBlock
 from streams.generator.files import ENDINGS, open_writer
 
 __all__ = ["command"]
@@ -23,7 +23,7 @@ _BLOCK_ROWS = 16_384
 _LOG_INTERVAL_S = 5.0
 
 
-def _with_progress(blocks: Iterator[Block], num_rows: int) -> Iterator[Block]:
+def _with_progress(blocks: Iterator[RowBlock], num_rows: int) -> Iterator[RowBlock]:
     """The same blocks; on a terminal a bar follows them, elsewhere a log line every few seconds."""
     console = Console(stderr=True)
     columns = (
