@@ -1,8 +1,8 @@
-"""A child process that cannot outlive its parent, whatever kills the parent.
+"""A child process that dies with its parent, even if the parent is killed.
 
-`tethered(command)` starts this file first: it asks the kernel for a SIGKILL at the parent's death and then becomes
-the command (exec keeps the pid and the request). A `preexec_fn` would ask the same, but runs Python between fork and
-exec, which deadlocks beside threads now and then and is a warning from Python 3.12 on.
+The command line of `die_with_parent` runs this file: it requests a SIGKILL at the parent's death from the kernel and
+then executes the command; exec keeps the pid and the request. A `preexec_fn` could request the same, but it runs Python
+between fork and exec, which can deadlock in a process with threads and is deprecated since Python 3.12.
 """
 
 from __future__ import annotations
@@ -11,34 +11,34 @@ import os
 import sys
 from collections.abc import Sequence
 
-__all__ = ["tethered"]
+__all__ = ["die_with_parent"]
 
 _PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 
 
-def tethered(command: Sequence[str]) -> list[str]:
-    """The command line that runs `command` under the same pid and dies with the process that starts it.
+def die_with_parent(command: Sequence[str]) -> list[str]:
+    """The command line of a child that runs `command` and is killed when its parent dies.
 
-    Linux only. Elsewhere the command comes back as it is: a parent that ends in any orderly way still stops its
-    children, but one that is killed with SIGKILL leaves them running.
+    Linux only; on other systems it returns the command unchanged, and a parent that is killed with SIGKILL leaves its
+    children running.
 
-    The kernel watches the *thread* that starts the child: start it from one that lives as long as the child should.
+    The kernel ties the child to the *thread* that starts it: that thread must live as long as the child.
     """
     if sys.platform != "linux":
         return list(command)
-    # -I -S: nothing but the standard library is looked at, which starts in 15 ms and cannot be shadowed.
+    # -I -S: only the standard library is on the path, so the start takes 15 ms and no module can shadow another.
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 
-def _become(parent_pid: int, command: Sequence[str]) -> None:
-    import ctypes  # noqa: PLC0415  the importing side of this module never needs it
+def _execute(parent_pid: int, command: Sequence[str]) -> None:
+    import ctypes  # noqa: PLC0415  needed in the child only
 
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, _SIGKILL, 0, 0, 0)
-    if os.getppid() != parent_pid:  # it died before we could ask
+    if os.getppid() != parent_pid:  # the parent died before the request
         sys.exit(1)
-    os.execvp(command[0], list(command))  # noqa: S606  becoming the command is the point
+    os.execvp(command[0], list(command))  # noqa: S606  no shell is wanted
 
 
 if __name__ == "__main__":
-    _become(int(sys.argv[1]), sys.argv[2:])
+    _execute(int(sys.argv[1]), sys.argv[2:])
