@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import math
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -20,7 +19,6 @@ from streams.keys import MISSING, Field, format_key, make_key
 from streams.logs.delimited import DelimitedParser
 from streams.logs.lines import MAX_LINE_BYTES, LineBlock, LineBuffer
 from streams.logs.log_rows import LogRows
-from streams.logs.parquet import ParquetParser
 from streams.logs.reader import check_logs, read_log
 from streams.logs.schema import SCHEMAS, LogSchema
 
@@ -302,35 +300,6 @@ def test_parquet_gives_the_rows_of_the_delimited_file(tmp_path: Path) -> None:
         np.testing.assert_array_equal(rows.batch.keys, expected.batch.keys)
         np.testing.assert_array_equal(rows.batch.dense, expected.batch.dense)
         np.testing.assert_array_equal(rows.batch.label, expected.batch.label)
-
-
-def test_malformed_parquet_rows_are_bad_lines_with_the_fault() -> None:
-    table = pa.table(
-        {
-            "y": pa.array([1, 2, 0, None, 0]),
-            "p": pa.array([1.5, 1, math.inf, 1, 1]),
-            "a": pa.array(["7e0ccccf", None, None, None, "7e0"]),
-            "b": pa.array([5, None, 6, 7, 8]),
-            "t": pa.array([1_000, 2_000, 3_000, 4_000, 5_000], pa.timestamp("ms")),
-        }
-    )
-    types = {field.name: field.type for field in table.schema}
-    schema = replace(SMALL, dense=("p",), columns=(), header=True)
-    with pytest.raises(ConfigError, match="column 't' of schema small is timestamp"):  # a time is no category
-        ParquetParser(schema, types, "log")
-    schema = replace(schema, categorical=schema.categorical[:2])
-    parser = ParquetParser(schema, types, "log")
-    rows = parser.parse(101, table)
-    assert rows.lines.tolist() == [101]
-    assert rows.batch.keys[0].tolist() == [make_key(1, "hex32", "7e0ccccf"), make_key(2, "hash", "5")]
-    assert rows.batch.event_time_ms.tolist() == [1_000]
-    assert [(bad.line, bad.error) for bad in rows.bad] == [
-        (102, "Label"),
-        (103, "Number"),
-        (104, "Label"),
-        (105, "Token"),
-    ]
-    assert b'"a": "7e0"' in rows.bad[-1].raw
 
 
 def test_between_keeps_the_rows_and_bad_lines_of_a_range() -> None:
