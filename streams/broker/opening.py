@@ -25,16 +25,13 @@ _CONNECT_DEADLINE_S = 5.0
 
 
 @contextmanager
-def run_broker(
-    engine: str, *, data_dir: Path | None = None, port: int = 0, deadline_s: float = 60.0
-) -> Iterator[BrokerProcess]:
+def run_broker(engine: str, *, data_dir: Path | None = None, port: int = 0) -> Iterator[BrokerProcess]:
     """Starts a broker; it accepts requests inside the `with` and is stopped at the end.
 
     Args:
         engine: `embedded` or `apache`.
         data_dir: the folder of data and log, created if missing and kept; None for a temporary folder.
         port: the TCP port on 127.0.0.1; 0 chooses a free one.
-        deadline_s: the maximum time from the start of the process to its first response.
 
     Raises:
         ConfigError: the engine is unknown.
@@ -54,25 +51,23 @@ def run_broker(
             ) from error
         broker = BrokerProcess(ENGINES[engine](data_dir.resolve(), port or free_port()))
         stack.callback(broker.stop)
-        broker.start(deadline_s=deadline_s)
+        broker.start()
         yield broker
 
 
 @contextmanager
-def open_broker(spec: str, *, data_dir: Path | None = None, port: int = 0) -> Iterator[str]:
+def open_broker(spec: str) -> Iterator[str]:
     """The bootstrap servers of a running broker: a new one, stopped at the end of the `with`, or an existing one.
 
     Args:
         spec: `embedded` or `apache` to start a broker, or `HOST:PORT[,HOST:PORT...]` of an existing one.
-        data_dir: of a new broker, see `run_broker`.
-        port: of a new broker, see `run_broker`.
 
     Raises:
         ConfigError: the specification is invalid.
         BrokerError: the broker cannot be started, or no address accepts a connection.
     """
     if spec in ENGINES:
-        with run_broker(spec, data_dir=data_dir, port=port) as broker:
+        with run_broker(spec) as broker:
             yield broker.bootstrap_servers
     elif ":" in spec:
         _require_listener(KafkaConfig(bootstrap_servers=spec).servers)
