@@ -25,6 +25,7 @@ _INVERSE_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 1 << 64))
 _INVERSE_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 1 << 64))
 _SHIFT = np.uint64(33)
 _HALF = np.uint64(32)
+GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: its multiples spread a counter over the words
 SHARD_SEED = np.uint64(0x5348415244000001)  # "SHARD", 1
 DIGEST_SEED = np.uint64(0x4447535400000001)  # "DGST", 1
 

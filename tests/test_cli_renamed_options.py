@@ -1,4 +1,4 @@
-"""Options' former names: accepted, with a warning that names the present one."""
+"""Former names of options: a command accepts them, with a warning that names the present one."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_a_former_name_works_and_the_warning_names_the_present_one(arguments):
     assert "--rate is now --learning-rate" in done.stderr
 
 
-def test_the_present_name_warns_of_nothing():
+def test_the_present_name_gives_no_warning():
     done = CliRunner().invoke(command, ["--learning-rate=3", "rate"])
     assert (done.stdout, done.stderr) == ("3.0 rate\n", "")
 
@@ -39,7 +39,7 @@ def test_the_present_name_warns_of_nothing():
         ("bench trainer", "--batch", "--batch-rows"),
     ],
 )
-def test_commands_know_the_former_names_of_their_options(name, former, present):
+def test_commands_accept_the_former_names_of_their_options(name, former, present):
     from trainer.cli import cli  # noqa: PLC0415
 
     done = CliRunner().invoke(cli, [*name.split(), f"{former}=nonsense"])

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from processes import wait_until
 
-from streams.processes.tether import tethered
+from streams.processes.parent_death import die_with_parent
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TIMEOUT_S = 200
@@ -35,7 +35,7 @@ def start(folder: Path, *options: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "trainer", "demo", "--out", str(folder), "--rate", "0", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "HOTSTREAM_"))}
     return subprocess.Popen(
-        tethered(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        die_with_parent(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     )
 
 

@@ -21,7 +21,7 @@ _ALL = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
 COMMANDS = {name: _ALL[name] for name in _ORDER if name in _ALL}
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hotstream")
 @click.option("-v", "--verbose", is_flag=True, help="Log at debug level.")
 def cli(verbose: bool) -> None:

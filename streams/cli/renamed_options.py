@@ -1,4 +1,4 @@
-"""Options that were renamed: the old name goes on working for one version, and a warning names the new one."""
+"""Options that were renamed: a command accepts the former name for one version, with a warning that names the new."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["RenamedOptions"]
 
 
 class RenamedOptions(click.Command):
-    """A command that also accepts the options' former names.
+    """A command that also accepts former names of its options, as `--rate 1` or `--rate=1`.
 
     Args:
-        renamed: former name -> name, for example `{"--rate": "--learning-rate"}`. Both `--rate 1` and `--rate=1` work.
+        renamed: former name -> present name, for example `{"--rate": "--learning-rate"}`.
     """
 
     def __init__(self, *args: Any, renamed: Mapping[str, str], **kwargs: Any) -> None:
@@ -22,12 +22,12 @@ class RenamedOptions(click.Command):
         self._renamed = renamed
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        """Parses the arguments, former names as the present ones."""
-        return super().parse_args(ctx, [self._present(argument) for argument in args])
+        """Parses the arguments after replacing former names by present ones."""
+        return super().parse_args(ctx, [self._replace_name(argument) for argument in args])
 
-    def _present(self, argument: str) -> str:
+    def _replace_name(self, argument: str) -> str:
         name, equals, value = argument.partition("=")
         if name not in self._renamed:
             return argument
-        click.echo(f"hotstream: {name} is now {self._renamed[name]}; the old name goes away in version 0.3", err=True)
+        click.echo(f"hotstream: {name} is now {self._renamed[name]}; version 0.3 removes the former name", err=True)
         return f"{self._renamed[name]}{equals}{value}"

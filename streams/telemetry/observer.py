@@ -1,4 +1,4 @@
-"""What the demo sees of the running system, from the outside: two topics, read like any subscriber does."""
+"""Observes a running system through its assignments and metrics topics, like any subscriber."""
 
 from __future__ import annotations
 
@@ -28,15 +28,17 @@ class Observer:
     """Follows the assignments and metrics topics.
 
     Attributes:
-        reader: the assignments as a table.
-        latency: from a click record's Kafka timestamp to the moment a change that it caused was read here.
-        trainer: what the trainer reported last; None before.
-        num_behind: records of the assignments that the last look left unread.
-        shards: what the agents reported last of each shard.
-        num_bad: metrics records that were malformed.
-        promotions: changes to hot so far; `demotions` changes from hot.
-        history: (seconds, hot, promotions, demotions) about once a second, for the picture.
-        auc_history: (rows trained, AUC by learner) of every metrics record.
+        reader: the reader of the assignments, with the hot set as a table.
+        latency: from the Kafka timestamp of a click record to the arrival here of a change that it caused, in ms.
+        trainer: the trainer's latest metrics; None before the first.
+        num_behind: assignment records that the last `look` left unread.
+        shards: the agents' latest metrics by shard.
+        num_bad: number of malformed metrics records.
+        promotions: number of changes to hot.
+        demotions: number of changes from hot.
+        max_hot: the largest number of hot features so far.
+        history: (seconds, hot, promotions, demotions), about once a second.
+        auc_history: (rows trained, AUC by learner) of every metrics record of the trainer.
     """
 
     def __init__(self, config: KafkaConfig) -> None:
@@ -47,9 +49,9 @@ class Observer:
             fetch_max_wait_ms=20,
             **config.client_arguments(),
         )
-        place = TopicPartition(Topics(config.prefix).metrics, 0)
-        self._metrics.assign([place])
-        self._metrics.seek_to_beginning(place)
+        partition = TopicPartition(Topics(config.prefix).metrics, 0)
+        self._metrics.assign([partition])
+        self._metrics.seek_to_beginning(partition)
         self.latency = LatencyHistogram()
         self.trainer: TrainerMetrics | None = None
         self.shards: dict[int, ShardMetrics] = {}
@@ -68,7 +70,11 @@ class Observer:
         self._metrics.close()
 
     def look(self, timeout_ms: int = 50) -> None:
-        """Takes in what has come."""
+        """Polls both topics once and updates the attributes.
+
+        Args:
+            timeout_ms: the maximum time to wait for assignment records.
+        """
         hot_before = self.reader.table.num_hot
         promotions = 0
         ingest_ms = []
@@ -89,9 +95,9 @@ class Observer:
             self.history.append((now_s, table.num_hot, self.promotions, self.demotions))
         for records in self._metrics.poll(timeout_ms=0).values():
             for record in records:
-                self._note(decode_metrics(record.value))
+                self._add_metrics(decode_metrics(record.value))
 
-    def _note(self, metrics: Metrics | BadRecord) -> None:
+    def _add_metrics(self, metrics: Metrics | BadRecord) -> None:
         if isinstance(metrics, BadRecord):
             self.num_bad += 1
         elif isinstance(metrics, AgentMetrics):

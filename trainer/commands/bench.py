@@ -15,6 +15,6 @@ _COMMANDS = {
 }
 
 
-@click.group(cls=LazyGroup, table=_COMMANDS)
+@click.group(cls=LazyGroup, modules=_COMMANDS)
 def command() -> None:
     """Measure a part on this machine, beside its reference and its physical limit in the same run."""
