@@ -45,7 +45,13 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     "clicks itself, and no trainer is needed), or the sum of both.",
 )
 @click.option("--schema", default="criteo-kaggle", show_default=True, help="How single clicks in JSON are read.")
-@click.option("--warm-ratio", type=float, default=2.0, show_default=True, help="Warm features for each hot one.")
+@click.option(
+    "--warm-ratio",
+    type=float,
+    default=0.0,
+    show_default=True,
+    help="Warm features published for each hot one; the trainer uses none.",
+)
 @click.option(
     "--buckets-per-row",
     type=float,

@@ -71,8 +71,10 @@ def command(
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
         compared = {True: "equal to the agent's", False: "not yet compared", None: "read from now on only"}
-        said = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot, {summary['warm']:,} warm"
-        click.echo(f"hotstream: {said}; the table is {compared[summary['verified']]}", err=True)
+        counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
+        if summary["warm"]:
+            counts += f", {summary['warm']:,} warm"
+        click.echo(f"hotstream: {counts}; the table is {compared[summary['verified']]}", err=True)
     if not ok:
         click.echo("hotstream: the table that was read is not the agent's: a digest differs", err=True)
         raise click.exceptions.Exit(1)
@@ -137,16 +139,17 @@ class _Watcher:
 
 
 def _field_table(features: dict[int, Assignment]) -> Table:
-    """The hot set by field: how many are hot and warm, and the best of them."""
+    """The hot set by field: how many keys are hot (and warm, if any is), and the best of them."""
     fields: dict[str, list[Assignment]] = {}
     for change in features.values():
         fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
-    table = Table("field", "hot", "warm", "highest scores", box=None)
+    has_warm = any(change.tier == "warm" for change in features.values())
+    table = Table("field", "hot", *(["warm"] if has_warm else []), "highest scores", box=None)
     for name in sorted(fields, key=lambda name: (len(name), name)):
         changes = sorted(fields[name], key=lambda change: -(change.score or 0))
         best = "  ".join(
             f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
         )
         hot = sum(change.tier == "hot" for change in changes)
-        table.add_row(name, str(hot), str(len(changes) - hot), best)
+        table.add_row(name, str(hot), *([str(len(changes) - hot)] if has_warm else []), best)
     return table
