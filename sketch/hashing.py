@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["entry_digest", "mix64", "mix64_array", "shard_of", "table_digest", "unmix64"]
+__all__ = ["entry_digest", "mix64", "mix64_array", "shard_of", "unmix64"]
 
 _MULTIPLIER_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MULTIPLIER_2 = np.uint64(0xC4CEB9FE1A85EC53)
@@ -71,15 +71,3 @@ def shard_of(keys: Keys, num_shards: int) -> npt.NDArray[np.int64]:
 def entry_digest(key: np.uint64, tier: np.uint64, row: np.uint64) -> np.uint64:
     """What one assignment adds to its shard's digest; `row` is 2^32 - 1 where there is none."""
     return mix64(mix64(key ^ DIGEST_SEED) ^ (tier << _HALF | row))
-
-
-def table_digest(keys: Keys, tiers: npt.NDArray[np.uint8], rows: npt.NDArray[np.int32]) -> int:
-    """The digest of a whole table: the sum, modulo 2^64, of its hot and warm entries' digests.
-
-    Args:
-        keys: (K,) uint64.
-        tiers: (K,) uint8, 1 warm or 2 hot; cold entries are not part of a table.
-        rows: (K,) int32, the unique row of a hot key, -1 for a warm one.
-    """
-    words = (tiers.astype(np.uint64) << _HALF) | rows.astype(np.uint32).astype(np.uint64)
-    return int(mix64_array(mix64_array(keys ^ DIGEST_SEED) ^ words).sum(dtype=np.uint64))

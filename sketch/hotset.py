@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sketch import kernels, policies
+from sketch import kernels, review
 from sketch.changes import HOT, NO_ROW, Changes
+from sketch.drift import DriftDetector
 from sketch.errors import ParameterError
-from sketch.hashing import Keys, table_digest
+from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
 from sketch.snapshot import pack, unpack
 
-__all__ = ["HotSet", "Policy"]
+__all__ = ["HotSet"]
 
 _MAGIC = b"hotset"
 _REVIEW_EVENTS = 4096
@@ -27,24 +28,10 @@ _HALF_LIFE_PER_ROW = 1000
 _LEAST_HALF_LIFE_EVENTS = 64  # half-lives in one review must leave a score something
 _MOST_HALF_LIVES = 64.0
 _MOST_MS = 1 << 52
-# Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one, and so
-# many times as far as it is used to.
-_DRIFT, _DRIFT_DIPS = 0.03, 5.0
-_RECENT, _MIDDLE, _USUAL = 1 / 16, 1 / 64, 1 / 256  # weight of one review in each average
-_FORGET = 1 / 8
+_RECENT = 1 / 16  # weight of one review in the moments
+_FORGET = 1 / 8  # factor for all scores after a drift
 
-Policy = Literal["rank", "bucket"]
 _Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
-
-
-@dataclass
-class _Served:
-    """The hot keys' share of the events whose key is held, over some 16, 64 and 256 reviews; its mean squared dip."""
-
-    recent: float = 0.0
-    middle: float = 0.0
-    usual: float = 0.0
-    dips: float = 0.0
 
 
 class HotSet:
@@ -68,14 +55,12 @@ class HotSet:
     Args:
         capacity: rows for hot keys.
         sketch: the sketch to fill; the set owns it from here on.
-        warm_capacity: warm keys; twice the capacity by default.
+        warm_capacity: warm keys; none by default.
         first_row: the rows are `first_row ... first_row + capacity - 1`.
         half_life_events: after how many events a score counts half, 64 or more; 1000 a row by default, `math.inf` for
             never.
         half_life_ms: the same in event time, instead; `update` must be told it. Shards that see different numbers of
             events fade alike then, so that their scores compare.
-        policy: `rank` as above; `bucket`: every bucket of the sketch owns as many of the rows (and warm places) as the
-            others, for the best of its own keys (`docs/sketch.md` compares the two).
 
     Memory: beside the sketch 16 bytes a bucket and one bit a row; from 65,535 rows on a byte a slot more, from 16.8 M
     two (`growing_bytes`).
@@ -86,18 +71,17 @@ class HotSet:
         capacity: int,
         sketch: HotSketch,
         *,
-        warm_capacity: int | None = None,
+        warm_capacity: int = 0,
         first_row: int = 0,
         half_life_events: float | None = None,
         half_life_ms: float | None = None,
-        policy: Policy = "rank",
     ) -> None:
         if capacity < 1 or first_row < 0 or first_row + capacity >= 1 << 31:
             raise ParameterError(f"capacity {capacity} from row {first_row}: expected 1 or more rows below 2^31")
         self.capacity = capacity
-        self.warm_capacity = 2 * capacity if warm_capacity is None else warm_capacity
-        if self.warm_capacity < 0:
+        if warm_capacity < 0:
             raise ParameterError(f"warm_capacity: got {warm_capacity}, expected 0 or more")
+        self.warm_capacity = warm_capacity
         self.first_row = first_row
         if half_life_events is not None and half_life_ms is not None:
             raise ParameterError("half_life_events and half_life_ms: got both, expected one")
@@ -111,9 +95,6 @@ class HotSet:
             )
         if half_life_ms is not None and not half_life_ms >= 1:
             raise ParameterError(f"half_life_ms: got {half_life_ms}, expected 1 or more")
-        if policy not in ("rank", "bucket"):
-            raise ParameterError(f"policy: got {policy!r}, expected 'rank' or 'bucket'")
-        self.policy: Policy = policy
         self.sketch = sketch
         self._now_ms: int | None = None
         self._decayed_ms = 0
@@ -126,11 +107,10 @@ class HotSet:
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
         self._moments = np.ones(2, np.float64)
-        self._served = _Served()
+        self._drift = DriftDetector()
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
-        if policy == "rank":
-            self._set_limits()
+        self._set_limits()
 
     @property
     def num_hot(self) -> int:
@@ -220,21 +200,21 @@ class HotSet:
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        decay = self._fade() * (_FORGET if self._has_drifted() else 1.0)
+        decay = self._fade() * self._drift_factor()
         if decay < 1.0:
             scale = sketch.scale / decay
             sketch.decay(decay)
             if sketch.scale < scale:  # every code has changed
                 kernels.count_scores(sketch.codes, self._histogram)
                 self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
-        num_changes = self._review_ranks(out) if self.policy == "rank" else self._review_buckets(out)
+        num_changes = self._move_tiers(out)
         self._moments *= 1.0 - _RECENT
         return Changes(*out).first(num_changes)
 
-    def _review_ranks(self, out: _Buffers) -> int:
+    def _move_tiers(self, out: _Buffers) -> int:
         sketch = self.sketch
         self._set_limits()
-        num_changes: int = policies.review_ranks(
+        num_changes: int = review.review(
             *sketch.table,
             sketch.mixed_seed,
             sketch.scale,
@@ -253,50 +233,17 @@ class HotSet:
         )
         return num_changes
 
-    def _review_buckets(self, out: _Buffers) -> int:
-        sketch = self.sketch
-        num_changes: int = policies.review_buckets(
-            *sketch.table,
-            sketch.mixed_seed,
-            sketch.scale,
-            self._tiers,
-            self._high,
-            self._counts,
-            self._free_rows,
-            self._moments,
-            self.capacity,
-            self.first_row,
-            self.warm_capacity,
-            _STANDARD_ERRORS,
-            2 * _REVIEW_BUCKETS,
-            _REVIEW_CHANGES,
-            *out,
-        )
-        return num_changes
-
-    def _has_drifted(self) -> bool:
-        """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual.
-
-        A share that goes up and down, with the order of the keys in a record or the hour of the day, has to fall by
-        more than it is used to: five times the root of the mean square of its dips below one of middle length.
-        """
-        held, hot = (int(self._counts[place]) for place in (kernels.HELD_HITS, kernels.HOT_HITS))
+    def _drift_factor(self) -> float:
+        """The factor for all scores after a drift, else 1; scores that never fade do not fade then, either."""
+        held, hot = int(self._counts[kernels.HELD_HITS]), int(self._counts[kernels.HOT_HITS])
         self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
-        served = self._served
-        share = hot / held if held else served.recent
-        served.recent += (share - served.recent) * _RECENT
-        served.middle += (served.recent - served.middle) * _MIDDLE
-        served.usual += (served.recent - served.usual) * _USUAL
-        fall = served.usual - served.recent
-        has_drifted = fall > max(_DRIFT * served.usual, _DRIFT_DIPS * math.sqrt(served.dips))
-        served.dips += (min(served.recent - served.middle, 0.0) ** 2 - served.dips) * _USUAL
-        if not has_drifted or math.inf in {self.half_life_events, self.half_life_ms}:
-            return False
-        served.usual = served.middle = served.recent
-        return True
+        if not self._drift.observe(held, hot) or math.inf in {self.half_life_events, self.half_life_ms}:
+            return 1.0
+        self._drift.restart()
+        return _FORGET
 
     def _set_limits(self) -> None:
-        policies.set_limits(
+        review.set_limits(
             self._histogram,
             self._limits,
             self._moments,
@@ -320,10 +267,6 @@ class HotSet:
         tiers = np.minimum(lows, HOT).astype(np.uint8)
         return keys[order], tiers, np.where(tiers == HOT, rows, NO_ROW).astype(np.int32)
 
-    def digest(self) -> int:
-        """The order-free 64-bit digest of the table."""
-        return table_digest(*self.table())
-
     def to_bytes(self) -> bytes:
         """The whole state, the sketch's included; `from_bytes` of it goes on bit for bit as this set would."""
         parameters = {
@@ -333,8 +276,7 @@ class HotSet:
             "half_life_events": _hex(self.half_life_events),
             "half_life_ms": _hex(self.half_life_ms),
             "times": [self._now_ms, self._decayed_ms],
-            "policy": self.policy,
-            "served": [share.hex() for share in astuple(self._served)],
+            "drift": [share.hex() for share in astuple(self._drift)],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
@@ -360,11 +302,11 @@ class HotSet:
             name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")
         }
         now_ms, decayed_ms = parameters.pop("times")
-        served = [float.fromhex(share) for share in parameters.pop("served")]
+        drift = [float.fromhex(share) for share in parameters.pop("drift")]
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
         hot_set = cls(sketch=sketch, **half_lives, **parameters)
         hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
-        hot_set._served = _Served(*served)
+        hot_set._drift = DriftDetector(*drift)
         hot_set._tiers[:] = arrays["tiers"]
         hot_set._high[:] = arrays["high"]
         hot_set._limits[:] = arrays["limits"]

@@ -361,7 +361,7 @@ def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
 # Rows count from 0 here; the set's first row is added where they are told.
 # `free_rows` int64 holds a bit a row, 64 to a word, the lowest first: whether it is free.
 # `histogram` (NUM_BINS,) counts slots by score code, so the score at any rank is a short walk from the top.
-# `limits` holds the codes from which a key is promoted and below which it is demoted (`sketch/policies.py` sets them);
+# `limits` holds the codes from which a key is promoted and below which it is demoted (`sketch/review.py` sets them);
 # the first three, by tier, are those from which a key matters to a review or, if it is hot, to the scale.
 # `counts` holds the small integers of the state, `moments` the sums of recent increments and of their squares.
 # Changes go to `out_*`, in order.

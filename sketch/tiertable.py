@@ -82,7 +82,7 @@ class TierTable:
 
     @property
     def digest(self) -> int:
-        """The order-free 64-bit digest of the table (`hashing.table_digest` of it)."""
+        """The order-free 64-bit digest of the table (docs/protocol.md, "Gaps")."""
         return int(self._totals[DIGEST])
 
     @property

@@ -17,7 +17,7 @@ from streams.keys import Field
 from streams.records import Assignment, Digest, ImportanceBatch, Source, decode_assignment
 
 FIELDS = (Field("C1", "hex32"),)
-CONFIG = ShardConfig(capacity=20, num_shards=1, half_life_events=15_000)
+CONFIG = ShardConfig(capacity=20, num_shards=1, warm_ratio=2.0, half_life_events=15_000)
 Record = Assignment | Digest
 
 

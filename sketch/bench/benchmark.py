@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from sketch.bench.kernels import replace_min_plain, touch_lines
 from sketch.hashing import Keys, shard_of
-from sketch.hotset import HotSet, Policy
+from sketch.hotset import HotSet
 from sketch.hotsketch import Admission, HotSketch
 
 __all__ = ["PAPER_BYTES", "Stream", "fair_recall", "measure_guarantees", "measure_recall", "measure_speed", "streams"]
@@ -85,9 +85,7 @@ def fair_recall(reported: Keys, keys: Keys, k: int) -> float:
 class _Shards:
     """Hot sets that share keys by `shard_of`, with `k` rows and a sketch of `48 x k` bytes in all."""
 
-    def __init__(
-        self, k: int, shards: int, admission: Admission, bytes_per_row: float, policy: Policy, *, in_event_time: bool
-    ) -> None:
+    def __init__(self, k: int, shards: int, admission: Admission, bytes_per_row: float, *, in_event_time: bool) -> None:
         buckets = max(1, int(bytes_per_row * k / 64 / shards))
         self.k, self.num_shards = k, shards
         self.num_events = 0
@@ -98,7 +96,6 @@ class _Shards:
                 rows,
                 HotSketch(buckets, admission=admission, seed=shard),
                 first_row=shard * rows,
-                policy=policy,
                 **half_life,
             )
             for shard in range(shards)
@@ -147,7 +144,6 @@ def measure_recall(
     shards: int = 1,
     admission: Admission = "randomized",
     *,
-    policy: Policy = "rank",
     in_event_time: bool = False,
     bytes_per_row: float = PAPER_BYTES,
     tick: Callable[[int], None] = lambda _: None,
@@ -156,7 +152,7 @@ def measure_recall(
 
     Scores fade with the hot set's default half-life, in events of a shard or, if asked, in event time.
     """
-    union = _Shards(k, shards, admission, bytes_per_row, policy, in_event_time=in_event_time)
+    union = _Shards(k, shards, admission, bytes_per_row, in_event_time=in_event_time)
     keys = stream.keys
     warm = len(keys) // 2
     probes = {} if stream.changed_at is None else {stream.changed_at + million * 10**6: million for million in (1, 2)}
@@ -181,7 +177,6 @@ def measure_recall(
         "k": k,
         "shards": shards,
         "admission": admission,
-        "policy": policy,
         "half_life": "event time" if in_event_time else "events",
         "bytes_per_row": bytes_per_row,
         "recall": fair_recall(union.top(), counted, k),

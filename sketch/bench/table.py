@@ -36,7 +36,7 @@ def markdown(report: dict[str, Any]) -> str:
             row["stream"],
             f"{row['k']:,}",
             str(row["shards"]),
-            row["admission"] + (", by bucket" if row["policy"] == "bucket" else ""),
+            row["admission"],
             f"{row['bytes_per_row']:.0f}",
             row["half_life"],
             f"{row['recall']:.3f}",
@@ -69,7 +69,7 @@ def markdown(report: dict[str, Any]) -> str:
             "stream",
             "k",
             "shards",
-            "admission, policy",
+            "admission",
             "bytes a row",
             "half-life in",
             "recall",
@@ -117,9 +117,9 @@ def draw(report: dict[str, Any], path: Path) -> None:
         left.plot([r["buckets"] for r in rows], [r[name] / 1e6 for r in rows], "s--", label=label)
     left.set(xscale="log", yscale="log", xlabel="buckets", ylabel="million keys a second, one thread")
     left.legend(fontsize=8)
-    # The picture shows one sketch in the paper's memory under the default policy.
+    # The picture shows one sketch in the paper's memory .
     shown = [row for row in report["recall"]
-             if row["policy"] == "rank" and row["bytes_per_row"] == PAPER_BYTES and row["shards"] == 1]  # fmt: skip
+             if row["bytes_per_row"] == PAPER_BYTES and row["shards"] == 1]  # fmt: skip
     kinds = list(dict.fromkeys((row["k"], row["admission"]) for row in shown))
     names = list(dict.fromkeys(row["stream"] for row in shown))
     width = 0.8 / max(len(kinds), 1)

@@ -52,7 +52,12 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     "--schema", default="criteo-kaggle", show_default=True, help="Log schema of clicks that arrive as JSON objects."
 )
 @click.option(
-    "--warm-ratio", type=float, default=2.0, show_default=True, metavar="X", help="Warm features per hot feature."
+    "--warm-ratio",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="Warm features published per hot feature; the trainer uses none.",
 )
 @click.option(
     "--buckets-per-row",

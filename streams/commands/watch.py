@@ -81,7 +81,9 @@ def command(
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
-        counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot, {summary['warm']:,} warm"
+        counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
+        if summary["warm"]:
+            counts += f", {summary['warm']:,} warm"
         click.echo(f"hotstream: {counts}; the table is {verdict[summary['verified']]}", err=True)
     if not ok:
         click.echo("hotstream: the table differs from the agent's: a digest differs", err=True)
@@ -151,12 +153,13 @@ def _field_table(features: dict[int, Assignment]) -> Table:
     fields: dict[str, list[Assignment]] = {}
     for change in features.values():
         fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
-    table = Table("field", "hot", "warm", "highest scores", box=None)
+    has_warm = any(change.tier == "warm" for change in features.values())
+    table = Table("field", "hot", *(["warm"] if has_warm else []), "highest scores", box=None)
     for name in sorted(fields, key=lambda name: (len(name), name)):
         changes = sorted(fields[name], key=lambda change: -(change.score or 0))
         best = "  ".join(
             f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
         )
         hot = sum(change.tier == "hot" for change in changes)
-        table.add_row(name, str(hot), str(len(changes) - hot), best)
+        table.add_row(name, str(hot), *([str(len(changes) - hot)] if has_warm else []), best)
     return table

@@ -58,12 +58,6 @@ def _runs(ranks: Keys, ks: tuple[int, ...], shard_counts: tuple[int, ...], token
                 for shards in shard_counts[1:]:
                     runs += [(stream, {"k": k, "shards": shards, "in_event_time": timed}) for timed in (False, True)]
                 runs.append((stream, {"k": k, "bytes_per_row": 4 * PAPER_BYTES}))
-            if stream.name != "flood":
-                # Three rows a bucket is what rows owned by buckets are made for.
-                runs += [
-                    (stream, {"k": k, "policy": "bucket"}),
-                    *((stream, {"k": k, "policy": policy, "bytes_per_row": 64 / 3}) for policy in ("bucket", "rank")),
-                ]
     return runs
 
 

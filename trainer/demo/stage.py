@@ -199,7 +199,6 @@ def _report(
             "final": table.num_hot,
             "recall": recall_of(table, books.top_keys),
         },
-        "warm": table.num_warm,
         "changes": {"promotions": observer.promotions, "demotions": observer.demotions},
         "latency_ms": {"event_to_assignment": observer.latency.summary(), **trained["latency_ms"]},
         "auc": trained["auc"],
