@@ -129,7 +129,7 @@ def command(
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
     from trainer.bench.step import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
-    from trainer.learning.model_config import choose_device  # noqa: PLC0415
+    from trainer.learning.building import choose_device  # noqa: PLC0415
 
     torch.set_num_threads(threads)
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else keeps the machine busy

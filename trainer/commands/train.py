@@ -65,8 +65,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
         gate=options.pop("gate"),
-        rows=RowOptimizer(rate=options.pop("rate")),
-        dense=DenseOptimizer(name=options.pop("dense_optimizer"), rate=options.pop("dense_rate")),
+        row_hyperparameters=RowOptimizer(rate=options.pop("rate")),
+        dense_optimizer=DenseOptimizer(name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_rate")),
         compare_hash=options.pop("compare") == "hash",
         seed=options.pop("seed"),
     )
@@ -178,7 +178,7 @@ def command(
     import torch  # noqa: PLC0415 - seconds to import, and not for --help
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
-    from trainer.learning.model_config import choose_device  # noqa: PLC0415
+    from trainer.learning.building import choose_device  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415

@@ -59,7 +59,7 @@ class Preset:
 
     def describe(self) -> dict[str, Any]:
         """What a cell's figures depend on."""
-        dense = [self.dense.name, self.dense.rate]
+        dense = [self.dense.name, self.dense.learning_rate]
         rows = [self.optimizer, self.rate, self.epsilon]
         return {"dim": self.dim, "batch": self.batch_rows, "rows": rows, "dense": dense, "towers": dict(self.towers)}
 
@@ -89,7 +89,7 @@ PRESETS: dict[str, Preset] = {
             batch_rows=128,
             optimizer="sgd",
             rate=0.1,
-            dense=DenseOptimizer(name="sgd", rate=0.1),
+            dense=DenseOptimizer(name="sgd", learning_rate=0.1),
         ),
     )
 }

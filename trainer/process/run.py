@@ -22,7 +22,8 @@ from streams.records import Assignment, ClickBatch
 from trainer.embedding.lookup import Importance
 from trainer.embedding.migration import ApplyReport
 from trainer.errors import CheckpointError
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.building import build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.process.checkpoint import Checkpoint, Checkpoints
