@@ -33,6 +33,7 @@ def test_the_present_name_gives_no_warning():
     ("name", "former", "present"),
     [
         ("train", "--rate", "--learning-rate"),
+        ("train", "--dense-rate", "--dense-learning-rate"),
         ("train", "--until-end", "--idle-timeout"),
         ("train", "--keep", "--keep-checkpoints"),
         ("evaluate", "--world", "--generator-seed"),

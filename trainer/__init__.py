@@ -1,6 +1,6 @@
 """The online trainer: adaptive embeddings that follow the hot set.
 
-The public names are loaded when they are first used, so `hotstream replay` never pays for torch.
+A public name is imported on first access, so `import trainer` does not import torch.
 """
 
 from __future__ import annotations

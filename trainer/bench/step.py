@@ -45,8 +45,9 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance, distinct
 from trainer.embedding.plans import RowFormatName, plan_for_capacity
 from trainer.embedding.stores import kernels as format_kernels
+from trainer.learning.building import build_trainer
 from trainer.learning.learner import Learner
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.learning.trainer import ADAPTIVE, HASH
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.outbox import encode_parts

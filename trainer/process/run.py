@@ -24,7 +24,8 @@ from streams.keys import Field
 from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
 from trainer.errors import CheckpointError
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.building import build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.process.checkpoint import Checkpoint, Checkpoints

@@ -14,7 +14,8 @@ from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.building import build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.process.outbox import encode_parts
 
 __all__ = ["warm_up"]
