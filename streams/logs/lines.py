@@ -176,8 +176,8 @@ class LineFile:
                     next_line += skip_lines if next_line <= skip_lines else num_lines
         except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
             raise InputError(
-                f"{self._path}: damaged or cut off after line {next_line + buffer.num_lines - 1} ({error}); lines "
-                f"from {next_line} on were not used; fetch the file again"
+                f"{self._path}: damaged or cut off after line {next_line + buffer.num_lines - 1} ({error}); nothing "
+                f"from line {next_line} on was used; fetch the file again"
             ) from error
         if next_line > skip_lines and (data := buffer.take_rest()):
             yield LineBlock.split(data, next_line)
