@@ -98,12 +98,11 @@ class Topics:
                 configs={**_COMPACTED, **_LARGE_RECORDS, "segment.bytes": str(64 << 20)},
             ),
             TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs=log),
-            TopicSpec(name=self.dead_letters(self.clicks), partitions=1, cleanup="delete", configs=_LARGE_RECORDS),
-            TopicSpec(
-                name=self.dead_letters(self.importance),
-                partitions=shards,
-                cleanup="delete",
-                configs=_LARGE_RECORDS,
+            *(
+                TopicSpec(
+                    name=self.dead_letters(topic), partitions=partitions, cleanup="delete", configs=_LARGE_RECORDS
+                )
+                for topic, partitions in ((self.clicks, 1), (self.importance, shards), (self.assignments, shards))
             ),
             TopicSpec(
                 name=self.dead_letters(self.assignments),

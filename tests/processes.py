@@ -14,11 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
 
 from streams.agent.shard import Shard, ShardConfig
 from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
+from streams.clients.topic_reader import TopicReader
 from streams.processes.parent_death import die_with_parent
 from streams.records import Encoded, ImportanceBatch, decode_importance
 from streams.topics import Topics
@@ -86,28 +86,19 @@ class Tail:
     """What was written to a topic so far, from its beginning; grows with every `look`."""
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=kafka.servers,
-            enable_auto_commit=False,
-            auto_offset_reset="earliest",
-            fetch_max_wait_ms=20,
-            max_partition_fetch_bytes=8 << 20,
-        )
-        self._places = [TopicPartition(topic, number) for number in sorted(self._consumer.partitions_for_topic(topic))]
-        self._consumer.assign(self._places)
-        self._consumer.seek_to_beginning(*self._places)
+        self._reader = TopicReader(kafka, topic)
         self.records: dict[int, list[Any]] = defaultdict(list)
 
     def __enter__(self) -> Tail:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close()
+        self._reader.close()
 
     def look(self) -> int:
         """Takes in what has come; returns how many records there are in all."""
-        for place, records in self._consumer.poll(timeout_ms=20).items():
-            self.records[place.partition] += records
+        for partition, records in self._reader.poll(timeout_ms=20).items():
+            self.records[partition] += records
         return self.count
 
     @property
@@ -116,19 +107,14 @@ class Tail:
         return sum(map(len, self.records.values()))
 
     def read_to_end(self) -> dict[int, list[Any]]:
-        """All records by partition, when two looks in a row have found nothing behind the end that the broker names.
-
-        The embedded broker names the beginning of its last batch as the end, so the end alone proves nothing.
-        """
-        ends = self._consumer.end_offsets(self._places)
+        """All records by partition, when five looks in a row have found nothing."""
         quiet = 0
         deadline_s = time.monotonic() + 30
         while quiet < 5:
             before = self.count
-            reached = all(self._consumer.position(place) >= ends[place] for place in self._places)
-            quiet = quiet + 1 if self.look() == before and reached else 0
-            assert time.monotonic() < deadline_s, f"the end {ends} is not reached"
-        return {place.partition: self.records[place.partition] for place in self._places}
+            quiet = quiet + 1 if self.look() == before and self._reader.is_at_end() else 0
+            assert time.monotonic() < deadline_s, "the end is not reached"
+        return {partition: self.records[partition] for partition in self._reader.partitions}
 
 
 def read_topic(kafka: KafkaConfig, topic: str) -> dict[int, list[Any]]:

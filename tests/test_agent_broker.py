@@ -260,13 +260,13 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
 
 def test_importance_that_a_rebalance_made_faust_skip_is_counted_in_its_place(kafka: KafkaConfig) -> None:
     send_importance(kafka, range(30))
-    worker = AgentWorker(AgentConfig(kafka=kafka, shards=SHARD_CONFIG, schema=SCHEMAS["criteo-kaggle"]))
+    worker = AgentWorker(AgentConfig(shards=SHARD_CONFIG, schema=SCHEMAS["criteo-kaggle"]), kafka)
     records = read_topic(kafka, Topics(kafka.prefix).importance)[1]
 
     async def count_with_a_gap() -> None:
         await worker.adopt_all({1})
         for record in [*records[:3], *records[20:], *records[3:]]:
-            await worker.count_importance(1, record.offset, record.value, list(record.headers), 0)
+            await worker.count_importance(record)
         await worker.stop()
 
     asyncio.run(count_with_a_gap())

@@ -26,7 +26,6 @@ from streams.records import (
     ImportanceBatch,
     OtherKind,
     Source,
-    dead_letter_headers,
     decode_assignment,
     decode_clicks,
     decode_importance,
@@ -551,20 +550,6 @@ def test_a_record_of_a_later_version_is_refused_by_its_headers():
 def test_a_hot_change_without_its_source_is_not_written():
     with pytest.raises(ValueError, match="needs source, score and event_time_ms"):
         encode_assignment(replace(HOT, source=None), CRITEO_FIELDS)
-
-
-def test_dead_letter_headers_name_the_place_and_cut_a_long_message():
-    headers = dict(
-        dead_letter_headers(topic="t", partition=1, offset=2, error="BadRecord", message="x" * 9999, time_ms=3)
-    )
-    assert headers.pop("dlq-message") == b"x" * 2000
-    assert headers == {
-        "dlq-topic": b"t",
-        "dlq-partition": b"1",
-        "dlq-offset": b"2",
-        "dlq-error": b"BadRecord",
-        "dlq-time-ms": b"3",
-    }
 
 
 @pytest.mark.parametrize(("raw", "number"), [(b"0", 0), (b"-5", -5), (b"9223372036854775807", (1 << 63) - 1)])

@@ -17,12 +17,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from kafka import KafkaProducer
 
 from streams.broker import BrokerProcess, run_broker
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
-from streams.clients.dead_letter_topics import DeadLetterSink, read_dead_letters
+from streams.clients.dead_letter_topics import DeadLetterTopics, read_dead_letters
+from streams.clients.in_memory import Record
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError, InputError, TopicError
@@ -456,14 +456,15 @@ def test_dead_letters_are_shown_exported_and_replayed(config: KafkaConfig, tmp_p
     path, topic = write_log(tmp_path / "log.tsv", 200), Topics(config.prefix).clicks
     done = run_command("replay", path, *command_options(config), "--json", "-")
     assert json.loads(done.stdout)["rows"] == {"read": 200, "sent": 198, "bad": 2, "skipped": 0}
-    producer = KafkaProducer(bootstrap_servers=config.servers)
-    sink = DeadLetterSink(producer, clock_ms=lambda: 1_700_000_000_000)
-    sink.send(topic, 2, 17, b"key", b"not Arrow", [("content-type", b"x")], "empty value, expected Arrow")
-    sink.send(topic, 1, 18, None, None, [], "no value")
-    producer.flush()
-    sink.check()
-    producer.close()
-    assert sink.count == 2
+    dead_letters = DeadLetterTopics(config, [topic], clock_ms=lambda: 1_700_000_000_000)
+    rejected = [
+        (Record(topic, 2, 17, 0, b"key", b"not Arrow", [("content-type", b"x")]), "empty value, expected Arrow"),
+        (Record(topic, 1, 18, 0, None, None, [("x", b"y")]), "no value"),
+    ]
+    with RecordProducer(config) as producer:
+        for record, reason in rejected:
+            letter = dead_letters.reject(record, reason)
+            producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
     letters = list(read_dead_letters(config, topic))
     assert [letter.origin for letter in letters] == ["log.tsv:97", "log.tsv:194", f"{topic}[2]@17", f"{topic}[1]@18"]
     shown = run_command("dlq", "show", "clicks", "--out", tmp_path / "mended", *command_options(config))
@@ -472,6 +473,9 @@ def test_dead_letters_are_shown_exported_and_replayed(config: KafkaConfig, tmp_p
     assert f"{topic}[2]@17  BadRecord: empty value, expected Arrow\n    'not Arrow'" in shown.stdout
     assert (tmp_path / "mended").read_bytes() == b"broken\nbroken\n"
     again = run_command("dlq", "replay", "clicks", *command_options(config), "--json", "-")
-    assert json.loads(again.stdout)["records"] == {"sent": 2, "left": 2}
-    (resent,) = [record for record in read_topic(config, topic, PARTITIONS) if record.key == b"key"]
+    assert json.loads(again.stdout)["records"] == {"sent": 2, "left": 2, "cut": 0}
+    records = read_topic(config, topic, PARTITIONS)
+    (resent,) = [record for record in records if record.key == b"key"]
     assert (resent.partition, resent.value, resent.headers) == (2, b"not Arrow", [("content-type", b"x")])
+    (resent,) = [record for record in records if record.value is None]
+    assert (resent.partition, resent.key, resent.headers) == (1, None, [("x", b"y")])

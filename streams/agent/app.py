@@ -16,7 +16,7 @@ import faust
 from faust.types import TP
 
 from streams.agent.own_offsets import use_own_offsets
-from streams.agent.worker import AgentConfig, AgentWorker
+from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
 from streams.clients.config import KafkaConfig
 
 __all__ = ["create_app"]
@@ -24,13 +24,13 @@ __all__ = ["create_app"]
 _MAX_FETCH_BYTES = 16 << 20
 
 
-def create_app(config: AgentConfig) -> faust.App:
+def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
     """The Faust app of an agent, ready for `faust.Worker`."""
-    worker = AgentWorker(config)
+    worker = AgentWorker(config, kafka)
     app = faust.App(
         config.group,
-        broker=[f"kafka://{server}" for server in config.kafka.servers],
-        broker_credentials=_credentials(config.kafka),
+        broker=[f"kafka://{server}" for server in kafka.servers],
+        broker_credentials=_credentials(kafka),
         autodiscover=False,
         web_enabled=False,
         topic_disable_leader=True,
@@ -77,11 +77,11 @@ def _or_crash(app: faust.App, function: Callable[..., Awaitable[Any]]) -> Callab
 def _connect_topic(
     app: faust.App,
     topic: str,
-    handle: Callable[..., Awaitable[None]],
+    handle: Callable[[InputRecord], Awaitable[None]],
     *,
     deliver: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Hands every record of a topic to `handle(partition, offset, value, headers, timestamp_ms)`, in order.
+    """Hands every record of a topic to `handle`, in order.
 
     Records are acknowledged in order: when `handle` returns; or, with `deliver`, when that has returned afterwards,
     while the next records are already handled.
@@ -104,8 +104,17 @@ def _connect_topic(
 
     async def handle_event(event: Any) -> None:
         message = event.message
-        timestamp_ms = int(message.timestamp * 1000)
-        await handle(message.partition, message.offset, message.value, list(message.headers or []), timestamp_ms)
+        await handle(
+            InputRecord(
+                topic=message.topic,
+                partition=message.partition,
+                offset=message.offset,
+                timestamp=int(message.timestamp * 1000),
+                key=message.key,
+                value=message.value,
+                headers=list(message.headers or []),
+            )
+        )
 
     async def acknowledge(stream: Any, handled: asyncio.Queue[Any]) -> None:
         while True:

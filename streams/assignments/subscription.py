@@ -18,14 +18,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from kafka import KafkaConsumer, TopicPartition
-from kafka.errors import KafkaError
 
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.clients.partition_reader import PartitionLog, open_partition_log
-from streams.errors import BrokerError, ConfigError, TopicError
+from streams.clients.topic_reader import TopicReader
+from streams.errors import BrokerError, ConfigError
 from streams.keys import Keys
 from streams.records import Assignment, BadRecord, decode_assignment
 from streams.topics import Topics
@@ -39,7 +39,7 @@ class AssignmentReader:
     """Reads the assignments topic with offsets of its own; no consumer group, nothing committed.
 
     Args:
-        config: the broker.
+        connector: the broker.
         from_beginning: read the whole topic first (the hot set as it stands), or only what comes from now on.
         until: offsets by partition; what lies behind them is not taken in.
 
@@ -54,47 +54,22 @@ class AssignmentReader:
     """
 
     def __init__(
-        self, config: KafkaConfig, *, from_beginning: bool = True, until: Mapping[int, int] | None = None
+        self, connector: Connector, *, from_beginning: bool = True, until: Mapping[int, int] | None = None
     ) -> None:
-        self._config = config
+        self._connector = connector
         self._opened = ExitStack()
         self._finalizer = weakref.finalize(
             self, self._opened.close
         )  # at exit, too, while the client's thread still runs
         self._log: PartitionLog | None = None
         self._until = until or {}
-        self._topic = Topics(config.prefix).assignments
-        try:
-            self._consumer = KafkaConsumer(
-                bootstrap_servers=config.servers,
-                bootstrap_timeout_ms=10_000,
-                enable_auto_commit=False,
-                auto_offset_reset="earliest",
-                fetch_max_wait_ms=20,
-                max_poll_records=10_000,
-                **config.client_arguments(),
-            )
-        except KafkaError as error:
-            raise BrokerError(
-                f"no broker answered at {config.bootstrap_servers} within 10 s ({error}); is it running?"
-            ) from error
-        self._opened.callback(self._consumer.close)
-        numbers = self._consumer.partitions_for_topic(self._topic)
-        if not numbers:
-            self.close()
-            raise TopicError(
-                f"topic {self._topic!r} is missing at {config.bootstrap_servers}; run `hotstream topics create`"
-            )
-        self._partitions = [TopicPartition(self._topic, number) for number in sorted(numbers)]
-        self.table = HotTable(len(self._partitions), is_whole=from_beginning)
+        self._topic = Topics(connector.prefix).assignments
+        self._records = self._opened.enter_context(TopicReader(connector, self._topic))
+        self.table = HotTable(len(self._records.partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
-        self._consumer.assign(self._partitions)
-        if from_beginning:
-            self._consumer.seek_to_beginning(*self._partitions)
-        else:
-            for partition, end in zip(self._partitions, self.end_offsets().values(), strict=True):
-                self._consumer.seek(partition, end)
+        if not from_beginning:
+            self._records.seek(self.end_offsets())
 
     def close(self) -> None:
         """Disconnects; without it, the end of the program does."""
@@ -113,20 +88,18 @@ class AssignmentReader:
         `end_offsets` is not enough.
         """
         if self._log is None:
-            self._log = self._opened.enter_context(open_partition_log(self._config))
-        return {number: end for number, (_, end) in enumerate(self._log.all_bounds(self._topic, len(self._partitions)))}
+            self._log = self._opened.enter_context(open_partition_log(self._connector))
+        bounds = self._log.all_bounds(self._topic, len(self._records.partitions))
+        return {number: end for number, (_, end) in enumerate(bounds)}
 
     def positions(self) -> dict[int, int]:
         """The next offset of every partition."""
-        return {partition.partition: self._consumer.position(partition) for partition in self._partitions}
+        return self._records.positions()
 
     @property
     def num_behind(self) -> int:
         """How many records lay between the last `poll` and the end of the topic as the broker last named it."""
-        return sum(
-            max(0, (self._consumer.highwater(partition) or 0) - self._consumer.position(partition))
-            for partition in self._partitions
-        )
+        return self._records.num_behind
 
     def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
         """What came, in order within each shard, as (decoded, Kafka's record); changes are already in `table`.
@@ -134,9 +107,9 @@ class AssignmentReader:
         Only changes that were news to the table are returned, and all digests.
         """
         news: list[tuple[Record, Any]] = []
-        for partition, records in self._consumer.poll(timeout_ms=timeout_ms).items():
+        for partition, records in self._records.poll(timeout_ms).items():
             decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
-            news += self._take(partition.partition, decoded, self._consumer.highwater(partition))
+            news += self._take(partition, decoded, self._records.known_end(partition))
         return news
 
     def _take(
@@ -171,14 +144,20 @@ class AssignmentReader:
         """
         ends = dict(until) if until is not None else self.end_offsets()
         deadline_s = time.monotonic() + timeout_s
-        while any(self._consumer.position(partition) < ends[partition.partition] for partition in self._partitions):
+        while any(position < ends[number] for number, position in self.positions().items()):
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"{self._topic}: read to {self.positions()} of {ends} within {timeout_s:.0f} s")
             self.poll()
 
 
+def _connect(broker: str | Connector, prefix: str, properties: Mapping[str, str] | None) -> Connector:
+    if isinstance(broker, str):
+        return KafkaConfig(bootstrap_servers=broker, prefix=prefix, properties=properties or {})
+    return broker
+
+
 def subscribe(
-    bootstrap_servers: str,
+    bootstrap_servers: str | Connector,
     *,
     prefix: str = "hotstream",
     properties: Mapping[str, str] | None = None,
@@ -191,7 +170,8 @@ def subscribe(
     stands: on a compacted topic that is about one change for each feature.
 
     Args:
-        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
+        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`, or a `Connector` such as an `InMemoryBroker`, which has its own
+            prefix.
         prefix: what the topic names begin with.
         properties: further Kafka client properties (security), under Kafka's own names.
         from_beginning: begin with the hot set as it stands, or with the next change.
@@ -201,8 +181,8 @@ def subscribe(
         BrokerError: nobody answers within 10 s.
         TopicError: the topic is missing.
     """
-    config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=prefix, properties=properties or {})
-    with AssignmentReader(config, from_beginning=from_beginning) as reader:
+    connector = _connect(bootstrap_servers, prefix, properties)
+    with AssignmentReader(connector, from_beginning=from_beginning) as reader:
         while not should_stop():
             for record, _ in reader.poll():
                 if isinstance(record, Assignment):
@@ -215,7 +195,8 @@ class HotFeatureTable:
     Serving code refreshes between requests, or in a thread of its own around its own lock.
 
     Args:
-        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
+        bootstrap_servers: `HOST:PORT[,HOST:PORT...]`, or a `Connector` such as an `InMemoryBroker`, which has its own
+            prefix.
         prefix: what the topic names begin with.
         properties: further Kafka client properties (security), under Kafka's own names.
         timeout_s: how long reading the hot set may take.
@@ -227,15 +208,15 @@ class HotFeatureTable:
 
     def __init__(
         self,
-        bootstrap_servers: str,
+        bootstrap_servers: str | Connector,
         *,
         prefix: str = "hotstream",
         properties: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        self._config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=prefix, properties=properties or {})
+        self._connector = _connect(bootstrap_servers, prefix, properties)
         self._timeout_s = timeout_s
-        self._reader = AssignmentReader(self._config)
+        self._reader = AssignmentReader(self._connector)
         try:
             self._reader.catch_up(timeout_s=timeout_s)
         except BaseException:
@@ -283,6 +264,6 @@ class HotFeatureTable:
         missing = set(self.offsets()) - set(offsets)
         if missing:
             raise ConfigError(f"as_of: no offset of partition {min(missing)}; name one for each, as `offsets()` does")
-        with AssignmentReader(self._config, until=offsets) as reader:
+        with AssignmentReader(self._connector, until=offsets) as reader:
             reader.catch_up(timeout_s=self._timeout_s, until=offsets)
             return reader.table

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
-from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
+from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import KafkaError, TopicAlreadyExistsError
 
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.errors import BrokerError, TopicError
 from streams.topics import TopicSpec
 
@@ -40,31 +41,20 @@ class TopicState:
 
 
 @contextmanager
-def connect_admin(config: KafkaConfig, *, timeout_ms: int = 10_000) -> Iterator[KafkaAdminClient]:
+def connect_admin(connector: Connector, *, timeout_ms: int = 10_000) -> Iterator[Any]:
     """An admin client.
 
     Raises:
         BrokerError: nobody answers within `timeout_ms`.
     """
-    try:
-        admin = KafkaAdminClient(
-            bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=timeout_ms,
-            request_timeout_ms=max(timeout_ms, 10_000),
-            **config.client_arguments(),
-        )
-    except KafkaError as error:
-        raise BrokerError(
-            f"no broker answered at {config.bootstrap_servers} within {timeout_ms / 1000:.0f} s ({error}); start one "
-            "with `hotstream broker`, or name yours with --bootstrap-servers"
-        ) from error
+    admin = connector.open_admin(timeout_ms=timeout_ms)
     try:
         yield admin
     finally:
         admin.close()
 
 
-def _fetch(admin: KafkaAdminClient, specs: list[TopicSpec]) -> dict[str, tuple[int, dict[str, str]]]:
+def _fetch(admin: Any, specs: list[TopicSpec]) -> dict[str, tuple[int, dict[str, str]]]:
     """Partitions and settings of those of the topics that exist."""
     existing = sorted(set(admin.list_topics()) & {spec.name for spec in specs})
     if not existing:
@@ -93,29 +83,29 @@ def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, creat
     return TopicState(spec=spec, partitions=partitions, problems=tuple(problems), created=created)
 
 
-def describe_topics(config: KafkaConfig, specs: list[TopicSpec]) -> list[TopicState]:
+def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicState]:
     """Each specification beside what the broker has.
 
     Raises:
         BrokerError: nobody answers.
     """
-    with connect_admin(config) as admin:
+    with connect_admin(connector) as admin:
         actual = _fetch(admin, specs)
     return [_compare(spec, actual.get(spec.name)) for spec in specs]
 
 
-def create_topics(config: KafkaConfig, specs: list[TopicSpec], *, replication_factor: int = -1) -> list[TopicState]:
+def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_factor: int = -1) -> list[TopicState]:
     """Creates what is missing, and says of what exists whether it fits; never changes an existing topic.
 
     Args:
-        config: the broker.
+        connector: the broker.
         specs: the topics.
         replication_factor: -1 for the broker's default.
 
     Raises:
         BrokerError: nobody answers, or the broker refuses.
     """
-    with connect_admin(config) as admin:
+    with connect_admin(connector) as admin:
         missing = [spec for spec in specs if spec.name not in set(admin.list_topics())]
         if missing:
             wanted = {
@@ -137,14 +127,16 @@ def create_topics(config: KafkaConfig, specs: list[TopicSpec], *, replication_fa
     return [_compare(spec, actual.get(spec.name), created=spec.name in created) for spec in specs]
 
 
-def require_partitions(config: KafkaConfig, topic: str) -> int:
+def require_partitions(connector: Connector, topic: str) -> int:
     """The number of partitions of a topic that must exist.
 
     Raises:
         BrokerError: nobody answers.
         TopicError: the topic is missing.
     """
-    with connect_admin(config) as admin:
+    with connect_admin(connector) as admin:
         if topic not in set(admin.list_topics()):
-            raise TopicError(f"topic {topic!r} is missing at {config.bootstrap_servers}; run `hotstream topics create`")
+            raise TopicError(
+                f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `hotstream topics create`"
+            )
         return len(admin.describe_topics([topic])[0]["partitions"])

@@ -124,6 +124,36 @@ class KafkaConfig:
                 arguments.update(_parse_jaas(value))
         return arguments
 
+    # ---- a `Connector`; the client libraries are imported by whoever opens a client, and by nobody else -------------
+
+    def open_consumer(
+        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
+    ) -> Any:
+        """See `Connector.open_consumer`."""
+        from streams.clients import kafka_clients  # noqa: PLC0415
+
+        return kafka_clients.open_consumer(
+            self, auto_offset_reset=auto_offset_reset, max_poll_records=max_poll_records, repeats_ends=repeats_ends
+        )
+
+    def open_producer(self, *, delivery_timeout_s: float) -> Any:
+        """See `Connector.open_producer`."""
+        from streams.clients import kafka_clients  # noqa: PLC0415
+
+        return kafka_clients.open_producer(self, delivery_timeout_s=delivery_timeout_s)
+
+    def create_batch_producer(self) -> Any:
+        """See `Connector.create_batch_producer`."""
+        from streams.clients import kafka_clients  # noqa: PLC0415
+
+        return kafka_clients.create_batch_producer(self)
+
+    def open_admin(self, *, timeout_ms: int = 10_000) -> Any:
+        """See `Connector.open_admin`."""
+        from streams.clients import kafka_clients  # noqa: PLC0415
+
+        return kafka_clients.open_admin(self, timeout_ms=timeout_ms)
+
     def describe(self) -> dict[str, Any]:
         """The configuration as it may be printed: secrets are redacted."""
         return {**redact(self.properties), "bootstrap.servers": self.bootstrap_servers, "prefix": self.prefix}

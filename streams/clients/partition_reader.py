@@ -1,4 +1,8 @@
-"""Reads a topic's partitions as what they are, logs: a range of offsets, or from the newest record back."""
+"""Reads a topic's partitions as what they are, logs: a range of offsets, or from the newest record back.
+
+Where a partition ends is known here only. A broker lists the end on request (`end_offsets`) and names it in every fetch
+(the high watermark). The embedded broker lists the *first* record of its last batch, so the larger of the two counts.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +11,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError
 
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.errors import BrokerError
-from streams.records import MAX_RECORD_BYTES
 
-__all__ = ["PartitionLog", "open_partition_log"]
+__all__ = ["PartitionLog", "is_at_end", "open_partition_log"]
 
-_CONNECT_TIMEOUT_MS = 10_000
 _STALL_S = 30.0
 _MAX_GROWN_WINDOW = 64
 
@@ -35,11 +37,8 @@ class PartitionLog:
     def all_bounds(self, topic: str, partitions: int) -> list[tuple[int, int]]:
         """The offset of the oldest record of each partition, and the one after the newest.
 
-        The end is what a fetch says it is: the embedded broker lists the *first* record of its last batch as the
-        newest, so `end_offsets` alone would hide the rest of that batch.
-
         Raises:
-            BrokerError: the broker does not say within 30 s.
+            BrokerError: the broker does not answer within 30 s.
         """
         return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
 
@@ -77,16 +76,25 @@ class PartitionLog:
         Raises:
             BrokerError: the broker gives none for 30 s.
         """
+        for records in self.read_fetches(topic, partition, start, end):
+            yield from records
+
+    def read_fetches(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Any]]:
+        """The same records, in lists as they were fetched.
+
+        Raises:
+            BrokerError: the broker gives none for 30 s.
+        """
         place = TopicPartition(topic, partition)
         self._consumer.assign([place])
         self._consumer.seek(place, start)
         deadline_s = time.monotonic() + _STALL_S
         while self._consumer.position(place) < end:
-            for record in self._consumer.poll(timeout_ms=500).get(place, ()):
+            records = self._consumer.poll(timeout_ms=500).get(place, [])
+            if records:
+                yield [record for record in records if record.offset < end]
                 deadline_s = time.monotonic() + _STALL_S
-                if record.offset < end:
-                    yield record
-            if time.monotonic() > deadline_s:
+            elif time.monotonic() > deadline_s:
                 raise BrokerError(
                     f"{self._servers}: no record of {topic}[{partition}] at offset {start} within {_STALL_S:.0f} s"
                 )
@@ -100,28 +108,31 @@ class PartitionLog:
             end, window = start, max(window, min(2 * window, _MAX_GROWN_WINDOW))
 
 
+def is_at_end(consumer: Any, partitions: list[TopicPartition]) -> bool:
+    """Whether a consumer that has just fetched nothing stands at the present end of all of its partitions.
+
+    Raises:
+        KafkaError: the broker does not answer.
+    """
+    listed = consumer.end_offsets(partitions)
+    return all(
+        consumer.position(partition) >= max(listed[partition], consumer.highwater(partition) or 0)
+        for partition in partitions
+    )
+
+
 @contextmanager
-def open_partition_log(config: KafkaConfig) -> Iterator[PartitionLog]:
+def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
     """A connection for as long as the `with` lasts.
 
     Raises:
         BrokerError: nobody answers within 10 s, or the broker refuses later.
     """
     try:
-        consumer = KafkaConsumer(
-            bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-            enable_incremental_fetch_sessions=False,  # a session leaves out what has not changed, ends too
-            auto_offset_reset="earliest",
-            max_partition_fetch_bytes=MAX_RECORD_BYTES,
-            allow_auto_create_topics=False,
-            **config.client_arguments(),
-        )
+        consumer = connector.open_consumer(repeats_ends=True)
         try:
-            yield PartitionLog(consumer, config.bootstrap_servers)
+            yield PartitionLog(consumer, connector.bootstrap_servers)
         finally:
             consumer.close()
     except KafkaError as error:
-        raise BrokerError(f"{config.bootstrap_servers}: reading failed ({error or type(error).__name__})") from error
+        raise BrokerError(f"{connector.bootstrap_servers}: reading failed ({error or type(error).__name__})") from error

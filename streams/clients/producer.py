@@ -8,18 +8,14 @@ from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from kafka import KafkaProducer
 from kafka.errors import KafkaError
 
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.errors import BrokerError
-from streams.records import MAX_RECORD_BYTES
 
 __all__ = ["MAX_IN_FLIGHT", "RecordProducer"]
 
 MAX_IN_FLIGHT = 8
-_CONNECT_TIMEOUT_S = 10.0
-_BATCH_BYTES = 1 << 20
 
 
 class RecordProducer:
@@ -29,7 +25,7 @@ class RecordProducer:
     leave undecided; the first failure stops the sending of everything behind it and is raised by the next call.
 
     Args:
-        config: the broker.
+        connector: the broker.
         delivery_timeout_s: how long a record may take to be acknowledged, reconnecting included.
         max_in_flight: records without acknowledgement.
 
@@ -38,30 +34,13 @@ class RecordProducer:
     """
 
     def __init__(
-        self, config: KafkaConfig, *, delivery_timeout_s: float = 60.0, max_in_flight: int = MAX_IN_FLIGHT
+        self, connector: Connector, *, delivery_timeout_s: float = 60.0, max_in_flight: int = MAX_IN_FLIGHT
     ) -> None:
-        self._servers = config.bootstrap_servers
+        self._servers = connector.bootstrap_servers
         self._delivery_timeout_s = delivery_timeout_s
         self._max_in_flight = max_in_flight
         self._waiting: deque[Any] = deque()
-        with self._explained(
-            f"no broker answered within {_CONNECT_TIMEOUT_S:.0f} s; start one with `hotstream broker`"
-        ):
-            self._producer = KafkaProducer(
-                bootstrap_servers=config.servers,
-                bootstrap_timeout_ms=int(_CONNECT_TIMEOUT_S * 1000),
-                max_block_ms=int(_CONNECT_TIMEOUT_S * 1000),
-                request_timeout_ms=int(delivery_timeout_s * 500),
-                delivery_timeout_ms=int(delivery_timeout_s * 1000),
-                reconnect_backoff_max_ms=1000,
-                enable_idempotence=True,
-                acks="all",
-                linger_ms=2,
-                batch_size=_BATCH_BYTES,
-                max_request_size=MAX_RECORD_BYTES,
-                allow_auto_create_topics=False,
-                **config.client_arguments(),
-            )
+        self._producer = connector.open_producer(delivery_timeout_s=delivery_timeout_s)
 
     def __enter__(self) -> RecordProducer:
         return self
@@ -117,7 +96,7 @@ class RecordProducer:
 
     def _stop_sending(self, _error: BaseException) -> None:
         """A record behind a lost one must not arrive: runs in the sender's thread, which then stops."""
-        self._producer._sender.force_close()  # noqa: SLF001  close() sends what is waiting, whatever it is told
+        self._producer.abandon()
 
     def _close(self, *, keep: bool) -> None:
         if not keep:

@@ -11,13 +11,10 @@ from collections import deque
 from collections.abc import Iterable
 from typing import Any
 
-from aiokafka import AIOKafkaProducer
-
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 
 __all__ = ["Publisher"]
 
-_MAX_BATCH_BYTES = 900_000
 _MAX_WAITING = 20_000
 _MAX_WAITING_BYTES = 16 << 20
 
@@ -34,14 +31,8 @@ class Publisher:
     idempotence would add nothing (and the embedded broker refuses aiokafka's).
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
-        self._producer = AIOKafkaProducer(
-            bootstrap_servers=config.servers,
-            acks="all",
-            max_batch_size=_MAX_BATCH_BYTES + (1 << 16),
-            max_request_size=8 << 20,
-            **config.client_arguments(),
-        )
+    def __init__(self, connector: Connector) -> None:
+        self._producer = connector.create_batch_producer()
         self._queues: dict[tuple[str, int], _Queue] = {}
 
     async def start(self) -> None:
@@ -85,7 +76,7 @@ class Publisher:
 class _Queue:
     """What waits for one partition, and the task that sends it."""
 
-    def __init__(self, producer: AIOKafkaProducer, topic: str, partition: int) -> None:
+    def __init__(self, producer: Any, topic: str, partition: int) -> None:
         self._producer = producer
         self._topic = topic
         self._partition = partition

@@ -10,19 +10,18 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
-from kafka import KafkaConsumer, TopicPartition
+from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
+from streams.clients.partition_reader import is_at_end
 from streams.clients.worker import Worker
 from streams.errors import BrokerError
-from streams.records import MAX_RECORD_BYTES
 
 __all__ = ["Taken", "TopicFeed"]
 
 logger = logging.getLogger(__name__)
 
-_CONNECT_TIMEOUT_MS = 10_000
 _STALL_S = 30.0
 
 
@@ -68,7 +67,7 @@ class TopicFeed:
     An offset here is always that of the next record to take, so what a checkpoint holds is where to go on reading.
 
     Args:
-        config: the broker.
+        connector: the broker.
         topic: which must exist.
         num_partitions: its partitions.
         offsets: where to begin in each partition; the oldest record where none is given.
@@ -82,7 +81,7 @@ class TopicFeed:
 
     def __init__(
         self,
-        config: KafkaConfig,
+        connector: Connector,
         topic: str,
         num_partitions: int,
         *,
@@ -92,29 +91,18 @@ class TopicFeed:
         worker: Worker,
     ) -> None:
         self.topic = topic
-        self._servers = config.bootstrap_servers
+        self._servers = connector.bootstrap_servers
         self._max_records = max_records
         self._decode, self._worker = decode, worker
         self._places = [TopicPartition(topic, number) for number in range(num_partitions)]
         self._waiting: dict[int, deque[Taken]] = {place.partition: deque() for place in self._places}
+        # An offset that is not there must not become another one in silence.
+        self._consumer = connector.open_consumer(auto_offset_reset="none")
         try:
-            self._consumer = KafkaConsumer(
-                bootstrap_servers=config.servers,
-                bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
-                enable_auto_commit=False,
-                auto_offset_reset="none",  # an offset that is not there must not become another one in silence
-                max_partition_fetch_bytes=MAX_RECORD_BYTES,
-                fetch_max_wait_ms=20,  # a change should not wait half a second for company
-                allow_auto_create_topics=False,
-                **config.client_arguments(),
-            )
             self._consumer.assign(self._places)
             self.offsets = self._seek(offsets)
         except KafkaError as error:
-            raise BrokerError(
-                f"no broker answered at {self._servers} within {_CONNECT_TIMEOUT_MS // 1000} s "
-                f"({error or type(error).__name__}); start one with `hotstream broker`"
-            ) from error
+            raise BrokerError(f"{self._servers}: {topic}: {error or type(error).__name__}") from error
 
     def __enter__(self) -> TopicFeed:
         return self
@@ -229,9 +217,7 @@ class TopicFeed:
         return sum(max(0, mark - self.offsets[number]) for number, mark in marks.items() if mark is not None)
 
     def is_at_end(self) -> bool:
-        """Whether everything that the topic holds now was taken. Asks the broker.
-
-        The embedded broker names the *first* record of its last batch as the end, so ask only when nothing comes.
+        """Whether everything that the topic holds now was taken. Asks the broker, so ask only when nothing comes.
 
         Raises:
             BrokerError: the broker does not say.
@@ -239,7 +225,6 @@ class TopicFeed:
         if self.num_waiting:
             return False
         try:
-            ends = self._consumer.end_offsets(self._places)
-            return all(self._consumer.position(place) >= end for place, end in ends.items())
+            return is_at_end(self._consumer, self._places)
         except KafkaError as error:
             raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error

@@ -129,7 +129,6 @@ def command(
     with open_kafka(**kafka) as config:
         num_shards = require_partitions(config, Topics(config.prefix).importance)
         agent = AgentConfig(
-            kafka=config,
             shards=ShardConfig(
                 capacity=capacity,
                 num_shards=num_shards,
@@ -147,4 +146,6 @@ def command(
         for noisy in ("faust", "streams.agent.own_offsets"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
         logging.getLogger("mode").setLevel(logging.WARNING)
-        Worker(create_app(agent), override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
+        Worker(
+            create_app(agent, config), override_logging=False, redirect_stdouts=False, quiet=True
+        ).execute_from_commandline()

@@ -35,8 +35,10 @@ def _topic_name(config: KafkaConfig, topic: str) -> str:
 
 def _describe(letter: DeadLetter) -> str:
     when = datetime.fromtimestamp(max(letter.time_ms, 0) / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    value = b"" if letter.value is None else letter.value
-    start = repr(value[:_SHOWN_BYTES])[1:] + (f" ... {len(value)} bytes" if len(value) > _SHOWN_BYTES else "")
+    value = letter.value
+    start = "null" if value is None else repr(value[:_SHOWN_BYTES])[1:]
+    if value is not None and len(value) > _SHOWN_BYTES:
+        start += f" ... {len(value)} bytes"
     return f"{when}  {letter.origin}  {letter.error}: {letter.message}\n    {start}"
 
 
@@ -51,7 +53,7 @@ def _describe(letter: DeadLetter) -> str:
 @kafka_options
 @json_option
 def show(topic: str, limit: int | None, out: Path | None, json_path: str | None, **kafka: Any) -> None:
-    """Show the dead letters of TOPIC (`clicks`, `importance` or a full name): origin, reason and first bytes."""
+    """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a full name): origin, reason, bytes."""
     report, shown, lines = Report("dlq show"), 0, []
     with open_kafka(**kafka) as config:
         for letter in islice(read_dead_letters(config, _topic_name(config, topic)), limit):
@@ -72,11 +74,15 @@ def show(topic: str, limit: int | None, out: Path | None, json_path: str | None,
 def replay(topic: str, json_path: str | None, **kafka: Any) -> None:
     """Send the dead-lettered records of TOPIC to it again, with their original bytes and headers.
 
+    A record that was too large for a dead letter was cut; it is not sent.
+
     Lines of log files are not records: write them with `dlq show --out FILE`, correct them, and run
     `hotstream replay FILE`.
     """
     report = Report("dlq replay")
     with open_kafka(**kafka) as config:
-        sent, left = resend(config, _topic_name(config, topic))
-    click.echo(f"{sent} records sent again; {left} lines of log files left", err=True)
-    report.finish(json_path, ok=True, records={"sent": sent, "left": left})
+        resent = resend(config, _topic_name(config, topic))
+    click.echo(
+        f"{resent.sent} records sent again; {resent.left} lines of files and {resent.cut} cut records left", err=True
+    )
+    report.finish(json_path, ok=True, records=resent._asdict())

@@ -18,7 +18,7 @@ from streams.records.assignments import (
     place_of,
 )
 from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
-from streams.records.dead_letters import DeadLetter, dead_letter_headers, line_headers
+from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
 from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
 from streams.records.key_checks import find_alien
@@ -51,6 +51,7 @@ __all__ = [
     "Encoded",
     "Headers",
     "ImportanceBatch",
+    "Letter",
     "Manifest",
     "Mark",
     "Metrics",
@@ -60,7 +61,6 @@ __all__ = [
     "SnapshotRecord",
     "Source",
     "TrainerMetrics",
-    "dead_letter_headers",
     "decode_assignment",
     "decode_clicks",
     "decode_importance",
@@ -72,7 +72,8 @@ __all__ = [
     "encode_metrics",
     "find_alien",
     "header_int",
-    "line_headers",
     "place_of",
+    "write_letter",
+    "write_line_letter",
     "write_snapshot",
 ]

@@ -1,48 +1,92 @@
-"""Dead letters: a rejected record or line as it was, with headers that say where it came from and why.
+"""Dead letters: a rejected record or line as it was, with headers that name its origin and the reason.
 
 A record that a reader rejects goes to `<topic>.dlq` with its key, value and headers, and headers `dlq-topic`,
 `dlq-partition`, `dlq-offset`. A line of a log file that replay rejects goes to `<clicks>.dlq` with `dlq-file` and
 `dlq-line`. Both have `dlq-error`, `dlq-message` and `dlq-time-ms`.
+
+What does not fit a record is cut, and a header names the original size: `dlq-cut-from-bytes` of the value,
+`dlq-cut-key-from-bytes` of the key, `dlq-cut-headers-from-bytes` of the headers, which then all go.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
-from streams.records.headers import ascii_int, header_int
+from streams.records.headers import MAX_RECORD_BYTES, Headers, ascii_int, header_int
 
-__all__ = ["DeadLetter", "dead_letter_headers", "line_headers"]
+__all__ = ["DeadLetter", "Letter", "write_letter", "write_line_letter"]
+
+_MAX_KEY_BYTES = _MAX_HEADERS_BYTES = 1 << 16
+_HEADER_OVERHEAD_BYTES = 10  # two lengths
+_RECORD_OVERHEAD_BYTES = 256  # a batch of one record, and its lengths
 
 
-def dead_letter_headers(
-    *, topic: str, partition: int, offset: int, error: str, message: str, time_ms: int
-) -> list[tuple[str, bytes]]:
-    """What a dead-lettered record says of itself; its key and value are the original bytes."""
+class Letter(NamedTuple):
+    """A record for a dead-letter topic, not yet addressed."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: list[tuple[str, bytes]]
+
+
+def write_letter(record: Any, *, error: str, message: str, time_ms: int) -> Letter:
+    """The letter of a rejected record.
+
+    Args:
+        record: as a Kafka client gives it: `topic`, `partition`, `offset`, `key`, `value` and `headers`.
+        error: the kind of error.
+        message: what, got, expected; at most 2000 bytes of it are kept.
+        time_ms: when the record was rejected.
+    """
+    origin = [
+        ("dlq-topic", record.topic.encode()),
+        ("dlq-partition", ascii_int(record.partition)),
+        ("dlq-offset", ascii_int(record.offset)),
+    ]
+    return _fit(record.key, record.value, record.headers, [*origin, *_reason(error, message, time_ms)])
+
+
+def write_line_letter(
+    raw: bytes, *, file: str, line: int, error: str, message: str, time_ms: int, headers: Headers = ()
+) -> Letter:
+    """The letter of a rejected line of a log file, with the headers that its record would have had."""
+    origin = [("dlq-file", file.encode()), ("dlq-line", ascii_int(line))]
+    return _fit(None, raw, headers, [*origin, *_reason(error, message, time_ms)])
+
+
+def _reason(error: str, message: str, time_ms: int) -> list[tuple[str, bytes]]:
     return [
-        ("dlq-topic", topic.encode()),
-        ("dlq-partition", ascii_int(partition)),
-        ("dlq-offset", ascii_int(offset)),
         ("dlq-error", error.encode()),
         ("dlq-message", message.encode()[:2000]),
         ("dlq-time-ms", ascii_int(time_ms)),
     ]
 
 
-def line_headers(file: str, line: int, *, error: str, message: str, time_ms: int) -> list[tuple[str, bytes]]:
-    """What the dead letter of a line of a file says of itself."""
-    return [
-        ("dlq-file", file.encode()),
-        ("dlq-line", b"%d" % line),
-        ("dlq-error", error.encode()),
-        ("dlq-message", message.encode()[:2000]),
-        ("dlq-time-ms", b"%d" % time_ms),
-    ]
+def _fit(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]], own: Headers) -> Letter:
+    """Cuts what does not fit a record."""
+    kept, cuts = [(name, b"" if content is None else content) for name, content in headers], []
+    if (size := _size_of(kept)) > _MAX_HEADERS_BYTES:
+        cuts.append(("dlq-cut-headers-from-bytes", ascii_int(size)))
+        kept = []
+    if key is not None and len(key) > _MAX_KEY_BYTES:
+        cuts.append(("dlq-cut-key-from-bytes", ascii_int(len(key))))
+        key = key[:_MAX_KEY_BYTES]
+    room = MAX_RECORD_BYTES - _RECORD_OVERHEAD_BYTES - len(key or b"") - _size_of([*kept, *own, *cuts])
+    if value is not None and len(value) > room:
+        cuts.append(("dlq-cut-from-bytes", ascii_int(len(value))))
+        value = value[:room]
+    return Letter(key, value, [*kept, *own, *cuts])
+
+
+def _size_of(headers: Headers) -> int:
+    return sum(len(name.encode()) + len(content) + _HEADER_OVERHEAD_BYTES for name, content in headers)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One dead letter.
+    """One dead letter, read.
 
     Attributes:
         origin: where it came from: `file:line`, or `topic[partition]@offset`.
@@ -54,6 +98,7 @@ class DeadLetter:
         key: the original key.
         value: the original bytes.
         headers: the original headers.
+        is_cut: whether key, value or headers are not all of the original.
     """
 
     origin: str
@@ -65,10 +110,11 @@ class DeadLetter:
     key: bytes | None
     value: bytes | None
     headers: tuple[tuple[str, bytes], ...]
+    is_cut: bool = False
 
     @classmethod
     def of(cls, record: Any) -> DeadLetter:
-        """What a record of a dead-letter topic says; what it leaves out is shown as `?`."""
+        """Decodes a record of a dead-letter topic; a header that is missing is shown as `?`."""
         named = dict(record.headers)
 
         def text(name: str) -> str:
@@ -92,4 +138,5 @@ class DeadLetter:
             key=record.key,
             value=record.value,
             headers=tuple((name, value) for name, value in record.headers if not name.startswith("dlq-")),
+            is_cut=any(name.startswith("dlq-cut-") for name in named),
         )

@@ -17,14 +17,15 @@ from pathlib import Path
 import numpy as np
 
 from streams.clients.admin import require_partitions
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
+from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, ConfigError
 from streams.logs.log_rows import BadLine
 from streams.logs.reader import LogBlock, check_logs, read_log
 from streams.logs.schema import LogSchema
-from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, Mark, encode_clicks, line_headers
+from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, Mark, encode_clicks
 from streams.replay.pacer import Pacer
 from streams.replay.resume import ResumePoint, find_resume_point, name_replay, newest_marks
 from streams.topics import Topics
@@ -107,7 +108,7 @@ class ReplayCounts:
 
 
 def replay_logs(
-    config: KafkaConfig,
+    connector: Connector,
     plan: ReplayPlan,
     *,
     should_stop: Callable[[], bool] = lambda: False,
@@ -123,25 +124,26 @@ def replay_logs(
         TopicError: a topic is missing, or cannot be resumed.
     """
     plan.check_files()
-    topics = Topics(config.prefix)
-    partitions = require_partitions(config, topics.clicks)
-    require_partitions(config, topics.dead_letters(topics.clicks))
+    topics = Topics(connector.prefix)
+    partitions = require_partitions(connector, topics.clicks)
+    dead_letters = DeadLetterTopics(connector, [topics.clicks])
     name = name_replay(plan.schema, plan.paths, plan.batch_rows, partitions)
-    point = _start_point(config, topics.clicks, partitions, name) if plan.resume else None
+    point = _start_point(connector, topics.clicks, partitions, name) if plan.resume else None
     if not plan.resume:
-        _warn_of_repetition(config, topics.clicks, partitions, name)
+        _warn_of_repetition(connector, topics.clicks, partitions, name)
     counts = ReplayCounts(resumed=point is not None)
     counts.bytes_total = sum(path.stat().st_size for path in plan.paths)
     point = point or ResumePoint(run=_now_ms(), floors=(0,) * partitions)
     pacer = Pacer(rate_rows_s=plan.rate_rows_s, speedup=plan.speedup, should_stop=should_stop)
     try:
         with (
-            RecordProducer(config, delivery_timeout_s=delivery_timeout_s) as producer,
+            RecordProducer(connector, delivery_timeout_s=delivery_timeout_s) as producer,
             RecordProducer(
-                config, delivery_timeout_s=delivery_timeout_s, max_in_flight=_LETTERS_IN_FLIGHT
+                connector, delivery_timeout_s=delivery_timeout_s, max_in_flight=_LETTERS_IN_FLIGHT
             ) as letter_producer,
         ):
-            sender = _BatchSender(plan, topics.clicks, name, point, pacer, counts, producer, letter_producer)
+            letters = _LetterSender(topics.clicks, dead_letters, letter_producer)
+            sender = _BatchSender(plan, topics.clicks, name, point, pacer, counts, producer, letters)
             for batch, block in sender.batches():
                 if should_stop() or not sender.send(batch, block):
                     break
@@ -155,8 +157,8 @@ def _now_ms() -> int:
     return time.time_ns() // 1_000_000
 
 
-def _start_point(config: KafkaConfig, topic: str, partitions: int, name: str) -> ResumePoint | None:
-    with open_partition_log(config) as log:
+def _start_point(connector: Connector, topic: str, partitions: int, name: str) -> ResumePoint | None:
+    with open_partition_log(connector) as log:
         point = find_resume_point(log, topic, Topics.dead_letters(topic), partitions, name)
     if point is None:
         logger.info("--resume: %s holds no record of a replay; starting with the first row", topic)
@@ -165,8 +167,8 @@ def _start_point(config: KafkaConfig, topic: str, partitions: int, name: str) ->
     return point
 
 
-def _warn_of_repetition(config: KafkaConfig, topic: str, partitions: int, name: str) -> None:
-    with open_partition_log(config) as log:
+def _warn_of_repetition(connector: Connector, topic: str, partitions: int, name: str) -> None:
+    with open_partition_log(connector) as log:
         marks = newest_marks(log, topic, partitions)
     if any(mark is not None and mark.replay == name for mark in marks):
         logger.warning("%s holds rows of these files already; they will be there once more (--resume goes on)", topic)
@@ -184,7 +186,7 @@ class _BatchSender:
         pacer: Pacer,
         counts: ReplayCounts,
         producer: RecordProducer,
-        letter_producer: RecordProducer,
+        letters: _LetterSender,
     ) -> None:
         self._plan = plan
         self._topic = topic
@@ -193,7 +195,7 @@ class _BatchSender:
         self._pacer = pacer
         self._counts = counts
         self._producer = producer
-        self._letter_producer = letter_producer
+        self._letters = letters
 
     def batches(self) -> Iterator[tuple[int, LogBlock]]:
         """Numbered blocks of all files, and of all passes over them, up to the limit."""
@@ -231,7 +233,7 @@ class _BatchSender:
             return False
         bad = [line for line in rows.bad if not self._point.has_letter(batch, line.line)]
         mark = Mark(replay=self._name, run=self._point.run, batch=batch)
-        self._send_letters(mark, block.path.name, bad)
+        self._letters.send(mark, block.path.name, bad)
         if rows.batch.num_rows:
             headers = [
                 ("v", b"%d" % VERSION),
@@ -253,11 +255,27 @@ class _BatchSender:
         counts.skipped += lines - rows.batch.num_rows - len(bad)
         return True
 
-    def _send_letters(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
+
+class _LetterSender:
+    """Sends the dead letters of a replay's lines."""
+
+    def __init__(self, topic: str, dead_letters: DeadLetterTopics, producer: RecordProducer) -> None:
+        self._topic = topic
+        self._dead_letters = dead_letters
+        self._producer = producer
+
+    def send(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
         """All of a batch's letters arrive before the batch does: a batch that is there has its letters there."""
         for line in bad:
-            letter = line_headers(file, line.line, error=line.error, message=line.reason, time_ms=_now_ms())
-            headers = [*letter, *mark.headers()]
-            self._letter_producer.send(Topics.dead_letters(self._topic), 0, line.raw, headers)
+            letter = self._dead_letters.reject_line(
+                self._topic,
+                line.raw,
+                file=file,
+                line=line.line,
+                error=line.error,
+                message=line.reason,
+                headers=mark.headers(),
+            )
+            self._producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
         if bad:
-            self._letter_producer.wait()
+            self._producer.wait()

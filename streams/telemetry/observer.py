@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 
 import numpy as np
-from kafka import KafkaConsumer, TopicPartition
 
 from streams.assignments.subscription import AssignmentReader
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
+from streams.clients.topic_reader import TopicReader
 from streams.records import (
     AgentMetrics,
     Assignment,
@@ -41,17 +41,9 @@ class Observer:
         auc_history: (rows trained, AUC by learner) of every metrics record of the trainer.
     """
 
-    def __init__(self, config: KafkaConfig) -> None:
-        self.reader = AssignmentReader(config)
-        self._metrics = KafkaConsumer(
-            bootstrap_servers=config.servers,
-            enable_auto_commit=False,
-            fetch_max_wait_ms=20,
-            **config.client_arguments(),
-        )
-        partition = TopicPartition(Topics(config.prefix).metrics, 0)
-        self._metrics.assign([partition])
-        self._metrics.seek_to_beginning(partition)
+    def __init__(self, connector: Connector) -> None:
+        self.reader = AssignmentReader(connector)
+        self._metrics = TopicReader(connector, Topics(connector.prefix).metrics)
         self.latency = LatencyHistogram()
         self.trainer: TrainerMetrics | None = None
         self.shards: dict[int, ShardMetrics] = {}

@@ -24,12 +24,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from kafka import KafkaConsumer, TopicPartition
-
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
+from streams.clients.topic_reader import TopicReader
 from streams.errors import ChildError
 from streams.importance import count_keys, split_by_shard
 from streams.processes.children import Children
@@ -213,26 +212,13 @@ def _importance_of(record: Any, source: Source, num_shards: int) -> list[tuple[i
 
 def _consume(config: PipelineBenchConfig, num_records: int) -> float:
     """Seconds that a consumer needs to fetch all importance records and look at none."""
-    consumer = KafkaConsumer(
-        bootstrap_servers=config.kafka.servers,
-        enable_auto_commit=False,
-        max_partition_fetch_bytes=16 << 20,
-        fetch_max_bytes=64 << 20,
-        fetch_max_wait_ms=50,
-        **config.kafka.client_arguments(),
-    )
-    try:
-        places = [TopicPartition(config.topics.importance, number) for number in range(config.shards)]
-        consumer.assign(places)
-        consumer.seek_to_beginning(*places)
+    with TopicReader(config.kafka, config.topics.importance, max_poll_records=500) as reader:
         seen, started_s = 0, time.perf_counter()
         while seen < num_records:
-            seen += sum(len(records) for records in consumer.poll(timeout_ms=500).values())
+            seen += sum(len(records) for records in reader.poll(500).values())
             if time.perf_counter() - started_s > _DEADLINE_S:
                 raise ChildError(f"a bare consumer read {seen} of {num_records} records in {_DEADLINE_S:.0f} s")
         return time.perf_counter() - started_s
-    finally:
-        consumer.close()
 
 
 def _measure_clicks_agent(config: PipelineBenchConfig, replay_rows_per_s: float) -> dict[str, Any]:
@@ -317,12 +303,7 @@ class _Figures:
     """What the one agent of a prefix says of itself, once a second; to read it costs next to nothing."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
-        self._consumer = KafkaConsumer(
-            bootstrap_servers=kafka.servers, enable_auto_commit=False, fetch_max_wait_ms=20, **kafka.client_arguments()
-        )
-        place = TopicPartition(Topics(kafka.prefix).metrics, 0)
-        self._consumer.assign([place])
-        self._consumer.seek_to_beginning(place)
+        self._metrics = TopicReader(kafka, Topics(kafka.prefix).metrics)
         self.samples: list[_Sample] = []
         self.num_shards = 0
 
@@ -330,11 +311,11 @@ class _Figures:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._consumer.close()
+        self._metrics.close()
 
     def look(self) -> _Figures:
         """Takes in what has come."""
-        for records in self._consumer.poll(timeout_ms=50).values():
+        for records in self._metrics.poll(timeout_ms=50).values():
             for record in records:
                 metrics = decode_metrics(record.value)
                 if isinstance(metrics, AgentMetrics):

@@ -1,32 +1,23 @@
-"""What a trainer sends: importance, metrics, and the records that it could not believe."""
+"""What a trainer sends: importance, metrics, and the records that it rejects."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
 
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
+from streams.clients.dead_letter_topics import AddressedLetter, DeadLetterTopics
 from streams.clients.producer import RecordProducer
 from streams.clients.worker import Worker
 from streams.importance import split_by_shard
-from streams.records import (
-    MAX_RECORD_BYTES,
-    ClickBatch,
-    Source,
-    TrainerMetrics,
-    dead_letter_headers,
-    encode_importance,
-    encode_metrics,
-)
+from streams.records import ClickBatch, Source, TrainerMetrics, encode_importance, encode_metrics
 from streams.topics import Topics
 from trainer.embedding.lookup import Importance
 
 __all__ = ["Outbox", "encode_parts"]
 
 _MAX_IN_FLIGHT = 64
-_ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 
 def encode_parts(
@@ -45,7 +36,7 @@ class Outbox:
     Guarantee: records reach a partition in the order in which they were given.
 
     Args:
-        config: the broker.
+        connector: the broker.
         topics: their names.
         num_shards: partitions of the importance topic.
 
@@ -53,8 +44,9 @@ class Outbox:
         importance_records: sent so far; complete after `flush`.
     """
 
-    def __init__(self, config: KafkaConfig, topics: Topics, num_shards: int) -> None:
-        self._producer = RecordProducer(config, max_in_flight=_MAX_IN_FLIGHT)
+    def __init__(self, connector: Connector, topics: Topics, num_shards: int) -> None:
+        self._dead_letters = DeadLetterTopics(connector, [topics.clicks, topics.assignments])
+        self._producer = RecordProducer(connector, max_in_flight=_MAX_IN_FLIGHT)
         self._topics = topics
         self._num_shards = num_shards
         self._worker = Worker("outbox")
@@ -103,22 +95,12 @@ class Outbox:
         self._worker.submit(self._producer.send, self._topics.metrics, 0, *encode_metrics(metrics))
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
-        """Keeps a record that cannot be believed, as it was, in its topic's dead letters."""
-        headers = dead_letter_headers(
-            topic=record.topic,
-            partition=record.partition,
-            offset=record.offset,
-            error="BadRecord",
-            message=reason,
-            time_ms=time.time_ns() // 1_000_000,
-        )
-        value = (record.value or b"")[: MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES]
-        target = Topics.dead_letters(record.topic)
+        """Keeps a rejected record of the clicks or assignments topic, as it was, in the topic's dead letters."""
         self.release()
-        self._worker.submit(self._send_letter, target, value, [*record.headers, *headers], record.key)
+        self._worker.submit(self._send_letter, self._dead_letters.reject(record, reason))
 
-    def _send_letter(self, topic: str, value: bytes, headers: list[tuple[str, bytes]], key: bytes | None) -> None:
-        self._producer.send(topic, 0, value, headers, key=key)
+    def _send_letter(self, letter: AddressedLetter) -> None:
+        self._producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
 
     def after_delivery(self, task: Callable[[], None]) -> None:
         """Has a task done, in the outbox's thread, when everything sent so far is acknowledged by all replicas."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from streams.assignments.columns import Fetch, Record
 from streams.clients.admin import require_partitions
-from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
 from streams.logs.schema import LogSchema
@@ -49,7 +49,7 @@ class SessionConfig:
         log_interval_s: between two lines in the log.
     """
 
-    kafka: KafkaConfig
+    kafka: Connector
     run: RunConfig
     schema: LogSchema
     resume: bool = True

@@ -1,0 +1,97 @@
+"""The snapshots of an agent's shards: loaded, written beside counting, and never ahead of what the broker has."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+
+from streams.agent.shard import Shard
+from streams.clients.connector import Connector
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.publisher import Publisher
+from streams.errors import InvariantError
+from streams.records import Manifest, SnapshotReader, write_snapshot
+
+__all__ = ["SnapshotKeeper"]
+
+logger = logging.getLogger(__name__)
+
+
+class SnapshotKeeper:
+    """Loads and writes snapshots.
+
+    Guarantee: a snapshot counts only when every change that was queued before its state was taken is acknowledged, so
+    whatever was published behind the newest snapshot is computed again after a crash.
+
+    Args:
+        connector: the broker.
+        topic: of the snapshots.
+        publisher: what the shards' changes go through, too.
+        every: importance records of a shard between two snapshots.
+    """
+
+    def __init__(self, connector: Connector, topic: str, publisher: Publisher, *, every: int) -> None:
+        self._connector = connector
+        self._topic = topic
+        self._publisher = publisher
+        self._every = every
+        self._manifests: dict[int, Manifest | None] = {}
+        self._since_snapshot: dict[int, int] = {}
+        self._saving: dict[int, asyncio.Task[None]] = {}
+
+    async def load(self, number: int) -> bytes | None:
+        """A shard's newest whole snapshot; None if it never had one.
+
+        Raises:
+            InvariantError: there were snapshots, and none is whole.
+        """
+        reader = await asyncio.to_thread(self._read, number)
+        for problem in reader.problems:
+            logger.warning("shard %d: %s", number, problem)
+        if reader.data is None and reader.num_manifests:
+            raise InvariantError(f"shard {number}: no snapshot in {self._topic} is whole: {reader.problems}")
+        self._manifests[number] = reader.manifest
+        return reader.data
+
+    def _read(self, number: int) -> SnapshotReader:
+        reader = SnapshotReader(number)
+        with open_partition_log(self._connector) as log:
+            for record in log.read(self._topic, number, *log.bounds(self._topic, number)):
+                reader.read([(record.key, record.value, record.headers)])
+        return reader
+
+    async def save(self, number: int, state: bytes) -> None:
+        """Writes a snapshot of a shard whose changes up to this state are queued, once they are acknowledged."""
+        self._since_snapshot[number] = 0
+        await self._publisher.flush()
+        chunks, closing, manifest = write_snapshot(number, state, previous=self._manifests[number])
+        for part in (chunks, [closing]):
+            items = [(record.key, record.value, record.headers) for record in part]
+            await self._publisher.send(self._topic, number, items, timestamp_ms=time.time_ns() // 1_000_000)
+            await self._publisher.flush()
+        self._manifests[number] = manifest
+
+    def note_count(self, shard: Shard) -> None:
+        """Notes that a shard has counted a record whose changes are queued; begins to write a snapshot if one is due.
+
+        The state is taken at once: when the task first runs, a record may be counted whose changes are not yet queued.
+
+        Raises:
+            KafkaError: the snapshot before could not be written.
+        """
+        number = shard.number
+        if number in self._saving and self._saving[number].done():
+            self._saving.pop(number).result()
+        self._since_snapshot[number] += 1
+        if self._since_snapshot[number] >= self._every and number not in self._saving:
+            self._saving[number] = asyncio.get_running_loop().create_task(self.save(number, shard.to_bytes()))
+
+    async def finish(self) -> None:
+        """Returns when no snapshot is being written.
+
+        Raises:
+            KafkaError: one could not be written.
+        """
+        while self._saving:
+            await self._saving.popitem()[1]

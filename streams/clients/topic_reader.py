@@ -1,0 +1,94 @@
+"""`TopicReader`: all partitions of a topic, read on from where they stand, with no group and nothing committed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Any
+
+from kafka import TopicPartition
+from kafka.errors import KafkaError
+
+from streams.clients.connector import Connector
+from streams.clients.partition_reader import is_at_end
+from streams.errors import BrokerError, TopicError
+
+__all__ = ["TopicReader"]
+
+
+class TopicReader:
+    """Reads a topic from its oldest record, or from the offsets that `seek` is given.
+
+    Args:
+        connector: the broker.
+        topic: which must exist.
+        max_poll_records: how many records a `poll` returns at most.
+
+    Attributes:
+        partitions: their numbers, in order.
+
+    Raises:
+        BrokerError: nobody answers within 10 s.
+        TopicError: the topic is missing.
+    """
+
+    def __init__(self, connector: Connector, topic: str, *, max_poll_records: int = 10_000) -> None:
+        self._servers, self._topic = connector.bootstrap_servers, topic
+        self._consumer = connector.open_consumer(max_poll_records=max_poll_records)
+        numbers = self._consumer.partitions_for_topic(topic)
+        if not numbers:
+            self.close()
+            raise TopicError(f"topic {topic!r} is missing at {self._servers}; run `hotstream topics create`")
+        self.partitions = tuple(sorted(numbers))
+        self._assigned = [TopicPartition(topic, number) for number in self.partitions]
+        self._consumer.assign(self._assigned)
+        self._consumer.seek_to_beginning(*self._assigned)
+
+    def close(self) -> None:
+        """Disconnects."""
+        self._consumer.close()
+
+    def __enter__(self) -> TopicReader:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def seek(self, offsets: Mapping[int, int]) -> None:
+        """Reads on from these offsets, by partition."""
+        for number, offset in offsets.items():
+            self._consumer.seek(TopicPartition(self._topic, number), offset)
+
+    def poll(self, timeout_ms: int = 100) -> dict[int, list[Any]]:
+        """The records that have come, by partition and in order; waits for the first at most `timeout_ms`.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        try:
+            fetched = self._consumer.poll(timeout_ms=timeout_ms)
+        except KafkaError as error:
+            raise BrokerError(
+                f"{self._servers}: reading {self._topic} failed ({error or type(error).__name__})"
+            ) from error
+        return {partition.partition: records for partition, records in fetched.items()}
+
+    def positions(self) -> dict[int, int]:
+        """The offset of the next record of each partition."""
+        return {partition.partition: self._consumer.position(partition) for partition in self._assigned}
+
+    def known_end(self, partition: int) -> int | None:
+        """The end of a partition as the last fetch named it; None before there was one."""
+        return self._consumer.highwater(TopicPartition(self._topic, partition))
+
+    def is_at_end(self) -> bool:
+        """Whether all that the topic holds now was read. Asks the broker, so ask only when nothing comes."""
+        return is_at_end(self._consumer, self._assigned)
+
+    @property
+    def num_behind(self) -> int:
+        """How many records lie between the last `poll` and the end of the topic as the last fetch named it."""
+        positions = self.positions()
+        return sum(max(0, (self.known_end(number) or 0) - position) for number, position in positions.items())

@@ -1,0 +1,296 @@
+"""The agent over an in-memory broker: crashed at every record that it sends, started again, and no trace of it left."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sketch.hashing import shard_of
+from streams.agent.shard import Shard, ShardConfig
+from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
+from streams.assignments.subscription import HotFeatureTable
+from streams.clients.admin import create_topics
+from streams.clients.in_memory import CrashError, InMemoryBroker
+from streams.clients.producer import RecordProducer
+from streams.errors import InvariantError, TopicError
+from streams.keys import CRITEO_FIELDS
+from streams.logs.schema import SCHEMAS
+from streams.records import ClickBatch, ImportanceBatch, Source, decode_importance, encode_clicks, encode_importance
+from streams.topics import Topics
+
+SHARDS, STEPS, ROWS = 2, 8, 200
+TOPICS = Topics()
+SHARD_CONFIG = ShardConfig(capacity=12, num_shards=SHARDS)
+SCHEMA = SCHEMAS["criteo-kaggle"]
+GRADIENT = AgentConfig(shards=SHARD_CONFIG, schema=SCHEMA, snapshot_every=2)
+FREQUENCY = AgentConfig(shards=SHARD_CONFIG, schema=SCHEMA, signals=frozenset({"frequency"}))
+
+
+def keys_of(step: int) -> np.ndarray:
+    """(200, 26) keys of a popularity that drifts with the step, so that what was hot is demoted again."""
+    tokens = np.random.default_rng(step).zipf(1.1, (ROWS, 26)).astype(np.uint64) % np.uint64(3000)
+    return (np.arange(1, 27, dtype=np.uint64) << np.uint64(56)) | (tokens + np.uint64(100 * (step // 2)))
+
+
+def importance_of(step: int, shard: int) -> ImportanceBatch:
+    keys, counts = np.unique(keys_of(step), return_counts=True)
+    mine = shard_of(keys, SHARDS) == shard
+    return ImportanceBatch(
+        keys=keys[mine],
+        scores=counts[mine].astype(np.float32),
+        fields=CRITEO_FIELDS,
+        source=Source(signal="gradient", topic=TOPICS.clicks, partition=0, offset=step),
+        event_time_ms=step,
+        ingest_ms=step,
+    )
+
+
+def clicks_of(step: int) -> bytes:
+    return encode_clicks(
+        ClickBatch(
+            label=np.zeros(ROWS, np.int8),
+            dense=np.zeros((ROWS, 0), np.float32),
+            keys=keys_of(step),
+            event_time_ms=np.full(ROWS, step),
+            fields=CRITEO_FIELDS,
+            dense_names=(),
+        )
+    )
+
+
+IMPORTANCE = {(step, shard): encode_importance(importance_of(step, shard)) for step in range(STEPS) for shard in (0, 1)}
+
+
+def broker_with_importance(*, batch: int = 4) -> InMemoryBroker:
+    """A broker whose importance topic has every step; batches are small, so that a change can be cut off anywhere."""
+    broker = InMemoryBroker(max_batch_records=batch, clock_ms=lambda: 5)
+    create_topics(broker, TOPICS.specs(shards=SHARDS))
+    with RecordProducer(broker) as producer:
+        for (_, shard), (value, headers) in IMPORTANCE.items():
+            producer.send(TOPICS.importance, shard, value, headers)
+    return broker
+
+
+def inputs(broker: InMemoryBroker, topic: str, starts: dict[int, int]) -> list[InputRecord]:
+    """The records from the given offset of each partition on, oldest offset first."""
+    records = [record for number, start in starts.items() for record in broker.records(topic, number)[start:]]
+    return [InputRecord(*record) for record in sorted(records, key=lambda record: record.offset)]
+
+
+def count_all(broker: InMemoryBroker, config: AgentConfig = GRADIENT) -> AgentWorker:
+    """An agent's life: it takes both shards, counts what there is, and stops in order, if it lives so long."""
+
+    async def live() -> AgentWorker:
+        worker = AgentWorker(config, broker)
+        await worker.adopt_all(set(range(SHARDS)))
+        for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
+            await worker.count_importance(record)
+        await worker.stop()
+        return worker
+
+    return asyncio.run(live())
+
+
+def published_by_rule() -> tuple[list[Shard], list[list[Any]]]:
+    """The shards, and what they must have published, by their own pure rule."""
+    shards = [Shard(number, SHARD_CONFIG) for number in range(SHARDS)]
+    published: list[list[Any]] = [[] for _ in shards]
+    for (step, shard), encoded in IMPORTANCE.items():
+        batch = decode_importance(*encoded)
+        assert isinstance(batch, ImportanceBatch)
+        changes = shards[shard].count(step, batch)
+        assert isinstance(changes, list)
+        published[shard] += changes
+    return shards, published
+
+
+RULE = published_by_rule()
+
+
+def written(broker: InMemoryBroker, shard: int) -> list[Any]:
+    return [(record.key, record.value, record.headers) for record in broker.records(TOPICS.assignments, shard)]
+
+
+def without_copies(records: list[Any]) -> list[Any]:
+    """The records, each where it comes first."""
+    return [record for place, record in enumerate(records) if record not in records[:place]]
+
+
+def assert_no_trace(broker: InMemoryBroker, worker: AgentWorker) -> None:
+    """The state is that of an agent that never crashed, to the bit; the topic has every change, in order."""
+    for number, (shard, expected) in enumerate(zip(*RULE, strict=True)):
+        assert worker.shards[number].to_bytes() == shard.to_bytes()
+        assert without_copies(written(broker, number)) == expected
+    with HotFeatureTable(broker) as table:
+        assert table.table.is_verified
+        assert table.table.num_hot == sum(shard.table.num_hot for shard in RULE[0])
+    broker.compact(TOPICS.assignments)
+    with HotFeatureTable(broker) as table:
+        assert table.table.is_verified
+
+
+def crash_points() -> list[int]:
+    """After how many records of an agent's life each of its requests comes."""
+    broker = broker_with_importance()
+    before = broker.num_sent
+    worker = count_all(broker)
+    assert_no_trace(broker, worker)
+    return [point - before for point in broker.crash_points if point >= before]
+
+
+POINTS = crash_points()
+
+
+def test_the_run_is_long_enough_to_crash_in_every_phase():
+    assert len(POINTS) > 45
+    assert all(shard.seq > 20 and shard.num_demotions for shard in RULE[0])
+
+
+@pytest.mark.parametrize("lose", ["record", "acknowledgement"])
+def test_a_crash_at_any_record_loses_nothing_and_doubles_no_change(lose):
+    for point in POINTS:
+        broker = broker_with_importance()
+        broker.fail_after(point, lose=lose)
+        with pytest.raises(CrashError):
+            count_all(broker)
+        worker = count_all(broker)
+        for number, expected in enumerate(RULE[1]):
+            copies = len(written(broker, number)) - len(expected)
+            assert copies in (0, 1), f"crash at {point}: {copies} copies of records of shard {number}"
+        assert_no_trace(broker, worker)
+
+
+@settings(max_examples=40)
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["record", "acknowledgement", "twice"]), st.integers(0, POINTS[-1])),
+        min_size=1,
+        max_size=4,
+    ),
+    st.integers(1, 6),
+)
+def test_any_crashes_and_repeated_requests_one_after_the_other_leave_no_trace(faults, batch):
+    broker = broker_with_importance(batch=batch)
+    for kind, point in faults:
+        if kind == "twice":
+            broker.store_twice_after(point)
+        else:
+            broker.fail_after(point, lose=kind)
+        try:
+            count_all(broker)
+        except CrashError:
+            continue
+    broker.cancel_fault()
+    assert_no_trace(broker, count_all(broker))
+
+
+def test_only_the_newest_digest_is_ever_written_again():
+    broker = broker_with_importance()
+    count_all(broker)
+    before = [written(broker, number) for number in range(SHARDS)]
+    for number in range(SHARDS):  # all snapshots but the first are lost: everything is computed again
+        broker.topics[TOPICS.snapshots][number].records[:] = broker.records(TOPICS.snapshots, number)[:2]
+    count_all(broker)
+    after = [written(broker, number) for number in range(SHARDS)]
+    assert after == [[*records, records[-1]] for records in before]
+
+
+def test_a_shard_whose_snapshots_are_all_damaged_is_not_begun_afresh():
+    broker = broker_with_importance()
+    count_all(broker)
+    log = broker.topics[TOPICS.snapshots][1]
+    log.records = [record._replace(value=b"damaged") if b"/" in record.key else record for record in log.records]
+    with pytest.raises(InvariantError, match="shard 1: no snapshot"):
+        count_all(broker)
+
+
+def test_an_agent_without_dead_letter_topics_does_not_start():
+    broker = broker_with_importance()
+    del broker.topics[TOPICS.dead_letters(TOPICS.importance)]
+    with pytest.raises(TopicError, match=r"importance\.dlq"):
+        count_all(broker)
+
+
+def test_bad_importance_goes_to_the_dead_letters_with_its_key_its_nulls_and_its_partition():
+    broker = broker_with_importance()
+    with RecordProducer(broker) as producer:
+        producer.send(TOPICS.importance, 1, None, [("h", b"1")], key=b"k")
+        producer.send(TOPICS.importance, 1, None, [])
+    worker = count_all(broker)
+    assert worker.num_bad == 2
+    first, second = broker.records(TOPICS.dead_letters(TOPICS.importance), 1)
+    assert (first.key, first.value, first.headers[0]) == (b"k", None, ("h", b"1"))
+    assert (second.key, second.value) == (None, None)
+    assert dict(second.headers)["dlq-offset"] == b"%d" % (STEPS + 1)
+
+
+def test_records_that_were_skipped_are_read_and_counted_before_the_one_that_came():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = AgentWorker(GRADIENT, broker)
+        await worker.adopt_all({0, 1})
+        records = inputs(broker, TOPICS.importance, worker.own_offsets())
+        for record in [*records[:2], *records[-2:], *records[2:4]]:
+            await worker.count_importance(record)
+        await worker.stop()
+        return worker
+
+    assert_no_trace(broker, asyncio.run(live()))
+
+
+# ---- clicks: the agent that counts them itself ---------------------------------------------------------------------
+
+
+def broker_with_clicks() -> InMemoryBroker:
+    broker = InMemoryBroker(max_batch_records=1, clock_ms=lambda: 5)
+    create_topics(broker, TOPICS.specs(shards=SHARDS))
+    with RecordProducer(broker) as producer:
+        for step in range(STEPS):
+            producer.send(TOPICS.clicks, 0, clicks_of(step) if step != 3 else b"no clicks", [])
+    return broker
+
+
+def count_clicks(broker: InMemoryBroker, committed: list[int]) -> None:
+    """An agent that acknowledges every second click record, as the last element of `committed`."""
+
+    async def live() -> None:
+        worker = AgentWorker(FREQUENCY, broker)
+        await worker.start()
+        for record in inputs(broker, TOPICS.clicks, {0: committed[-1]}):
+            await worker.count_clicks(record)
+            if record.offset % 2 or record.offset == STEPS - 1:
+                await worker.deliver()
+                committed.append(record.offset + 1)
+        await worker.stop()
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("lose", ["record", "acknowledgement"])
+def test_an_agent_that_counts_clicks_loses_none_wherever_it_crashes(lose):
+    broker = broker_with_clicks()
+    before = broker.num_sent
+    count_clicks(broker, [0])
+    points = broker.num_sent - before
+    expected = [broker.records(TOPICS.importance, shard) for shard in range(SHARDS)]
+    assert [len(records) for records in expected] == [STEPS - 1] * SHARDS
+    for point in range(points):
+        broker, committed = broker_with_clicks(), [0]
+        broker.fail_after(point, lose=lose)
+        with pytest.raises(CrashError):
+            count_clicks(broker, committed)
+        for shard in range(SHARDS):  # what is acknowledged is there
+            stored = {int(dict(record.headers)["offset"]) for record in broker.records(TOPICS.importance, shard)}
+            assert set(range(committed[-1])) - {3} <= stored
+        count_clicks(broker, committed)
+        for shard, records in enumerate(expected):
+            again = [(record.value, record.headers) for record in broker.records(TOPICS.importance, shard)]
+            assert without_copies(again) == [(record.value, record.headers) for record in records]
+        letters = broker.records(TOPICS.dead_letters(TOPICS.clicks))
+        assert {letter.value for letter in letters} == {b"no clicks"}
