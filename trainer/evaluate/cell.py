@@ -23,7 +23,7 @@ from trainer.learning.quality import Quality
 
 __all__ = ["BudgetError", "Cell", "CellResult", "run_cell"]
 
-_FORMAT = 2  # increases when the results of an older version are no longer comparable
+_FORMAT = 3  # increases when the results of an older version are no longer comparable
 _LAST_SHARE = 1 / 7  # corresponds to the last of the seven days in the paper
 _WINDOWS = 50
 
