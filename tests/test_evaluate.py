@@ -140,7 +140,7 @@ def test_another_seed_gives_other_figures():
 
 def test_evaluation_without_gradient_changes_nothing():
     stream = load_stream(SOURCE, NUM_ROWS)
-    for name in ("cafe", "cafe-paper-2", "adaembed", "qr"):
+    for name in ("hotstream", "cafe-ml", "adaembed", "qr"):
         method = METHODS[name].build(make_cell(name, 5.0).brief(stream))
         assert not isinstance(method, Infeasible)
         words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
@@ -241,7 +241,7 @@ def make_grid(**changes) -> GridConfig:
         "source": SOURCE,
         "num_rows": 8192,
         "preset": PRESETS["quick"],
-        "methods": ("full", "hash", "qr", "cafe"),
+        "methods": ("full", "hash", "qr", "hotstream"),
         "models": ("dlrm",),
         "compressions": (20.0, 10_000.0),
         "seeds": (0, 1),
@@ -341,9 +341,14 @@ def test_a_closed_share_is_a_fraction_of_the_gap_between_the_reference_and_the_f
         figures = dict.fromkeys(("logloss", "auc_last", "logloss_last"), 0.5)
         return {"method": method, "model": "dlrm", "compression": compression, "knobs": {}, "auc": auc, **figures}
 
-    cells = [made("full", 1.0, 0.8), made("hash", 10.0, 0.7), made("cafe", 10.0, 0.77), made("cafe", 10.0, 0.79)]
+    cells = [
+        made("full", 1.0, 0.8),
+        made("hash", 10.0, 0.7),
+        made("hotstream", 10.0, 0.77),
+        made("hotstream", 10.0, 0.79),
+    ]
     summaries = summarise(cells)
-    assert closed_shares(summaries, "cafe", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
+    assert closed_shares(summaries, "hotstream", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
     assert summaries[-1].error["auc"] == pytest.approx(0.01)
 
 
@@ -368,7 +373,7 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
 
 def make_recovery(disturbed):
     rows = tuple(range(10, 10 * len(disturbed) + 1, 10))
-    point = {"method": "cafe", "model": "dlrm", "compression": 10.0, "rows": rows}
+    point = {"method": "hotstream", "model": "dlrm", "compression": 10.0, "rows": rows}
     return Recovery(**point, disturbed=tuple(disturbed), undisturbed=(1.0,) * len(rows), rotate_at=20)
 
 
@@ -389,25 +394,25 @@ def test_recovery_averages_the_curves_of_the_seeds_and_omits_infeasible_cells():
 
 
 def test_a_rotation_is_reported_against_the_undisturbed_run(tmp_path):
-    options = ["--methods", "full,cafe", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
+    options = ["--methods", "full,hotstream", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
     out, report = tmp_path / "out", tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
     assert done.exit_code == 0, done.output
     recovery = json.loads(report.read_text())["recovery"]
-    assert [one["method"] for one in recovery] == ["full", "cafe"]
+    assert [one["method"] for one in recovery] == ["full", "hotstream"]
     for one in recovery:
         before = sum(row <= 4096 for row in one["rows"])
         near = pytest.approx(one["undisturbed"][:before], rel=0.06)  # another size: other initial values, other hashes
         assert one["disturbed"][:before] == near
         assert one["disturbed"] != one["undisturbed"]
-    assert "| cafe |" in (out / "recovery.md").read_text()
+    assert "| hotstream |" in (out / "recovery.md").read_text()
     assert (out / "recovery-dlrm.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_a_variant_fits_the_bytes_and_is_another_method(name):
     default, varied = (
-        replace(make_cell("cafe", 10.0, **knobs), num_rows=2048) for knobs in ({}, ablation.VARIANTS[name])
+        replace(make_cell("hotstream", 10.0, **knobs), num_rows=2048) for knobs in ({}, ablation.VARIANTS[name])
     )
     assert default.name != varied.name
     measured = run_cell(varied)
@@ -443,7 +448,7 @@ def test_the_command_compares_methods_on_files_of_any_schema(tmp_path):
     lines = [f"{int(click)},s{site},a{ad}" for click, site, ad in zip(clicks, sites, ads, strict=True)]
     (tmp_path / "log.csv").write_text("click,site,ad\n" + "\n".join(lines) + "\n")
     (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["site", "ad"]\n')
-    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,cafe", "--compression", "3"]
+    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,hotstream", "--compression", "3"]
     files = [str(tmp_path / "log.csv"), "--models", "dlrm,wdl,dcn"]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*files, *options, "--out", str(tmp_path / "out"), "--json", str(report)])
@@ -466,7 +471,7 @@ def test_a_source_tree_becomes_a_log_with_learnable_labels(tmp_path):
     assert (stream.keys[1:, 2] & np.uint64((1 << 56) - 1) == stream.keys[:-1, 1] & np.uint64((1 << 56) - 1)).all()
     truths = stream.keys[stream.label == 1, 0]
     assert len(np.unique(truths)) <= 15
-    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,cafe", "--compression", "2"]
+    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,hotstream", "--compression", "2"]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
     assert done.exit_code == 0, done.output

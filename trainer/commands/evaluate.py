@@ -119,7 +119,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
     show_default=True,
     help="Search each method's settings on the first seed, or use the defaults.",
 )
-@click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of cafe alone.")
+@click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of hotstream alone.")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells to run in parallel.")
 @click.option(
     "--out",
@@ -170,7 +170,7 @@ def command(
     from trainer.evaluate.sources.tokens import TokenSource  # noqa: PLC0415
 
     if ablation and methods:
-        raise click.UsageError("--ablation: got --methods as well, but it varies cafe alone; omit --methods")
+        raise click.UsageError("--ablation: got --methods as well, but it varies hotstream alone; omit --methods")
     report, chosen = Report("evaluate"), PRESETS[preset]
     source: RowSource = GeneratorSource(seed=generator_seed, rotate_at=rotate_at)
     if schema == "tokens":

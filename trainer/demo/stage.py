@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -22,8 +21,6 @@ from streams.topics import Topics
 from trainer.demo.audit import audit_topics, recall_of
 
 __all__ = ["DemoConfig", "run_demo"]
-
-logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 120.0
 _STALL_TIMEOUT_S = 120.0

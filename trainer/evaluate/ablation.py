@@ -1,4 +1,4 @@
-"""The ablation: varies each default of `cafe` alone.
+"""The ablation: varies each default of `hotstream` alone.
 
 Every variant is a cell of the grid with the same byte budget, and is compared with the default's cell of the same seed.
 Both share rows, initial weights and hashes, so the difference has a smaller error than either AUC.
@@ -18,7 +18,7 @@ from trainer.evaluate.statistics import mean_and_error
 
 __all__ = ["VARIANTS", "Effect", "ablation_table", "run_ablation"]
 
-_METHOD = "cafe"
+_METHOD = "hotstream"
 _METRICS = ("auc", "auc_last")
 _TITLES = {"auc": "AUC", "auc_last": "AUC of the last seventh"}
 

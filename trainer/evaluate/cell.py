@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -24,9 +23,7 @@ from trainer.learning.quality import Quality
 
 __all__ = ["BudgetError", "Cell", "CellResult", "run_cell"]
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = 2  # increases when the results of an older version are no longer comparable
+_FORMAT = 3  # increases when the results of an older version are no longer comparable
 _LAST_SHARE = 1 / 7  # corresponds to the last of the seven days in the paper
 _WINDOWS = 50
 

@@ -9,7 +9,6 @@ runs with the other seeds. The searches of all points proceed in common rounds, 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -28,8 +27,6 @@ from trainer.evaluate.presets import Preset
 from trainer.evaluate.sources.stream import RowSource, load_stream
 
 __all__ = ["Grid", "GridConfig", "OnCell", "run_all", "run_grid"]
-
-logger = logging.getLogger(__name__)
 
 _SEARCH_FRACTION = 4  # the search uses a quarter of the rows, but
 _MIN_SEARCH_ROWS = 100_000  # at least this many, or all if there are fewer

@@ -77,7 +77,7 @@ PRESETS: dict[str, Preset] = {
             rows=100_000,
             seeds=1,
             compressions=(100,),
-            methods=("full", "hash", "qr", "cafe-paper", "cafe"),
+            methods=("full", "hash", "qr", "cafe", "hotstream"),
         ),
         Preset(name="reference", towers=_SMALL),
         Preset(  # the set-up of the CAFE paper, with its layer sizes

@@ -41,7 +41,8 @@ class Recovery:
     @property
     def excess(self) -> tuple[float, ...]:
         """The relative increase of the loss over the undisturbed run, by window."""
-        return tuple(one / other - 1 for one, other in zip(self.disturbed, self.undisturbed, strict=True))
+        pairs = zip(self.disturbed, self.undisturbed, strict=True)
+        return tuple(disturbed / undisturbed - 1 for disturbed, undisturbed in pairs)
 
     @property
     def rows_until_near(self) -> int | None:
@@ -59,7 +60,9 @@ class Recovery:
         """The sum of the loss differences to the undisturbed run over all rows after the rotation."""
         widths = [row - before for before, row in zip((0, *self.rows), self.rows, strict=False)]
         parts = zip(self.rows, widths, self.disturbed, self.undisturbed, strict=True)
-        return sum(width * (one - other) for row, width, one, other in parts if row > self.rotate_at)
+        return sum(
+            width * (disturbed - undisturbed) for row, width, disturbed, undisturbed in parts if row > self.rotate_at
+        )
 
 
 def run_undisturbed(

@@ -1,7 +1,7 @@
-"""`cafe`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
+"""`hotstream`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
 
 What is charged is what both allocate: rows, optimizer state, router, sketch, and the hot set's own tables. In a real
-deployment the sketch is the agent's and takes nothing of the trainer's memory; `cafe-remote` is that case.
+deployment the sketch is the agent's and takes nothing of the trainer's memory; `hotstream-remote` is that case.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ def draw_auc(summaries: Sequence[Summary], model: str, path: Path) -> None:
         ratios, means, errors = zip(
             *((one.compression, one.mean["auc"], one.error["auc"]) for one in points), strict=True
         )
-        width = 2.5 if method.startswith("cafe") else 1.0
+        width = 2.5 if method.startswith("hotstream") else 1.0
         axes.errorbar(ratios, means, yerr=errors, marker="o", capsize=3, linewidth=width, label=method)
     axes.set(xscale="log", xlabel="compression (all bytes)", ylabel="prequential AUC", title=model)
     axes.grid(alpha=0.3)

@@ -115,8 +115,8 @@ def markdown(summaries: Sequence[Summary]) -> str:
 
 def _closed(summaries: Sequence[Summary], model: str, ratios: Sequence[float]) -> list[str]:
     lines = []
-    for method in ("cafe", "cafe-remote"):
-        for reference in ("hash", "cafe-paper", "cafe-paper-2", "cafe-paper-bytes"):
+    for method in ("hotstream", "hotstream-remote"):
+        for reference in ("hash", "cafe", "cafe-ml", "cafe-bytes"):
             shares = closed_shares(summaries, method, reference)
             if shares:
                 cells = [f"{100 * shares[model, ratio]:.0f} %" if (model, ratio) in shares else "-" for ratio in ratios]
