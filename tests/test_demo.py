@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -31,17 +33,23 @@ FIXED = {
 pytestmark = pytest.mark.broker
 
 
-def start(folder: Path, *options: str) -> subprocess.Popen[str]:
+@contextmanager
+def start(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
+    """Starts the demo; killed at the end of the `with` if it still runs, and reaped in any case."""
     command = [sys.executable, "-m", "trainer", "demo", "--out", str(folder), "--rate", "0", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "HOTSTREAM_"))}
-    return subprocess.Popen(
+    with subprocess.Popen(
         die_with_parent(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
-    )
+    ) as demo:
+        try:
+            yield demo
+        finally:
+            demo.kill()
 
 
 def run(folder: Path, *options: str) -> dict:
-    demo = start(folder, *options)
-    output, _ = demo.communicate(timeout=TIMEOUT_S)
+    with start(folder, *options) as demo:
+        output, _ = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 0, output
     return json.loads((folder / "report.json").read_text())
 
@@ -119,11 +127,11 @@ def test_real_rows_through_a_real_kafka(apache_broker, topic_prefix, tmp_path, n
 
 
 def test_if_a_child_dies_the_demo_fails_and_prints_its_name_and_the_end_of_its_log(tmp_path):
-    demo = start(tmp_path, "--rows", "200000", "--embedding-bytes", "300000")
-    wait_until(lambda: "replay" in children_of(demo.pid) or demo.poll() is not None, timeout_s=TIMEOUT_S)
-    others = children_of(demo.pid)
-    os.kill(others["agent"], signal.SIGKILL)
-    output, _ = demo.communicate(timeout=TIMEOUT_S)
+    with start(tmp_path, "--rows", "200000", "--embedding-bytes", "300000") as demo:
+        wait_until(lambda: "replay" in children_of(demo.pid) or demo.poll() is not None, timeout_s=TIMEOUT_S)
+        others = children_of(demo.pid)
+        os.kill(others["agent"], signal.SIGKILL)
+        output, _ = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 1, output
     assert "agent ended with exit status -9" in output
     assert "reads on from offset" in output  # the end of its log
@@ -132,12 +140,12 @@ def test_if_a_child_dies_the_demo_fails_and_prints_its_name_and_the_end_of_its_l
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_demo_that_is_stopped_leaves_no_process_behind(tmp_path, number):
-    demo = start(tmp_path, "--rows", "200000", "--embedding-bytes", "300000")
-    wait_until(lambda: len(children_of(demo.pid)) >= 2 or demo.poll() is not None, timeout_s=TIMEOUT_S)
-    others = children_of(demo.pid)
-    assert len(others) >= 2
-    demo.send_signal(number)
-    demo.communicate(timeout=60)
+    with start(tmp_path, "--rows", "200000", "--embedding-bytes", "300000") as demo:
+        wait_until(lambda: len(children_of(demo.pid)) >= 2 or demo.poll() is not None, timeout_s=TIMEOUT_S)
+        others = children_of(demo.pid)
+        assert len(others) >= 2
+        demo.send_signal(number)
+        demo.communicate(timeout=60)
     assert demo.returncode != 0
     deadline_s = time.monotonic() + 10
     while any(is_running(pid) for pid in others.values()) and time.monotonic() < deadline_s:

@@ -58,15 +58,27 @@ def test_a_module_imports_only_what_lies_below_it(name):
     assert not imported_packages(MODULES[name]) & FORBIDDEN[name.split(".")[0]]
 
 
+# What a library is needed for has one room, and everything else is handed what it makes.
+ROOM_OF = {"kafka": "streams.clients", "aiokafka": "streams.clients", "faust": "streams.agent"}
+
+
+@pytest.mark.parametrize("library", sorted(ROOM_OF))
+def test_a_kafka_library_is_imported_in_one_room_only(library):
+    importing = {name for name, path in MODULES.items() if library in imported_packages(path)}
+    assert importing, f"nothing imports {library} any more: take it out of the list"
+    assert {name.rpartition(".")[0] for name in importing} == {ROOM_OF[library]}, importing
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
         ("import sketch", ("streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         ("import streams", ("trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         (
-            "import streams.agent.shard, streams.assignments.table",
+            "import streams.agent.shard, streams.assignments.table, streams.clients.config, streams.clients.connector",
             ("kafka", "aiokafka", "faust", "torch"),
         ),
+        ("import streams.agent.worker", ("aiokafka", "faust", "torch")),
         ("from streams import subscribe, HotFeatureTable", ("faust", "torch", "trainer")),
         ("import streams.commands.replay", ("faust", "torch", "trainer")),
         ("import streams.commands.agent", ("torch", "trainer")),

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -155,17 +155,23 @@ def wait_for_answers(kafka: KafkaConfig, count: int, process: subprocess.Popen[b
     pytest.fail(f"no importance of {count} click records within 60 s")
 
 
+@contextmanager
+def running_trainer(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
+    """A trainer, killed at the end of the `with` if it still runs, and reaped in any case."""
+    with subprocess.Popen(command) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
 def test_a_killed_trainer_goes_on_and_ends_with_the_same_totals(kafka: KafkaConfig, tmp_path: Path) -> None:
     send_clicks(kafka, range(10))
-    killed = subprocess.Popen(train_command(kafka, tmp_path))
-    try:
+    with running_trainer(train_command(kafka, tmp_path)) as killed:
         wait_for_answers(kafka, 10, killed)
         send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])
         send_clicks(kafka, range(10, 17))
         wait_for_answers(kafka, 17, killed)
-    finally:
-        killed.send_signal(signal.SIGKILL)
-        killed.wait()
     send_clicks(kafka, range(17, 25))
     path = tmp_path / "report.json"
     subprocess.run(train_command(kafka, tmp_path, "--idle-timeout", "1", "--json", str(path)), check=True, timeout=120)
@@ -178,9 +184,9 @@ def test_a_killed_trainer_goes_on_and_ends_with_the_same_totals(kafka: KafkaConf
     assert [window["rows"] for window in report["windows"]] == [128 * number for number in range(1, 7)]
     assert len(answered_clicks(kafka)) == 25
 
-    stopped = subprocess.Popen(train_command(kafka, tmp_path, "--json", str(path)))
-    send_clicks(kafka, range(25, 27))
-    wait_for_answers(kafka, 27, stopped)
-    stopped.terminate()
-    assert stopped.wait(timeout=30) == 0
+    with running_trainer(train_command(kafka, tmp_path, "--json", str(path))) as stopped:
+        send_clicks(kafka, range(25, 27))
+        wait_for_answers(kafka, 27, stopped)
+        stopped.terminate()
+        assert stopped.wait(timeout=30) == 0
     assert json.loads(path.read_text())["rows"]["trained"] == 27 * ROWS

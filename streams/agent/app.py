@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import logging
 import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -19,9 +20,17 @@ from streams.agent.own_offsets import use_own_offsets
 from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
 from streams.clients.config import KafkaConfig
 
-__all__ = ["create_app"]
+__all__ = ["create_app", "run_agent"]
 
 _MAX_FETCH_BYTES = 16 << 20
+
+
+def run_agent(config: AgentConfig, kafka: KafkaConfig) -> None:
+    """Runs an agent until the process is asked to stop; Faust ends the process then."""
+    for noisy in ("faust", "mode", "streams.agent.own_offsets"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    app = create_app(config, kafka)
+    faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
 
 
 def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:

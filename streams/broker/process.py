@@ -166,12 +166,14 @@ class BrokerProcess:
             raise BrokerError(self._exit_message(code))
 
     def stop(self) -> None:
-        """Sends SIGTERM, and SIGKILL after the grace period; returns when the process has ended."""
-        if self._process is not None and self.is_running:
-            self._signal(self._process, signal.SIGTERM)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._command.grace_s)
-        self.kill()
+        """Sends SIGTERM, and SIGKILL after the grace period or when interrupted; returns when the process has ended."""
+        try:
+            if self._process is not None and self.is_running:
+                self._signal(self._process, signal.SIGTERM)
+                with suppress(subprocess.TimeoutExpired):
+                    self._process.wait(self._command.grace_s)
+        finally:
+            self.kill()
 
     def kill(self) -> None:
         """Sends SIGKILL, like a power failure; returns when the process has ended."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import sys
 from typing import Any
 
@@ -116,9 +115,7 @@ def command(
 
     The only required choice is --capacity, the number of unique rows of the model; there is no threshold to tune.
     """
-    from faust import Worker  # noqa: PLC0415 - a second to import, and not for --help
-
-    from streams.agent.app import create_app  # noqa: PLC0415
+    from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
     from streams.agent.shard import ShardConfig, compile_kernels  # noqa: PLC0415
     from streams.agent.worker import AgentConfig  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
@@ -143,9 +140,4 @@ def command(
             snapshot_every=snapshot_every,
             session_timeout_s=session_timeout,
         )
-        for noisy in ("faust", "streams.agent.own_offsets"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
-        logging.getLogger("mode").setLevel(logging.WARNING)
-        Worker(
-            create_app(agent, config), override_logging=False, redirect_stdouts=False, quiet=True
-        ).execute_from_commandline()
+        run_agent(agent, config)

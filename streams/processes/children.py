@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
-import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 
@@ -16,6 +18,8 @@ from streams.processes.parent_death import die_with_parent
 
 __all__ = ["Children"]
 
+logger = logging.getLogger(__name__)
+
 _STOP_TIMEOUT_S = 30.0
 _LOG_LINES = 20
 
@@ -23,26 +27,35 @@ _LOG_LINES = 20
 class Children:
     """`hotstream` commands as child processes with a log file each.
 
-    The end of the `with` stops all children. On Linux a child also dies when this process is killed.
+    The end of the `with` sends SIGTERM to all children at once. Those that still run after `end_timeout_s` are killed, and
+    all are reaped. On Linux a child also dies when this process is killed.
 
     Args:
         folder: the folder of the logs, `NAME.log`.
         environment: variables added to the environment of this process.
+        end_timeout_s: how long all children together may take to end.
+
+    Raises:
+        ChildError: at the end, if a child had to be killed and nothing else was raised.
     """
 
-    def __init__(self, folder: Path, environment: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, environment: Mapping[str, str], *, end_timeout_s: float = 10.0) -> None:
         self._folder = folder
         self._environment = {**os.environ, **environment}
+        self._end_timeout_s = end_timeout_s
         self._running: dict[str, subprocess.Popen[bytes]] = {}
 
     def __enter__(self) -> Children:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for name in list(self._running):
-            self._running[name].terminate()
-        for name in list(self._running):
-            self._end(name, self._running.pop(name))
+        killed = self._end_all()
+        if not killed:
+            return
+        message = f"{', '.join(killed)} did not end within {self._end_timeout_s:g} s of SIGTERM: killed"
+        if kind is None:
+            raise ChildError(message)
+        logger.warning("%s", message)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
         """Starts `hotstream ARGUMENTS...`; its output goes to its log.
@@ -80,25 +93,42 @@ class Children:
         return ended
 
     def stop(self, name: str) -> None:
-        """Sends SIGTERM to a child and waits for its end.
+        """Sends SIGTERM to a child and waits for its end; interrupted, it leaves the child to the end of the `with`.
 
         Raises:
-            ChildError: the child does not end within 30 s, or ends with an error.
+            ChildError: the child does not end within 30 s and is killed, or ends with an error.
         """
-        child = self._running.pop(name)
-        child.send_signal(signal.SIGTERM)
-        code = self._end(name, child)
-        if code != 0:
-            raise ChildError(self._failure(name, code))
-
-    @staticmethod
-    def _end(name: str, child: subprocess.Popen[bytes]) -> int:
+        child = self._running[name]
+        child.terminate()
         try:
-            return child.wait(_STOP_TIMEOUT_S)
+            code = child.wait(_STOP_TIMEOUT_S)
         except subprocess.TimeoutExpired as error:
             child.kill()
             child.wait()
             raise ChildError(f"{name} did not end within {_STOP_TIMEOUT_S:.0f} s of SIGTERM and was killed") from error
+        del self._running[name]
+        if code != 0:
+            raise ChildError(self._failure(name, code))
+
+    def _end_all(self) -> list[str]:
+        """Ends and reaps every child, even if it is interrupted; returns the names of those that had to be killed."""
+        deadline_s = time.monotonic() + self._end_timeout_s
+        killed = []
+        try:
+            for child in self._running.values():
+                child.terminate()
+            for child in self._running.values():
+                with suppress(subprocess.TimeoutExpired):
+                    child.wait(max(0.0, deadline_s - time.monotonic()))
+        finally:
+            for name, child in self._running.items():
+                if child.poll() is None:
+                    child.kill()
+                    killed.append(name)
+            for child in self._running.values():
+                child.wait()
+            self._running.clear()
+        return killed
 
     def _failure(self, name: str, code: int) -> str:
         log = self._folder / f"{name}.log"
