@@ -1,4 +1,4 @@
-"""HotSet: the top of a sketch as a stable set of rows, told as changes."""
+"""HotSet: the top keys of a sketch, each with a stable row, and the changes to that set."""
 
 from __future__ import annotations
 
@@ -23,47 +23,47 @@ _MAGIC = b"hotset"
 _REVIEW_EVENTS = 4096
 _REVIEW_BUCKETS = 256
 _REVIEW_CHANGES = 256
-_STANDARD_ERRORS = 1.5  # by which a score must have passed a limit
+_STANDARD_ERRORS = 1.5  # by which a score must pass the score at the last rank
 _HALF_LIFE_PER_ROW = 1000
-_LEAST_HALF_LIFE_EVENTS = 64  # half-lives in one review must leave a score something
+_LEAST_HALF_LIFE_EVENTS = 64  # below, the half-lives of one review would leave nothing of a score
 _MOST_HALF_LIVES = 64.0
 _MOST_MS = 1 << 52
 _RECENT = 1 / 16  # weight of one review in the moments
-_FORGET = 1 / 8  # factor for all scores after a drift
+_DRIFT_DECAY = 1 / 8  # factor for all scores after a drift
 
 _Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 class HotSet:
-    """The keys at the top of a sketch, each with a row of its own; the next ranks are warm; all else is cold.
+    """The keys at the top of a sketch, each with a row of its own. The next ranks may be warm; all other keys are cold.
 
-    The sketch's scores decide, with hysteresis: a key is promoted when its score passes the score at the last rank
-    (of `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it sinks below by the same band, or
-    loses its slot. The band is what chance alone may do to such a score, 1.5 standard errors of it: wide while few
-    events have been counted, narrow when many have. The score at a rank comes from a histogram that every insertion
-    keeps up to date, so nothing is ever sorted but the few candidates of one review.
+    The sketch's scores decide, with hysteresis: a key is promoted when its score exceeds the score at the last rank (of
+    `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it falls below it by the same band or
+    loses its slot. The band is the noise in such a score, 1.5 standard errors: wide while few events have been counted,
+    narrow after many. The score at a rank comes from a histogram that every insertion updates, so only the few
+    candidates of one review are ever sorted.
 
-    - Never more than `capacity` hot keys, at any point of the sequence of changes.
-    - A row is free before it is given away: its demotion comes first.
-    - At most 256 changes per 4096 events, the highest scores first; keys that lose their slot come on top.
-    - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so
-      that what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys
-      that come once is no drift.
-    - Time is the number of events, or event time, never the wall clock; state and changes are a pure function of the
-      parameters and the sequence of keys, scores and event times, however it is cut into updates.
+    - There are never more than `capacity` hot keys, at any point of the sequence of changes.
+    - A row is freed by a demotion before another key takes it.
+    - A review, every 4096 events, makes at most 256 changes, the highest scores first. Evicted keys come on top.
+    - A key becomes cold only after it was hot or warm.
+    - Scores decay slowly. When the hot set's share of the events suddenly falls, all scores are divided by 8 once, so
+      that new keys rise soon. Only events whose key has a slot count: a flood of keys that occur once is no drift.
+    - Time is the number of events, or event time, never the wall clock. State and changes are a pure function of the
+      parameters and the sequence of keys, scores and event times, however that is cut into updates.
 
     Args:
         capacity: rows for hot keys.
         sketch: the sketch to fill; the set owns it from here on.
         warm_capacity: warm keys; none by default.
         first_row: the rows are `first_row ... first_row + capacity - 1`.
-        half_life_events: after how many events a score counts half, 64 or more; 1000 a row by default, `math.inf` for
-            never.
-        half_life_ms: the same in event time, instead; `update` must be told it. Shards that see different numbers of
-            events fade alike then, so that their scores compare.
+        half_life_events: the half-life of a score in events, 64 or more; 1000 per row by default, `math.inf` for no
+            decay.
+        half_life_ms: the half-life in event time, instead; `update` then needs the event time. Shards with different
+            numbers of events then decay alike, and their scores compare.
 
-    Memory: beside the sketch 16 bytes a bucket and one bit a row; from 65,535 rows on a byte a slot more, from 16.8 M
-    two (`growing_bytes`).
+    Memory: beside the sketch 16 bytes per bucket and one bit per row; from 65,535 rows up one more byte per slot, from
+    16.8 M two (`growing_bytes`).
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class HotSet:
         self._tiers = np.zeros((sketch.num_buckets, kernels.TIER_LANES), np.uint16)
         self._high = np.zeros((_num_high_bytes(capacity), *sketch.codes.shape), np.uint8)
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
-        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # without a rank nothing passes
+        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # no rank yet: nothing passes
         are_free = np.arange(_num_words(capacity) * 64) < capacity
         self._free_rows = np.packbits(are_free, bitorder="little").view(np.int64)
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
@@ -114,37 +114,41 @@ class HotSet:
 
     @property
     def num_hot(self) -> int:
-        """How many keys own a row now."""
+        """The number of hot keys."""
         return self.capacity - int(self._counts[kernels.NUM_FREE])
 
     @property
     def num_warm(self) -> int:
-        """How many keys are warm now."""
+        """The number of warm keys."""
         return int(self._counts[kernels.NUM_WARM])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the sketch and of what the set keeps beside it."""
+        """Bytes of the sketch and of the set's own arrays."""
         small = self._histogram, self._limits, self._counts, self._moments, self._candidates
         return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._high, self._free_rows, *small))
 
     @staticmethod
     def growing_bytes(capacity: int, num_buckets: int, slots_per_bucket: int = kernels.MAX_SLOTS) -> int:
-        """Bytes of what a set keeps beside its sketch, without what has one size whatever these are."""
+        """Bytes of a set's own arrays, without those of a fixed size."""
         bucket_bytes = 2 * kernels.TIER_LANES + _num_high_bytes(capacity) * slots_per_bucket
         return num_buckets * bucket_bytes + 8 * _num_words(capacity)
 
     def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
-        """Counts the keys, in order, and says what changed.
+        """Counts the keys in order and returns the changes.
 
         Args:
             keys: (K,) uint64.
-            scores: (K,) or one number for all; what is not finite and positive is rejected (`sketch.num_rejected`).
-            event_time_ms: when these events happened, needed if scores fade in event time. Time that goes back counts
-                as no time; it goes on by one half-life an update at most, lest one wrong time forget everything.
+            scores: (K,), or one score for all keys; `HotSketch.insert` lists the scores that are rejected.
+            event_time_ms: the time of these events, needed if scores decay in event time. A time before the last one
+                counts as the last one. One update advances time by one half-life at most, so that a single wrong time
+                cannot erase all scores.
 
         Returns:
-            The changes in order: apply them one after the other, or by the last of each key.
+            The changes in order; apply all of them, or the last one of each key.
+
+        Raises:
+            ParameterError: the shapes differ, or the event time is missing.
         """
         self._advance(event_time_ms)
         keys, scores, _ = self.sketch.check(keys, scores)
@@ -163,14 +167,14 @@ class HotSet:
         if self.half_life_ms is None:
             return
         if event_time_ms is None:
-            raise ParameterError("event_time_ms: got none, but scores fade in event time (half_life_ms)")
+            raise ParameterError("event_time_ms: got None, but scores decay in event time (half_life_ms)")
         if self._now_ms is None:
             self._now_ms = self._decayed_ms = event_time_ms
         most_ms = self._now_ms + max(1, int(min(self.half_life_ms, _MOST_MS)))
         self._now_ms = max(self._now_ms, min(event_time_ms, most_ms))
 
-    def _fade(self) -> float:
-        """The factor for all scores since the last review."""
+    def _decay_factor(self) -> float:
+        """The decay factor for the time since the last review."""
         if self.half_life_events is not None:
             return 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
         if self.half_life_ms is None or self._now_ms is None:
@@ -200,11 +204,11 @@ class HotSet:
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        decay = self._fade() * self._drift_factor()
+        decay = self._decay_factor() * self._drift_factor()
         if decay < 1.0:
             scale = sketch.scale / decay
             sketch.decay(decay)
-            if sketch.scale < scale:  # every code has changed
+            if sketch.scale < scale:  # a renormalisation changed every code
                 kernels.count_scores(sketch.codes, self._histogram)
                 self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
         num_changes = self._move_tiers(out)
@@ -234,13 +238,13 @@ class HotSet:
         return num_changes
 
     def _drift_factor(self) -> float:
-        """The factor for all scores after a drift, else 1; scores that never fade do not fade then, either."""
+        """The additional decay factor after a drift, else 1; scores without decay ignore drift."""
         held, hot = int(self._counts[kernels.HELD_HITS]), int(self._counts[kernels.HOT_HITS])
         self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
         if not self._drift.observe(held, hot) or math.inf in {self.half_life_events, self.half_life_ms}:
             return 1.0
         self._drift.restart()
-        return _FORGET
+        return _DRIFT_DECAY
 
     def _set_limits(self) -> None:
         review.set_limits(
@@ -268,7 +272,7 @@ class HotSet:
         return keys[order], tiers, np.where(tiers == HOT, rows, NO_ROW).astype(np.int32)
 
     def to_bytes(self) -> bytes:
-        """The whole state, the sketch's included; `from_bytes` of it goes on bit for bit as this set would."""
+        """The whole state with the sketch: a set from `from_bytes` continues bit for bit as this one would."""
         parameters = {
             "capacity": self.capacity,
             "warm_capacity": self.warm_capacity,
@@ -292,10 +296,10 @@ class HotSet:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> HotSet:
-        """The hot set whose `to_bytes` these are.
+        """Restores a hot set from `to_bytes`.
 
         Raises:
-            SnapshotError: they are not, or damaged.
+            SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
         half_lives: dict[str, Any] = {
@@ -326,15 +330,15 @@ def _unhex(text: str | None) -> float | None:
 
 
 def _num_high_bytes(capacity: int) -> int:
-    """How many bytes of a row's number are kept beside its tier."""
+    """The number of bytes of a row that are kept beside its tier."""
     return (((capacity - 1) // kernels.LOW_ROWS).bit_length() + 7) // 8
 
 
 def _num_words(capacity: int) -> int:
-    """How many words of 64 bits hold a bit a row."""
+    """The number of 64-bit words that hold one bit per row."""
     return -(-capacity // 64)
 
 
 def _buffers(size: int) -> _Buffers:
-    """Room for `size` changes."""
+    """Buffers for `size` changes."""
     return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.empty(size, np.float32)

@@ -10,14 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
+from sketch.changes import COLD, HOT, WARM
 from sketch.kernels import (
     BIN_BITS,
-    COLD,
     DEMOTE_HOT,
     DEMOTE_WARM,
     HALF,
     HAND,
-    HOT,
     LAST_ROW,
     LINE_BYTES,
     NUM_BINS,
@@ -27,7 +26,6 @@ from sketch.kernels import (
     PROMOTE_HOT,
     PROMOTE_WARM,
     RENORMALISE_CODE,
-    WARM,
     decode_score,
     encode_score,
     leave,
@@ -41,8 +39,8 @@ from sketch.kernels import (
 __all__ = ["review", "set_limits"]
 
 _MAX_BAND = 1.0
-_ADDRESS_BITS = 44  # of a slot, below its score in a word that sorts
-_ADDRESS_MASK = (1 << _ADDRESS_BITS) - 1
+_SLOT_BITS = 44  # of a slot's flat index, below its score in a sortable word
+_SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 
 @njit(nogil=True, cache=True)
@@ -135,14 +133,14 @@ def _sweep(
 
 @njit(nogil=True, cache=True)
 def _best_first(scores, candidates, num_candidates):
-    """The candidates by score, best first, equals in ascending order of their addresses."""
+    """The candidates by score, best first, ties in the order of their slots."""
     order = np.empty(num_candidates, np.int64)
     for i in range(num_candidates):
         code = np.int64(scores[candidates[i] >> 3, candidates[i] & 7])
-        order[i] = (code << _ADDRESS_BITS) | (_ADDRESS_MASK - candidates[i])
+        order[i] = (code << _SLOT_BITS) | (_SLOT_MASK - candidates[i])
     order.sort()
     for i in range(num_candidates):
-        candidates[i] = _ADDRESS_MASK - (order[num_candidates - 1 - i] & _ADDRESS_MASK)
+        candidates[i] = _SLOT_MASK - (order[num_candidates - 1 - i] & _SLOT_MASK)
     return candidates[:num_candidates]
 
 
@@ -156,10 +154,10 @@ def review(
         lines, wide, scores, seed, scale, tiers, high, limits, counts, free_rows, candidates,
         warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
     )  # fmt: skip
-    for address in _best_first(scores, candidates, counts[NUM_CANDIDATES]):
+    for index in _best_first(scores, candidates, counts[NUM_CANDIDATES]):
         if num_out >= budget:
             break
-        bucket, slot = address >> 3, address & 7
+        bucket, slot = index >> 3, index & 7
         tier, code = tiers[bucket, slot], np.int64(scores[bucket, slot])
         if tier >= HOT:
             continue

@@ -1,4 +1,4 @@
-"""The hashes that other programs must reproduce: golden vectors for every body, and what each hash promises."""
+"""The hashes that other programs must reproduce: golden vectors for every body, and the guarantees of each hash."""
 
 from __future__ import annotations
 

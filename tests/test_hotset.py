@@ -1,4 +1,4 @@
-"""HotSet: the promises that its changes keep one by one, and how well, how calmly and how soon it follows a stream."""
+"""HotSet: the guarantees of every single change, and how well and how soon the set follows a stream."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _UNIVERSE = 300_000
 
 
 def zipf_keys(num_keys: int, seed: int, universe: int = _UNIVERSE) -> np.ndarray:
-    """Keys by rank, the commonest first: field 3, payload = rank."""
+    """Zipf keys of field 3 whose payload is their rank, 0 the most frequent."""
     weights = np.cumsum(np.arange(1, universe + 1) ** -1.05)
     ranks = np.searchsorted(weights / weights[-1], np.random.default_rng(seed).random(num_keys))
     return ranks.astype(np.uint64) | _FIELD
@@ -43,7 +43,7 @@ def columns(changes: Changes) -> list[bytes]:
 
 
 class Follower:
-    """A subscriber in plain Python that checks every promise after every single change."""
+    """A subscriber in plain Python that checks every guarantee after each change."""
 
     def __init__(self, hot_set: HotSet) -> None:
         self.capacity, self.warm_capacity = hot_set.capacity, hot_set.warm_capacity
@@ -62,7 +62,7 @@ class Follower:
                 del self.owners[old_row]
                 self.num_freed += 1
             if tier == HOT:
-                assert row not in self.owners, "a row was given away before it was free"
+                assert row not in self.owners, "a row was reassigned before it was free"
                 assert self.first_row <= row < self.first_row + self.capacity
                 self.owners[row] = key
             else:
@@ -92,7 +92,7 @@ _STREAMS = st.fixed_dictionaries(
 
 
 def drifting_stream(seed: int, num_keys: int = 30_000) -> tuple[np.ndarray, np.ndarray]:
-    """Keys whose popular half moves on every 10,000, with scores of very different sizes."""
+    """Keys whose popular half changes every 10,000 keys, with scores of very different sizes."""
     random = np.random.default_rng(seed)
     keys = zipf_keys(num_keys, seed, universe=2000) + (np.arange(num_keys) // 10_000 * 700).astype(np.uint64)
     scores = (random.exponential(1.0, num_keys) * 10.0 ** random.integers(-2, 3, num_keys)).astype(np.float32)
@@ -173,7 +173,7 @@ def test_the_set_is_full_after_warm_up_and_stays_full():
     assert hot_set.num_warm >= 0.97 * hot_set.warm_capacity
 
 
-def test_without_warm_places_the_rows_fill_too():
+def test_without_a_warm_tier_the_rows_fill_too():
     hot_set = make_hot_set(_CAPACITY, 340, half_life_events=math.inf)
     hot_set.update(zipf_keys(400_000, seed=2))
     assert hot_set.num_hot == _CAPACITY  # 891 when a cold key had to pass the band of a warm tier that is always full
@@ -213,7 +213,7 @@ def test_with_a_short_half_life_new_hot_keys_come_in_soon():
     assert not np.isin(true_hot()[::2][100:], hot_keys(hot_set)).any()  # what is never seen again has left
 
 
-def test_in_event_time_scores_fade_by_the_time_that_passed_however_many_events_it_had():
+def test_in_event_time_scores_decay_with_time_and_not_with_events():
     key, others = np.array([7], np.uint64) | _FIELD, np.arange(1 << 20, (1 << 20) + 4095, dtype=np.uint64) | _FIELD
     for reviews in (1, 3):
         hot_set = make_hot_set(50, 2000, half_life_ms=10_000.0)
@@ -231,7 +231,7 @@ def test_in_event_time_scores_fade_by_the_time_that_passed_however_many_events_i
 
 
 @pytest.mark.parametrize("admission", ["randomized", "replace_min"])
-def test_changes_per_4096_events_are_bounded_but_for_keys_that_lose_their_slot(admission):
+def test_changes_per_4096_events_are_bounded_except_for_evicted_keys(admission):
     hot_set = make_hot_set(2000, admission=admission)
     keys = zipf_keys(400_000, seed=6)
     for start in range(0, len(keys) - 4095, 4096):
@@ -260,20 +260,20 @@ def test_without_a_warm_tier_the_changes_are_promotions_and_their_demotions():
     assert changes.num_promotions - num_demotions == hot_set.num_hot
 
 
-def test_rows_of_demoted_keys_are_used_again():
+def test_rows_of_demoted_keys_are_reused():
     hot_set = make_hot_set(10, 100, half_life_events=5000.0, first_row=70)
     follower = Follower(hot_set)
-    given_out = set()
+    assigned_rows = set()
     for turn in range(40):
         keys = (np.arange(4096, dtype=np.uint64) % 10 + np.uint64(1000 * turn)) | _FIELD
         changes = hot_set.update(keys)
         follower.apply(changes)
-        given_out.update(changes.row[changes.tier == HOT].tolist())
-    assert given_out == set(range(70, 80))
+        assigned_rows.update(changes.row[changes.tier == HOT].tolist())
+    assert assigned_rows == set(range(70, 80))
     assert (changes.tier == COLD).any()
 
 
-def test_rows_of_more_than_two_bytes_are_told_kept_and_freed():
+def test_rows_of_more_than_two_bytes_are_assigned_kept_and_freed():
     hot_set = make_hot_set(66_000, 40_000, first_row=5, half_life_events=2e5)
     follower = Follower(hot_set)
     keys = np.arange(66_000, dtype=np.uint64)
@@ -299,7 +299,7 @@ def test_beside_the_sketch_a_set_takes_a_bit_a_row_and_sixteen_or_twenty_three_b
     assert grown == expected - HotSet.growing_bytes(1, 1)
 
 
-def test_hopeless_scores_change_nothing_but_a_count():
+def test_invalid_scores_change_only_the_count_of_rejections():
     hot_set = make_hot_set(10)
     assert len(hot_set.update(np.arange(1, 5000, dtype=np.uint64), math.nan)) == 0
     assert hot_set.sketch.num_rejected == 4999
@@ -329,17 +329,17 @@ def test_an_empty_set_has_an_empty_table():
         ({"capacity": 2, "half_life_ms": 1000.0, "half_life_events": 1000.0}, "got both"),
     ],
 )
-def test_a_parameter_that_cannot_be_meant_is_named(parameters, named):
+def test_an_invalid_parameter_is_named(parameters, named):
     with pytest.raises(ParameterError, match=named):
         HotSet(sketch=HotSketch(1), **parameters)
 
 
 @given(st.data())
 def test_a_damaged_snapshot_is_refused(warm_snapshot, data):
-    place = data.draw(st.integers(0, 8 * len(warm_snapshot) - 1))
+    bit = data.draw(st.integers(0, 8 * len(warm_snapshot) - 1))
     damaged = bytearray(warm_snapshot)
-    damaged[place // 8] ^= 1 << place % 8
+    damaged[bit // 8] ^= 1 << bit % 8
     with pytest.raises(SnapshotError):
         HotSet.from_bytes(bytes(damaged))
     with pytest.raises(SnapshotError):
-        HotSet.from_bytes(warm_snapshot[: place // 8])
+        HotSet.from_bytes(warm_snapshot[: bit // 8])

@@ -1,4 +1,4 @@
-"""TierTable against the plainest model of it: a dictionary, one change at a time."""
+"""TierTable against its plainest model: a dictionary, one change at a time."""
 
 from __future__ import annotations
 

@@ -27,8 +27,8 @@ _LOG_LINES = 20
 class Children:
     """`hotstream` commands as child processes with a log file each.
 
-    The end of the `with` sends SIGTERM to all children at once. Those that still run after `end_timeout_s` are killed, and
-    all are reaped. On Linux a child also dies when this process is killed.
+    The end of the `with` sends SIGTERM to all children at once. Those that still run after `end_timeout_s` are killed,
+    and all are reaped. On Linux a child also dies when this process is killed.
 
     Args:
         folder: the folder of the logs, `NAME.log`.

@@ -25,7 +25,7 @@ from sketch.bench.benchmark import (
 )
 from sketch.bench.table import draw, markdown
 from sketch.hashing import Keys
-from streams.cli.progress_bar import progress_bar
+from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 
 __all__ = ["command"]
@@ -107,7 +107,7 @@ def command(
     num_keys = num_keys or (100_000 if quick else 10_000_000)
     ks, shard_counts = ((135, 655), (1, 4)) if quick else ((13_505, 65_536), (1, 4, 16))
     content: dict[str, Any] = {"keys": num_keys, "exponent": 1.05, "speed": [], "recall": [], "guarantees": []}
-    with progress_bar("bench sketch") as draw_progress:
+    with show_progress("bench sketch") as draw_progress:
         draw_progress(0, None, "sampling keys")
         ranks = zipf_ranks(num_keys, 337_625) if quick else zipf_ranks(num_keys)
         stationary = ranks | np.uint64(1 << 56)

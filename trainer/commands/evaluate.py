@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Any
 
 import click
 
-from streams.cli.progress_bar import progress_bar
+from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 
@@ -38,7 +39,7 @@ def _describe(result: dict[str, Any]) -> str:
 @contextmanager
 def _progress() -> Iterator[Callable[[dict[str, Any], int, int], None]]:
     """Yields the function that shows each finished cell: in a progress bar on a terminal, else as a log line."""
-    with progress_bar("evaluate") as draw:
+    with show_progress("evaluate", interval_s=math.inf) as draw:
 
         def show(result: dict[str, Any], done: int, num_cells: int) -> None:
             draw(done, num_cells, f"{done} of {num_cells}  {_describe(result)}")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from streams.cli.options import kafka_options, open_kafka
-from streams.cli.progress_bar import progress_bar
+from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
@@ -237,7 +238,7 @@ def command(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
-        with open_kafka(**options) as kafka, request.listening(), progress_bar("train") as draw:
+        with open_kafka(**options) as kafka, request.listening(), show_progress("train", interval_s=math.inf) as draw:
             session = Session(
                 SessionConfig(
                     kafka=kafka,
