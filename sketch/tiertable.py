@@ -126,7 +126,7 @@ class TierTable:
 
     def unsorted_items(self) -> tuple[Keys, npt.NDArray[np.int32]]:
         """All hot and warm keys in no order, and the row of each (-1 for a warm key): a copy, and nothing else."""
-        used = self._map.keys != _NO_KEY
+        used = self._map.keys != NO_KEY
         return self._map.keys[used], self._map.values[used]
 
     def load(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
