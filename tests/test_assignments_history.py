@@ -247,6 +247,8 @@ def test_a_gap_is_open_as_far_as_the_topic_went_when_it_was_read() -> None:
         behind = Fetch(partition=0, records=late, offsets=[4, 5], end_offset=9)
         assert (reads([opened, inside]).table, reads([opened, inside]).verdicts) == ({A: 1, B: 0}, ["differs"])
         assert (reads([opened, behind]).table, reads([opened, behind]).verdicts) == ({A: 1}, ["equal"])
+        both = Fetch(partition=0, records=[cold(C, 4), hot(B, 0, 2)], offsets=[3, 4], end_offset=9)
+        assert reads([opened, both]).table == {A: 1}
 
 
 def test_an_end_that_the_broker_names_too_early_is_behind_the_fetch() -> None:
