@@ -1,4 +1,4 @@
-"""One list of record sequences, through subscriber and trainer: the same table, and the same verdict on every digest."""
+"""One list of record sequences through subscriber and trainer: the same table and the same verdict on every digest."""
 
 from __future__ import annotations
 
@@ -247,6 +247,8 @@ def test_a_gap_is_open_as_far_as_the_topic_went_when_it_was_read() -> None:
         behind = Fetch(partition=0, records=late, offsets=[4, 5], end_offset=9)
         assert (reads([opened, inside]).table, reads([opened, inside]).verdicts) == ({A: 1, B: 0}, ["differs"])
         assert (reads([opened, behind]).table, reads([opened, behind]).verdicts) == ({A: 1}, ["equal"])
+        both = Fetch(partition=0, records=[cold(C, 4), hot(B, 0, 2)], offsets=[3, 4], end_offset=9)
+        assert reads([opened, both]).table == {A: 1}
 
 
 def test_an_end_that_the_broker_names_too_early_is_behind_the_fetch() -> None:
@@ -296,32 +298,42 @@ class Oracle:
         self.verdicts: list[Verdict] = []
 
     def read(self, record: Record, offset: int, end: int | None) -> None:
-        version, newest = (record.epoch, record.seq), (self.epoch, self.seq)
         if isinstance(record, Digest):
-            is_equal = digest(record.seq, self.table, epoch=record.epoch) == record
-            differs: Verdict = "differs" if offset + 1 >= self.complete_from else "unproven"
-            is_now: Verdict = "equal" if is_equal else differs
-            self.verdicts.append("ahead" if version > newest else "stale" if version < newest else is_now)
-            return
+            self.verdicts.append(self.compare(record, offset))
+        elif self.counts(record, offset, end):
+            self.apply(record)
+
+    def compare(self, record: Digest, offset: int) -> Verdict:
+        if (record.epoch, record.seq) != (self.epoch, self.seq):
+            return "ahead" if (record.epoch, record.seq) > (self.epoch, self.seq) else "stale"
+        if digest(record.seq, self.table, epoch=record.epoch) == record:
+            return "equal"
+        return "differs" if offset + 1 >= self.complete_from else "unproven"
+
+    def counts(self, record: Assignment, offset: int, end: int | None) -> bool:
+        version, newest = (record.epoch, record.seq), (self.epoch, self.seq)
         if self.gap is not None and offset >= self.complete_from:
             self.gap = None
-        names = [("key", record.key)] + ([] if record.row is None else [("row", record.row)])
         if version <= newest:
             if self.gap is None or record.epoch != self.epoch:
-                return
-            if any(record.seq <= self.gap.get(name, self.floor) for name in names):
-                return
-        else:
-            if record.seq != self.seq + 1 and end is not None:
-                self.complete_from = max(end, offset + 1)
-                if self.gap is None:
-                    self.gap, self.floor = {}, self.seq
-            if record.epoch > self.epoch:
-                self.table.clear()
-                self.gap = None if self.gap is None else {}
-            self.epoch, self.seq = version
+                return False
+            return all(record.seq > self.gap.get(name, self.floor) for name in self.names(record))
+        if record.seq != self.seq + 1 and end is not None:
+            self.complete_from = max(end, offset + 1)
+            if self.gap is None:
+                self.gap, self.floor = {}, self.seq
+        if record.epoch > self.epoch:
+            self.table.clear()
+            self.gap = None if self.gap is None else {}
+        self.epoch, self.seq = version
+        return True
+
+    def names(self, record: Assignment) -> list[tuple[str, int]]:
+        return [("key", record.key)] + ([] if record.row is None else [("row", record.row)])
+
+    def apply(self, record: Assignment) -> None:
         if self.gap is not None:
-            self.gap.update(dict.fromkeys(names, record.seq))
+            self.gap.update(dict.fromkeys(self.names(record), record.seq))
         self.table.pop(record.key, None)
         if record.row is not None:
             self.table = {key: row for key, row in self.table.items() if row != record.row}
@@ -348,7 +360,7 @@ def histories(draw: st.DrawFn) -> list[Record]:
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[list[Record], list[int], int | None]:
-    """What may be left of a history: records lost, copied and compacted away; with offsets, and the end that is named."""
+    """What may be left of a history: records lost, copied and compacted away; offsets, and the end that is named."""
     records = draw(histories())
     for _ in range(draw(st.integers(0, 2))):  # another agent writes a part once more
         begin = draw(st.integers(0, len(records) - 1))

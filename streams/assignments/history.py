@@ -18,7 +18,7 @@ from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
-from streams.records import Digest
+from streams.records import Digest, find_alien
 
 __all__ = ["History", "Outcome", "ShardView", "Verdict"]
 
@@ -125,16 +125,19 @@ class History:
 
     def _accept(self, fetch: Fetch) -> tuple[Columns, dict[int, str]]:
         """The records of the partition's shard, and why each other one is refused."""
-        columns, partition = Columns.of(fetch), fetch.partition
-        is_change = np.array([not isinstance(record, Digest) for record in fetch.records], np.bool_)
-        owners = np.where(is_change, shard_of(columns.key, len(self.shards)), columns.shard)
-        is_ours = (columns.shard == partition) & (owners == partition) & (partition < len(self.shards))
-        is_ours &= ~is_change | (columns.key != 0)
+        columns, partition, num_shards = Columns.of(fetch), fetch.partition, len(self.shards)
+        is_ours = columns.shard == partition
+        if partition < num_shards and is_ours.all():
+            changed = columns.key[columns.key != 0]
+            if not find_alien(changed, partition, num_shards):  # nearly always
+                return columns, {}
+        owners = np.where(columns.key != 0, shard_of(columns.key, num_shards), columns.shard)
+        is_ours &= (owners == partition) & (partition < num_shards)
         refused = {
             i: f"a record of shard {columns.shard[i]} with a key of shard {owners[i]} in partition {partition}"
             for i in np.flatnonzero(~is_ours).tolist()
         }
-        if refused and partition < len(self.shards):
+        if partition < num_shards:
             self.shards[partition].num_refused += len(refused)
         return columns[is_ours], refused
 
