@@ -223,7 +223,7 @@ def test_in_event_time_scores_decay_with_time_and_not_with_events():
             hot_set.update(others, event_time_ms=5_000 + 20_000 * review // reviews)
             hot_set = HotSet.from_bytes(hot_set.to_bytes())
             hot_set.update(others[:1], event_time_ms=1)
-        # Time goes on by one half-life an update at most: one update saw 20 s pass, or three saw a third of it each.
+        # An update advances time by one half-life at most: one update covers 20 s, or three cover a third of it each.
         expected = 4096 / 2 if reviews == 1 else 4096 / 4
         assert float(hot_set.sketch.query(key)[0]) == pytest.approx(expected, rel=0.01)
     with pytest.raises(ParameterError, match="event_time_ms"):

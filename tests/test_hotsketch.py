@@ -289,7 +289,7 @@ def test_a_held_key_without_competitors_is_exact_to_a_bin():
 
 
 def test_randomized_admission_gives_a_newcomer_its_share_and_no_more():
-    # The bucket's smallest score is 9; a newcomer of score 1 takes the slot in one case of ten, and then stands at 10.
+    # The bucket's smallest score is 9; a newcomer of score 1 takes the slot in 1 of 10 cases, with a score of 10 then.
     admitted = 0
     for seed in range(4000):
         sketch = HotSketch(1, 1, seed=seed)
