@@ -10,7 +10,7 @@ import pytest
 from kafka import TopicPartition
 
 from streams.clients.in_memory import InMemoryBroker
-from streams.clients.partition_reader import is_at_end, open_partition_log
+from streams.clients.partition_reader import fetch_partition, is_at_end, open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.clients.publisher import Publisher
 from streams.clients.topic_reader import TopicReader
@@ -64,6 +64,26 @@ def test_fetches_hold_the_same_records_in_lists():
         fetches = list(log.read_fetches("t", 0, 0, 1100))
         assert len(fetches) == 3
         assert [record.offset for records in fetches for record in records] == list(range(1100))
+
+
+def fetch_all(broker: InMemoryBroker, partition: int, start: int = 0) -> list[int]:
+    async def fetch() -> list[int]:
+        fetches = fetch_partition(broker, "t", partition, start=start)
+        return [record.offset async for records in fetches for record in records]
+
+    return asyncio.run(fetch())
+
+
+@pytest.mark.parametrize("lists_last_batch", [False, True])
+def test_a_coroutine_reads_to_the_end_however_the_broker_lists_it(lists_last_batch):
+    broker = broker_with({0: 1200}, lists_last_batch=lists_last_batch)
+    assert fetch_all(broker, 0) == list(range(1200))
+    assert fetch_all(broker, 0, 1190) == list(range(1190, 1200))
+    assert fetch_all(broker, 1) == []
+    broker.delete_before("t", 0, 1195)
+    assert fetch_all(broker, 0, 7) == list(range(1195, 1200))
+    broker.compact("t")
+    assert fetch_all(broker, 0) == [1198, 1199]
 
 
 @pytest.mark.parametrize("window", [1, 2, 5, 100])

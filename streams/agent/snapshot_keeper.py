@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import aclosing
 
 from streams.agent.shard import Shard
 from streams.clients.connector import Connector
-from streams.clients.partition_reader import open_partition_log
+from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
 from streams.errors import InvariantError
 from streams.records import Manifest, SnapshotReader, write_snapshot
@@ -46,7 +47,7 @@ class SnapshotKeeper:
         Raises:
             InvariantError: there were snapshots, and none is whole.
         """
-        reader = await asyncio.to_thread(self._read, number)
+        reader = await self._read(number)
         for problem in reader.problems:
             logger.warning("shard %d: %s", number, problem)
         if reader.data is None and reader.num_manifests:
@@ -54,11 +55,11 @@ class SnapshotKeeper:
         self._manifests[number] = reader.manifest
         return reader.data
 
-    def _read(self, number: int) -> SnapshotReader:
+    async def _read(self, number: int) -> SnapshotReader:
         reader = SnapshotReader(number)
-        with open_partition_log(self._connector) as log:
-            for record in log.read(self._topic, number, *log.bounds(self._topic, number)):
-                reader.read([(record.key, record.value, record.headers)])
+        async with aclosing(fetch_partition(self._connector, self._topic, number)) as fetches:
+            async for records in fetches:
+                reader.read((record.key, record.value, record.headers) for record in records)
         return reader
 
     async def save(self, number: int, state: bytes) -> None:

@@ -13,8 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncGenerator
-from contextlib import ExitStack, aclosing
+from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -22,7 +21,7 @@ from streams.agent.shard import Shard, ShardConfig
 from streams.agent.snapshot_keeper import SnapshotKeeper
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
-from streams.clients.partition_reader import open_partition_log
+from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
 from streams.errors import InvariantError
 from streams.importance import count_keys, split_by_shard
@@ -158,7 +157,7 @@ class AgentWorker:
         state = await snapshots.load(number)
         shard = Shard(number, self.config.shards) if state is None else Shard.from_bytes(state, self.config.shards)
         await publisher.flush()  # what this process wrote when it had the shard before is in the topic, too
-        shard.follow(*await asyncio.to_thread(self._read_newest_change, number))
+        shard.follow(*await self._read_newest_change(number))
         await snapshots.save(number, shard.to_bytes())
         self.shards[number] = shard  # from here on its records are counted
         logger.info(
@@ -167,15 +166,15 @@ class AgentWorker:
             " (no snapshot yet)" if state is None else "",
         )  # fmt: skip
 
-    def _read_newest_change(self, number: int) -> tuple[int, int]:
+    async def _read_newest_change(self, number: int) -> tuple[int, int]:
         """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
 
         They need not be the last record's: another agent that had the shard for a moment may have left older ones
         behind the newest. So all are read, as any new subscriber does; but of each fetch only the newest is decoded.
         """
-        newest, topic = (0, 0), self.topics.assignments
-        with open_partition_log(self._connector) as log:
-            for records in log.read_fetches(topic, number, *log.bounds(topic, number)):
+        newest = (0, 0)
+        async with aclosing(fetch_partition(self._connector, self.topics.assignments, number)) as fetches:
+            async for records in fetches:
                 versions = sorted(((place_of(record.headers), record.offset) for record in records), reverse=True)
                 by_offset = {record.offset: record for record in records}
                 for version, offset in versions:
@@ -216,17 +215,13 @@ class AgentWorker:
 
         What Faust fetched before it sought back to the state's offset may be handed out after that.
         """
-        async with aclosing(self._read_importance(shard.number, shard.next_offset, end)) as fetches:
+        fetching = fetch_partition(self._connector, self.topics.importance, shard.number, start=shard.next_offset)
+        async with aclosing(fetching) as fetches:
             async for records in fetches:
                 for record in records:
+                    if record.offset >= end:
+                        return
                     await self._count(clients, shard, record)
-
-    async def _read_importance(self, number: int, start: int, end: int) -> AsyncGenerator[list[Any], None]:
-        with ExitStack() as stack:
-            log = await asyncio.to_thread(stack.enter_context, open_partition_log(self._connector))
-            fetches = log.read_fetches(self.topics.importance, number, start, end)
-            while (records := await asyncio.to_thread(next, fetches, None)) is not None:
-                yield records
 
     async def _count(self, clients: _Clients, shard: Shard, record: Any) -> None:
         batch = decode_importance(record.value, record.headers)

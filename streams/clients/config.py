@@ -136,6 +136,12 @@ class KafkaConfig:
             self, auto_offset_reset=auto_offset_reset, max_poll_records=max_poll_records, repeats_ends=repeats_ends
         )
 
+    def create_async_consumer(self) -> Any:
+        """See `Connector.create_async_consumer`."""
+        from streams.clients import kafka_clients  # noqa: PLC0415
+
+        return kafka_clients.create_async_consumer(self)
+
     def open_producer(self, *, delivery_timeout_s: float) -> Any:
         """See `Connector.open_producer`."""
         from streams.clients import kafka_clients  # noqa: PLC0415

@@ -8,7 +8,7 @@ __all__ = ["Connector"]
 
 
 class Connector(Protocol):
-    """Opens the four kinds of clients that hotstream uses.
+    """Opens the five kinds of clients that hotstream uses.
 
     `KafkaConfig` opens kafka-python's and aiokafka's; `InMemoryBroker` opens clients of a log in this process, with
     the same methods. A client belongs to the caller, who closes it.
@@ -37,6 +37,9 @@ class Connector(Protocol):
         Raises:
             BrokerError: nobody answers within 10 s.
         """
+
+    def create_async_consumer(self) -> Any:
+        """An `aiokafka.AIOKafkaConsumer` with no group, not connected before its `start`; for reading much, quickly."""
 
     def open_producer(self, *, delivery_timeout_s: float) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.

@@ -35,7 +35,7 @@ from typing import Any, Literal, NamedTuple
 
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from streams.clients.in_memory_clients import Admin, BatchProducer, Consumer, Producer
+from streams.clients.in_memory_clients import Admin, AsyncConsumer, BatchProducer, Consumer, Producer
 from streams.errors import ConfigError
 
 __all__ = ["CrashError", "InMemoryBroker", "Partition", "Record"]
@@ -200,6 +200,10 @@ class InMemoryBroker:
         """See `Connector.open_consumer`."""
         del repeats_ends  # they are always repeated
         return Consumer(self, resets=auto_offset_reset == "earliest", max_poll_records=max_poll_records)
+
+    def create_async_consumer(self) -> AsyncConsumer:
+        """See `Connector.create_async_consumer`."""
+        return AsyncConsumer(self)
 
     def open_producer(self, *, delivery_timeout_s: float = 60.0) -> Producer:
         """See `Connector.open_producer`."""

@@ -12,7 +12,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsEr
 if TYPE_CHECKING:
     from streams.clients.in_memory import InMemoryBroker, Item, Record
 
-__all__ = ["Admin", "BatchProducer", "Consumer", "Producer"]
+__all__ = ["Admin", "AsyncConsumer", "BatchProducer", "Consumer", "Producer"]
 
 Headers = Sequence[tuple[str, bytes]]
 
@@ -130,6 +130,43 @@ class Consumer(_Client):
 
     def close(self, *, autocommit: bool = True, timeout_ms: int | None = None) -> None:
         """Does nothing: there is nothing to disconnect from."""
+
+
+class AsyncConsumer:
+    """Reads as `aiokafka.AIOKafkaConsumer` does without a group, with a `Consumer`.
+
+    Args:
+        broker: where from.
+    """
+
+    def __init__(self, broker: InMemoryBroker) -> None:
+        self._consumer = Consumer(broker, resets=True, max_poll_records=500)
+        self.assign = self._consumer.assign
+        self.seek = self._consumer.seek
+        self.highwater = self._consumer.highwater
+
+    async def start(self) -> None:
+        """Does nothing: there is nothing to connect to."""
+
+    async def stop(self) -> None:
+        """Does nothing: there is nothing to disconnect from."""
+
+    async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the logs begin."""
+        return self._consumer.beginning_offsets(partitions)
+
+    async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+        """Where the logs end."""
+        return self._consumer.end_offsets(partitions)
+
+    async def position(self, partition: TopicPartition) -> int:
+        """The offset of the next record."""
+        return self._consumer.position(partition)
+
+    async def getmany(self, *_partitions: TopicPartition, timeout_ms: int = 0) -> dict[TopicPartition, list[Record]]:
+        """The next records of all partitions; returns at once."""
+        await asyncio.sleep(0)  # others run while a request is under way
+        return self._consumer.poll(timeout_ms)
 
 
 class Future:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
-from aiokafka import AIOKafkaProducer
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
@@ -18,10 +18,11 @@ from streams.records.headers import MAX_RECORD_BYTES
 if TYPE_CHECKING:
     from streams.clients.config import KafkaConfig
 
-__all__ = ["create_batch_producer", "open_admin", "open_consumer", "open_producer"]
+__all__ = ["create_async_consumer", "create_batch_producer", "open_admin", "open_consumer", "open_producer"]
 
 _CONNECT_TIMEOUT_MS = 10_000
 _FETCH_MAX_WAIT_MS = 20  # a change should not wait half a second for company
+_ASYNC_FETCH_BYTES = 64 << 20
 _PRODUCER_BATCH_BYTES = 1 << 20
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
 _MAX_BATCH_BYTES = 900_000
@@ -59,6 +60,19 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             allow_auto_create_topics=False,
             **config.client_arguments(),
         )
+
+
+def create_async_consumer(config: KafkaConfig) -> Any:
+    """See `Connector.create_async_consumer`."""
+    return AIOKafkaConsumer(
+        bootstrap_servers=config.servers,
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_bytes=_ASYNC_FETCH_BYTES,
+        max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
+        fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
+        **config.client_arguments(),
+    )
 
 
 class _NullSerializer(Serializer):
