@@ -104,7 +104,11 @@ def records_of(kafka: KafkaConfig, topic: str, partitions: int) -> Iterator[Any]
 def session_of(kafka: KafkaConfig, directory: Path | None = None, **options: Any) -> Session:
     model = ModelConfig(capacity_rows=60, dim=8, compare_hash=True)
     run = RunConfig(model=model, device=torch.device("cpu"), checkpoint_dir=directory, checkpoint_every=5 * ROWS)
-    return Session(SessionConfig(kafka=kafka, run=run, schema=SCHEMA, idle_timeout_s=0.5, **options))
+    return Session(
+        SessionConfig(
+            kafka=kafka, run=run, fields=SCHEMA.categorical, dense_names=SCHEMA.dense, idle_timeout_s=0.5, **options
+        )
+    )
 
 
 def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: KafkaConfig, tmp_path: Path) -> None:

@@ -238,12 +238,14 @@ def command(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
+        log_schema = load_schema(schema)
         with open_kafka(**options) as kafka, request.listening(), show_progress("train", interval_s=math.inf) as draw:
             session = Session(
                 SessionConfig(
                     kafka=kafka,
                     run=run,
-                    schema=load_schema(schema),
+                    fields=log_schema.categorical,
+                    dense_names=log_schema.dense,
                     resume=resume,
                     limit_rows=limit_rows,
                     idle_timeout_s=idle_timeout_s,

@@ -13,7 +13,7 @@ from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
-from streams.logs.schema import LogSchema
+from streams.keys import Field
 from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
 from streams.topics import Topics
 from trainer.learning.trainer import ADAPTIVE
@@ -41,7 +41,8 @@ class SessionConfig:
     Args:
         kafka: the broker.
         run: what is trained.
-        schema: how single clicks in JSON are read.
+        fields: the categorical columns of single clicks in JSON.
+        dense_names: their dense columns.
         resume: go on from the newest good checkpoint.
         limit_rows: stop at the first click record that reaches so many rows trained; None for no limit.
         idle_timeout_s: stop when everything is trained and nothing more came for so long; None for never.
@@ -51,7 +52,8 @@ class SessionConfig:
 
     kafka: Connector
     run: RunConfig
-    schema: LogSchema
+    fields: tuple[Field, ...]
+    dense_names: tuple[str, ...]
     resume: bool = True
     limit_rows: int | None = None
     idle_timeout_s: float | None = None
@@ -120,8 +122,8 @@ class Session:
             BrokerError: the broker refuses, or a record cannot be delivered.
             CapacityError: an assignment names a row that the model has not.
         """
-        kafka, offsets, schema = self._config.kafka, self.run.offsets, self._config.schema
-        warm_up(self._config.run.model, schema.categorical, schema.dense, self._config.run.device)
+        config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
+        warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
         self._pacer = ChangePacer()
         with (
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
@@ -210,8 +212,8 @@ class Session:
         return patience_s is not None and time.monotonic() - came_s >= patience_s and self._clicks.is_at_end()
 
     def _decode_clicks(self, record: Any) -> ClickBatch | BadRecord:
-        schema = self._config.schema
-        return decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+        fields, dense_names = self._config.fields, self._config.dense_names
+        return decode_clicks(record.value, record.headers, fields=fields, dense_names=dense_names)
 
     def _train(self, taken: Taken) -> None:
         """One step on one click record; what cannot be trained goes to the dead letters."""
