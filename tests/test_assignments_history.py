@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from digests import table_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from trainer_batches import click_batch
 
-from sketch.hashing import shard_of, table_digest
+from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History, Verdict
 from streams.assignments.table import HotTable

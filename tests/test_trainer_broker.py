@@ -14,9 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digests import table_digest
 from trainer_batches import NUM_FIELDS, click_batch
 
-from sketch.hashing import shard_of, table_digest
+from sketch.hashing import shard_of
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
