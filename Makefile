@@ -1,4 +1,4 @@
-# Two commands for a fresh machine: `make demo` and `make test`. Both make .venv themselves, once.
+# Two commands for a new machine: `make demo` and `make test`. Both create .venv if it is missing.
 
 PYTHON ?= python3
 VENV := .venv
@@ -8,10 +8,10 @@ READY := $(VENV)/.ready
 .DEFAULT_GOAL := help
 .PHONY: help install demo test lint bench clean
 
-help:  ## what there is
+help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
-# The stamp is younger than pyproject.toml once everything in it is installed.
+# The stamp file is newer than pyproject.toml when all its dependencies are installed.
 $(READY): pyproject.toml
 	@$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(0 if v >= (3, 10) else \
 	  f"hotstream needs Python 3.10 or newer, this is {v[0]}.{v[1]}; try: make PYTHON=python3.12 $(MAKECMDGOALS)")'
@@ -19,19 +19,19 @@ $(READY): pyproject.toml
 	  { echo "python3 has no venv module; on Debian: apt-get install python3-venv"; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
-	@echo "installing hotstream and its libraries into $(VENV); torch is large, this takes some minutes"
+	@echo "installing hotstream and its dependencies into $(VENV); torch is large: this takes some minutes"
 	$(BIN)/pip install --quiet --editable '.[embedded,dev]'
 	@touch $(READY)
 
-install: $(READY)  ## make .venv and install everything into it
+install: $(READY)  ## create .venv and install everything into it
 
-demo: $(READY)  ## the whole of hotstream on a broker of its own, with a report at the end
+demo: $(READY)  ## run all of hotstream on a broker of its own, with a report at the end
 	$(BIN)/hotstream demo
 
-test: $(READY)  ## all tests, on both brokers, with lint and types
+test: $(READY)  ## run all tests, on both brokers, with lint and type checks
 	$(BIN)/python -m pytest
 
-lint: $(READY)  ## format, lint and types alone
+lint: $(READY)  ## check format, lint and types only
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy

@@ -1,4 +1,4 @@
-"""What a hot set's update changes: parallel arrays, in the order in which they happened."""
+"""The changes of a hot set's update: parallel arrays, in order."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from sketch.hashing import Keys
 
 __all__ = ["COLD", "HOT", "NO_ROW", "WARM", "Changes"]
 
-COLD, WARM, HOT = 0, 1, 2
+COLD, WARM, HOT = range(3)  # tiers, in memory, in digests and on the wire
 NO_ROW = -1
 
 
 @dataclass(frozen=True)
 class Changes:
-    """K changes; a demotion that frees a row comes before the promotion that takes it.
+    """K changes. A demotion that frees a row precedes the promotion that takes it.
 
     Attributes:
         key: (K,) uint64 feature keys.
         tier: (K,) uint8, the new tier: 0 cold, 1 warm, 2 hot.
-        row: (K,) int32, the unique row of a hot key, -1 for the others.
-        score: (K,) float32, the importance that decided it.
+        row: (K,) int32, the unique row of a hot key, -1 for other tiers.
+        score: (K,) float32, the importance at the time of the change.
     """
 
     key: Keys
@@ -36,7 +36,7 @@ class Changes:
 
     @property
     def num_promotions(self) -> int:
-        """Changes to hot."""
+        """The number of changes to hot."""
         return int(np.count_nonzero(self.tier == HOT))
 
     def first(self, count: int) -> Changes:
@@ -50,7 +50,7 @@ class Changes:
 
     @classmethod
     def concatenate(cls, parts: list[Changes]) -> Changes:
-        """The changes of several updates, one after the other."""
+        """The changes of consecutive updates."""
         if not parts:
             return cls.empty()
         columns = ("key", "tier", "row", "score")

@@ -1,8 +1,7 @@
-"""Where numba keeps what it compiled, so that a process starts in a moment and never with stale machine code.
+"""numba's compile cache: processes start fast, and never with stale machine code.
 
-numba looks only at a function's own file to see whether its cached code is stale, but our kernels inline functions from
-other modules. So the cache lies in a folder that is named after the contents of every file that has kernels;
-importing this module sets it.
+To decide whether cached code is stale, numba looks only at the function's own file, but our kernels inline functions
+from other modules. Importing this module sets a cache folder whose name is a digest of every file with kernels.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ _PACKAGES = ("sketch", "streams", "trainer")
 
 
 def _use_compile_cache() -> None:
-    """Sets numba's cache folder, unless `NUMBA_CACHE_DIR` does; must run before the first kernel is imported."""
+    """Sets numba's cache folder, unless `NUMBA_CACHE_DIR` does. Must run before the first import of a kernel."""
     if os.environ.get("NUMBA_CACHE_DIR"):
         return
     digest = hashlib.sha256()
@@ -35,7 +34,7 @@ def _use_compile_cache() -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError:
-            continue  # no home, or one that is read-only
+            continue  # no home, or a read-only one
         if os.access(folder, os.W_OK):
             config.CACHE_DIR = str(folder)
             return

@@ -1,8 +1,8 @@
 """The errors of `sketch`.
 
 SketchError
-|-- ParameterError (ValueError)   an argument that cannot be meant
-`-- SnapshotError  (ValueError)   bytes that are no snapshot, or a damaged one
+|-- ParameterError (ValueError)   an invalid argument
+`-- SnapshotError  (ValueError)   malformed or damaged snapshot bytes
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ __all__ = ["ParameterError", "SketchError", "SnapshotError"]
 
 
 class SketchError(Exception):
-    """The root of every error that `sketch` raises on purpose."""
+    """The root of every error that `sketch` raises."""
 
 
 class ParameterError(SketchError, ValueError):
-    """An argument that cannot be meant."""
+    """An invalid argument."""
 
 
 class SnapshotError(SketchError, ValueError):
-    """Bytes that are no snapshot, or a damaged one."""
+    """Malformed or damaged snapshot bytes."""

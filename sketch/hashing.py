@@ -1,13 +1,13 @@
-"""Every hash constant of hotstream, and the few hashes that the wire protocol and the tables share.
+"""The hash constants of hotstream, and the hashes that the wire protocol and the tables share.
 
-Each hash exists once as a numba body (for kernels) and once as a numpy body (for whole arrays); one test holds the
-two to the same golden vectors, keys over 2^63 included. All arithmetic is modulo 2^64.
+A hash has a numba body (for kernels), a numpy body (for whole arrays), or both; one test checks every body against the
+same golden vectors, keys over 2^63 included. All arithmetic is modulo 2^64.
 
-The hashes that other programs must reproduce (a subscriber in another language):
+Other programs, such as a subscriber in another language, must reproduce these:
 
 - `mix64`: the finalizer of MurmurHash3 (public domain, A. Appleby), an invertible map of 64-bit words;
 - `shard_of(key) = (mix64(key ^ SHARD_SEED) >> 32) * num_shards >> 32`;
-- `entry_digest(key, tier, row)`: what one hot or warm feature adds to its shard's digest.
+- `entry_digest(key, tier, row)`: the share of one hot or warm feature in its shard's digest.
 """
 
 from __future__ import annotations
@@ -16,15 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-__all__ = ["entry_digest", "mix64", "mix64_array", "shard_of", "table_digest", "unmix64"]
+__all__ = ["entry_digest", "mix64", "mix64_array", "shard_of", "unmix64"]
 
 _MULTIPLIER_1 = np.uint64(0xFF51AFD7ED558CCD)
 _MULTIPLIER_2 = np.uint64(0xC4CEB9FE1A85EC53)
-# The inverses of the two multipliers modulo 2^64: mix64 loses nothing, so a key can be had back from its hash.
+# The inverses of the two multipliers modulo 2^64: mix64 loses nothing, so a hash can be turned back into its key.
 _INVERSE_1 = np.uint64(pow(0xFF51AFD7ED558CCD, -1, 1 << 64))
 _INVERSE_2 = np.uint64(pow(0xC4CEB9FE1A85EC53, -1, 1 << 64))
 _SHIFT = np.uint64(33)
 _HALF = np.uint64(32)
+GOLDEN_RATIO = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio, odd: its multiples spread a counter over the words
+RANDOM_MULTIPLIER = np.uint64(0xD1342543DE82EF95)  # of a 64-bit LCG (Steele and Vigna, 2021)
 SHARD_SEED = np.uint64(0x5348415244000001)  # "SHARD", 1
 DIGEST_SEED = np.uint64(0x4447535400000001)  # "DGST", 1
 
@@ -33,7 +35,7 @@ Keys = npt.NDArray[np.uint64]
 
 @njit(nogil=True, cache=True, inline="always")
 def mix64(word: np.uint64) -> np.uint64:
-    """A well mixed, invertible image of a 64-bit word."""
+    """The mixed word; invertible (see `unmix64`)."""
     word ^= word >> _SHIFT
     word *= _MULTIPLIER_1
     word ^= word >> _SHIFT
@@ -62,23 +64,11 @@ def mix64_array(words: Keys) -> Keys:
 
 
 def shard_of(keys: Keys, num_shards: int) -> npt.NDArray[np.int64]:
-    """The shard, and so the partition of `importance` and `assignments`, of each key: shape of `keys`, int64."""
+    """The shard of each key, which is its partition of `importance` and `assignments`: shape of `keys`, int64."""
     return ((mix64_array(keys ^ SHARD_SEED) >> _HALF) * np.uint64(num_shards) >> _HALF).astype(np.int64)
 
 
 @njit(nogil=True, cache=True, inline="always")
 def entry_digest(key: np.uint64, tier: np.uint64, row: np.uint64) -> np.uint64:
-    """What one assignment adds to its shard's digest; `row` is 2^32 - 1 where there is none."""
+    """The share of one assignment in its shard's digest; `row` is 2^32 - 1 for a warm key."""
     return mix64(mix64(key ^ DIGEST_SEED) ^ (tier << _HALF | row))
-
-
-def table_digest(keys: Keys, tiers: npt.NDArray[np.uint8], rows: npt.NDArray[np.int32]) -> int:
-    """The digest of a whole table: the sum, modulo 2^64, of its hot and warm entries' digests.
-
-    Args:
-        keys: (K,) uint64.
-        tiers: (K,) uint8, 1 warm or 2 hot; cold entries are not part of a table.
-        rows: (K,) int32, the unique row of a hot key, -1 for a warm one.
-    """
-    words = (tiers.astype(np.uint64) << _HALF) | rows.astype(np.uint32).astype(np.uint64)
-    return int(mix64_array(mix64_array(keys ^ DIGEST_SEED) ^ words).sum(dtype=np.uint64))

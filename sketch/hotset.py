@@ -1,84 +1,69 @@
-"""HotSet: the top of a sketch as a stable set of rows, told as changes."""
+"""HotSet: the top keys of a sketch, each with a stable row, and the changes to that set."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import astuple, dataclass
-from typing import Any, Literal
+from dataclasses import astuple
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sketch import kernels, policies
+from sketch import kernels, review
 from sketch.changes import HOT, NO_ROW, Changes
+from sketch.drift import DriftDetector
 from sketch.errors import ParameterError
-from sketch.hashing import Keys, table_digest
+from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
 from sketch.snapshot import pack, unpack
 
-__all__ = ["HotSet", "Policy"]
+__all__ = ["HotSet"]
 
 _MAGIC = b"hotset"
 _REVIEW_EVENTS = 4096
 _REVIEW_BUCKETS = 256
 _REVIEW_CHANGES = 256
-_STANDARD_ERRORS = 1.5  # by which a score must have passed a limit
+_STANDARD_ERRORS = 1.5  # by which a score must pass the score at the last rank
 _HALF_LIFE_PER_ROW = 1000
-_LEAST_HALF_LIFE_EVENTS = 64  # half-lives in one review must leave a score something
+_LEAST_HALF_LIFE_EVENTS = 64  # below, the half-lives of one review would leave nothing of a score
 _MOST_HALF_LIVES = 64.0
 _MOST_MS = 1 << 52
-# Drift: the recent share of the hot keys among the events whose key is held fell this far below the usual one, and so
-# many times as far as it is used to.
-_DRIFT, _DRIFT_DIPS = 0.03, 5.0
-_RECENT, _MIDDLE, _USUAL = 1 / 16, 1 / 64, 1 / 256  # weight of one review in each average
-_FORGET = 1 / 8
+_RECENT = 1 / 16  # weight of one review in the moments
+_DRIFT_DECAY = 1 / 8  # factor for all scores after a drift
 
-Policy = Literal["rank", "bucket"]
 _Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
-@dataclass
-class _Served:
-    """The hot keys' share of the events whose key is held, over some 16, 64 and 256 reviews; its mean squared dip."""
-
-    recent: float = 0.0
-    middle: float = 0.0
-    usual: float = 0.0
-    dips: float = 0.0
-
-
 class HotSet:
-    """The keys at the top of a sketch, each with a row of its own; the next ranks are warm; all else is cold.
+    """The keys at the top of a sketch, each with a row of its own. The next ranks may be warm; all other keys are cold.
 
-    The sketch's scores decide, with hysteresis: a key is promoted when its score passes the score at the last rank
-    (of `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it sinks below by the same band, or
-    loses its slot. The band is what chance alone may do to such a score, 1.5 standard errors of it: wide while few
-    events have been counted, narrow when many have. The score at a rank comes from a histogram that every insertion
-    keeps up to date, so nothing is ever sorted but the few candidates of one review.
+    The sketch's scores decide, with hysteresis: a key is promoted when its score exceeds the score at the last rank (of
+    `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it falls below it by the same band or
+    loses its slot. The band is the noise in such a score, 1.5 standard errors: wide while few events have been counted,
+    narrow after many. The score at a rank comes from a histogram that every insertion updates, so only the few
+    candidates of one review are ever sorted.
 
-    - Never more than `capacity` hot keys, at any point of the sequence of changes.
-    - A row is free before it is given away: its demotion comes first.
-    - At most 256 changes per 4096 events, the highest scores first; keys that lose their slot come on top.
-    - Scores fade slowly. When the hot set suddenly serves less than it used to, all scores are divided by 8 once, so
-      that what is new need not wait for what was. Served is a share of the events whose key is held: a flood of keys
-      that come once is no drift.
-    - Time is the number of events, or event time, never the wall clock; state and changes are a pure function of the
-      parameters and the sequence of keys, scores and event times, however it is cut into updates.
+    - There are never more than `capacity` hot keys, at any point of the sequence of changes.
+    - A row is freed by a demotion before another key takes it.
+    - A review, every 4096 events, makes at most 256 changes, the highest scores first. Evicted keys come on top.
+    - A key becomes cold only after it was hot or warm.
+    - Scores decay slowly. When the hot set's share of the events suddenly falls, all scores are divided by 8 once, so
+      that new keys rise soon. Only events whose key has a slot count: a flood of keys that occur once is no drift.
+    - Time is the number of events, or event time, never the wall clock. State and changes are a pure function of the
+      parameters and the sequence of keys, scores and event times, however that is cut into updates.
 
     Args:
         capacity: rows for hot keys.
         sketch: the sketch to fill; the set owns it from here on.
-        warm_capacity: warm keys; twice the capacity by default.
+        warm_capacity: warm keys; none by default.
         first_row: the rows are `first_row ... first_row + capacity - 1`.
-        half_life_events: after how many events a score counts half, 64 or more; 1000 a row by default, `math.inf` for
-            never.
-        half_life_ms: the same in event time, instead; `update` must be told it. Shards that see different numbers of
-            events fade alike then, so that their scores compare.
-        policy: `rank` as above; `bucket`: every bucket of the sketch owns as many of the rows (and warm places) as the
-            others, for the best of its own keys (`docs/sketch.md` compares the two).
+        half_life_events: the half-life of a score in events, 64 or more; 1000 per row by default, `math.inf` for no
+            decay.
+        half_life_ms: the half-life in event time, instead; `update` then needs the event time. Shards with different
+            numbers of events then decay alike, and their scores compare.
 
-    Memory: beside the sketch 16 bytes a bucket and one bit a row; from 65,535 rows on a byte a slot more, from 16.8 M
-    two (`growing_bytes`).
+    Memory: beside the sketch 16 bytes per bucket and one bit per row; from 65,535 rows up one more byte per slot, from
+    16.8 M two (`growing_bytes`).
     """
 
     def __init__(
@@ -86,18 +71,17 @@ class HotSet:
         capacity: int,
         sketch: HotSketch,
         *,
-        warm_capacity: int | None = None,
+        warm_capacity: int = 0,
         first_row: int = 0,
         half_life_events: float | None = None,
         half_life_ms: float | None = None,
-        policy: Policy = "rank",
     ) -> None:
         if capacity < 1 or first_row < 0 or first_row + capacity >= 1 << 31:
             raise ParameterError(f"capacity {capacity} from row {first_row}: expected 1 or more rows below 2^31")
         self.capacity = capacity
-        self.warm_capacity = 2 * capacity if warm_capacity is None else warm_capacity
-        if self.warm_capacity < 0:
+        if warm_capacity < 0:
             raise ParameterError(f"warm_capacity: got {warm_capacity}, expected 0 or more")
+        self.warm_capacity = warm_capacity
         self.first_row = first_row
         if half_life_events is not None and half_life_ms is not None:
             raise ParameterError("half_life_events and half_life_ms: got both, expected one")
@@ -111,60 +95,60 @@ class HotSet:
             )
         if half_life_ms is not None and not half_life_ms >= 1:
             raise ParameterError(f"half_life_ms: got {half_life_ms}, expected 1 or more")
-        if policy not in ("rank", "bucket"):
-            raise ParameterError(f"policy: got {policy!r}, expected 'rank' or 'bucket'")
-        self.policy: Policy = policy
         self.sketch = sketch
         self._now_ms: int | None = None
         self._decayed_ms = 0
         self._tiers = np.zeros((sketch.num_buckets, kernels.TIER_LANES), np.uint16)
         self._high = np.zeros((_num_high_bytes(capacity), *sketch.codes.shape), np.uint8)
         self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
-        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # without a rank nothing passes
+        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # no rank yet: nothing passes
         are_free = np.arange(_num_words(capacity) * 64) < capacity
         self._free_rows = np.packbits(are_free, bitorder="little").view(np.int64)
         self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
         self._counts[kernels.NUM_FREE] = capacity
         self._moments = np.ones(2, np.float64)
-        self._served = _Served()
+        self._drift = DriftDetector()
         self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
         kernels.count_scores(sketch.codes, self._histogram)
-        if policy == "rank":
-            self._set_limits()
+        self._set_limits()
 
     @property
     def num_hot(self) -> int:
-        """How many keys own a row now."""
+        """The number of hot keys."""
         return self.capacity - int(self._counts[kernels.NUM_FREE])
 
     @property
     def num_warm(self) -> int:
-        """How many keys are warm now."""
+        """The number of warm keys."""
         return int(self._counts[kernels.NUM_WARM])
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the sketch and of what the set keeps beside it."""
+        """Bytes of the sketch and of the set's own arrays."""
         small = self._histogram, self._limits, self._counts, self._moments, self._candidates
         return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._high, self._free_rows, *small))
 
     @staticmethod
     def growing_bytes(capacity: int, num_buckets: int, slots_per_bucket: int = kernels.MAX_SLOTS) -> int:
-        """Bytes of what a set keeps beside its sketch, without what has one size whatever these are."""
+        """Bytes of a set's own arrays, without those of a fixed size."""
         bucket_bytes = 2 * kernels.TIER_LANES + _num_high_bytes(capacity) * slots_per_bucket
         return num_buckets * bucket_bytes + 8 * _num_words(capacity)
 
     def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
-        """Counts the keys, in order, and says what changed.
+        """Counts the keys in order and returns the changes.
 
         Args:
             keys: (K,) uint64.
-            scores: (K,) or one number for all; what is not finite and positive is rejected (`sketch.num_rejected`).
-            event_time_ms: when these events happened, needed if scores fade in event time. Time that goes back counts
-                as no time; it goes on by one half-life an update at most, lest one wrong time forget everything.
+            scores: (K,), or one score for all keys; `HotSketch.insert` lists the scores that are rejected.
+            event_time_ms: the time of these events, needed if scores decay in event time. A time before the last one
+                counts as the last one. One update advances time by one half-life at most, so that a single wrong time
+                cannot erase all scores.
 
         Returns:
-            The changes in order: apply them one after the other, or by the last of each key.
+            The changes in order; apply all of them, or the last one of each key.
+
+        Raises:
+            ParameterError: the shapes differ, or the event time is missing.
         """
         self._advance(event_time_ms)
         keys, scores, _ = self.sketch.check(keys, scores)
@@ -183,14 +167,14 @@ class HotSet:
         if self.half_life_ms is None:
             return
         if event_time_ms is None:
-            raise ParameterError("event_time_ms: got none, but scores fade in event time (half_life_ms)")
+            raise ParameterError("event_time_ms: got None, but scores decay in event time (half_life_ms)")
         if self._now_ms is None:
             self._now_ms = self._decayed_ms = event_time_ms
         most_ms = self._now_ms + max(1, int(min(self.half_life_ms, _MOST_MS)))
         self._now_ms = max(self._now_ms, min(event_time_ms, most_ms))
 
-    def _fade(self) -> float:
-        """The factor for all scores since the last review."""
+    def _decay_factor(self) -> float:
+        """The decay factor for the time since the last review."""
         if self.half_life_events is not None:
             return 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
         if self.half_life_ms is None or self._now_ms is None:
@@ -220,21 +204,21 @@ class HotSet:
 
     def _review(self) -> Changes:
         sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        decay = self._fade() * (_FORGET if self._has_drifted() else 1.0)
+        decay = self._decay_factor() * self._drift_factor()
         if decay < 1.0:
             scale = sketch.scale / decay
             sketch.decay(decay)
-            if sketch.scale < scale:  # every code has changed
+            if sketch.scale < scale:  # a renormalisation changed every code
                 kernels.count_scores(sketch.codes, self._histogram)
                 self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
-        num_changes = self._review_ranks(out) if self.policy == "rank" else self._review_buckets(out)
+        num_changes = self._move_tiers(out)
         self._moments *= 1.0 - _RECENT
         return Changes(*out).first(num_changes)
 
-    def _review_ranks(self, out: _Buffers) -> int:
+    def _move_tiers(self, out: _Buffers) -> int:
         sketch = self.sketch
         self._set_limits()
-        num_changes: int = policies.review_ranks(
+        num_changes: int = review.review(
             *sketch.table,
             sketch.mixed_seed,
             sketch.scale,
@@ -253,50 +237,17 @@ class HotSet:
         )
         return num_changes
 
-    def _review_buckets(self, out: _Buffers) -> int:
-        sketch = self.sketch
-        num_changes: int = policies.review_buckets(
-            *sketch.table,
-            sketch.mixed_seed,
-            sketch.scale,
-            self._tiers,
-            self._high,
-            self._counts,
-            self._free_rows,
-            self._moments,
-            self.capacity,
-            self.first_row,
-            self.warm_capacity,
-            _STANDARD_ERRORS,
-            2 * _REVIEW_BUCKETS,
-            _REVIEW_CHANGES,
-            *out,
-        )
-        return num_changes
-
-    def _has_drifted(self) -> bool:
-        """Whether the hot keys' share of the events whose key is held fell; then what is recent becomes the usual.
-
-        A share that goes up and down, with the order of the keys in a record or the hour of the day, has to fall by
-        more than it is used to: five times the root of the mean square of its dips below one of middle length.
-        """
-        held, hot = (int(self._counts[place]) for place in (kernels.HELD_HITS, kernels.HOT_HITS))
+    def _drift_factor(self) -> float:
+        """The additional decay factor after a drift, else 1; scores without decay ignore drift."""
+        held, hot = int(self._counts[kernels.HELD_HITS]), int(self._counts[kernels.HOT_HITS])
         self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
-        served = self._served
-        share = hot / held if held else served.recent
-        served.recent += (share - served.recent) * _RECENT
-        served.middle += (served.recent - served.middle) * _MIDDLE
-        served.usual += (served.recent - served.usual) * _USUAL
-        fall = served.usual - served.recent
-        has_drifted = fall > max(_DRIFT * served.usual, _DRIFT_DIPS * math.sqrt(served.dips))
-        served.dips += (min(served.recent - served.middle, 0.0) ** 2 - served.dips) * _USUAL
-        if not has_drifted or math.inf in {self.half_life_events, self.half_life_ms}:
-            return False
-        served.usual = served.middle = served.recent
-        return True
+        if not self._drift.observe(held, hot) or math.inf in {self.half_life_events, self.half_life_ms}:
+            return 1.0
+        self._drift.restart()
+        return _DRIFT_DECAY
 
     def _set_limits(self) -> None:
-        policies.set_limits(
+        review.set_limits(
             self._histogram,
             self._limits,
             self._moments,
@@ -320,12 +271,8 @@ class HotSet:
         tiers = np.minimum(lows, HOT).astype(np.uint8)
         return keys[order], tiers, np.where(tiers == HOT, rows, NO_ROW).astype(np.int32)
 
-    def digest(self) -> int:
-        """The order-free 64-bit digest of the table."""
-        return table_digest(*self.table())
-
     def to_bytes(self) -> bytes:
-        """The whole state, the sketch's included; `from_bytes` of it goes on bit for bit as this set would."""
+        """The whole state with the sketch: a set from `from_bytes` continues bit for bit as this one would."""
         parameters = {
             "capacity": self.capacity,
             "warm_capacity": self.warm_capacity,
@@ -333,8 +280,7 @@ class HotSet:
             "half_life_events": _hex(self.half_life_events),
             "half_life_ms": _hex(self.half_life_ms),
             "times": [self._now_ms, self._decayed_ms],
-            "policy": self.policy,
-            "served": [share.hex() for share in astuple(self._served)],
+            "drift": [share.hex() for share in astuple(self._drift)],
         }
         arrays: dict[str, npt.NDArray[Any]] = {
             "tiers": self._tiers,
@@ -350,21 +296,21 @@ class HotSet:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> HotSet:
-        """The hot set whose `to_bytes` these are.
+        """Restores a hot set from `to_bytes`.
 
         Raises:
-            SnapshotError: they are not, or damaged.
+            SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
         half_lives: dict[str, Any] = {
             name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")
         }
         now_ms, decayed_ms = parameters.pop("times")
-        served = [float.fromhex(share) for share in parameters.pop("served")]
+        drift = [float.fromhex(share) for share in parameters.pop("drift")]
         sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
         hot_set = cls(sketch=sketch, **half_lives, **parameters)
         hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
-        hot_set._served = _Served(*served)
+        hot_set._drift = DriftDetector(*drift)
         hot_set._tiers[:] = arrays["tiers"]
         hot_set._high[:] = arrays["high"]
         hot_set._limits[:] = arrays["limits"]
@@ -384,15 +330,15 @@ def _unhex(text: str | None) -> float | None:
 
 
 def _num_high_bytes(capacity: int) -> int:
-    """How many bytes of a row's number are kept beside its tier."""
+    """The number of bytes of a row that are kept beside its tier."""
     return (((capacity - 1) // kernels.LOW_ROWS).bit_length() + 7) // 8
 
 
 def _num_words(capacity: int) -> int:
-    """How many words of 64 bits hold a bit a row."""
+    """The number of 64-bit words that hold one bit per row."""
     return -(-capacity // 64)
 
 
 def _buffers(size: int) -> _Buffers:
-    """Room for `size` changes."""
+    """Buffers for `size` changes."""
     return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.empty(size, np.float32)

@@ -1,4 +1,4 @@
-"""HotSketch: which keys of a weighted stream are heavy, in one cache line per bucket (CAFE, SIGMOD'24, section 3.2)."""
+"""HotSketch: the heavy keys of a weighted stream, one cache line per bucket (CAFE, SIGMOD'24, section 3.2)."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ import numpy.typing as npt
 
 from sketch import kernels
 from sketch.errors import ParameterError
-from sketch.hashing import Keys, mix64_array
+from sketch.hashing import GOLDEN_RATIO, Keys, mix64_array
 from sketch.snapshot import pack, unpack
 
 __all__ = ["MAX_SCORE", "HotSketch"]
 
 MAX_SCORE = float(1 << 20)
-_UNITS = 8.0  # units of a score of 1 in a fresh sketch: sums of 1 are exact up to 511, a score of 2^-14 changes a code
+_UNITS = 8.0  # units of a score of 1 in a new sketch: sums of 1 are exact up to 511, a score of 2^-14 changes a code
 _MAX_SCALE = float(1 << 11)
 _MAGIC = b"hotsketch"
-_SEED_STEP = 0x9E3779B97F4A7C15
 
 Scores = npt.NDArray[np.float32]
 Admission = Literal["randomized", "replace_min"]
@@ -28,25 +27,25 @@ class HotSketch:
     """A set-associative table of the keys with the largest decayed sums of scores.
 
     - A key lives in one bucket; a bucket holds `slots_per_bucket` keys and is one cache line.
-    - A key that finds its bucket full competes with the smallest score there, `m`. With
-      `admission="randomized"` a newcomer with score `s` takes the slot with probability `s / (m + s)` and then stands
-      at `m + s` (Ben-Basat et al., "Randomized admission policy", INFOCOM'17); with `"replace_min"` always
-      (Space-Saving inside a bucket, the rule of the CAFE paper).
-    - Estimates: `replace_min` never underestimates (but for rounding) and overestimates by at most the bucket's
-      smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of what fell into it;
+    - A newcomer to a full bucket competes with the smallest score there, `m`. With `admission="randomized"` a newcomer
+      with score `s` takes that slot with probability `s / (m + s)`, and its estimate is then `m + s` (Ben-Basat et al.,
+      "Randomized admission policy", INFOCOM'17); with `"replace_min"` it always takes it (Space-Saving inside a bucket,
+      the rule of the CAFE paper).
+    - Estimates: `replace_min` never underestimates (except for rounding) and overestimates by at most the bucket's
+      smallest score. `randomized` keeps the expected sum of a bucket's estimates equal to the sum of its keys' scores;
       a single estimate errs to either side.
-    - Scores are stored in 16 bits and rounded at random, without bias, by at most 1/2048 of themselves or 2^-14; a
-      newcomer that is rounded to 0 is not held.
-    - The state is a pure function of the parameters and the sequence of keys, scores and decays: how the sequence is
-      cut into batches does not matter, nor does a snapshot in between.
+    - Scores are stored in 16 bits with stochastic rounding, which is unbiased and changes a score by at most 1/2048 of
+      itself or 2^-14. A newcomer that is rounded to 0 gets no slot.
+    - The state is a pure function of the parameters and the sequence of keys, scores and decays. It does not depend on
+      how the sequence is cut into batches, nor on snapshots in between.
 
     Args:
         num_buckets: W, any number from 1 to 2^32 - 1.
         slots_per_bucket: S, 1 to 7.
         admission: `randomized` or `replace_min`.
-        seed: 64 bits; two sketches with different seeds put keys into different buckets.
+        seed: 0 to 2^64 - 1; sketches with different seeds hash keys to different buckets.
 
-    Memory: 64 bytes a bucket. Cost: O(1) a key, one cache miss.
+    Memory: 64 bytes per bucket. Cost: O(1) per key, one cache miss.
 
     >>> sketch = HotSketch(64, seed=1)
     >>> sketch.insert(np.array([7, 7, 9], np.uint64), np.array([1.0, 2.0, 0.5]))
@@ -87,7 +86,7 @@ class HotSketch:
         first = kernels.FIRST_SCORE
         self.codes = self._memory.view(np.uint16).reshape(shape)[:, first : first + self.slots_per_bucket]
         self.table = (self._memory, self._wide, self.codes)
-        self.mixed_seed = mix64_array(np.array([(self.seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
+        self.mixed_seed = mix64_array(np.array([(self.seed + 1) * int(GOLDEN_RATIO) % (1 << 64)], np.uint64))[0]
 
     @property
     def nbytes(self) -> int:
@@ -101,10 +100,10 @@ class HotSketch:
 
         Args:
             keys: (K,) uint64; a key that occurs n times counts n times.
-            scores: (K,) or one number for all.
+            scores: (K,), or one score for all keys.
 
         Raises:
-            ParameterError: the arrays have other shapes.
+            ParameterError: the shapes differ.
         """
         keys, scores, rejected = self.check(keys, scores)
         self.scale = kernels.insert(*self.table, keys, scores, *self.kernel_state())
@@ -112,7 +111,7 @@ class HotSketch:
         return rejected
 
     def check(self, keys: Keys, scores: npt.ArrayLike) -> tuple[Keys, Scores, int]:
-        """The pairs whose scores can be counted, and how many cannot (added to `num_rejected`)."""
+        """The pairs with valid scores, and how many were rejected (added to `num_rejected`)."""
         keys = np.ascontiguousarray(keys, np.uint64)
         with np.errstate(over="ignore"):
             scores = np.asarray(scores, np.float32)
@@ -127,43 +126,43 @@ class HotSketch:
         return keys, scores, rejected
 
     def kernel_state(self) -> tuple[Any, ...]:
-        """What every inserting kernel takes after keys and scores."""
+        """The arguments of every inserting kernel after keys and scores."""
         always_admit = self.admission == "replace_min"
         return self.mixed_seed, np.uint64(self.position), self.scale, always_admit
 
     def query(self, keys: Keys) -> Scores:
-        """The estimated decayed sums of the keys' scores, 0 for keys that are not held: (K,) float32."""
+        """The estimated decayed sums of the keys' scores, 0 for keys without a slot: (K,) float32."""
         keys = np.ascontiguousarray(keys, np.uint64)
         scores = np.empty(keys.shape, np.float32)
         kernels.query(*self.table, keys, self.mixed_seed, self.scale, scores)
         return scores
 
     def scores_of(self, codes: npt.NDArray[np.uint16]) -> Scores:
-        """The scores that codes of this sketch stand for."""
+        """Decodes scores: float32 in the shape of `codes`."""
         significand = 1.0 + (codes & (1 << kernels.MANTISSA_BITS) - 1) / (1 << kernels.MANTISSA_BITS)
         units = np.ldexp(significand, (codes >> kernels.MANTISSA_BITS).astype(np.int64)) - 1.0
         return (units / self.scale).astype(np.float32)
 
     def top(self, k: int) -> tuple[Keys, Scores]:
-        """The k keys with the largest estimates, best first (ties by place), fewer if fewer are held."""
+        """The k keys with the largest estimates, best first (ties by slot), fewer if the sketch holds fewer."""
         codes = self.codes
         held = int(np.count_nonzero(codes))
         flat = codes.reshape(-1).astype(np.int64)
         order = np.argsort(-flat, kind="stable")[: min(k, held)]
-        places = order // self.slots_per_bucket * 8 + order % self.slots_per_bucket
-        return self.keys_at(places), self.scores_of(flat[order].astype(np.uint16))
+        slots = order // self.slots_per_bucket * 8 + order % self.slots_per_bucket
+        return self.keys_at(slots), self.scores_of(flat[order].astype(np.uint16))
 
-    def keys_at(self, places: npt.NDArray[np.int64]) -> Keys:
-        """The keys in the given places (bucket * 8 + slot)."""
-        keys = np.empty(len(places), np.uint64)
-        kernels.rebuild_keys(self._memory, self._wide, self.num_buckets, places, self.mixed_seed, keys)
+    def keys_at(self, slots: npt.NDArray[np.int64]) -> Keys:
+        """The keys in the given slots (flat indices: bucket * 8 + slot)."""
+        keys = np.empty(len(slots), np.uint64)
+        kernels.rebuild_keys(self._memory, self._wide, self.num_buckets, slots, self.mixed_seed, keys)
         return keys
 
     def decay(self, factor: float) -> None:
-        """Multiplies every score by `factor` in (0, 1], at the cost of one division: later increments grow instead.
+        """Multiplies every score by `factor` in (0, 1]. This costs one division, since later increments grow instead.
 
-        When increments have grown too large for the codes all scores are divided by 256 and rounded to the nearest
-        code, which moves a score by 1/4096 of itself at most (small ones by 2^-12 of a unit) and changes no order.
+        When increments become too large for the codes, all scores are divided by 256 and rounded to the nearest code.
+        That changes a score by at most 1/4096 of itself (a small one by 2^-12 of a unit) and keeps their order.
 
         Raises:
             ParameterError: the factor is not in (0, 1].
@@ -179,7 +178,7 @@ class HotSketch:
         self.scale /= 1 << kernels.RENORMALISE_OCTAVES
 
     def to_bytes(self) -> bytes:
-        """The whole state; `from_bytes` of it goes on bit for bit as this sketch would."""
+        """The whole state: a sketch from `from_bytes` continues bit for bit as this one would."""
         parameters = {
             "num_buckets": self.num_buckets,
             "slots_per_bucket": self.slots_per_bucket,
@@ -193,10 +192,10 @@ class HotSketch:
 
     @classmethod
     def from_bytes(cls, data: bytes) -> HotSketch:
-        """The sketch whose `to_bytes` these are.
+        """Restores a sketch from `to_bytes`.
 
         Raises:
-            SnapshotError: they are not, or damaged.
+            SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
         names = ("num_buckets", "slots_per_bucket", "admission", "seed")
@@ -209,7 +208,7 @@ class HotSketch:
 
 
 def _aligned(num_bytes: int) -> npt.NDArray[np.uint8]:
-    """Zeroed bytes that begin at a cache line, so that a bucket never straddles two."""
+    """Zeroed bytes, aligned to a cache line so that a bucket never straddles two."""
     memory = np.zeros(num_bytes + kernels.LINE_BYTES, np.uint8)
     start = -memory.ctypes.data % kernels.LINE_BYTES
     return memory[start : start + num_bytes]

@@ -1,37 +1,36 @@
-"""The loops of HotSketch and HotSet. Arrays in, changed in place; nothing is allocated per key.
+"""The loops of HotSketch and HotSet. They mutate arrays in place and allocate nothing per key.
 
-One bucket is one cache line of 64 bytes, seven slots:
+A bucket is one cache line of 64 bytes with seven slots:
 
     byte   0         28        32        46        48        62       63
            | tag low | tag high | tag mid | tag high | score   | tag high |-|
            | 7 x u32 | of 0..3  | 7 x u16 | of 4, 5  | 7 x u16 | of 6     | |
 
-so low, mid and score are each one aligned vector, read once and written once.
+so low, mid and score are one aligned vector each, read once and written once.
 
-**Tag.** The key is mixed invertibly; multiplying the high half of the mixed word by the number of buckets W gives the
-bucket (high 32 bits) and leaves a remainder (low 32 bits) of which all but the lowest log2(W) bits tell two high halves
-of one bucket apart; with the low half of the mixed word they are the tag. From 256 buckets up that is at most 56 bits,
-so nothing of the key is lost and `rebuild_key` has it back; from 2^16 up it is at most 48, and the high bytes are not
-looked at. Smaller sketches keep a top byte in an array of their own, `wide`.
+**Tag.** The key is mixed invertibly. The high half of the mixed word, times the number of buckets W, gives the bucket
+(high 32 bits) and a remainder (low 32 bits). All but the lowest log2(W) bits of the remainder distinguish the high
+halves within one bucket; together with the low half of the mixed word they are the tag. From 256 buckets up a tag has
+at most 56 bits, so a line holds the whole tag and `rebuild_key` recovers the key; from 2^16 up it has at most 48, and
+the high bytes are unused. Smaller sketches keep a top byte in a separate array, `wide`.
 
-**Score.** 5 bits exponent e, 11 bits mantissa m: the code stands for 2^e (1 + m / 2048) - 1 units, so codes compare as
-scores do, below one unit they are evenly spaced, and code 0 is an empty slot. A sum is rounded at random, up in
-proportion to what would be dropped, so that it keeps its expectation however small its increments are: the code
-changes by `floor(x + u)`, u uniform; in float64 this is adding random bits below the mantissa and cutting them off.
-A newcomer whose code would be 0 leaves its slot empty.
+**Score.** A code has a 5-bit exponent e and an 11-bit mantissa m and represents 2^e (1 + m / 2048) - 1 units. So codes
+compare as scores do, they are evenly spaced below one unit, and code 0 is an empty slot. Sums use stochastic rounding,
+which keeps their expectation however small the increments are: the code changes by `floor(x + u)`, u uniform. In
+float64 this adds random bits below the mantissa and truncates. A newcomer whose code would be 0 leaves its slot empty.
 
-**Admission.** A newcomer with an increment of x units, whose bucket is full and has the smallest score m (the first of
-equals), takes that slot if `m + x < x / u` (always under `replace_min`), and then stands at m + x.
+**Admission.** A newcomer with an increment of x units to a full bucket takes the slot of the smallest score m (the
+first of equals) if `m + x < x / u` (always under `replace_min`). Its score is then m + x.
 
-**Randomness.** `r = (tag ^ position * 0x9E3779B97F4A7C15) * 0xD1342543DE82EF95`, `r ^= r >> 32`: its high 52 bits are
-the u of the admission, its low 32 bits the first 32 of the 41 that round (the tag is mixed already, and the high half
-of r, which decides, is what one multiplication mixes well). No state but the position in the stream, so any split of
-the stream into batches gives the same sketch.
+**Randomness.** `r = (tag ^ position * GOLDEN_RATIO) * RANDOM_MULTIPLIER`, `r ^= r >> 32`: its high 52 bits are the u of
+the admission, its low 32 bits the first 32 of the 41 rounding bits (the tag is mixed already, and one multiplication
+mixes the high half of r well, which decides). The position in the stream is the only state, so every split of the
+stream into batches gives the same sketch.
 
-**Speed.** No jump depends on the data but the rare ones: a hit, a newcomer and one turned away run the same
-instructions and differ in the mask of the lanes to write. Keys are hashed a block ahead, their lines asked for while
-the block before is counted. Hashing is vectors of four keys, bound by the latency of 64-bit multiplications: each loop
-of `_prepare_some` has one chain of two at most, and a whole block has a number of rounds that the compiler knows.
+**Speed.** Only rare branches depend on the data: a hit, an admission and a rejection run the same instructions and
+differ in the mask of the written lanes. Keys are hashed one block ahead, and their lines are prefetched while the
+previous block is counted. Hashing runs on vectors of four keys and is bound by the latency of 64-bit multiplications: a
+loop of `_prepare_some` has a chain of two at most, and the compiler knows the number of iterations over a whole block.
 """
 
 from __future__ import annotations
@@ -39,7 +38,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sketch.hashing import mix64, unmix64
+from sketch.changes import COLD, HOT, WARM
+from sketch.hashing import GOLDEN_RATIO, RANDOM_MULTIPLIER, mix64, unmix64
 from sketch.simd import (
     bits_of,
     float_of,
@@ -63,11 +63,11 @@ from sketch.simd import (
 
 LINE_BYTES = 64
 MAX_SLOTS = 7
-HIGH_A, MIDS, HIGH_B, SCORES, HIGH_C = 28, 32, 46, 48, 62  # where a line's parts begin, in bytes
+HIGH_A, MIDS, HIGH_B, SCORES, HIGH_C = 28, 32, 46, 48, 62  # byte offsets of the parts of a line
 FIRST_SCORE = SCORES // 2
 TIER_LANES = 8
 MANTISSA_BITS = 11
-# An increment is at most 2^20 scores of 2^11 units: from here there is always room for one more below 2^32.
+# An increment is at most 2^20 scores of 2^11 units: a score below this code can take one more and stay below 2^32.
 RENORMALISE_CODE = 30 << MANTISSA_BITS
 RENORMALISE_OCTAVES = 8
 BLOCK = 64  # keys hashed and prefetched ahead of their insertion
@@ -79,14 +79,12 @@ _DROPPED = (1 << _DROPPED_BITS) - 1
 HALF = 1 << (_DROPPED_BITS - 1)
 _BIAS = 1023 << MANTISSA_BITS
 _U6, _U9, _U12, _U32 = (np.uint64(bits) for bits in (6, 9, 12, 32))
-_COIN_FACTOR = np.uint64(0xD1342543DE82EF95)
 _LOW32 = np.uint64(0xFFFFFFFF)
-_POSITION = np.uint64(0x9E3779B97F4A7C15)
 _COIN = 1.0 / (1 << 52)
 _SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
 _NO_LANE = 1 << 7
-# The ring holds two blocks; of each a row of lines' addresses, tags, increments, rounding bits and the units from which
-# a newcomer is turned away.
+# The ring holds two blocks. A block has one row each of the lines' addresses, tags, increments, rounding bits, and the
+# units from which a newcomer is rejected.
 _BLOCK = np.uint64(BLOCK)
 _TAG, _INCREMENT, _ROUNDING, _MOST, _ROWS = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
 _TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _MOST_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
@@ -94,28 +92,28 @@ _TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _MOST_BYTE = (8 * row * BLOCK for ro
 
 @njit(nogil=True, cache=True, forceinline=True)
 def decode_score(code):
-    """The units that a code stands for, float64."""
+    """Decodes a score: units, float64."""
     return float_of((np.int64(code) + _BIAS) << _DROPPED_BITS) - 1.0
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def encode_score(units, rounding):
-    """The code of a number of units below 2^32; of `rounding` the low 41 bits are added before as many are dropped."""
+    """The code of a number of units below 2^32. The low 41 bits of `rounding` are added, then 41 bits are dropped."""
     return ((bits_of(units + 1.0) + rounding) >> _DROPPED_BITS) - _BIAS
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def log2_floor(number):
-    """The place of the highest set bit of a uint64 that is not 0."""
-    place = np.uint64(0)
-    while (number >> (place + np.uint64(1))) != np.uint64(0):
-        place += np.uint64(1)
-    return place
+    """The index of the highest set bit of a uint64 that is not 0."""
+    index = np.uint64(0)
+    while (number >> (index + np.uint64(1))) != np.uint64(0):
+        index += np.uint64(1)
+    return index
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def place_of(mixed, num_buckets, tag_shift):
-    """Bucket and tag of a mixed key."""
+def locate(mixed, num_buckets, tag_shift):
+    """The bucket and the tag of a mixed key."""
     product = (mixed >> _U32) * num_buckets
     return product >> _U32, (((product & _LOW32) >> tag_shift) << _U32) | (mixed & _LOW32)
 
@@ -132,7 +130,7 @@ def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def num_tag_bytes(num_buckets):
-    """How many bytes of a tag are in use beyond the six of low and mid: 0, 1 (the line's high bytes) or 2 (`wide`)."""
+    """The number of tag bytes beyond the six of low and mid: 0, 1 (the line's high bytes) or 2 (and `wide`)."""
     return (num_buckets < 1 << 16) + (num_buckets < 1 << 8)
 
 
@@ -156,7 +154,7 @@ def read_tag(line, wide, tag_bytes, slot):
 def _write(line, wide, tag_bytes, lane, tag, code):
     """Writes tag and score code into the lane, a mask of one bit or none.
 
-    Every vector is written whole and at once, so that the next read of it can be served from the write.
+    Each vector is stored whole, so that the next load of it can be forwarded from the store.
     """
     if tag_bytes == 0:
         put_u32x8(line, lane, tag)
@@ -173,7 +171,7 @@ def _write(line, wide, tag_bytes, lane, tag, code):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _match(line, wide, tag_bytes, tag, used):
-    """The lanes that hold the tag. An empty slot may match tag 0: adding to it is inserting there."""
+    """The lanes that hold the tag. An empty slot may match tag 0: adding to it inserts the key there."""
     lanes = match_u32x8(line, tag) & match_u16x8(line + MIDS, tag >> 32) & used
     if tag_bytes > 0:
         lanes &= match_bytes(_high_bytes(line), tag >> 48)
@@ -184,33 +182,33 @@ def _match(line, wide, tag_bytes, tag, used):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _decide(line, wide, tag_bytes, tag, increment, rounding, most, used):
-    """What counting one key would do in its bucket: (lanes that hold it, its lane, its slot, old code, new code).
+    """Computes the effect of one key on its bucket: (lanes that hold it, its lane, its slot, old code, new code).
 
-    The lane is the one to be written, 0 if the key is turned away. Writes nothing.
+    The lane is the one to write, 0 if the key is rejected. Writes nothing.
     """
     found = _match(line, wide, tag_bytes, tag, used)
-    place = min_u16x8(line + SCORES, ~used) >> 16
-    slot = lowest_bit(select(found, found, np.int64(1) << place))
+    smallest = min_u16x8(line + SCORES, ~used) >> 16
+    slot = lowest_bit(select(found, found, np.int64(1) << smallest))
     old = load_u16(line + SCORES + 2 * slot)
     one_more = float_of((old + _BIAS) << _DROPPED_BITS) + increment  # units + 1
     new = ((bits_of(one_more) + rounding) >> _DROPPED_BITS) - _BIAS
-    # No select here: LLVM would make a jump of it, which depends on a coin.
+    # Not a select: LLVM would turn it into a branch on a random number.
     is_written = np.int64(one_more < most + 1.0) | np.int64(found != 0)
     return found, is_written << slot, slot, old, new
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
 def _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scale, coin, num_buckets, tag_shift):
-    """`_prepare`, where `step` is the first key's position times its factor."""
+    """`_prepare`, where `step` is the first key's position times GOLDEN_RATIO."""
     for i in range(count):
         ring[half + _TAG + i] = np.int64(mix64(keys[start + i] ^ seed))
     for i in range(count):
-        bucket, tag = place_of(np.uint64(ring[half + _TAG + i]), num_buckets, tag_shift)
+        bucket, tag = locate(np.uint64(ring[half + _TAG + i]), num_buckets, tag_shift)
         ring[half + i] = base + np.int64(bucket << _U6)
         ring[half + _TAG + i] = np.int64(tag)
     for i in range(count):
-        random = (np.uint64(ring[half + _TAG + i]) ^ step) * _COIN_FACTOR
-        step += _POSITION
+        random = (np.uint64(ring[half + _TAG + i]) ^ step) * RANDOM_MULTIPLIER
+        step += GOLDEN_RATIO
         random ^= random >> _U32
         ring[half + _ROUNDING + i] = np.int64(random << _U9) & _DROPPED
         ring[half + _MOST + i] = bits_of(np.float64(np.int64(random >> _U12)) * coin)
@@ -222,8 +220,8 @@ def _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scal
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
 def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
-    """Fills half of the ring with what counting the keys from `start` needs; `coin` is 0 to admit all, else 1."""
-    step = (position + start) * _POSITION
+    """Fills half of the ring for counting the keys from `start`; `coin` is 0 to admit every newcomer, else `_COIN`."""
+    step = (position + start) * GOLDEN_RATIO
     if count == _BLOCK:
         _prepare_some(ring, half, base, keys, scores, start, _BLOCK, seed, step, scale, coin, num_buckets, tag_shift)
     else:
@@ -232,7 +230,7 @@ def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _shrink_increments(ring):
-    """Follows a renormalisation: exact, so it does not matter which keys were hashed before it."""
+    """Applies a renormalisation to the ring: exact, so it does not matter which keys were hashed before it."""
     for half in (np.uint64(0), _ROWS):
         for i in range(_BLOCK):
             for row in (_INCREMENT, _MOST):
@@ -241,7 +239,7 @@ def _shrink_increments(ring):
 
 @njit(nogil=True, cache=True)
 def count_countable(scores, most):
-    """How many scores are above 0 and at most `most` (a NaN is not)."""
+    """The number of scores that are positive and at most `most` (NaN is not)."""
     countable = 0
     for i in range(scores.shape[0]):
         countable += (scores[i] > 0) & (scores[i] <= most)
@@ -270,7 +268,7 @@ def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, used):
-    """Counts the i-th to the last key of a block; stops after one whose score came near the top, and says ~i of it."""
+    """Counts a block from its i-th key; returns ~i after a key whose score came near the top of the codes."""
     while i < count:
         prefetch(load_u64(ahead + 8 * i))
         line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
@@ -288,10 +286,10 @@ def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, used):
 
 @njit(nogil=True, cache=True, error_model="numpy")
 def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always_admit):
-    """Counts the keys in order; returns the scale, which shrinks whenever a score came near the top of the codes.
+    """Counts the keys in order; returns the scale, which shrinks whenever a score comes near the top of the codes.
 
-    `scale` is the number of units of a score of 1, `position` the number of keys counted before; `lines` and `wide`
-    are bytes, `scores_view` the (W, S) codes inside `lines`.
+    `scale` is the number of units of a score of 1, `position` the number of keys counted before. `lines` and `wide`
+    are bytes, `scores_view` is the (W, S) codes inside `lines`.
     """
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
@@ -318,7 +316,7 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
 
 @njit(nogil=True, cache=True)
 def query(lines, wide, scores_view, keys, seed, scale, estimates):
-    """The score of each key, 0 where the sketch does not hold it."""
+    """Fills the score of each key, 0 for keys without a slot."""
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
@@ -328,7 +326,7 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
     while start < num_keys or count > np.uint64(0):
         ahead, following = np.uint64(2 * BLOCK) - half, min(_BLOCK, num_keys - start)
         for i in range(following):
-            bucket, tag = place_of(mix64(keys[start + i] ^ seed), num_buckets, tag_shift)
+            bucket, tag = locate(mix64(keys[start + i] ^ seed), num_buckets, tag_shift)
             ring[ahead + i] = base + np.int64(bucket << _U6)
             ring[ahead + _BLOCK + i] = np.int64(tag)
         for i in range(following):
@@ -342,40 +340,39 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
 
 
 @njit(nogil=True, cache=True)
-def rebuild_keys(lines, wide, num_buckets, places, seed, keys):
-    """The keys in the given places (bucket * 8 + slot)."""
+def rebuild_keys(lines, wide, num_buckets, slots, seed, keys):
+    """Fills the keys in the given slots (flat indices: bucket * 8 + slot)."""
     num_buckets = np.uint64(num_buckets)
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
-    for i in range(places.shape[0]):
-        bucket, slot = places[i] >> 3, places[i] & 7
+    for i in range(slots.shape[0]):
+        bucket, slot = slots[i] >> 3, slots[i] & 7
         tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
         keys[i] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
 
 
 # ---- the hot set ---------------------------------------------------------------------------------------------------
 #
-# `tiers` (W, 8) uint16 says of every slot: COLD, WARM, or HOT + the row that its key owns modulo LOW_ROWS. The eighth
-# column keeps a bucket's within one cache line; without it an insertion takes up to 5 % longer. What the modulo leaves
-# of the row is in `high` (P, W, S) uint8, lowest byte first: P is 0 up to LOW_ROWS rows, 1 up to 256 times as many.
-# Rows count from 0 here; the set's first row is added where they are told.
-# `free_rows` int64 holds a bit a row, 64 to a word, the lowest first: whether it is free.
-# `histogram` (NUM_BINS,) counts slots by score code, so the score at any rank is a short walk from the top.
-# `limits` holds the codes from which a key is promoted and below which it is demoted (`sketch/policies.py` sets them);
-# the first three, by tier, are those from which a key matters to a review or, if it is hot, to the scale.
-# `counts` holds the small integers of the state, `moments` the sums of recent increments and of their squares.
-# Changes go to `out_*`, in order.
+# `tiers` (W, 8) uint16: each slot's tier, COLD, WARM, or HOT + the row of its key modulo LOW_ROWS. The eighth column
+# keeps a bucket's tiers within one cache line; without it an insertion takes up to 5 % longer.
+# `high` (P, W, S) uint8: the row divided by LOW_ROWS, lowest byte first. P is 0 up to LOW_ROWS rows, 1 up to 256 times
+# as many. Rows count from 0 here; changes add the set's first row.
+# `free_rows` int64: one bit per row, 64 to a word, lowest first: whether the row is free.
+# `histogram` (NUM_BINS,): slots per bin of score codes. A short walk from its top finds the score at a rank.
+# `limits`: the codes from which a key is promoted and below which it is demoted (`sketch/review.py` sets them). The
+# first three, by tier, are the codes from which a key matters to a review or, if it is hot, to the scale.
+# `counts`: the small integers of the state. `moments`: the sums of recent increments and of their squares.
+# `out_*`: the changes, in order.
 
-COLD, WARM, HOT = range(3)
 LOW_ROWS = (1 << 16) - HOT
-# Places in `limits` and in `counts`, and how many.
+# Indices into `limits` and `counts`, and their lengths.
 PROMOTE_WARM, PROMOTE_HOT, _, DEMOTE_HOT, DEMOTE_WARM, NUM_LIMITS = range(6)
 NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, LAST_ROW, NUM_COUNTS = range(8)
 
 
 @njit(nogil=True, cache=True)
 def count_scores(scores, histogram):
-    """Fills the histogram afresh; its first bin, which holds the empty slots, counts nothing."""
+    """Recomputes the histogram; its first bin, which has the empty slots, is never read."""
     histogram[:] = 0
     for bucket in range(scores.shape[0]):
         for slot in range(scores.shape[1]):
@@ -384,7 +381,7 @@ def count_scores(scores, histogram):
 
 @njit(nogil=True, cache=True)
 def leave(tiers, high, free_rows, counts, bucket, slot):
-    """Takes the slot's tier away."""
+    """Makes the slot cold and frees its row."""
     tier = np.int64(tiers[bucket, slot])
     if tier >= HOT:
         rest = 0
@@ -400,7 +397,7 @@ def leave(tiers, high, free_rows, counts, bucket, slot):
 
 @njit(nogil=True, cache=True)
 def take_row(tiers, high, free_rows, counts, bucket, slot, start):
-    """Gives the slot the first free row from `start` on, or else from 0 on; returns it. One must be free."""
+    """Assigns the first free row from `start` on, wrapping around, to the slot; returns it. One must be free."""
     word = start >> 6
     free = free_rows[word] & (np.int64(-1) << (start & 63))
     while free == 0:
@@ -421,8 +418,8 @@ def _count_block_tracked(
 ):
     """`_count_block` that keeps the histogram and stops after every key that matters to the tiers.
 
-    Returns (keys counted, place, old code, new code, whether a tracked key had to go, its tag). Adds to `hits` how many
-    keys were found, and how many of those were hot; to `moments` the increments and their squares, in units.
+    Returns (keys counted, slot index or -1, old code, new code, whether a tracked key was evicted, its tag). Adds the
+    numbers of keys that had a slot and that were hot to `hits`, the increments and their squares to `moments`.
     """
     if tag_bytes == 0:
         return _count_some_tracked(
@@ -460,15 +457,15 @@ def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits
         hot += (tier >> 1) & (1 - is_new)
         limit = load_u64(limits + 8 * tier)
         evicts = is_new & written & np.int64(tier != COLD)
-        # Arithmetic, since LLVM makes a jump of each of several conditions, and these depend on a coin.
+        # Arithmetic, since LLVM would turn the conditions into branches on a random number.
         if ((limit - 1 - (new & -written)) | -evicts) < 0:
-            gone = read_tag(line, wide_line, tag_bytes, slot)
+            evicted_tag = read_tag(line, wide_line, tag_bytes, slot)
             _write(line, wide_line, tag_bytes, lane, tag, new)
             store_u64(hits, held)
             store_u64(hits + 8, hot)
             store_u64(moments, bits_of(total))
             store_u64(moments + 8, bits_of(squares))
-            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, gone
+            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, evicted_tag
         _write(line, wide_line, tag_bytes, lane, tag, new)
     store_u64(hits, held)
     store_u64(hits + 8, hot)
@@ -483,10 +480,9 @@ def insert_tracked(
     tiers, high, histogram, limits, counts, moments, free_rows, candidates,
     out_key, out_tier, out_row, out_score,
 ):  # fmt: skip
-    """`insert`, and what it does to the tiers; returns (scale, number of changes).
+    """`insert` that keeps the tiers; returns (scale, number of changes).
 
-    A tracked key that loses its slot is cold from here on. A key whose score passes a limit becomes a candidate, for
-    the next review to decide.
+    An evicted key becomes cold. A key whose score passes a limit becomes a candidate of the next review.
     """
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
@@ -506,21 +502,21 @@ def insert_tracked(
         now, next_block = ring.ctypes.data + 8 * np.int64(half), ring.ctypes.data + 8 * np.int64(ahead)
         i = 0
         while i < np.int64(count):
-            i, place, old, new, evicts, gone = _count_block_tracked(
+            i, index, old, new, evicts, evicted_tag = _count_block_tracked(
                 now, next_block, i, np.int64(count), base, wide_base, tier_base, limits_base, bins, hits,
                 moments_base, tag_bytes, used,
             )  # fmt: skip
-            if place < 0:
+            if index < 0:
                 break
-            bucket, slot = place >> 3, place & 7
+            bucket, slot = index >> 3, index & 7
             if evicts:
-                out_key[num_out] = rebuild_key(bucket, gone, seed, num_buckets, tag_shift)
+                out_key[num_out] = rebuild_key(bucket, evicted_tag, seed, num_buckets, tag_shift)
                 out_tier[num_out], out_row[num_out], out_score[num_out] = COLD, -1, decode_score(old) / scale
                 num_out += 1
                 leave(tiers, high, free_rows, counts, bucket, slot)
             tier = tiers[bucket, slot]
             if tier < HOT and new >= limits[tier]:
-                candidates[counts[NUM_CANDIDATES]] = place
+                candidates[counts[NUM_CANDIDATES]] = index
                 counts[NUM_CANDIDATES] += 1
             if new >= RENORMALISE_CODE:
                 divide_scores(scores_view)

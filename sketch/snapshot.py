@@ -1,4 +1,4 @@
-"""Arrays and a few parameters as one checked string of bytes: magic, length, JSON header, arrays, CRC-32."""
+"""Snapshots: parameters and arrays as bytes. Magic, header length, JSON header, arrays, CRC-32."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sketch.errors import SnapshotError
 
 __all__ = ["pack", "unpack"]
 
-_VERSION = 3
+_VERSION = 4
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64", "float32", "float64")
 
 
 def pack(magic: bytes, parameters: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> bytes:
-    """The parameters (JSON) and arrays as bytes that `unpack` of the same magic reads back."""
+    """Serializes parameters (JSON) and arrays; `unpack` with the same magic reads them back."""
     listed = [[name, array.dtype.name, list(array.shape)] for name, array in arrays.items()]
     header = json.dumps({"version": _VERSION, "parameters": parameters, "arrays": listed}).encode()
     body = b"".join([magic, len(header).to_bytes(4, "little"), header, *(array.tobytes() for array in arrays.values())])
@@ -30,11 +30,11 @@ def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDA
     """The parameters and arrays; the arrays are copies.
 
     Raises:
-        SnapshotError: other magic or version, wrong length, or a checksum that does not match.
+        SnapshotError: another magic or version, a wrong length, or a wrong checksum.
     """
     start = len(magic) + 4
     if len(data) < start + 4 or not data.startswith(magic):
-        raise SnapshotError(f"{len(data)} bytes are no {magic.decode()} snapshot")
+        raise SnapshotError(f"{len(data)} bytes without the magic of a {magic.decode()} snapshot")
     if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise SnapshotError(f"damaged {magic.decode()} snapshot: the checksum of {len(data)} bytes does not match")
     stop = start + int.from_bytes(data[len(magic) : start], "little")
@@ -50,7 +50,7 @@ def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDA
             arrays[name] = np.frombuffer(data, dtype, count, stop).reshape(shape).copy()
             stop += arrays[name].nbytes
     except (KeyError, TypeError, ValueError) as error:
-        raise SnapshotError(f"{magic.decode()} snapshot cannot be read: {error}") from error
+        raise SnapshotError(f"{magic.decode()} snapshot: malformed header: {error}") from error
     if stop != len(data) - 4:
-        raise SnapshotError(f"{magic.decode()} snapshot: {len(data) - 4 - stop} bytes too many")
+        raise SnapshotError(f"{magic.decode()} snapshot: {len(data) - 4 - stop} bytes after the last array")
     return header["parameters"], arrays

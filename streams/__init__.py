@@ -1,6 +1,6 @@
 """The Kafka side of hotstream: keys, records, topics, replay, the sketch agent, and subscribing.
 
-The public names are loaded when they are first used, so `import streams` is quick and brings neither Faust nor torch.
+Public names load on first use, so that `import streams` is fast and imports neither Faust nor torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Assignment", "HotFeatureTable", "KafkaConfig", "format_key", "parse_key", "subscribe"]
 
-_HOMES = {
+_MODULES = {
     "Assignment": "streams.records",
     "HotFeatureTable": "streams.assignments.subscription",
     "KafkaConfig": "streams.clients.config",
@@ -27,8 +27,8 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module 'streams' has no attribute {name!r}")
-    value = getattr(import_module(_HOMES[name]), name)
+    value = getattr(import_module(_MODULES[name]), name)
     globals()[name] = value
     return value

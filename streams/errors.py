@@ -1,15 +1,15 @@
 """The errors of `streams`.
 
     StreamsError
-    |-- ConfigError       (ValueError)     an option, schema or file that cannot be meant
+    |-- ConfigError       (ValueError)     an invalid option, schema or configuration file
     |-- BrokerError       (RuntimeError)   a broker that cannot be started or reached
-    |-- TopicError        (RuntimeError)   a topic that is missing or does not fit
+    |-- TopicError        (RuntimeError)   a topic that is missing or has other settings than required
     |-- InputError        (OSError)        a log file that cannot be read
-    |-- ChildError        (RuntimeError)   a process that we started and that failed
-    `-- InvariantError    (AssertionError) a broken promise of our own: never caught, the process ends
+    |-- ChildError        (RuntimeError)   a child process that failed
+    `-- InvariantError    (AssertionError) a broken invariant of hotstream: never caught, the process ends
 
-A bad *record* is none of these: it is a value (`records.BadRecord`), counted and dead-lettered.
-Every message says what was wrong, what was got, what was expected, and what to do.
+A bad *record* raises none of these: it is a value (`records.BadRecord`) that is counted and dead-lettered.
+Every message names the object, the value found, the value expected, and the remedy.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ __all__ = ["BrokerError", "ChildError", "ConfigError", "InputError", "InvariantE
 
 
 class StreamsError(Exception):
-    """The root of every error that `streams` raises on purpose."""
+    """The base class of every error that `streams` raises."""
 
 
 class ConfigError(StreamsError, ValueError):
-    """An option, a schema or a configuration file that cannot be meant."""
+    """An invalid option, schema or configuration file."""
 
 
 class BrokerError(StreamsError, RuntimeError):
@@ -30,7 +30,7 @@ class BrokerError(StreamsError, RuntimeError):
 
 
 class TopicError(StreamsError, RuntimeError):
-    """A topic that is missing or does not fit its specification."""
+    """A topic that is missing or does not match its specification."""
 
 
 class InputError(StreamsError, OSError):
@@ -38,8 +38,8 @@ class InputError(StreamsError, OSError):
 
 
 class ChildError(StreamsError, RuntimeError):
-    """A process that we started and that failed."""
+    """A child process that failed."""
 
 
 class InvariantError(StreamsError, AssertionError):
-    """A broken promise of our own; the process ends rather than write a wrong record."""
+    """A broken invariant of hotstream; the process ends before it can write a wrong record."""

@@ -1,4 +1,4 @@
-"""Importance from a click record: keys counted, and scores split by shard. No state, no Kafka."""
+"""Importance of the features of a click record: count its keys, and split scores by shard. No state, no Kafka."""
 
 from __future__ import annotations
 
@@ -17,12 +17,16 @@ _ONE = np.uint64(1)
 
 
 def count_keys(keys: Keys) -> tuple[Keys, npt.NDArray[np.float32]]:
-    """The distinct keys of an array of any shape, in order of first occurrence, and their counts (float32)."""
+    """The distinct keys of an array of any shape, and how often each occurs.
+
+    Returns:
+        (K,) uint64 distinct keys in order of first occurrence, and (K,) float32 counts.
+    """
     flat = np.ascontiguousarray(keys).reshape(-1)
-    size = 1 << max(4, (2 * len(flat) - 1).bit_length())
+    num_slots = 1 << max(4, (2 * len(flat) - 1).bit_length())  # at most half full
     distinct, counts = np.empty(len(flat), np.uint64), np.zeros(len(flat), np.float32)
-    number = _count_distinct(flat, np.full(size, -1, np.int32), distinct, counts)
-    return distinct[:number], counts[:number]
+    num_distinct = _count_distinct(flat, np.full(num_slots, -1, np.int32), distinct, counts)
+    return distinct[:num_distinct], counts[:num_distinct]
 
 
 def split_by_shard(
@@ -34,18 +38,18 @@ def split_by_shard(
     num_shards: int,
     ingest_ms: int,
 ) -> list[tuple[int, ImportanceBatch]]:
-    """The scores of one click record as importance batches, one for each shard that has a key.
+    """The scores of one click record as (shard, importance batch) pairs, one for each shard that owns a key.
 
     Args:
-        keys: (K,) distinct keys, in the order in which the shards shall count them.
-        scores: (K,) float32, summed per key.
-        batch: the click record that they were computed from.
-        source: its place, and the signal.
+        keys: (K,) uint64 distinct keys; each batch keeps their order, in which the agent counts them.
+        scores: (K,) float32, the sum of each key's scores.
+        batch: the click record of the scores.
+        source: its topic, partition and offset, and the signal of the scores.
         num_shards: partitions of the importance topic.
         ingest_ms: the click record's Kafka timestamp.
     """
     grouped_keys, grouped_scores = np.empty(len(keys), np.uint64), np.empty(len(keys), np.float32)
-    bounds = np.zeros(num_shards + 1, np.int64)  # where each shard's keys begin
+    bounds = np.zeros(num_shards + 1, np.int64)  # shard s owns grouped_keys[bounds[s] : bounds[s + 1]]
     _group_by_shard(
         np.ascontiguousarray(keys),
         np.ascontiguousarray(scores),
@@ -57,11 +61,11 @@ def split_by_shard(
     event_time_ms = int(batch.event_time_ms.max())
     parts = []
     for shard in range(num_shards):
-        places = slice(bounds[shard], bounds[shard + 1])
+        owned = slice(bounds[shard], bounds[shard + 1])
         if bounds[shard] < bounds[shard + 1]:
             part = ImportanceBatch(
-                keys=grouped_keys[places],
-                scores=grouped_scores[places],
+                keys=grouped_keys[owned],
+                scores=grouped_scores[owned],
                 fields=batch.fields,
                 source=source,
                 event_time_ms=event_time_ms,
@@ -72,25 +76,27 @@ def split_by_shard(
 
 
 @njit(cache=True)
-def _count_distinct(keys, places, distinct, counts):  # type: ignore[no-untyped-def]
-    mask = np.uint64(places.shape[0] - 1)
-    number = 0
+def _count_distinct(keys, slots, distinct, counts):  # type: ignore[no-untyped-def]
+    """Open addressing: `slots` holds indices into `distinct`, -1 where free; returns the number of distinct keys."""
+    mask = np.uint64(slots.shape[0] - 1)
+    num_distinct = 0
     for i in range(keys.shape[0]):
         slot = mix64(keys[i]) & mask
-        while places[slot] >= 0 and distinct[places[slot]] != keys[i]:
+        while slots[slot] >= 0 and distinct[slots[slot]] != keys[i]:
             slot = (slot + _ONE) & mask
-        place = places[slot]
-        if place < 0:
-            place = np.int32(number)
-            places[slot] = place
-            distinct[number] = keys[i]
-            number += 1
-        counts[place] += np.float32(1.0)
-    return number
+        index = slots[slot]
+        if index < 0:
+            index = np.int32(num_distinct)
+            slots[slot] = index
+            distinct[num_distinct] = keys[i]
+            num_distinct += 1
+        counts[index] += np.float32(1.0)
+    return num_distinct
 
 
 @njit(cache=True)
 def _group_by_shard(keys, scores, shards, bounds, grouped_keys, grouped_scores):  # type: ignore[no-untyped-def]
+    """A stable counting sort of keys and scores by shard; fills all arrays but the first two."""
     num_shards = np.uint64(bounds.shape[0] - 1)
     for i in range(keys.shape[0]):
         shard = np.int32((mix64(keys[i] ^ SHARD_SEED) >> _HALF) * num_shards >> _HALF)
@@ -100,7 +106,7 @@ def _group_by_shard(keys, scores, shards, bounds, grouped_keys, grouped_scores):
         bounds[shard] += bounds[shard - 1]
     ends = bounds[:-1].copy()
     for i in range(keys.shape[0]):
-        place = ends[shards[i]]
+        position = ends[shards[i]]
         ends[shards[i]] += 1
-        grouped_keys[place] = keys[i]
-        grouped_scores[place] = scores[i]
+        grouped_keys[position] = keys[i]
+        grouped_scores[position] = scores[i]

@@ -1,4 +1,4 @@
-"""Feature keys: one 64-bit word names one value of one field, everywhere in hotstream.
+"""Feature keys: one 64-bit word identifies one value of one field, everywhere in hotstream.
 
     63      56 55                                             0
     +---------+------------------------------------------------+
@@ -6,9 +6,9 @@
     +---------+------------------------------------------------+
     1..255     the token itself, or a hash of it; 2^56-1: the value is missing
 
-Field number 0 is never used, so key 0 names no feature and is free for control records. A token of 8 hex digits
-(Criteo) *is* its payload, so such keys can be printed and parsed back; any other token is hashed (xxh3, seeded, 56
-bits), and prints as the hash, marked by `~`.
+Field number 0 is never used, so key 0 identifies no feature and is reserved for control records. A token of 8 hex
+digits (Criteo) *is* its payload, so such keys can be formatted and parsed without loss; any other token is hashed
+(xxh3, seeded, 56 bits) and is formatted as the hash, marked by `~`.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ from streams.errors import ConfigError
 
 __all__ = [
     "CRITEO_FIELDS",
+    "FIELD_SHIFT",
     "MISSING",
+    "MISSING_WORD",
+    "PAYLOAD_BITS",
     "Field",
     "Keys",
     "field_key",
@@ -40,6 +43,9 @@ Keys = npt.NDArray[np.uint64]
 PAYLOAD_BITS = 56
 MISSING = (1 << PAYLOAD_BITS) - 1
 MAX_FIELDS = 255
+# The same two as uint64, for kernels and arrays: numba does not keep a uint64 beside a Python integer unsigned.
+FIELD_SHIFT = np.uint64(PAYLOAD_BITS)
+MISSING_WORD = np.uint64(MISSING)
 _HASH_SEED = 0x686F7473  # "hots"
 _FIELD_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
 _HEX32 = re.compile(r"[0-9A-Fa-f]{8}")
@@ -53,6 +59,9 @@ class Field:
     Args:
         name: 1 to 64 letters, digits, `_`, `.` or `-`.
         kind: `hex32` if every token is 8 hex digits, else `hash`.
+
+    Raises:
+        ConfigError: the name or the kind is invalid.
     """
 
     name: str
@@ -69,23 +78,28 @@ CRITEO_FIELDS = tuple(Field(f"C{number}", "hex32") for number in range(1, 27))
 
 
 def field_key(number: int) -> np.uint64:
-    """The key bits of a field number (1-based): what is or-ed onto a payload."""
+    """The field number (1-based) shifted to the top byte; the bitwise or with a payload gives the key.
+
+    Raises:
+        ConfigError: the number is not 1 to 255.
+    """
     if not 1 <= number <= MAX_FIELDS:
         raise ConfigError(f"field number {number}: expected 1 to {MAX_FIELDS}")
     return np.uint64(number << PAYLOAD_BITS)
 
 
 def hash_token(token: str | bytes) -> int:
-    """The 56-bit payload of a token that is not 8 hex digits."""
+    """The 56-bit payload of a token of a `hash` field; never `MISSING`."""
     raw = token.encode() if isinstance(token, str) else token
     payload = xxhash.xxh3_64_intdigest(raw, seed=_HASH_SEED) & MISSING
-    return payload if payload != MISSING else MISSING - 1  # the all-ones payload means "missing" and nothing else
+    return payload if payload != MISSING else MISSING - 1  # the all-ones payload is reserved for missing values
 
 
 def make_key(number: int, kind: str, token: str) -> int:
     """The key of one token of field `number` (1-based); an empty token is a missing value.
 
     Raises:
+        ConfigError: the field number is not 1 to 255.
         ValueError: the field is `hex32` and the token is not 8 hex digits.
     """
     base = int(field_key(number))
@@ -99,10 +113,10 @@ def make_key(number: int, kind: str, token: str) -> int:
 
 
 def format_key(key: int, fields: Sequence[Field] = CRITEO_FIELDS) -> str:
-    """The key as people read it: `C14:7e0ccccf`, `device_ip:~0c1d2e3f4a5b6c`, `C3:missing`.
+    """The key as text: `C14:7e0ccccf`, `device_ip:~0c1d2e3f4a5b6c` or `C3:missing`.
 
     Raises:
-        ValueError: no such field.
+        ValueError: `fields` has no field of the key's number.
 
     >>> format_key((14 << 56) | 0x7E0CCCCF)
     'C14:7e0ccccf'
@@ -117,10 +131,11 @@ def format_key(key: int, fields: Sequence[Field] = CRITEO_FIELDS) -> str:
 
 
 def parse_key(text: str, fields: Sequence[Field] = CRITEO_FIELDS) -> int:
-    """The key that prints as `text`; the inverse of `format_key`.
+    """The key that `format_key` formats as `text`.
 
     Raises:
-        ValueError: the text is no formatted key, names no field of `fields`, or is not how that field's kind prints.
+        ValueError: the text is not a formatted key, its field is not in `fields`, or its token does not have the form
+            of the field's kind.
     """
     match = _FORMATTED.fullmatch(text)
     if match is None:
@@ -128,8 +143,10 @@ def parse_key(text: str, fields: Sequence[Field] = CRITEO_FIELDS) -> int:
     name, token = match.groups()
     number = next((number for number, field in enumerate(fields, 1) if field.name == name), None)
     if number is None:
-        raise ValueError(f"feature {text!r}: no field {name!r}")
-    if token != "missing" and token.startswith("~") != (fields[number - 1].kind == "hash"):
-        raise ValueError(f"feature {text!r}: field {name} is of kind {fields[number - 1].kind}")
+        raise ValueError(f"feature {text!r}: got field {name!r}, expected one of {', '.join(f.name for f in fields)}")
+    kind = fields[number - 1].kind
+    if token != "missing" and token.startswith("~") != (kind == "hash"):
+        form = "~ and 14 hex digits" if kind == "hash" else "8 hex digits"
+        raise ValueError(f"feature {text!r}: got token {token!r}, expected {form}: field {name} is of kind {kind}")
     payload = MISSING if token == "missing" else int(token.lstrip("~"), 16)
     return int(field_key(number)) | payload

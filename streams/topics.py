@@ -1,7 +1,8 @@
-"""Topic names, and what each topic must look like; the only place that knows either.
+"""Topic names and the required settings of each topic; no other module defines either.
 
-Topics are created explicitly, never by accident. The number of partitions of `importance`, `assignments` and
-`sketch-snapshots` is the number of shards, and is fixed for the topics' life: a feature's shard must not change.
+Topics are created explicitly, never by the broker. The number of partitions of `importance`, `assignments` and
+`sketch-snapshots` is the number of shards. It is fixed for the lifetime of the topics, because the shard of a feature
+must not change.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from dataclasses import dataclass, field
 __all__ = ["TopicSpec", "Topics"]
 
 _LARGE_RECORDS = {"max.message.bytes": str(8 << 20)}
-# A hot set is read again by everybody who joins, so superseded changes should go early; a tombstone must stay for as
-# long as a subscriber may be away (a day), or it would keep the demoted feature for ever.
+# Every new subscriber reads the whole topic, so compaction must remove superseded changes early. A tombstone must stay
+# as long as a subscriber may be disconnected (a day); a subscriber that misses it keeps the demoted feature for ever.
 _COMPACTED = {
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
@@ -22,7 +23,14 @@ _COMPACTED = {
 
 @dataclass(frozen=True, kw_only=True)
 class TopicSpec:
-    """What a topic must look like."""
+    """The required settings of a topic.
+
+    Args:
+        name: the full name, with the prefix.
+        partitions: the number of partitions.
+        cleanup: `cleanup.policy`: `delete` or `compact`.
+        configs: further topic configurations, as Kafka names them.
+    """
 
     name: str
     partitions: int
@@ -38,12 +46,12 @@ class Topics:
 
     @property
     def clicks(self) -> str:
-        """Rows of the click log."""
+        """Batches of rows of the click log."""
         return f"{self.prefix}.clicks"
 
     @property
     def importance(self) -> str:
-        """Scores per feature, computed from clicks."""
+        """Scores of features, computed from clicks."""
         return f"{self.prefix}.importance"
 
     @property
@@ -53,21 +61,26 @@ class Topics:
 
     @property
     def snapshots(self) -> str:
-        """The agents' state."""
+        """Snapshots of the agents' state."""
         return f"{self.prefix}.sketch-snapshots"
 
     @property
     def metrics(self) -> str:
-        """What the processes say of themselves."""
+        """Metrics that the processes report."""
         return f"{self.prefix}.metrics"
 
     @staticmethod
     def dead_letters(topic: str) -> str:
-        """Where records of `topic` go that cannot be believed."""
+        """The topic of the invalid records of `topic`."""
         return f"{topic}.dlq"
 
     def specs(self, *, click_partitions: int = 1, shards: int = 1) -> list[TopicSpec]:
-        """All topics that `hotstream topics create` makes."""
+        """All topics that `hotstream topics create` creates.
+
+        Args:
+            click_partitions: partitions of `clicks`.
+            shards: partitions of `importance`, `assignments` and `sketch-snapshots`.
+        """
         log = {"retention.ms": str(7 * 86_400_000)}
         return [
             TopicSpec(
@@ -90,5 +103,11 @@ class Topics:
                     name=self.dead_letters(topic), partitions=partitions, cleanup="delete", configs=_LARGE_RECORDS
                 )
                 for topic, partitions in ((self.clicks, 1), (self.importance, shards), (self.assignments, shards))
+            ),
+            TopicSpec(
+                name=self.dead_letters(self.assignments),
+                partitions=shards,
+                cleanup="delete",
+                configs=_LARGE_RECORDS,
             ),
         ]

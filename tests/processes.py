@@ -19,7 +19,7 @@ from streams.agent.shard import Shard, ShardConfig
 from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
 from streams.clients.topic_reader import TopicReader
-from streams.processes.tether import tethered
+from streams.processes.parent_death import die_with_parent
 from streams.records import Encoded, ImportanceBatch, decode_importance
 from streams.topics import Topics
 
@@ -50,7 +50,7 @@ class Running:
 @contextmanager
 def running(log: Path, *arguments: object, stdout: int | None = None, **environment: str) -> Iterator[Running]:
     """Starts `hotstream ARGUMENTS...`, killed at the end of the `with` if it still runs, and with us in any case."""
-    command = tethered([sys.executable, "-m", "trainer", *map(str, arguments)])
+    command = die_with_parent([sys.executable, "-m", "trainer", *map(str, arguments)])
     with log.open("ab") as file, subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=stdout or file, stderr=file, text=True, start_new_session=True
     ) as process:  # fmt: skip
@@ -62,7 +62,7 @@ def running(log: Path, *arguments: object, stdout: int | None = None, **environm
 
 def run_hotstream(*arguments: object, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
     """Runs `hotstream ARGUMENTS...` to its end."""
-    command = tethered([sys.executable, "-m", "trainer", *map(str, arguments)])
+    command = die_with_parent([sys.executable, "-m", "trainer", *map(str, arguments)])
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 

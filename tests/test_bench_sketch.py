@@ -1,4 +1,4 @@
-"""`hotstream bench sketch`: the fixed keys of its report, and that its truth is the truth."""
+"""`hotstream bench sketch`: the fixed keys of its report, and the truth that it compares with."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_recall_counts_any_of_the_keys_that_tie_at_the_last_rank():
     assert fair_recall(_keys(1, 9), stream, 2) == 0.5
 
 
-def test_the_rotated_stream_gives_every_other_hot_key_a_new_name_in_its_second_half():
+def test_the_rotated_stream_replaces_every_other_hot_key_in_its_second_half():
     ranks = np.arange(1000, dtype=np.uint64) % np.uint64(10)
     by_name = {stream.name: stream for stream in streams(ranks, k=2)}
     stationary, rotated = by_name["stationary"].keys, by_name["rotated"].keys
@@ -36,7 +36,7 @@ def test_the_rotated_stream_gives_every_other_hot_key_a_new_name_in_its_second_h
     assert np.isin(top, rotated[500:]).all()
 
 
-def test_the_flood_is_the_stationary_stream_with_keys_between_that_come_once():
+def test_the_flood_is_the_stationary_stream_mixed_with_keys_that_occur_once():
     ranks = np.zeros(1000, np.uint64)
     flood = next(stream for stream in streams(ranks, k=2) if stream.name == "flood").keys
     distinct, counts = np.unique(flood, return_counts=True)
@@ -77,7 +77,6 @@ def test_the_quick_run_writes_every_fixed_key_a_table_and_a_picture(tmp_path):
     assert {row["stream"] for row in report["recall"]} == {"stationary", "rotated", "drift", "flood"}
     assert all(row["randomized"] >= row["bound_any_stream"] for row in report["guarantees"])
     assert all(row["replace_min"] >= row["bound_zipf"] for row in report["guarantees"])
-    assert {row["policy"] for row in report["recall"]} == {"rank", "bucket"}
     assert {row["half_life"] for row in report["recall"]} == {"events", "event time"}
     stationary = [row for row in report["recall"] if row["stream"] == "stationary" and row["admission"] == "randomized"]
     assert all(row["recall"] > 0.93 for row in stationary if row["bytes_per_row"] >= PAPER_BYTES)

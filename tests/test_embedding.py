@@ -93,8 +93,8 @@ def test_both_bodies_of_the_router_agree() -> None:
         *[(int(key), HOT, row) for row, key in enumerate(some[:CAPACITY])],
         *[(int(key), WARM, NO_ROW) for key in some[CAPACITY:]],
     )
-    numba.apply(changes)
-    torch_body.apply(changes)
+    numba.migrate(changes)
+    torch_body.migrate(changes)
     words = torch.from_numpy(keys.reshape(-1).view(np.int64))
     for mine, other in zip(numba.router.route(words), torch_body.router.route(words), strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
@@ -123,7 +123,7 @@ def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
 def test_without_a_second_level_there_is_one_row_a_key(backend: Backend) -> None:
     embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(rate=0.1), backend=backend)
     keys = random_keys(3)
-    embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
     row, left, right = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
     assert len(left) == len(right) == 0
     expected = embedding.table.values[row.long()].view(*keys.shape, DIM)
@@ -137,11 +137,11 @@ def test_without_a_second_level_there_is_one_row_a_key(backend: Backend) -> None
 def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
     embedding = make(backend)
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
-    report = embedding.apply(
+    report = embedding.migrate(
         changes_of(
             *[(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))],
             (int(keys[2, 0]), HOT, 7),  # from another row
@@ -154,14 +154,14 @@ def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_apply_leaves_untouched_keys_untouched(backend: Backend) -> None:
+def test_migrate_leaves_untouched_keys_untouched(backend: Backend) -> None:
     embedding = make(backend)
     keys = random_keys(4, values=40)
     distinct = np.unique(keys)
-    embedding.apply(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:4])]))
+    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:4])]))
     before = vectors_of(embedding, keys)
     changed = [(int(distinct[0]), WARM, NO_ROW), (int(distinct[10]), HOT, 0), (int(distinct[11]), WARM, NO_ROW)]
-    embedding.apply(changes_of(*changed))
+    embedding.migrate(changes_of(*changed))
     named = np.isin(keys, np.array([key for key, _, _ in changed], np.uint64))
     np.testing.assert_array_equal(vectors_of(embedding, keys)[~named], before[~named])
 
@@ -169,10 +169,10 @@ def test_apply_leaves_untouched_keys_untouched(backend: Backend) -> None:
 def test_the_latest_record_that_names_a_row_owns_it() -> None:
     embedding = make()
     one, two, three = (int(key) for key in keys_of([[1, 2, 3]])[0])
-    embedding.apply(changes_of((one, HOT, 5)))
-    report = embedding.apply(changes_of((two, HOT, 5)))
+    embedding.migrate(changes_of((one, HOT, 5)))
+    report = embedding.migrate(changes_of((two, HOT, 5)))
     assert (report.promoted, report.demoted, report.evicted) == (1, 1, 1)
-    report = embedding.apply(changes_of((one, HOT, 5), (three, HOT, 5), (three, WARM, NO_ROW)))
+    report = embedding.migrate(changes_of((one, HOT, 5), (three, HOT, 5), (three, WARM, NO_ROW)))
     values = embedding.router.values(np.array([one, two, three], np.uint64))
     np.testing.assert_array_equal(values, [ABSENT, ABSENT, ABSENT])
     assert (report.promoted, report.demoted, report.evicted, report.ignored) == (0, 1, 1, 3)
@@ -182,7 +182,7 @@ def test_a_row_beyond_the_capacity_is_refused_and_changes_nothing() -> None:
     embedding = make()
     keys = keys_of([[1, 2, 3]])
     with pytest.raises(CapacityError, match=r"names unique row 8, this trainer has 0 to 7.*--capacity"):
-        embedding.apply(changes_of((int(keys[0, 0]), HOT, 0), (int(keys[0, 1]), HOT, CAPACITY)))
+        embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0), (int(keys[0, 1]), HOT, CAPACITY)))
     assert len(embedding.router) == 0
 
 
@@ -215,7 +215,7 @@ def test_any_batches_of_changes_equal_one_change_at_a_time(
             *[((1 << 56) | payload, tier, row if tier == HOT else NO_ROW) for payload, tier, row in batch]
         )
         hot_before = embedding.num_hot
-        report = embedding.apply(changes)
+        report = embedding.migrate(changes)
         oracle.apply(changes)
         keys, values = embedding.router.items()
         assert dict(zip(keys.tolist(), values.tolist(), strict=True)) == oracle.values
@@ -230,7 +230,7 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
     embedding = make(backend, optimizer)
     keys = random_keys(5)
     distinct = np.unique(keys)
-    embedding.apply(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
+    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
     routes = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
     table = embedding.table.values.clone().requires_grad_()
     state = torch.zeros(len(table))
@@ -290,15 +290,15 @@ def test_keys_of_other_fields_are_refused() -> None:
                 embedding(np.full((1, FIELDS), stranger, np.uint64))
 
 
-def test_apply_between_backward_and_update_is_refused() -> None:
+def test_migrate_between_backward_and_update_is_refused() -> None:
     embedding = make()
     keys = random_keys(9)
     learn(embedding, keys, weights_for(keys))
-    with pytest.raises(GradientError, match="apply_gradients before apply"):
-        embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    with pytest.raises(GradientError, match="apply_gradients before migrate"):
+        embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
     embedding.apply_gradients()
     vectors = embedding(keys)
-    embedding.apply(changes_of((int(keys[0, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
     vectors.sum().backward()
     with pytest.raises(GradientError, match="between forward and apply_gradients"):
         embedding.apply_gradients()

@@ -1,4 +1,4 @@
-"""The comparison: methods within their budgets, cells that repeat, grids that resume, tables that say what was run."""
+"""The comparison: methods stay within their budgets, cells repeat exactly, grids resume, tables list the runs."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from trainer.evaluate.sources.stream import GeneratorSource, load_stream
 from trainer.evaluate.sources.tokens import TokenSource
 
 NUM_ROWS = 8192
-SOURCE = GeneratorSource(world=3)
+SOURCE = GeneratorSource(seed=3)
 PRESET = replace(PRESETS["reference"], batch_rows=128)
 RATIOS = (2.0, 10.0, 100.0, 1000.0, 10_000.0)
 
@@ -102,7 +102,7 @@ def test_a_ratio_that_a_method_cannot_reach_is_said_with_the_bytes_that_it_needs
 
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_and_repeats_itself(name):
-    cell = make_cell(name, 5.0, rate_factor=0.2 / PRESET.rate)
+    cell = make_cell(name, 5.0, rate_factor=0.2 / PRESET.learning_rate)
     if name == "mde":  # kernels are compiled for each dimension that it uses
         cell = replace(cell, preset=replace(PRESET, dim=4))
     first, again = run_cell(cell), run_cell(cell)
@@ -140,7 +140,7 @@ def test_another_seed_gives_other_figures():
 
 def test_evaluation_without_gradient_changes_nothing():
     stream = load_stream(SOURCE, NUM_ROWS)
-    for name in ("cafe", "cafe-paper-2", "adaembed", "qr"):
+    for name in ("hotstream", "cafe-ml", "adaembed", "qr"):
         method = METHODS[name].build(make_cell(name, 5.0).brief(stream))
         assert not isinstance(method, Infeasible)
         words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
@@ -241,7 +241,7 @@ def make_grid(**changes) -> GridConfig:
         "source": SOURCE,
         "num_rows": 8192,
         "preset": PRESETS["quick"],
-        "methods": ("full", "hash", "qr", "cafe"),
+        "methods": ("full", "hash", "qr", "hotstream"),
         "models": ("dlrm",),
         "compressions": (20.0, 10_000.0),
         "seeds": (0, 1),
@@ -251,16 +251,16 @@ def make_grid(**changes) -> GridConfig:
 
 @pytest.fixture
 def small_search(monkeypatch):
-    """The search sees a quarter of however few rows."""
-    monkeypatch.setattr(grid_module, "_FEWEST_SEARCH_ROWS", 1)
+    """The search uses a quarter of the rows, however few there are."""
+    monkeypatch.setattr(grid_module, "_MIN_SEARCH_ROWS", 1)
 
 
 @pytest.mark.usefixtures("small_search")
 @pytest.mark.parametrize("num_finished", [3, 20])  # in the first round of the search, and in the last ones
-def test_a_run_that_was_killed_repeats_no_finished_cell_and_ends_with_the_same_table(tmp_path, num_finished):
+def test_a_killed_run_repeats_no_finished_cell_and_ends_with_the_same_results(tmp_path, num_finished):
     config = make_grid(methods=("full", "qr"))
     whole = run_grid(config, tmp_path / "whole")
-    told = []
+    calls = []
 
     class KilledError(Exception):
         pass
@@ -273,24 +273,24 @@ def test_a_run_that_was_killed_repeats_no_finished_cell_and_ends_with_the_same_t
         run_grid(config, tmp_path / "cut", on_cell=kill)
     cells = {path: path.stat().st_mtime_ns for path in (tmp_path / "cut" / "cells").glob("*.json")}
     assert len(cells) == num_finished
-    resumed = run_grid(config, tmp_path / "cut", on_cell=lambda *said: told.append(said))
+    resumed = run_grid(config, tmp_path / "cut", on_cell=lambda *call: calls.append(call))
     assert {path: path.stat().st_mtime_ns for path in cells} == cells
     for name in ("cells", "tried"):
         one, other = ([{**cell, "seconds": 0} for cell in getattr(grid, name)] for grid in (whole, resumed))
         assert one == other
-    assert [said[1:] for said in told] == [(done, len(told)) for done in range(1, len(told) + 1)]
-    assert len(told) == (3 + 2 + 1) + 2 * (6 + 2 + 1)
+    assert [call[1:] for call in calls] == [(done, len(calls)) for done in range(1, len(calls) + 1)]
+    assert len(calls) == (3 + 2 + 1) + 2 * (6 + 2 + 1)
     assert not list((tmp_path / "cut" / "cells").glob("*partial*"))
 
 
-def test_several_jobs_give_what_one_gives(tmp_path):
+def test_several_jobs_return_the_results_of_one(tmp_path):
     config = make_grid(methods=("hash",), compressions=(20.0,), seeds=(0,))
     one, two = run_grid(config, tmp_path / "one"), run_grid(config, tmp_path / "two", jobs=2)
     assert [{**cell, "seconds": 0} for cell in one.cells] == [{**cell, "seconds": 0} for cell in two.cells]
 
 
 @pytest.mark.usefixtures("small_search")
-def test_settings_are_searched_knob_after_knob_and_the_two_best_over_all_rows(tmp_path):
+def test_the_search_tunes_one_knob_after_another_and_runs_the_two_best_settings_over_all_rows(tmp_path):
     config = make_grid(methods=("hash",), compressions=(100.0,), preset=PRESET)
     grid = run_grid(config, tmp_path)
     searched = [cell for cell in grid.tried if cell["rows"] == NUM_ROWS // 4]
@@ -299,11 +299,11 @@ def test_settings_are_searched_knob_after_knob_and_the_two_best_over_all_rows(tm
     assert [cell["seed"] for cell in finals] == [0, 0, 1]
     best, sizes = METHODS["hash"].default, [1, *(len(values) - 1 for values in METHODS["hash"].search.values())]
     assert len(searched) == sum(sizes)
-    for place, knob in enumerate(METHODS["hash"].search, 1):
-        so_far = sum(sizes[:place])
-        for cell in searched[so_far : so_far + sizes[place]]:
+    for index, knob in enumerate(METHODS["hash"].search, 1):
+        so_far = sum(sizes[:index])
+        for cell in searched[so_far : so_far + sizes[index]]:
             assert {**cell["knobs"], knob: None} == {**best, knob: None}
-        best = max(searched[: so_far + sizes[place]], key=lambda cell: cell["auc"])["knobs"]
+        best = max(searched[: so_far + sizes[index]], key=lambda cell: cell["auc"])["knobs"]
     assert finals[0]["knobs"] == best
     winner = max(finals[:2], key=lambda cell: cell["auc"])
     assert [cell["knobs"] for cell in grid.cells] == [winner["knobs"]] * 2
@@ -313,7 +313,7 @@ def test_settings_are_searched_knob_after_knob_and_the_two_best_over_all_rows(tm
 @pytest.mark.usefixtures("small_search")
 def test_the_search_finds_the_better_setting(tmp_path, monkeypatch):
     search = {"split": ("proportional", "equal"), "rate_factor": (1e3, 1.0, 1e4)}
-    monkeypatch.setitem(METHODS, "hash", Entry(build=hashing.build, about="a bad start", search=search))
+    monkeypatch.setitem(METHODS, "hash", Entry(build=hashing.build, about="a bad default", search=search))
     config = make_grid(methods=("hash",), compressions=(20.0,), preset=PRESET)
     searched, first = (run_grid(replace(config, search=how), tmp_path) for how in (True, False))
     assert [cell["knobs"]["rate_factor"] for cell in searched.cells] == [1.0, 1.0]
@@ -323,9 +323,9 @@ def test_the_search_finds_the_better_setting(tmp_path, monkeypatch):
 
 
 def test_the_search_finds_the_row_format_that_makes_a_ratio_feasible(tmp_path):
-    told = []
+    calls = []
     config = make_grid(methods=("qr",), compressions=(60.0, 10_000.0))
-    grid = run_grid(config, tmp_path, on_cell=lambda *said: told.append(said))
+    grid = run_grid(config, tmp_path, on_cell=lambda *call: calls.append(call))
     feasible, infeasible = grid.cells[:2], grid.cells[2:]
     assert [cell["knobs"]["row_format"] for cell in feasible] == ["int8", "int8"]
     assert all("infeasible" not in cell and cell["rows"] == NUM_ROWS for cell in feasible)
@@ -333,17 +333,22 @@ def test_the_search_finds_the_row_format_that_makes_a_ratio_feasible(tmp_path):
     assert set(compared) == {"multiply", "add"}
     assert [cell["seed"] for cell in infeasible] == [0, 1]
     assert all("infeasible" in cell and cell["rows"] == 0 for cell in infeasible)
-    assert told[-1][1:] == (len(told), len(told))
+    assert calls[-1][1:] == (len(calls), len(calls))
 
 
-def test_shares_are_of_the_gap_between_the_reference_and_the_full_table():
+def test_a_closed_share_is_a_fraction_of_the_gap_between_the_reference_and_the_full_table():
     def made(method, compression, auc):
         figures = dict.fromkeys(("logloss", "auc_last", "logloss_last"), 0.5)
         return {"method": method, "model": "dlrm", "compression": compression, "knobs": {}, "auc": auc, **figures}
 
-    cells = [made("full", 1.0, 0.8), made("hash", 10.0, 0.7), made("cafe", 10.0, 0.77), made("cafe", 10.0, 0.79)]
+    cells = [
+        made("full", 1.0, 0.8),
+        made("hash", 10.0, 0.7),
+        made("hotstream", 10.0, 0.77),
+        made("hotstream", 10.0, 0.79),
+    ]
     summaries = summarise(cells)
-    assert closed_shares(summaries, "cafe", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
+    assert closed_shares(summaries, "hotstream", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
     assert summaries[-1].error["auc"] == pytest.approx(0.01)
 
 
@@ -353,33 +358,33 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     caplog.set_level(logging.INFO)
     done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
     assert done.exit_code == 0, done.output
-    said = json.loads(report.read_text())
-    assert (said["command"], said["ok"]) == ("evaluate", True)
+    content = json.loads(report.read_text())
+    assert (content["command"], content["ok"]) == ("evaluate", True)
     keys = {"method", "model", "compression", "seed", "rows", "bytes", "auc", "logloss", "auc_last", "logloss_last"}
-    for cell in said["cells"]:
+    for cell in content["cells"]:
         assert "infeasible" in cell or keys <= set(cell)
-    assert any("infeasible" in cell for cell in said["cells"] if cell["method"] == "qr")
+    assert any("infeasible" in cell for cell in content["cells"] if cell["method"] == "qr")
     assert "| hash |" in (out / "table.md").read_text()
     assert (out / "auc-dlrm.png").stat().st_size > 1000
-    assert {tuple(sorted(one["knobs"])) for one in said["tried"] if one["method"] == "full"} == {("rate_factor",)}
-    assert all(one["rows"] == 8192 or one["infeasible"] for one in said["tried"])
+    assert {tuple(sorted(one["knobs"])) for one in content["tried"] if one["method"] == "full"} == {("rate_factor",)}
+    assert all(one["rows"] == 8192 or one["infeasible"] for one in content["tried"])
     assert any("AUC" in record.message for record in caplog.records)
 
 
 def make_recovery(disturbed):
     rows = tuple(range(10, 10 * len(disturbed) + 1, 10))
-    places = {"method": "cafe", "model": "dlrm", "compression": 10.0, "rows": rows}
-    return Recovery(**places, disturbed=tuple(disturbed), undisturbed=(1.0,) * len(rows), rotate_at=20)
+    point = {"method": "hotstream", "model": "dlrm", "compression": 10.0, "rows": rows}
+    return Recovery(**point, disturbed=tuple(disturbed), undisturbed=(1.0,) * len(rows), rotate_at=20)
 
 
-def test_recovery_is_the_first_three_windows_that_are_near_together():
+def test_recovery_ends_at_the_first_three_windows_whose_mean_excess_is_small():
     assert make_recovery([1, 1, 1.5, 1.005, 1.2, 1.02, 1.0, 1.0, 1.0]).rows_until_near == 30
     assert make_recovery([1, 1, 1.0, 1.02, 1.0, 1.0]).rows_until_near == 0
     assert make_recovery([1, 1, 1.5, 1.2, 1.1, 1.05]).rows_until_near is None
     assert make_recovery([1, 1, 1.5, 1.1, 1.0]).lost == pytest.approx(6)
 
 
-def test_curves_of_several_seeds_are_averaged_and_infeasible_cells_left_out():
+def test_recovery_averages_the_curves_of_the_seeds_and_omits_infeasible_cells():
     def made(method, *losses):
         return {"method": method, "model": "dlrm", "compression": 10.0, "curve": [[8, loss, 0.7] for loss in losses]}
 
@@ -388,26 +393,26 @@ def test_curves_of_several_seeds_are_averaged_and_infeasible_cells_left_out():
     assert [(one.method, one.disturbed, one.undisturbed) for one in found] == [("a", (1.5,), (1.0,))]
 
 
-def test_a_rotation_is_shown_beside_the_undisturbed_run(tmp_path):
-    options = ["--methods", "full,cafe", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
+def test_a_rotation_is_reported_against_the_undisturbed_run(tmp_path):
+    options = ["--methods", "full,hotstream", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
     out, report = tmp_path / "out", tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
     assert done.exit_code == 0, done.output
     recovery = json.loads(report.read_text())["recovery"]
-    assert [one["method"] for one in recovery] == ["full", "cafe"]
+    assert [one["method"] for one in recovery] == ["full", "hotstream"]
     for one in recovery:
         before = sum(row <= 4096 for row in one["rows"])
-        near = pytest.approx(one["undisturbed"][:before], rel=0.06)  # another size: other first values, other hashes
+        near = pytest.approx(one["undisturbed"][:before], rel=0.06)  # another size: other initial values, other hashes
         assert one["disturbed"][:before] == near
         assert one["disturbed"] != one["undisturbed"]
-    assert "| cafe |" in (out / "recovery.md").read_text()
+    assert "| hotstream |" in (out / "recovery.md").read_text()
     assert (out / "recovery-dlrm.png").stat().st_size > 1000
 
 
 @pytest.mark.parametrize("name", ablation.VARIANTS)
 def test_a_variant_fits_the_bytes_and_is_another_method(name):
     default, varied = (
-        replace(make_cell("cafe", 10.0, **knobs), num_rows=2048) for knobs in ({}, ablation.VARIANTS[name])
+        replace(make_cell("hotstream", 10.0, **knobs), num_rows=2048) for knobs in ({}, ablation.VARIANTS[name])
     )
     assert default.name != varied.name
     measured = run_cell(varied)
@@ -415,7 +420,7 @@ def test_a_variant_fits_the_bytes_and_is_another_method(name):
     assert measured["auc"] > 0.5
 
 
-def test_the_ablation_goes_on_where_it_stood_and_says_what_each_default_is_worth(tmp_path, monkeypatch):
+def test_the_ablation_resumes_and_reports_the_gain_of_each_variant(tmp_path, monkeypatch):
     variants = {
         "rows in float32": {"row_format": "float32"},
         "no such size": {"row_format": "float32", "buckets_per_row": 1e6},
@@ -436,14 +441,14 @@ def test_the_ablation_goes_on_where_it_stood_and_says_what_each_default_is_worth
     assert "| no such size | infeasible |" in table
 
 
-def test_files_of_any_schema_can_be_compared(tmp_path):
+def test_the_command_compares_methods_on_files_of_any_schema(tmp_path):
     rng = np.random.default_rng(1)
     sites, ads = rng.integers(0, 50, 3000), rng.integers(0, 500, 3000)
     clicks = rng.random(3000) < 0.2 + 0.5 * (sites % 2)
     lines = [f"{int(click)},s{site},a{ad}" for click, site, ad in zip(clicks, sites, ads, strict=True)]
     (tmp_path / "log.csv").write_text("click,site,ad\n" + "\n".join(lines) + "\n")
     (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["site", "ad"]\n')
-    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,cafe", "--compression", "3"]
+    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,hotstream", "--compression", "3"]
     files = [str(tmp_path / "log.csv"), "--models", "dlrm,wdl,dcn"]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*files, *options, "--out", str(tmp_path / "out"), "--json", str(report)])
@@ -453,7 +458,7 @@ def test_files_of_any_schema_can_be_compared(tmp_path):
     assert {cell["rows"] for cell in cells} == {3000}
 
 
-def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
+def test_a_source_tree_becomes_a_log_with_learnable_labels(tmp_path):
     (tmp_path / "a" / "b").mkdir(parents=True)
     (tmp_path / "a" / "one.py").write_text("x = f(y)\n" * 700)
     (tmp_path / "a" / "b" / "two.c").write_text("int main ( ) { return 0 ; }\n" * 300)
@@ -466,7 +471,7 @@ def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
     assert (stream.keys[1:, 2] & np.uint64((1 << 56) - 1) == stream.keys[:-1, 1] & np.uint64((1 << 56) - 1)).all()
     truths = stream.keys[stream.label == 1, 0]
     assert len(np.unique(truths)) <= 15
-    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,cafe", "--compression", "2"]
+    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,hotstream", "--compression", "2"]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
     assert done.exit_code == 0, done.output
@@ -474,7 +479,7 @@ def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         (["--schema", "tokens"], "one folder"),
         (["--methods", "caffe"], "caffe"),
@@ -485,8 +490,8 @@ def test_a_source_tree_is_a_log_whose_labels_can_be_learned(tmp_path):
         (["--ablation", "--methods", "hash"], "--methods"),
     ],
 )
-def test_wrong_usage_is_said_before_anything_runs(options, said, tmp_path):
+def test_wrong_usage_is_reported_before_anything_runs(options, message, tmp_path):
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out")])
     assert done.exit_code == 2
-    assert said in done.output
+    assert message in done.output
     assert not Path(tmp_path / "out").exists()

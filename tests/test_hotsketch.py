@@ -1,4 +1,4 @@
-"""HotSketch against a slow, obvious oracle of its documented rule, and the bounds that it states."""
+"""HotSketch against a slow, obvious oracle of its documented rule, and its stated bounds."""
 
 from __future__ import annotations
 
@@ -63,8 +63,8 @@ class Oracle:
         if not 0 < score <= MAX_SCORE:
             self.num_rejected += 1
             return
-        place, tag = self.locate(key)
-        bucket = self.buckets[place]
+        number, tag = self.locate(key)
+        bucket = self.buckets[number]
         random = (tag ^ self.position * _GOLDEN_RATIO & _MASK) * 0xD1342543DE82EF95 & _MASK
         random ^= random >> 32
         self.position += 1
@@ -83,7 +83,7 @@ class Oracle:
             new = _encode(least + units, rounding)
             if self.always_admit or uniform == 0 or least + units + 1 < units / uniform + 1:
                 victim[:] = [key, new]
-            # One that is turned away renormalises, too: the kernel does not ask.
+            # A rejected newcomer renormalises, too: the kernel does not check.
         if new >= 30 * 2048:
             self.renormalise()
 
@@ -103,12 +103,12 @@ class Oracle:
         return next((float(np.float32(_decode(code) / self.scale)) for held, code in bucket if held == key), 0.0)
 
     def top(self) -> list[tuple[int, float]]:
-        placed = [
-            (-code, place, slot, key)
-            for place, bucket in enumerate(self.buckets)
+        held = [
+            (-code, number, slot, key)
+            for number, bucket in enumerate(self.buckets)
             for slot, (key, code) in enumerate(bucket)
         ]
-        return [(key, float(np.float32(_decode(-code) / self.scale))) for code, _, _, key in sorted(placed)]
+        return [(key, float(np.float32(_decode(-code) / self.scale))) for code, _, _, key in sorted(held)]
 
 
 def _keys(listed: list[int]) -> np.ndarray:
@@ -135,7 +135,7 @@ _WORLD = [0, 1, _MASK, 1 << 63, *((number % 26 + 1) << 56 | number * 0x9E3779B1 
     seed=st.sampled_from([0, 1, 12345, _MASK]),
     steps=st.lists(_STEP, max_size=6),
 )
-def test_the_sketch_does_what_the_oracle_does(num_buckets, slots, admission, seed, steps):
+def test_the_sketch_equals_the_oracle(num_buckets, slots, admission, seed, steps):
     sketch = HotSketch(num_buckets, slots, admission, seed)
     oracle = Oracle(num_buckets, slots, admission == "replace_min", seed)
     for step in steps:
@@ -218,7 +218,7 @@ def test_top_gives_every_held_key_back_exactly(num_buckets, seed):
         assert len(held) > 0.9 * len(keys)
 
 
-def test_keys_that_differ_in_one_bit_are_told_apart():
+def test_keys_that_differ_in_one_bit_are_distinguished():
     keys = np.unique(_keys([0x9A3C << 40 ^ 1 << bit for bit in range(64)]))
     for num_buckets in (1, 7, 256, 1000):
         sketch = HotSketch(num_buckets)
@@ -227,7 +227,7 @@ def test_keys_that_differ_in_one_bit_are_told_apart():
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf, 0.0, -0.0, -1.0, 1e-60, MAX_SCORE * 1.001, 3e38, 1e300])
-def test_a_score_that_cannot_be_counted_is_rejected_counted_and_leaves_no_trace(bad):
+def test_an_invalid_score_is_rejected_and_changes_only_the_count_of_rejections(bad):
     sketch, clean = HotSketch(16), HotSketch(16)
     assert sketch.insert(_keys([1, 2, 3, 2]), np.array([1.0, bad, 2.0, bad])) == 2
     clean.insert(_keys([1, 3]), np.array([1.0, 2.0]))
@@ -282,14 +282,14 @@ def test_rounding_is_unbiased_however_small_the_increments_are():
     assert abs(np.mean(totals) - 500.0) < 500.0 * 0.005
 
 
-def test_a_held_key_that_nobody_challenges_is_exact_to_a_bin():
+def test_a_held_key_without_competitors_is_exact_to_a_bin():
     sketch = HotSketch(1)
     sketch.insert(_keys([9] * 1000), 1.5)
     assert sketch.query(_keys([9]))[0] == pytest.approx(1500.0, rel=0.02)
 
 
 def test_randomized_admission_gives_a_newcomer_its_share_and_no_more():
-    # The bucket's smallest score is 9; a newcomer of score 1 takes the slot in one case of ten, and then stands at 10.
+    # The bucket's smallest score is 9; a newcomer of score 1 takes the slot in 1 of 10 cases, with a score of 10 then.
     admitted = 0
     for seed in range(4000):
         sketch = HotSketch(1, 1, seed=seed)
@@ -374,7 +374,7 @@ def test_decay_multiplies_every_score_and_later_scores_count_in_full(factor):
     assert sketch.query(_keys([3]))[0] == pytest.approx(5.0, rel=1 / 1024)
 
 
-def test_decay_down_to_nothing_leaves_a_sketch_that_fresh_keys_take_over():
+def test_after_decay_to_nothing_new_keys_take_over_the_sketch():
     sketch = HotSketch(2, seed=1)
     sketch.insert(np.arange(1, 100, dtype=np.uint64), 1e6)
     sketch.decay(1e-12)
@@ -402,7 +402,7 @@ def test_a_decay_factor_outside_0_to_1_is_refused(factor):
         ({"num_buckets": 4, "seed": 1 << 64}, "seed"),
     ],
 )
-def test_a_parameter_that_cannot_be_meant_is_named(parameters, named):
+def test_an_invalid_parameter_is_named(parameters, named):
     with pytest.raises(ParameterError, match=named):
         HotSketch(**parameters)
 
@@ -410,7 +410,7 @@ def test_a_parameter_that_cannot_be_meant_is_named(parameters, named):
 @pytest.mark.parametrize(
     ("keys", "scores"), [(np.ones((2, 2)), 1.0), (np.ones(3), np.ones(2)), (np.ones(3), np.ones((3, 1)))]
 )
-def test_arrays_that_do_not_fit_each_other_are_refused(keys, scores):
+def test_arrays_of_different_shapes_are_refused(keys, scores):
     with pytest.raises(ParameterError, match="expected both"):
         HotSketch(4).insert(keys.astype(np.uint64), scores)
 
@@ -444,16 +444,16 @@ _SNAPSHOT = HotSketch(3, seed=5).to_bytes()
 
 @given(st.data())
 def test_a_damaged_snapshot_is_refused(data):
-    place = data.draw(st.integers(0, 8 * len(_SNAPSHOT) - 1))
+    bit = data.draw(st.integers(0, 8 * len(_SNAPSHOT) - 1))
     damaged = bytearray(_SNAPSHOT)
-    damaged[place // 8] ^= 1 << place % 8
+    damaged[bit // 8] ^= 1 << bit % 8
     with pytest.raises(SnapshotError):
         HotSketch.from_bytes(bytes(damaged))
     with pytest.raises(SnapshotError):
-        HotSketch.from_bytes(_SNAPSHOT[: place // 8])
+        HotSketch.from_bytes(_SNAPSHOT[: bit // 8])
 
 
 @pytest.mark.parametrize("other", [b"", b"hotsketch", HotSet(1, HotSketch(1)).to_bytes(), _SNAPSHOT + b"x"])
-def test_bytes_that_are_no_snapshot_of_a_sketch_are_refused(other):
+def test_bytes_of_another_kind_are_refused(other):
     with pytest.raises(SnapshotError):
         HotSketch.from_bytes(other)

@@ -1,4 +1,4 @@
-"""KeyMap against the plainest model of it, a dictionary; and how full it gets."""
+"""KeyMap against its plainest model, a dictionary; and its load."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sketch.hashing import mix64_array
-from sketch.keymap import ABSENT, SLOTS, KeyMap, find_place, num_buckets_for
+from sketch.keymap import ABSENT, SLOTS, KeyMap, find_slot, num_buckets_for
 
 _OPERATION = st.tuples(st.booleans(), st.lists(st.tuples(st.integers(1, 300), st.integers(-1, 50)), max_size=90))
 
 
 def keys_of(numbers: list[int]) -> np.ndarray:
-    """Spread over all 64 bits, over 2^63 too."""
+    """Keys over all 64 bits, above 2^63 too."""
     return mix64_array(np.array(numbers, np.uint64))
 
 
@@ -26,27 +26,27 @@ def test_any_puts_and_removals_leave_the_dictionary(operations, capacity):
     for is_put, pairs in operations:
         keys, values = keys_of([key for key, _ in pairs]), np.array([value for _, value in pairs], np.int32)
         if is_put:
-            places = table.put(keys, values)
+            slots = table.put(keys, values)
             model.update(zip(keys.tolist(), values.tolist(), strict=True))
         else:
-            places = table.remove(keys)
+            slots = table.remove(keys)
             for key in keys.tolist():
                 model.pop(key, None)
-        if places is None:
+        if slots is None:
             shadow = (table.keys.copy(), table.values.copy())
         else:
             for mine, copy in zip((table.keys, table.values), shadow, strict=True):
-                copy.reshape(-1)[places] = mine.reshape(-1)[places]
+                copy.reshape(-1)[slots] = mine.reshape(-1)[slots]
         got_keys, got_values = table.items()
         assert dict(zip(got_keys.tolist(), got_values.tolist(), strict=True)) == model
         assert len(table) == len(model)
-        np.testing.assert_array_equal(shadow[0], table.keys, "the places that were said to be written")
+        np.testing.assert_array_equal(shadow[0], table.keys, "the slots that were reported as written")
         everything = keys_of(list(range(301)))
         assert table.get(everything).tolist() == [model.get(key, ABSENT) for key in everything.tolist()]
 
 
 @pytest.mark.parametrize("num_keys", [1, 57, 58, 1_000, 40_000])
-def test_a_map_made_for_so_many_keys_holds_them_without_growing(num_keys):
+def test_a_map_holds_the_keys_it_was_made_for_without_growing(num_keys):
     for seed in range(5):
         table = KeyMap(num_keys)
         before = table.nbytes
@@ -77,7 +77,7 @@ def test_changes_in_a_full_map_need_no_growth():
         held[leaving] = keys_of((rng.integers(1, 1 << 40, 1_000) + (turn << 41)).tolist())
         table.put(held[leaving], np.zeros(1_000, np.int32))
     assert (table.nbytes, len(table)) == (before, 20_000)
-    assert all(find_place(table.keys, key) >= 0 for key in held[:100])
+    assert all(find_slot(table.keys, key) >= 0 for key in held[:100])
 
 
 def test_key_zero_is_refused_and_never_found():

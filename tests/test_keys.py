@@ -1,4 +1,4 @@
-"""Feature keys: what is printed can be parsed back, and what cannot be meant is refused."""
+"""Feature keys: a formatted key parses to the same key, and malformed tokens, texts and fields are refused."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FIELDS = (Field("C1", "hex32"), Field("device_ip"), Field("site-id.x", "hash"))
 
 
 @pytest.mark.parametrize(
-    ("number", "kind", "token", "printed"),
+    ("number", "kind", "token", "text"),
     [
         (1, "hex32", "7e0ccccf", "C1:7e0ccccf"),
         (1, "hex32", "00000000", "C1:00000000"),
@@ -29,10 +29,10 @@ FIELDS = (Field("C1", "hex32"), Field("device_ip"), Field("site-id.x", "hash"))
         (3, "hash", "7e0ccccf", f"site-id.x:~{hash_token('7e0ccccf'):014x}"),
     ],
 )
-def test_a_token_becomes_a_key_that_prints_and_parses_back(number, kind, token, printed):
+def test_the_key_of_a_token_is_formatted_and_parsed_without_loss(number, kind, token, text):
     key = make_key(number, kind, token)
-    assert format_key(key, FIELDS) == printed
-    assert parse_key(printed, FIELDS) == key
+    assert format_key(key, FIELDS) == text
+    assert parse_key(text, FIELDS) == key
 
 
 def test_a_criteo_token_is_its_payload_with_the_field_number_above():
@@ -64,14 +64,14 @@ def test_every_hashed_token_round_trips_and_none_is_missing(token):
     assert parse_key(format_key(key, FIELDS), FIELDS) == key
 
 
-def test_a_missing_value_is_a_value_of_each_field_of_its_own():
+def test_each_field_has_its_own_key_for_a_missing_value():
     keys = {make_key(number, field.kind, "") for number, field in enumerate(CRITEO_FIELDS, 1)}
     assert len(keys) == 26
     assert all(key & MISSING == MISSING for key in keys)
 
 
 @pytest.mark.parametrize("token", ["7e0cccc", "7e0ccccf0", "7e0cccxf", "68 fd 1e", " 7e0cccc", "0x7e0ccc", "+7e0cccc"])
-def test_a_hex_field_takes_eight_hex_digits_and_nothing_else(token):
+def test_a_hex_field_accepts_eight_hex_digits_only(token):
     with pytest.raises(ValueError, match="expected 8 hex digits"):
         make_key(1, "hex32", token)
 
@@ -86,18 +86,18 @@ def test_a_hex_field_takes_eight_hex_digits_and_nothing_else(token):
         ("C1:7e0ccccf\n", "expected NAME"),
         ("C1:7e0cccc", "expected NAME"),
         ("device_ip:~123", "expected NAME"),
-        ("C9:7e0ccccf", "no field 'C9'"),
-        ("C1:~0c1d2e3f4a5b6c", "kind hex32"),
-        ("device_ip:7e0ccccf", "kind hash"),
+        ("C9:7e0ccccf", "got field 'C9', expected one of C1, device_ip, site-id.x"),
+        ("C1:~0c1d2e3f4a5b6c", "expected 8 hex digits: field C1 is of kind hex32"),
+        ("device_ip:7e0ccccf", "expected ~ and 14 hex digits: field device_ip is of kind hash"),
     ],
 )
-def test_text_that_is_no_key_is_refused_with_the_reason(text, why):
+def test_text_that_is_not_a_formatted_key_is_refused_with_the_reason(text, why):
     with pytest.raises(ValueError, match=why):
         parse_key(text, FIELDS)
 
 
 @pytest.mark.parametrize("key", [0, 123, 4 << 56, 255 << 56 | 1, (1 << 64) - 1])
-def test_a_key_of_no_field_cannot_be_printed(key):
+def test_a_key_with_an_unknown_field_number_cannot_be_formatted(key):
     with pytest.raises(ValueError, match="field number"):
         format_key(key, FIELDS)
 
@@ -115,13 +115,13 @@ def test_a_field_name_that_would_need_escaping_is_refused(name):
         Field(name)
 
 
-def test_a_field_kind_that_nobody_knows_is_refused():
+def test_an_unknown_field_kind_is_refused():
     with pytest.raises(ConfigError, match="got kind 'int'"):
         Field("C1", "int")
 
 
 @pytest.mark.parametrize("module", [streams.keys, sketch.hotsketch], ids=lambda module: module.__name__)
-def test_the_examples_in_the_docstrings_are_true(module):
+def test_the_doctests_pass(module):
     result = doctest.testmod(module, extraglobs={"np": np})
     assert result.attempted > 0
     assert result.failed == 0

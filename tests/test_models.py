@@ -1,4 +1,4 @@
-"""Models, prequential metrics, and learning on a tiny stream."""
+"""Models, prequential metrics, and training on a small stream."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.plans import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.errors import PlanError
+from trainer.learning.building import build_trainer
 from trainer.learning.learner import DenseOptimizer
-from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig, build_trainer
+from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig
 from trainer.learning.models import MODELS, build_model, transform_dense
 from trainer.learning.quality import Quality, Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
@@ -31,12 +32,12 @@ def make_trainer(*, compare: bool = False, seed: int = 0) -> Trainer:
         return build_model("dlrm", num_dense=2, num_fields=NUM_FIELDS, dim=8, seed=seed)
 
     baseline = (model(), HashEmbedding(hash_plan(embedding.nbytes["total"], 8, NUM_FIELDS))) if compare else None
-    return Trainer(model(), embedding, optimizer=DenseOptimizer(rate=0.003), baseline=baseline)
+    return Trainer(model(), embedding, optimizer=DenseOptimizer(learning_rate=0.003), baseline=baseline)
 
 
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize("num_dense", [0, 13])
-def test_models_give_a_logit_a_row_and_a_gradient_for_every_field(name: str, num_dense: int) -> None:
+def test_a_model_returns_one_logit_per_row_and_every_field_receives_a_gradient(name: str, num_dense: int) -> None:
     model = build_model(name, num_dense=num_dense, num_fields=5, dim=8)
     vectors = torch.randn(7, 5, 8, requires_grad=True)
     dense = torch.full((7, num_dense), float("nan"))
@@ -46,8 +47,8 @@ def test_models_give_a_logit_a_row_and_a_gradient_for_every_field(name: str, num
     logits.sum().backward()
     assert vectors.grad is not None
     assert (vectors.grad.norm(dim=2) > 0).all()
-    again = build_model(name, num_dense=num_dense, num_fields=5, dim=8)(dense, vectors)
-    assert torch.equal(again, logits), "the first weights depend on the seed alone"
+    rebuilt = build_model(name, num_dense=num_dense, num_fields=5, dim=8)(dense, vectors)
+    assert torch.equal(rebuilt, logits), "the initial weights depend only on the seed"
 
 
 def test_dlrm_has_the_papers_sizes() -> None:
@@ -56,12 +57,12 @@ def test_dlrm_has_the_papers_sizes() -> None:
     assert shapes == [(512, 13), (256, 512), (64, 256), (16, 64), (512, 16 + 27 * 26 // 2), (256, 512), (1, 256)]
 
 
-def test_dense_numbers_that_are_none_count_as_zero() -> None:
+def test_missing_infinite_and_negative_dense_values_count_as_zero() -> None:
     dense = torch.tensor([[0.0, 1.0, -3.0, float("nan"), float("inf"), -float("inf")]])
     torch.testing.assert_close(transform_dense(dense), torch.tensor([[0.0, np.log(2.0), 0, 0, 0, 0]]).float())
 
 
-def test_unknown_models_and_sizes_are_refused() -> None:
+def test_unknown_models_and_ambiguous_sizes_are_refused() -> None:
     with pytest.raises(PlanError, match="dlrm, wdl, dcn"):
         build_model("gpt", num_dense=1, num_fields=1, dim=1)
     with pytest.raises(PlanError, match="expected exactly one"):
@@ -76,7 +77,7 @@ def exact_auc(logits: np.ndarray, labels: np.ndarray) -> float:
 
 
 @pytest.mark.parametrize("spread", [0.05, 1.0, 6.0])
-def test_auc_and_log_loss_equal_the_exact_ones(spread: float) -> None:
+def test_auc_and_log_loss_match_their_exact_formulas(spread: float) -> None:
     rng = np.random.default_rng(1)
     labels = (rng.random(6000) < 0.25).astype(np.int8)
     logits = (rng.normal(size=6000) * spread + labels * spread).astype(np.float32)
@@ -87,30 +88,30 @@ def test_auc_and_log_loss_equal_the_exact_ones(spread: float) -> None:
     assert quality.auc == pytest.approx(exact_auc(logits, labels), abs=1e-4 if spread > 0.1 else 2e-3)
     expected = binary_cross_entropy_with_logits(torch.from_numpy(logits), torch.from_numpy(labels).float())
     assert quality.log_loss == pytest.approx(float(expected), rel=1e-5)
-    again = Quality.from_state(json.loads(json.dumps(quality.to_state())))
-    assert (again.auc, again.log_loss, again.rows) == (quality.auc, quality.log_loss, 6000)
+    restored = Quality.from_state(json.loads(json.dumps(quality.to_state())))
+    assert (restored.auc, restored.log_loss, restored.rows) == (quality.auc, quality.log_loss, 6000)
 
 
-def test_quality_of_nothing_is_none_and_of_nonsense_finite() -> None:
+def test_metrics_are_none_without_rows_and_finite_for_non_finite_logits() -> None:
     quality = Quality()
     assert (quality.auc, quality.log_loss) == (None, None)
     quality.add(np.array([np.nan, np.inf, -np.inf], np.float32), np.array([0, 1, 0], np.int8))
     assert quality.auc == 1.0
 
 
-def test_windows_end_with_the_batch_that_fills_them() -> None:
+def test_a_window_ends_with_the_batch_that_fills_it() -> None:
     windows = Windows(["a"], 5)
     for seed in range(4):
         rng = np.random.default_rng(seed)
         windows.add({"a": rng.normal(size=3).astype(np.float32)}, np.array([0, 1, 0], np.int8))
     assert [window["rows"] for window in windows.finished] == [6, 12]
-    again = Windows.from_state(json.loads(json.dumps(windows.to_state())))
-    for both in (windows, again):
-        both.add({"a": np.ones(6, np.float32)}, np.array([0, 1, 0, 1, 0, 1], np.int8))
-    assert again.finished == windows.finished
+    restored = Windows.from_state(json.loads(json.dumps(windows.to_state())))
+    for copy in (windows, restored):
+        copy.add({"a": np.ones(6, np.float32)}, np.array([0, 1, 0, 1, 0, 1], np.int8))
+    assert restored.finished == windows.finished
 
 
-def test_learning_lowers_the_loss_and_follows_a_hot_set() -> None:
+def test_training_lowers_the_loss_and_follows_a_hot_set() -> None:
     trainer = make_trainer(compare=True)
     hot_set = HotSet(60, HotSketch(64))
     windows = Windows([ADAPTIVE, HASH], 40 * 128)
@@ -118,7 +119,7 @@ def test_learning_lowers_the_loss_and_follows_a_hot_set() -> None:
         batch = click_batch(128, step)
         report = trainer.step(batch)
         windows.add(report.logits, batch.label)
-        trainer.apply(hot_set.update(report.importance.keys, report.importance.scores))
+        trainer.migrate(hot_set.update(report.importance.keys, report.importance.scores))
         assert trainer.embedding.num_hot <= 60
     losses = [float(window[f"log_loss_{name}"]) for name in (ADAPTIVE, HASH) for window in windows.finished]
     assert losses[3] < losses[0] - 0.02
@@ -126,7 +127,7 @@ def test_learning_lowers_the_loss_and_follows_a_hot_set() -> None:
     assert trainer.embedding.num_hot > 40
 
 
-def test_predictions_come_before_learning() -> None:
+def test_a_step_predicts_before_it_trains() -> None:
     trainer, batch = make_trainer(), click_batch(64, 0)
     with torch.no_grad():
         learner = trainer.learners[ADAPTIVE]
@@ -134,7 +135,7 @@ def test_predictions_come_before_learning() -> None:
     np.testing.assert_array_equal(trainer.step(batch).logits[ADAPTIVE], before)
 
 
-def test_the_embedding_serves_any_model_and_any_optimizer() -> None:
+def test_the_embedding_works_with_any_model_and_any_optimizer() -> None:
     embedding = AdaptiveEmbedding(plan_for_capacity(100, 8, NUM_FIELDS))
     model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(NUM_FIELDS * 8, 1))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
@@ -147,7 +148,7 @@ def test_the_embedding_serves_any_model_and_any_optimizer() -> None:
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_warming_up_compiles_what_a_step_needs_and_leaves_the_random_state_alone(row_format: RowFormatName) -> None:
+def test_warming_up_compiles_every_kernel_of_a_step_and_keeps_the_random_state(row_format: RowFormatName) -> None:
     torch.manual_seed(5)
     before, dim = torch.get_rng_state(), 7
     batch = click_batch(16, 0)

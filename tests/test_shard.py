@@ -7,6 +7,7 @@ from dataclasses import replace
 import click
 import numpy as np
 import pytest
+from digests import table_digest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -32,7 +33,7 @@ from streams.records import (
 )
 
 FIELDS = (Field("C1", "hex32"), Field("C2", "hex32"))
-CONFIG = ShardConfig(capacity=20, num_shards=2, half_life_events=20_000, seed=3)
+CONFIG = ShardConfig(capacity=20, num_shards=2, warm_ratio=2.0, half_life_events=20_000, seed=3)
 
 
 def make_batch(number: int, *, offset: int | None = None, signal: str = "gradient", partition: int = 0):
@@ -175,6 +176,28 @@ def test_seq_grows_by_one_and_names_shard_epoch_and_source(undisturbed):
     assert seq == shard.seq > 50
 
 
+@pytest.mark.parametrize(("warm_ratio", "tiers"), [(0.0, {"hot", "cold"}), (2.0, {"hot", "warm", "cold"})])
+def test_a_key_is_published_as_cold_only_after_it_was_published_as_hot_or_warm(warm_ratio, tiers):
+    shard = Shard(1, replace(CONFIG, warm_ratio=warm_ratio))
+    published: dict[int, str] = {}
+    seen = set()
+    for record in decoded([record for records in run(shard, range(60)) for record in records]):
+        if isinstance(record, Digest):
+            assert record.warm == sum(tier == "warm" for tier in published.values())
+            continue
+        seen.add(record.tier)
+        if record.tier == "cold":
+            assert record.key in published
+            del published[record.key]
+        else:
+            published[record.key] = record.tier
+    assert seen == tiers
+
+
+def test_no_warm_key_is_published_by_default():
+    assert ShardConfig(capacity=4, num_shards=1).make_hot_set(0).warm_capacity == 0
+
+
 def test_a_demotion_comes_before_the_promotion_that_takes_its_row(undisturbed):
     published, _, shard = undisturbed
     owners: dict[int, int] = {}
@@ -216,7 +239,7 @@ def test_each_batch_of_changes_is_closed_by_the_digest_of_the_table(undisturbed)
         )
         assert isinstance(digest, Digest)
         assert (digest.digest, digest.hot, digest.warm) == (table.digest, table.num_hot, table.num_warm)
-    assert table.digest == shard.table.digest == shard.hot_set.digest()
+    assert table.digest == shard.table.digest == table_digest(*shard.hot_set.table())
 
 
 def test_a_record_that_changes_nothing_publishes_nothing():

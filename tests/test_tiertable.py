@@ -1,13 +1,13 @@
-"""TierTable against the plainest model of it: a dictionary, one change at a time."""
+"""TierTable against its plainest model: a dictionary, one change at a time."""
 
 from __future__ import annotations
 
 import numpy as np
+from digests import table_digest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sketch.changes import COLD, HOT, WARM, Changes
-from sketch.hashing import table_digest
 from sketch.tiertable import TierTable
 
 _CHANGE = st.tuples(st.integers(1, 12), st.sampled_from([COLD, WARM, HOT]), st.integers(0, 5))
@@ -56,3 +56,36 @@ def test_a_row_has_one_owner_at_most():
     tiers, rows = table.lookup(np.array([1 << 56 | 7, 2 << 56 | 7], np.uint64))
     assert tiers.tolist() == [COLD, HOT]
     assert rows.tolist() == [-1, 3]
+
+
+_ENTRY = st.tuples(st.integers(1, 1 << 62), st.sampled_from([WARM, HOT]))
+_TABLE = st.lists(_ENTRY, min_size=1, max_size=40, unique_by=lambda entry: entry[0])
+
+
+def _digest(entries: list[tuple[int, int, int]]) -> int:
+    keys, tiers, rows = (list(column) for column in zip(*entries, strict=True)) if entries else ([], [], [])
+    table = TierTable()
+    scores = np.ones(len(entries), np.float32)
+    table.apply(Changes(np.array(keys, np.uint64), np.array(tiers, np.uint8), np.array(rows, np.int32), scores))
+    return table.digest
+
+
+@given(_TABLE, st.randoms())
+def test_the_digest_does_not_depend_on_the_order(listed, random):
+    entries = [(key, tier, row if tier == HOT else -1) for row, (key, tier) in enumerate(listed)]
+    shuffled = random.sample(entries, len(entries))
+    assert _digest(entries) == _digest(shuffled)
+
+
+@given(_TABLE, st.data())
+def test_the_digest_changes_with_any_key_tier_row_or_missing_entry(listed, data):
+    entries = [(key, tier, row if tier == HOT else -1) for row, (key, tier) in enumerate(listed)]
+    at = data.draw(st.integers(0, len(entries) - 1))
+    key, tier, row = entries[at]
+    other_tier = (key, WARM, -1) if tier == HOT else (key, HOT, 100)
+    for other in ([(key ^ 1 << 63, tier, row)], [other_tier], [(key, HOT, 101)], []):
+        assert _digest([*entries[:at], *other, *entries[at + 1 :]]) != _digest(entries)
+
+
+def test_the_digest_of_an_empty_table_is_zero():
+    assert TierTable().digest == 0

@@ -1,4 +1,4 @@
-"""`hotstream topics`: created once, never changed, and told what does not fit."""
+"""`hotstream topics`: creates missing topics, never changes existing ones, and reports settings that differ."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
 
 
 def topics_command(kafka: KafkaConfig, *arguments: object) -> tuple[int, dict[str, dict[str, Any]]]:
-    """Exit status, and what the report says by topic without its prefix."""
+    """The exit status, and the report's entries by topic name without the prefix."""
     done = run_hotstream("topics", *arguments, *where(kafka), "--json", "-")
     assert "Traceback" not in done.stderr
     report = json.loads(done.stdout)
@@ -27,7 +27,7 @@ def topics_command(kafka: KafkaConfig, *arguments: object) -> tuple[int, dict[st
     return done.returncode, {topic.pop("topic").removeprefix(f"{kafka.prefix}."): topic for topic in report["topics"]}
 
 
-def test_creating_again_changes_nothing_and_describe_says_that_all_fits(kafka: KafkaConfig) -> None:
+def test_a_second_create_changes_nothing_and_describe_finds_no_problem(kafka: KafkaConfig) -> None:
     size = ("--partitions", 3, "--shards", 5)
     code, missing = topics_command(kafka, "describe", *size)
     assert code == 1
@@ -50,13 +50,13 @@ def test_creating_again_changes_nothing_and_describe_says_that_all_fits(kafka: K
     assert topics_command(kafka, "describe", *size) == expected
 
 
-def test_an_existing_topic_that_does_not_fit_is_told_and_left_as_it_is(kafka: KafkaConfig) -> None:
+def test_an_existing_topic_with_other_settings_is_reported_and_not_changed(kafka: KafkaConfig) -> None:
     topics = Topics(kafka.prefix)
-    foreign = [
+    existing = [
         TopicSpec(name=topics.importance, partitions=3, cleanup="delete", configs={"max.message.bytes": "1000000"}),
         TopicSpec(name=topics.assignments, partitions=2, cleanup="delete"),
     ]
-    create_topics(kafka, foreign)
+    create_topics(kafka, existing)
     for command in ("create", "describe"):
         code, found = topics_command(kafka, command)
         assert code == 1
@@ -65,11 +65,11 @@ def test_an_existing_topic_that_does_not_fit_is_told_and_left_as_it_is(kafka: Ka
         assert [name for name, topic in found.items() if topic["problems"]] == ["importance", "assignments"]
         assert found["clicks"]["created"] == (command == "create")
     assert require_partitions(kafka, topics.importance) == 3
-    assert not any(state.problems for state in describe_topics(kafka, foreign))
+    assert not any(state.problems for state in describe_topics(kafka, existing))
 
 
 @pytest.mark.broker
-def test_a_record_limit_that_is_too_small_is_told(apache_broker: Any, topic_prefix: str) -> None:
+def test_a_record_size_limit_that_is_too_small_is_reported(apache_broker: Any, topic_prefix: str) -> None:
     kafka = KafkaConfig(bootstrap_servers=apache_broker.bootstrap_servers, prefix=topic_prefix)
     clicks = Topics(topic_prefix).clicks
     small = TopicSpec(name=clicks, partitions=1, cleanup="delete", configs={"max.message.bytes": "1000000"})
@@ -79,7 +79,7 @@ def test_a_record_limit_that_is_too_small_is_told(apache_broker: Any, topic_pref
 
 
 @pytest.mark.parametrize("option", ["--partitions", "--shards"])
-def test_a_topic_of_no_partitions_is_wrong_usage(option: str) -> None:
+def test_zero_partitions_are_a_usage_error(option: str) -> None:
     done = run_hotstream("topics", "create", option, 0)
     assert done.returncode == 2
     assert option in done.stderr

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from digests import table_digest
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
@@ -26,10 +27,13 @@ from streams.logs.schema import LogSchema
 from streams.records import (
     JSON,
     Assignment,
+    Digest,
+    Encoded,
     ImportanceBatch,
     decode_importance,
     encode_assignment,
     encode_clicks,
+    encode_digest,
     header_int,
 )
 from streams.topics import Topics
@@ -72,6 +76,26 @@ def send_assignments(kafka: KafkaConfig, keys: np.ndarray) -> dict[int, int]:
     return seqs
 
 
+def send_strange_assignments(kafka: KafkaConfig, keys: np.ndarray) -> list[Encoded]:
+    """Sends a bad record and one of another shard, both returned, and each shard's digest of its hot keys."""
+    shards, topic = shard_of(keys, SHARDS), Topics(kafka.prefix).assignments
+    foreign = Assignment(
+        key=int(keys[shards == 0][0]), tier="hot", row=59, shard=1, epoch=1, seq=90,
+        score=1.0, source=(0, 0), event_time_ms=0,
+    )  # fmt: skip
+    strange = [(b"short", b"{}", []), encode_assignment(foreign, FIELDS)]
+    with RecordProducer(kafka) as producer:
+        for key, value, headers in strange:
+            producer.send(topic, 1, value, headers, key=key)
+        for shard in range(SHARDS):
+            rows = np.flatnonzero(shards == shard).astype(np.int32)
+            value = table_digest(keys[rows], np.full(len(rows), 2, np.uint8), rows)
+            closing = Digest(shard=shard, epoch=1, seq=len(rows), hot=len(rows), warm=0, digest=value)
+            key, value, headers = encode_digest(closing)
+            producer.send(topic, shard, value, headers, key=key)
+    return strange
+
+
 def records_of(kafka: KafkaConfig, topic: str, partitions: int) -> Iterator[Any]:
     with open_partition_log(kafka) as log:
         for partition in range(partitions):
@@ -81,7 +105,11 @@ def records_of(kafka: KafkaConfig, topic: str, partitions: int) -> Iterator[Any]
 def session_of(kafka: KafkaConfig, directory: Path | None = None, **options: Any) -> Session:
     model = ModelConfig(capacity_rows=60, dim=8, compare_hash=True)
     run = RunConfig(model=model, device=torch.device("cpu"), checkpoint_dir=directory, checkpoint_every=5 * ROWS)
-    return Session(SessionConfig(kafka=kafka, run=run, schema=SCHEMA, until_end_s=0.5, **options))
+    return Session(
+        SessionConfig(
+            kafka=kafka, run=run, fields=SCHEMA.categorical, dense_names=SCHEMA.dense, idle_timeout_s=0.5, **options
+        )
+    )
 
 
 def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: KafkaConfig, tmp_path: Path) -> None:
@@ -96,6 +124,7 @@ def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: Kafka
         producer.send(topics.clicks, 0, b"no Arrow stream", [("who", b"me")])
         producer.send(topics.clicks, 1, json.dumps(single).encode(), [("content-type", JSON)])
         producer.send(topics.clicks, 1, encode_clicks(click_batch(ROWS, 99, num_dense=1)), [])
+    foreign = send_strange_assignments(kafka, hot)
     send_clicks(kafka, range(12, 20))
 
     second = session_of(kafka, tmp_path)
@@ -106,6 +135,10 @@ def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: Kafka
     assert report["applied"]["promotions"] == report["hot_rows"] == len(hot)
     assert report["applied_seq"] == {str(shard): [1, seq] for shard, seq in seqs.items()}
     assert report["latency_ms"]["assignment_to_trainer"]["p50"] is not None
+    assert report["applied"]["bad_records"] == 1
+    assert report["assignments"] == {"verified": True, "applied": 40, "stale": 0, "refused": 1, "mismatches": 0}
+    refused = list(records_of(kafka, topics.dead_letters(topics.assignments), SHARDS))
+    assert {(letter.key, letter.value) for letter in refused} == {(key, value) for key, value, _ in foreign}
     assert 0 < report["auc"]["adaptive"] < 1
     assert 0 < report["auc"]["hash"] < 1
     sizes = report["embedding_bytes"]
@@ -130,6 +163,20 @@ def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: Kafka
     said = [json.loads(record.value) for record in records_of(kafka, topics.metrics, 1)]
     assert said[-1]["rows"] == report["rows"]["trained"]
     assert said[-1]["hot"] == len(hot)
+    assert said[-1]["assignments"] == report["assignments"]
+
+
+def test_a_resumed_trainer_knows_that_its_hot_set_was_proved(kafka: KafkaConfig, tmp_path: Path) -> None:
+    hot = np.unique(click_batch(ROWS, 0).keys)[:40]
+    send_assignments(kafka, hot)
+    send_strange_assignments(kafka, hot)
+    send_clicks(kafka, range(4))
+    for _ in range(2):
+        session = session_of(kafka, tmp_path)
+        session.train()
+        assert session.report()["assignments"]["verified"] is True
+        assert session.report()["assignments"]["applied"] == len(hot)
+        assert session.report()["assignments"]["refused"] == 1
 
 
 def train_command(kafka: KafkaConfig, directory: Path, *more: str) -> list[str]:
@@ -174,7 +221,7 @@ def test_a_killed_trainer_goes_on_and_ends_with_the_same_totals(kafka: KafkaConf
         wait_for_answers(kafka, 17, killed)
     send_clicks(kafka, range(17, 25))
     path = tmp_path / "report.json"
-    subprocess.run(train_command(kafka, tmp_path, "--until-end", "1", "--json", str(path)), check=True, timeout=120)
+    subprocess.run(train_command(kafka, tmp_path, "--idle-timeout", "1", "--json", str(path)), check=True, timeout=120)
     report = json.loads(path.read_text())
     assert report["ok"]
     assert report["rows"]["trained"] == 25 * ROWS

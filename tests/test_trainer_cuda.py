@@ -65,8 +65,8 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, de
     other, keys = make(row_format, device), random_keys(12)
     distinct = np.unique(keys)
     changes = changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])])
-    numba.apply(changes)
-    other.apply(changes)
+    numba.migrate(changes)
+    other.migrate(changes)
     for mine, theirs in zip(train(numba, keys, 3), train(other, keys, 3), strict=True):
         assert mine.keys() == theirs.keys()
         assert [theirs[key] for key in mine] == pytest.approx(list(mine.values()), rel=10 * ROUNDING[row_format])
@@ -80,12 +80,12 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, de
 
 def test_promotion_keeps_the_vector_for_every_field(row_format: RowFormatName, device: str) -> None:
     embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
     train(embedding, keys, 2)
     with torch.no_grad():
         before = embedding(keys).cpu().numpy()
         hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
-        embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+        embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
         after = embedding(keys).cpu().numpy()
     unit = {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]
     assert (np.abs(after - before) <= unit * np.abs(before).max(axis=-1, keepdims=True)).all()

@@ -51,7 +51,7 @@ def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: Ro
     with torch.no_grad():
         expected = learner.model(torch.from_numpy(batch.dense), learner.embedding(batch.keys))
         assert torch.equal(model(torch.from_numpy(batch.dense), embedding(batch.keys)), expected)
-    assert about["applied_seq"] == run.follower.to_state()
+    assert about["applied_seq"] == run.history.standings()
     assert about["offsets"]["clicks"] == {"0": 12}
 
 

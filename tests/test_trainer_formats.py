@@ -114,7 +114,7 @@ def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
-    embedding.apply(changes_of(*[(int(key), HOT, place) for place, key in enumerate(keys.reshape(-1))]))
+    embedding.migrate(changes_of(*[(int(key), HOT, place) for place, key in enumerate(keys.reshape(-1))]))
     after = vectors_of(embedding, keys)
     unit = np.abs(before).max(axis=-1, keepdims=True) * (2.0**-8 if row_format == "bfloat16" else 0.5 / 62)
     assert (np.abs(after - before) <= (unit if level_2 else 0)).all()
@@ -126,7 +126,7 @@ def test_steps_of_both_backends_agree_within_a_rounding(row_format: RowFormatNam
     keys = random_keys(5)
     hot = changes_of(*[(int(key), HOT, row) for row, key in enumerate(np.unique(keys)[:CAPACITY])])
     for embedding in (one, other):
-        embedding.apply(hot)
+        embedding.migrate(hot)
         for step in range(3):
             learn(embedding, keys, weights_for(keys, step))
             importance = embedding.apply_gradients()

@@ -54,7 +54,7 @@ def tiers_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_gated_step_equals_autograd(backend: Backend) -> None:
     embedding, (keys, changes) = make(backend), mixed_tiers()
-    embedding.apply(changes)
+    embedding.migrate(changes)
     assert embedding.gate is not None
     routes = embedding.router.route(keys.reshape(-1))
     table, gate, state = embedding.table.values.clone(), torch.ones(FIELDS, 2), torch.zeros(FIELDS, 2)
@@ -91,10 +91,10 @@ def test_promotion_keeps_the_gated_vector_for_every_field(row_format: RowFormatN
     assert embedding.gate is not None
     embedding.gate.values.copy_(torch.linspace(0.4, 2.5, 2 * FIELDS).view(FIELDS, 2))
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.apply(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
     before = vectors_of(embedding, keys)
     hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
-    embedding.apply(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+    embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
     after = vectors_of(embedding, keys)
     peaks = np.abs(before).max(axis=-1, keepdims=True)
     unit = peaks * {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]
@@ -106,7 +106,7 @@ def test_a_gate_of_one_changes_nothing() -> None:
     keys, changes = mixed_tiers()
     one, other = make(), make(gate=False)
     for embedding in (one, other):
-        embedding.apply(changes)
+        embedding.migrate(changes)
         learn(embedding, keys.numpy().view(np.uint64), weights_for(keys.numpy()))
         embedding.apply_gradients()
     assert torch.equal(one.table.values, other.table.values)
@@ -115,7 +115,7 @@ def test_a_gate_of_one_changes_nothing() -> None:
 def test_the_gate_is_in_the_checkpoint_and_in_the_bytes() -> None:
     keys, changes = mixed_tiers()
     one, other, without = make(), make(), make(gate=False)
-    one.apply(changes)
+    one.migrate(changes)
     learn(one, keys.numpy().view(np.uint64), weights_for(keys.numpy()))
     one.apply_gradients()
     other.load_tensors({name: tensor.clone() for name, tensor in one.tensors().items()})

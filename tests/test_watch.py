@@ -20,6 +20,7 @@ from streams.agent.shard import Shard, ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
+from streams.commands.watch import _field_table
 from streams.keys import CRITEO_FIELDS
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
@@ -33,7 +34,9 @@ def publish(kafka: KafkaConfig, path: Path) -> list[Shard]:
     """Counts the log as an agent would, and publishes every change."""
     (block,) = read_log(path, SCHEMAS["criteo-kaggle"], 1 << 30)
     keys = block.parse().batch.keys
-    shards = [Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS)) for number in range(SHARDS)]
+    shards = [
+        Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS, warm_ratio=2.0)) for number in range(SHARDS)
+    ]
     with RecordProducer(kafka) as producer:
         for step, rows in enumerate(np.array_split(keys, 20)):
             distinct, counts = np.unique(rows, return_counts=True)
@@ -67,6 +70,16 @@ def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
     config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=topic_prefix)
     create_topics(config, Topics(topic_prefix).specs(shards=SHARDS))
     return config
+
+
+def test_the_table_has_a_warm_column_only_if_a_key_is_warm() -> None:
+    hot = Assignment(
+        key=1 << 56 | 7, tier="hot", row=0, score=2.0, feature="C1:00000007", shard=0, epoch=1, seq=1,
+        source=(0, 0), event_time_ms=1,
+    )  # fmt: skip
+    warm = dataclasses.replace(hot, tier="warm", row=None)
+    headers = [[column.header for column in _field_table({1: change}).columns] for change in (hot, warm)]
+    assert headers == [["field", "hot", "highest scores"], ["field", "hot", "warm", "highest scores"]]
 
 
 def test_every_change_is_a_line_and_its_tokens_are_those_of_the_log(kafka: KafkaConfig, log: Path) -> None:

@@ -13,6 +13,7 @@ import torch
 import xxhash
 from trainer_batches import click_batch
 
+from streams.assignments.columns import Fetch
 from streams.clients.worker import Worker
 from streams.records import Assignment
 from trainer.learning.model_config import ModelConfig
@@ -22,14 +23,15 @@ from trainer.process.run import RunConfig, TrainingRun
 ROWS = 32
 
 
-def assignments_of(step: int) -> list[Assignment]:
+def assignments_of(step: int) -> Fetch:
     keys = click_batch(ROWS, step).keys.reshape(-1)
-    return [
+    records = [
         Assignment(
             key=int(key), tier="hot", row=(7 * step + place) % 60, shard=0, epoch=1, seq=10 * step + place, score=1.0
         )
         for place, key in enumerate(keys[:6])
     ]
+    return Fetch(partition=0, records=records)
 
 
 def drive(directory: Path | None, last_step: int) -> str:
@@ -41,7 +43,7 @@ def drive(directory: Path | None, last_step: int) -> str:
 
     def perform(event: Apply | Train, writer: Worker) -> None:
         if isinstance(event, Apply):
-            run.apply(assignments_of(event.ends[0] - 1))
+            run.apply([assignments_of(event.ends[0] - 1)])
             run.offsets["assignments"] = {0: event.ends[0]}
         else:
             run.train(click_batch(ROWS, event.offset))

@@ -1,6 +1,6 @@
 """The online trainer: adaptive embeddings that follow the hot set.
 
-The public names are loaded when they are first used, so `hotstream replay` never pays for torch.
+A public name is imported on first access, so `import trainer` does not import torch.
 """
 
 from __future__ import annotations
@@ -10,15 +10,16 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from trainer.embedding.adaptive import AdaptiveEmbedding
-    from trainer.embedding.migration import ApplyReport
+    from trainer.embedding.migration import ApplyReport, MigrationReport
     from trainer.embedding.plans import plan
     from trainer.learning.trainer import StepReport, Trainer
 
-__all__ = ["AdaptiveEmbedding", "ApplyReport", "StepReport", "Trainer", "plan"]
+__all__ = ["AdaptiveEmbedding", "ApplyReport", "MigrationReport", "StepReport", "Trainer", "plan"]
 
 _HOMES = {
     "AdaptiveEmbedding": "trainer.embedding.adaptive",
     "ApplyReport": "trainer.embedding.migration",
+    "MigrationReport": "trainer.embedding.migration",
     "StepReport": "trainer.learning.trainer",
     "Trainer": "trainer.learning.trainer",
     "plan": "trainer.embedding.plans",

@@ -1,4 +1,4 @@
-"""`python -m trainer` is `hotstream`."""
+"""Runs the `hotstream` command: `python -m trainer`."""
 
 from trainer.cli import main
 

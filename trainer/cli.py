@@ -1,4 +1,4 @@
-"""The `hotstream` command: each subcommand is imported only when it is called, so `replay` never pays for torch."""
+"""The `hotstream` command. It imports a subcommand only to run it, so `hotstream replay` does not import torch."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ _ALL = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
 COMMANDS = {name: _ALL[name] for name in _ORDER if name in _ALL}
 
 
-@click.group(cls=LazyGroup, table=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hotstream")
-@click.option("-v", "--verbose", is_flag=True, help="Log at debug level.")
+@click.option("-v", "--verbose", is_flag=True, help="Log debug messages.")
 def cli(verbose: bool) -> None:
     """Find the features that matter now, publish them, and train a model that follows.
 
     \b
-    hotstream demo          everything on one machine, in about a minute
-    hotstream COMMAND -h    what a command does and takes
+    hotstream demo          runs the whole system on this machine in about a minute
+    hotstream COMMAND -h    shows what a command does and its options
     """
     logging.basicConfig(
         level=logging.DEBUG if verbose else logging.INFO,
@@ -42,7 +42,7 @@ def cli(verbose: bool) -> None:
 
 
 def main() -> None:
-    """Run the command line: exit 0 good, 1 failed, 2 wrong usage."""
+    """Runs the command line; exits with 0 for success, 1 for a failure, 2 for wrong usage."""
     try:
         cli(prog_name="hotstream")
     except InvariantError:

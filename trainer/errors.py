@@ -1,13 +1,16 @@
 """The errors of `trainer`.
 
     TrainerError
-    |-- PlanError        (ValueError)    sizes that cannot be met
+    |-- PlanError        (ValueError)    an invalid model configuration, or a size budget that is too small
     |-- KeyRangeError    (ValueError)    a key whose field number the model does not have
-    |-- CapacityError    (ValueError)    an assignment that names a row beyond the capacity
-    |-- GradientError    (RuntimeError)  forward, backward and updates called in an order that means nothing
+    |-- KeyTypeError     (TypeError)     keys of another dtype than int64 or uint64
+    |-- CapacityError    (ValueError)    an assignment whose row number exceeds the capacity
+    |-- DeviceError      (RuntimeError)  an embedding that is moved to another device or dtype
+    |-- GradientError    (RuntimeError)  forward, backward and updates in an invalid order
     `-- CheckpointError  (ValueError)    a checkpoint that is damaged or belongs to another model
 
-A bad *record* is none of these: it is a value (`records.BadRecord`), counted and dead-lettered.
+A bad *record* raises none of these: `streams.records` returns it as a value (`BadRecord`), which the trainer counts and
+dead-letters.
 """
 
 from __future__ import annotations
@@ -15,32 +18,42 @@ from __future__ import annotations
 __all__ = [
     "CapacityError",
     "CheckpointError",
+    "DeviceError",
     "GradientError",
     "KeyRangeError",
+    "KeyTypeError",
     "PlanError",
     "TrainerError",
 ]
 
 
 class TrainerError(Exception):
-    """The root of every error that `trainer` raises on purpose."""
+    """The base class of the errors that `trainer` raises."""
 
 
 class PlanError(TrainerError, ValueError):
-    """Sizes that cannot be met."""
+    """An invalid model configuration, or a size budget that is too small."""
 
 
 class KeyRangeError(TrainerError, ValueError):
     """A key whose field number the model does not have."""
 
 
+class KeyTypeError(TrainerError, TypeError):
+    """Keys of another dtype than int64 or uint64."""
+
+
 class CapacityError(TrainerError, ValueError):
-    """An assignment that names a row beyond the capacity: agent and trainer were started with different ones."""
+    """An assignment whose row number exceeds the capacity: agent and trainer run with different capacities."""
+
+
+class DeviceError(TrainerError, RuntimeError):
+    """An embedding that shall be moved to another device."""
 
 
 class GradientError(TrainerError, RuntimeError):
-    """Forward, backward and updates called in an order that means nothing."""
+    """Forward, backward and updates in an invalid order."""
 
 
 class CheckpointError(TrainerError, ValueError):
-    """A checkpoint that is damaged, of another version, or of another model."""
+    """A checkpoint that is damaged, has another format version, or belongs to another model."""

@@ -1,4 +1,4 @@
-"""Streams whose truth is known, and what HotSketch and HotSet make of them: speed, recall, churn, guarantees."""
+"""Measures HotSketch and HotSet on streams whose truth is known: speed, recall, churn, guarantees."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ import numpy as np
 import numpy.typing as npt
 
 from sketch.bench.kernels import replace_min_plain, touch_lines
+from sketch.changes import HOT
 from sketch.hashing import Keys, shard_of
-from sketch.hotset import HotSet, Policy
+from sketch.hotset import HotSet
 from sketch.hotsketch import Admission, HotSketch
 
 __all__ = ["PAPER_BYTES", "Stream", "fair_recall", "measure_guarantees", "measure_recall", "measure_speed", "streams"]
@@ -28,13 +29,13 @@ _CHUNK = 1 << 16
 
 @dataclass(frozen=True)
 class Stream:
-    """Keys in order, and the key that each rank of the last stretch's distribution has.
+    """Keys in order, and the true top keys at the end.
 
     Attributes:
-        name: what the report calls it.
+        name: its name in the report.
         keys: (K,) uint64.
-        changed_at: where the distribution changed, if it did at one point.
-        final_top: the keys of the distribution at the end, most frequent first; None if it is not known.
+        changed_at: the index at which the distribution changed, if it changed at once.
+        final_top: the keys of the final distribution, most frequent first; None if unknown.
     """
 
     name: str
@@ -51,7 +52,7 @@ def zipf_ranks(num_keys: int, num_ids: int = CRITEO_IDS, exponent: float = 1.05,
 
 
 def streams(ranks: Keys, k: int) -> Iterator[Stream]:
-    """The stationary stream, half the hot set rotated in the middle, slow drift, and a flood of new keys once each."""
+    """The streams: stationary, half the hot set replaced at once, slow drift, a flood of keys that occur once."""
     half, odd = len(ranks) // 2, (ranks & np.uint64(1)).astype(bool)
     keys, other = ranks | _FIELD, ranks | np.uint64(2) * _FIELD
     tops = np.arange(4 * k, dtype=np.uint64)
@@ -73,7 +74,7 @@ def streams(ranks: Keys, k: int) -> Iterator[Stream]:
 
 
 def fair_recall(reported: Keys, keys: Keys, k: int) -> float:
-    """The share of the true top k that was reported; where several keys tie at the k-th count any of them is right."""
+    """The share of the true top k that was reported; any of the keys that tie at the k-th count is right."""
     distinct, counts = np.unique(keys, return_counts=True)
     kth = np.partition(counts, max(len(counts) - k, 0))[max(len(counts) - k, 0)]
     found = np.searchsorted(distinct, reported)
@@ -83,11 +84,9 @@ def fair_recall(reported: Keys, keys: Keys, k: int) -> float:
 
 
 class _Shards:
-    """Hot sets that share keys by `shard_of`, with `k` rows and a sketch of `48 x k` bytes in all."""
+    """Hot sets that partition the keys by `shard_of`, with `k` rows and `bytes_per_row * k` bytes of sketch in all."""
 
-    def __init__(
-        self, k: int, shards: int, admission: Admission, bytes_per_row: float, policy: Policy, *, in_event_time: bool
-    ) -> None:
+    def __init__(self, k: int, shards: int, admission: Admission, bytes_per_row: float, *, in_event_time: bool) -> None:
         buckets = max(1, int(bytes_per_row * k / 64 / shards))
         self.k, self.num_shards = k, shards
         self.num_events = 0
@@ -98,7 +97,6 @@ class _Shards:
                 rows,
                 HotSketch(buckets, admission=admission, seed=shard),
                 first_row=shard * rows,
-                policy=policy,
                 **half_life,
             )
             for shard in range(shards)
@@ -117,7 +115,7 @@ class _Shards:
 
     def hot(self) -> Keys:
         tables = [hot_set.table() for hot_set in self.sets]
-        return np.concatenate([keys[tiers == 2] for keys, tiers, _ in tables])
+        return np.concatenate([keys[tiers == HOT] for keys, tiers, _ in tables])
 
     def top(self) -> Keys:
         parts = [hot_set.sketch.top(self.k) for hot_set in self.sets]
@@ -125,14 +123,14 @@ class _Shards:
         return keys[np.argsort(-scores, kind="stable")[: self.k]]
 
     def held(self, keys: Keys) -> float:
-        """The share of the keys that have a slot."""
+        """The share of these keys that have a slot."""
         shards = shard_of(keys, self.num_shards)
         found = [np.count_nonzero(s.sketch.query(keys[shards == i])) for i, s in enumerate(self.sets)]
         return float(sum(found)) / len(keys)
 
 
 def _recall_without_decay(keys: Keys, k: int, sketches: list[HotSketch]) -> float:
-    """The recall of sketches that never forget, so that the scores of all shards compare."""
+    """The recall of sketches without decay, so that the scores of all shards compare."""
     shards = shard_of(keys, len(sketches))
     for shard, sketch in enumerate(sketches):
         sketch.insert(keys[shards == shard])
@@ -147,16 +145,15 @@ def measure_recall(
     shards: int = 1,
     admission: Admission = "randomized",
     *,
-    policy: Policy = "rank",
     in_event_time: bool = False,
     bytes_per_row: float = PAPER_BYTES,
     tick: Callable[[int], None] = lambda _: None,
 ) -> dict[str, Any]:
     """Runs a hot set of `k` rows over the stream; one row of the report's `recall`.
 
-    Scores fade with the hot set's default half-life, in events of a shard or, if asked, in event time.
+    Scores decay with the hot set's default half-life, in events of a shard or, with `in_event_time`, in event time.
     """
-    union = _Shards(k, shards, admission, bytes_per_row, policy, in_event_time=in_event_time)
+    union = _Shards(k, shards, admission, bytes_per_row, in_event_time=in_event_time)
     keys = stream.keys
     warm = len(keys) // 2
     probes = {} if stream.changed_at is None else {stream.changed_at + million * 10**6: million for million in (1, 2)}
@@ -181,7 +178,6 @@ def measure_recall(
         "k": k,
         "shards": shards,
         "admission": admission,
-        "policy": policy,
         "half_life": "event time" if in_event_time else "events",
         "bytes_per_row": bytes_per_row,
         "recall": fair_recall(union.top(), counted, k),
@@ -210,10 +206,10 @@ def measure_recall(
 def measure_speed(
     keys: Keys, num_buckets: int, *, times: int = 5, tick: Callable[[int], None] = lambda _: None
 ) -> list[dict[str, Any]]:
-    """Keys a second of processor time in one thread, a row per admission.
+    """Keys per second of processor time in one thread, one row per admission.
 
-    Best of `times` rounds, each on a fresh table whose pages are mapped; every round measures everything once, so that
-    what a neighbour does to the machine meets all alike.
+    The best of `times` rounds, each on a new table whose pages are mapped. A round measures everything once, so that
+    other load on the machine affects all figures alike.
     """
     ones = np.ones(len(keys), np.float32)
     uniform = np.random.default_rng(7).integers(0, 1 << 63, len(keys), np.uint64)
@@ -248,7 +244,7 @@ def measure_speed(
     for _ in range(times):
         for name, (prepare, run) in measured.items():
             prepared = prepare()
-            start = time.thread_time()  # what a neighbour takes of the core is not ours
+            start = time.thread_time()  # excludes other processes on this core
             run(prepared)
             best[name] = max(best[name], len(keys) / (time.thread_time() - start))
             tick(1)
@@ -267,7 +263,7 @@ def measure_speed(
 
 
 def measure_frequent_items(keys: Keys, log2_slots: int) -> float | None:
-    """Keys a second that the DataSketches package counts, or None where it is not installed."""
+    """Keys per second of the DataSketches package, or None if it is not installed."""
     try:
         from datasketches import frequent_items_sketch  # type: ignore[import-not-found,import-untyped,unused-ignore]  # noqa: PLC0415
     except ImportError:
@@ -284,12 +280,12 @@ def measure_frequent_items(keys: Keys, log2_slots: int) -> float | None:
 
 
 def bound_any_stream(share: float, slots: int, num_buckets: int) -> float:
-    """Theorem 3.1: the least probability that a key with this share of all scores is held."""
+    """Theorem 3.1: a lower bound of the probability that a key with this share of all scores has a slot."""
     return max(0.0, 1.0 - (1.0 - share) / ((slots - 1) * share * num_buckets))
 
 
 def bound_zipf(share: float, slots: int, num_buckets: int, exponent: float) -> float:
-    """Theorem 3.3: the same where the other keys follow a Zipf law of this exponent."""
+    """Theorem 3.3: the same if the other keys follow a Zipf law of this exponent."""
     eta = np.logspace(-8, 2, 20_001)
     inner = 1.0 - eta / ((slots - 1) * share * (eta * num_buckets) ** exponent)
     return max(0.0, float(np.max(3.0**-eta * inner)))
@@ -298,15 +294,15 @@ def bound_zipf(share: float, slots: int, num_buckets: int, exponent: float) -> f
 def measure_guarantees(
     num_keys: int, num_buckets: int = 10_000, slots: int = 4, *, num_ids: int = 1_000_000
 ) -> Iterator[dict[str, Any]]:
-    """For planted keys of a given share in a Zipf stream: how many are held in the end, beside the paper's bounds."""
+    """The share of planted keys that have a slot at the end of a Zipf stream, beside the paper's bounds."""
     for exponent in (1.1, 1.5, 2.0):
         for share in (3e-5, 1e-4, 3e-4, 1e-3):
             planted = max(1, min(200, int(0.1 / share)))
             keys = zipf_ranks(num_keys, num_ids, exponent, seed=3) | _FIELD
             random = np.random.default_rng(4)
             times = round(share * num_keys)
-            places = random.choice(num_keys, planted * times, replace=False)
-            keys[places] = np.repeat(np.arange(planted, dtype=np.uint64) | np.uint64(9) * _FIELD, times)
+            positions = random.choice(num_keys, planted * times, replace=False)
+            keys[positions] = np.repeat(np.arange(planted, dtype=np.uint64) | np.uint64(9) * _FIELD, times)
             row: dict[str, Any] = {"exponent": exponent, "share": share, "planted": planted}
             for admission in ("replace_min", "randomized"):
                 sketch = HotSketch(num_buckets, slots, admission)

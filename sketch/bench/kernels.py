@@ -1,4 +1,4 @@
-"""What HotSketch is measured against: touching a line per key and nothing else, and the paper's rule in plain numba."""
+"""Baselines of HotSketch: one read-modify-write of a line per key, and the paper's rule in plain numba."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _locate_lines(
 
 @njit(nogil=True, cache=True)
 def touch_lines(lines: npt.NDArray[np.uint32], keys: Keys, seed: np.uint64) -> None:
-    """Adds 1 to the first word of a hashed line per key, prefetched a block ahead as HotSketch does.
+    """Adds 1 to the first word of a hashed line per key, prefetched a block ahead, as in HotSketch.
 
     Args:
         lines: (W, 16) uint32, contiguous.
@@ -52,17 +52,17 @@ def touch_lines(lines: npt.NDArray[np.uint32], keys: Keys, seed: np.uint64) -> N
 
 @njit(nogil=True, cache=True)
 def replace_min_plain(table_keys: Keys, table_scores: Any, keys: Keys, scores: Any, seed: np.uint64) -> None:
-    """The paper's rule as one writes it first: (W, S) keys and scores in two arrays, no prefetch. Key 0 is empty."""
+    """The paper's rule, written plainly: (W, S) keys and scores in two arrays, no prefetch. Key 0 is empty."""
     num_buckets, slots = np.uint64(table_keys.shape[0]), table_keys.shape[1]
     for i in range(keys.shape[0]):
         key = keys[i]
         bucket = (mix64(key ^ seed) >> _U32) * num_buckets >> _U32
-        least, place = table_scores[bucket, 0], 0
+        least, target = table_scores[bucket, 0], 0
         for slot in range(slots):
             if table_keys[bucket, slot] == key:
-                place = slot
+                target = slot
                 break
             if table_scores[bucket, slot] < least:
-                least, place = table_scores[bucket, slot], slot
-        table_keys[bucket, place] = key
-        table_scores[bucket, place] += scores[i]
+                least, target = table_scores[bucket, slot], slot
+        table_keys[bucket, target] = key
+        table_scores[bucket, target] += scores[i]

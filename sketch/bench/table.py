@@ -16,7 +16,7 @@ def _rows(header: list[str], rows: list[list[str]]) -> str:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    """The report's tables: speed in million keys a second and shares of the limit, recall and churn, guarantees."""
+    """The report's tables: speed (million keys per second, shares of the limit), recall and churn, guarantees."""
     speed = [
         [
             f"{row['buckets']:,}",
@@ -36,7 +36,7 @@ def markdown(report: dict[str, Any]) -> str:
             row["stream"],
             f"{row['k']:,}",
             str(row["shards"]),
-            row["admission"] + (", by bucket" if row["policy"] == "bucket" else ""),
+            row["admission"],
             f"{row['bytes_per_row']:.0f}",
             row["half_life"],
             f"{row['recall']:.3f}",
@@ -69,7 +69,7 @@ def markdown(report: dict[str, Any]) -> str:
             "stream",
             "k",
             "shards",
-            "admission, policy",
+            "admission",
             "bytes a row",
             "half-life in",
             "recall",
@@ -100,7 +100,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def draw(report: dict[str, Any], path: Path) -> None:
-    """Writes the picture: speed over the number of buckets, and recall by stream."""
+    """Draws speed over the number of buckets, and recall by stream."""
     from matplotlib.figure import Figure  # noqa: PLC0415  (half a second, and only for the picture)
 
     figure = Figure(figsize=(11, 5), layout="constrained")
@@ -117,18 +117,18 @@ def draw(report: dict[str, Any], path: Path) -> None:
         left.plot([r["buckets"] for r in rows], [r[name] / 1e6 for r in rows], "s--", label=label)
     left.set(xscale="log", yscale="log", xlabel="buckets", ylabel="million keys a second, one thread")
     left.legend(fontsize=8)
-    # The picture shows one sketch in the paper's memory under the default policy.
+    # The picture shows one sketch in the paper's memory.
     shown = [row for row in report["recall"]
-             if row["policy"] == "rank" and row["bytes_per_row"] == PAPER_BYTES and row["shards"] == 1]  # fmt: skip
+             if row["bytes_per_row"] == PAPER_BYTES and row["shards"] == 1]  # fmt: skip
     kinds = list(dict.fromkeys((row["k"], row["admission"]) for row in shown))
     names = list(dict.fromkeys(row["stream"] for row in shown))
     width = 0.8 / max(len(kinds), 1)
     for number, kind in enumerate(kinds):
         found = {row["stream"]: row["recall"] for row in shown if (row["k"], row["admission"]) == kind}
-        places = [place + number * width for place, name in enumerate(names) if name in found]
+        positions = [at + number * width for at, name in enumerate(names) if name in found]
         label = f"k {kind[0]:,}, {kind[1]}"
-        right.bar(places, [found[name] for name in names if name in found], width, label=label)
-    right.set_xticks([place + 0.4 - width / 2 for place in range(len(names))], names)
+        right.bar(positions, [found[name] for name in names if name in found], width, label=label)
+    right.set_xticks([at + 0.4 - width / 2 for at in range(len(names))], names)
     right.set(ylabel="recall of the true top k", ylim=(0, 1.02))
     right.legend(fontsize=7, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=2)
     figure.savefig(path, dpi=110)

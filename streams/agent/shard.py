@@ -51,7 +51,7 @@ class ShardConfig:
     Args:
         capacity: hot rows over all shards.
         num_shards: partitions of the importance topic.
-        warm_ratio: warm keys for each hot row.
+        warm_ratio: warm keys for each hot row; 0 publishes none.
         buckets_per_row: sketch buckets (64 bytes) for each hot row.
         half_life_events: after how many feature events over all shards a score counts half.
         half_life_s: the same in seconds of event time, instead; shards then fade alike. Neither: 1000 events a row.
@@ -61,7 +61,7 @@ class ShardConfig:
 
     capacity: int
     num_shards: int
-    warm_ratio: float = 2.0
+    warm_ratio: float = 0.0
     buckets_per_row: float = 1.0
     half_life_events: float | None = None
     half_life_s: float | None = None

@@ -11,7 +11,6 @@ No Faust in here: `streams.agent.app` calls these methods, and so does a test, w
 from __future__ import annotations
 
 import asyncio
-import json
 import logging
 import time
 from contextlib import aclosing
@@ -28,16 +27,18 @@ from streams.errors import InvariantError
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
-    JSON,
+    AgentMetrics,
     Assignment,
     BadRecord,
     Digest,
     Headers,
+    ShardMetrics,
     Source,
     decode_assignment,
     decode_clicks,
     decode_importance,
     encode_importance,
+    encode_metrics,
     place_of,
 )
 from streams.topics import Topics
@@ -269,28 +270,26 @@ class AgentWorker:
         items = [(letter.key, letter.value, letter.headers)]
         await clients.publisher.send(letter.topic, letter.partition, items, timestamp_ms=_now_ms())
 
-    def metrics(self) -> bytes:
-        """What this process says of itself, for the metrics topic."""
+    def metrics(self) -> AgentMetrics:
+        """What this process reports to the metrics topic."""
         shards = {
-            number: {
-                "epoch": shard.epoch,
-                "seq": shard.seq,
-                "hot": shard.table.num_hot,
-                "max_hot": shard.max_hot,
-                "warm": shard.table.num_warm,
-                "counted": shard.num_counted,
-                "repeated": shard.num_repeated,
-                "rejected_scores": shard.hot_set.sketch.num_rejected,
-                "events": shard.num_events,
-                "promotions": shard.num_promotions,
-                "demotions": shard.num_demotions,
-                "next_offset": shard.next_offset,
-            }
+            number: ShardMetrics(
+                epoch=shard.epoch,
+                seq=shard.seq,
+                hot=shard.table.num_hot,
+                max_hot=shard.max_hot,
+                warm=shard.table.num_warm,
+                counted=shard.num_counted,
+                repeated=shard.num_repeated,
+                rejected_scores=shard.hot_set.sketch.num_rejected,
+                events=shard.num_events,
+                promotions=shard.num_promotions,
+                demotions=shard.num_demotions,
+                next_offset=shard.next_offset,
+            )
             for number, shard in self.shards.items()
         }
-        capacity = self.config.shards.capacity
-        said = {"process": "agent", "time_ms": _now_ms(), "capacity": capacity, "bad": self.num_bad, "shards": shards}
-        return json.dumps(said).encode()
+        return AgentMetrics(time_ms=_now_ms(), capacity=self.config.shards.capacity, bad=self.num_bad, shards=shards)
 
     async def publish_metrics(self) -> None:
         """Sends the metrics, if this process is running."""
@@ -298,7 +297,7 @@ class AgentWorker:
             await self._send_metrics(self._clients.publisher)
 
     async def _send_metrics(self, publisher: Publisher) -> None:
-        records = [(None, self.metrics(), [("content-type", JSON)])]
+        records = [(None, *encode_metrics(self.metrics()))]
         await publisher.send(self.topics.metrics, 0, records, timestamp_ms=_now_ms())
 
     async def _running(self) -> _Clients:

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
@@ -26,14 +27,12 @@ from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.clients.topic_reader import TopicReader
 from streams.errors import BrokerError, ConfigError
 from streams.keys import Keys
-from streams.records import Assignment, BadRecord, Digest, decode_assignment
+from streams.records import Assignment, BadRecord, decode_assignment
 from streams.topics import Topics
 
 __all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
 
 logger = logging.getLogger(__name__)
-
-Record = Assignment | Digest
 
 
 class AssignmentReader:
@@ -66,7 +65,7 @@ class AssignmentReader:
         self._until = until or {}
         self._topic = Topics(connector.prefix).assignments
         self._records = self._opened.enter_context(TopicReader(connector, self._topic))
-        self.table = HotTable(len(self._records.partitions))
+        self.table = HotTable(len(self._records.partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
         if not from_beginning:
@@ -109,16 +108,24 @@ class AssignmentReader:
         """
         news: list[tuple[Record, Any]] = []
         for partition, records in self._records.poll(timeout_ms).items():
-            end = self._records.known_end(partition)
-            for record in records:
-                decoded = self._decode(record)
-                if isinstance(decoded, Digest) and not self.is_whole:
-                    news.append((decoded, record))  # a table that lacks its beginning differs, and that says nothing
-                elif decoded is not None and (
-                    self.table.apply(decoded, offset=record.offset, end_offset=end) or isinstance(decoded, Digest)
-                ):
-                    news.append((decoded, record))
+            decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
+            news += self._take(partition, decoded, self._records.known_end(partition))
         return news
+
+    def _take(
+        self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
+    ) -> list[tuple[Record, Any]]:
+        """Takes a partition's records into the table; returns the digests and those that changed it."""
+        fetch = Fetch(
+            partition=partition,
+            records=[known for known, _ in decoded],
+            offsets=[record.offset for _, record in decoded],
+            end_offset=end_offset,
+        )
+        outcome = self.table.take(fetch)
+        for index, reason in outcome.refused.items():
+            logger.warning("%s/%d, offset %d: %s", self._topic, partition, fetch.offsets[index], reason)
+        return [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
 
     def _decode(self, record: Any) -> Record | None:
         if record.offset >= self._until.get(record.partition, record.offset + 1):
@@ -127,10 +134,7 @@ class AssignmentReader:
         if isinstance(decoded, BadRecord):
             self.num_bad += 1
             logger.warning("%s/%d, offset %d: %s", record.topic, record.partition, record.offset, decoded.reason)
-            return None
-        if isinstance(decoded, Assignment | Digest) and decoded.shard == record.partition:
-            return decoded
-        return None
+        return decoded if isinstance(decoded, Record) else None
 
     def catch_up(self, *, timeout_s: float = 60.0, until: Mapping[int, int] | None = None) -> None:
         """Reads as far as the topic goes now, or as `until` says (offsets by partition).

@@ -1,6 +1,6 @@
-"""Brokers that we start ourselves: `embedded` (in memory, half a second) and `apache` (the real thing, on disk).
+"""Brokers as child processes: `embedded` (in memory, starts in half a second) and `apache` (Apache Kafka, on disk).
 
-`open_broker` is for whoever needs just an address; `run_broker` also hands out the process, to stop and kill it.
+`open_broker` gives the address of a broker; `run_broker` gives its process, which can be stopped and killed.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The `apache` engine: a real Apache Kafka, one node, KRaft, run by this machine's Java. Data stay on disk."""
+"""The `apache` engine: one node of Apache Kafka (KRaft) on the Java of this machine, with its data on disk."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.errors import BrokerError
 __all__ = ["apache_command", "default_data_dir", "server_properties"]
 
 _PROPERTIES = """\
-# Written by `hotstream broker` at every start; changes here are lost.
+# `hotstream broker` writes this file at every start; changes are lost.
 process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
@@ -23,12 +23,12 @@ listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
 advertised.listeners=PLAINTEXT://127.0.0.1:{port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
-# Relative to the data folder, which is the working directory: the folder may be moved.
+# Relative to the data folder, which is the working directory, so that the folder can be moved.
 log.dirs=log
 
-# A missing topic is an error, not a topic with the wrong settings.
+# A client of a missing topic gets an error instead of a topic with the wrong settings.
 auto.create.topics.enable=false
-# One node: nothing to replicate to, and no second member worth waiting for.
+# One node: no replication, and no rebalance delay.
 offsets.topic.replication.factor=1
 offsets.topic.num.partitions=4
 transaction.state.log.replication.factor=1
@@ -37,16 +37,16 @@ transaction.state.log.num.partitions=4
 share.coordinator.state.topic.replication.factor=1
 share.coordinator.state.topic.min.isr=1
 group.initial.rebalance.delay.ms=0
-# After a SIGKILL the restarted node waits until the session of its former self has ended: 9 s by default.
+# After a SIGKILL the restarted node waits until its previous session has expired, 9 s by default.
 broker.session.timeout.ms=4000
 broker.heartbeat.interval.ms=500
 
 message.max.bytes=8388608
 replica.fetch.max.bytes=8388608
-# A topic that asks for quick compaction (segment.ms, min.cleanable.dirty.ratio) gets it; the buffer fits the heap.
+# The cleaner starts soon enough for topics with a short segment.ms; its buffer fits the heap.
 log.cleaner.backoff.ms=500
 log.cleaner.dedupe.buffer.size=33554432
-# Threads for a laptop, not for a rack.
+# Enough threads for one machine.
 num.network.threads=2
 num.io.threads=4
 """
@@ -58,17 +58,18 @@ def server_properties(port: int, controller_port: int) -> str:
 
 
 def default_data_dir() -> Path:
-    """Where `hotstream broker` keeps Kafka's data: `$XDG_DATA_HOME/hotstream/kafka`, by default in `~/.local/share`."""
+    """The default data folder: `$XDG_DATA_HOME/hotstream/kafka`; `XDG_DATA_HOME` defaults to `~/.local/share`."""
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hotstream" / "kafka"
 
 
 def apache_command(folder: Path, port: int) -> BrokerCommand:
-    """How to run Apache Kafka on `port` with its data in `folder`, which is formatted if it is new.
+    """The command that runs Apache Kafka on `port` with its data in `folder`.
 
-    Whatever was in the folder stays; the port may be another one each time.
+    Its start formats a new folder and keeps the data of an existing one; the port may change between starts.
 
     Raises:
-        BrokerError: no Java, no Maven, or jars that cannot be fetched; when it starts, a folder that cannot be used.
+        BrokerError: Java or Maven is missing, or Maven cannot download the jars. The start of the command raises it if
+            the folder cannot be formatted.
     """
     java = find_java()
     jars = resolve_jars()
@@ -90,10 +91,10 @@ def apache_command(folder: Path, port: int) -> BrokerCommand:
 
 
 def _format(storage_tool: list[str], folder: Path) -> None:
-    """Make the folder a Kafka storage with a cluster id of its own."""
+    """Formats the folder as a Kafka storage with a new cluster id."""
     cluster_id = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
     done = subprocess.run(
-        # With an equals sign: an id may begin with a dash.
+        # With an equals sign, because an id may begin with a dash.
         [*storage_tool, "format", f"--cluster-id={cluster_id}", "--config=server.properties"],
         cwd=folder,
         stdout=subprocess.PIPE,
@@ -105,5 +106,5 @@ def _format(storage_tool: list[str], folder: Path) -> None:
     if done.returncode:
         raise BrokerError(
             f"the data folder {folder} cannot be formatted for Apache Kafka (exit code {done.returncode}); choose an "
-            f"empty one. The storage tool said:\n  | {done.stdout.strip()[-600:]}"
+            f"empty one. Output of the storage tool:\n  | {done.stdout.strip()[-600:]}"
         )

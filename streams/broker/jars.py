@@ -1,4 +1,4 @@
-"""What Apache Kafka runs on: a Java that is new enough, and its jars, resolved once by Maven from `docker/pom.xml`."""
+"""The requirements of Apache Kafka: a recent Java, and the jars that Maven downloads once from `docker/pom.xml`."""
 
 from __future__ import annotations
 
@@ -14,62 +14,67 @@ from streams.errors import BrokerError
 
 __all__ = ["KafkaJars", "find_java", "find_pom", "resolve_jars"]
 
-_OLDEST_JAVA = 17  # what Kafka 4's broker asks for
-_OTHERWISE = "or use the embedded engine, or `docker compose -f docker/compose.yml up`"
+_OLDEST_JAVA = 17  # required by the broker of Kafka 4
+_ALTERNATIVES = "or use the embedded engine, or `docker compose -f docker/compose.yml up`"
 _MAVEN_DEADLINE_S = 600.0
 
 
 def find_java() -> str:
-    """The path of a Java that runs Kafka: of `JAVA_HOME` if that is set, else of `PATH`.
+    """The path of `java`, from `JAVA_HOME` or else from `PATH`.
 
     Raises:
-        BrokerError: there is none, or only one older than 17.
+        BrokerError: `java` is missing, or older than 17.
     """
     home = os.environ.get("JAVA_HOME")
     java = (shutil.which("java", path=str(Path(home) / "bin")) if home else None) or shutil.which("java")
     if java is None:
         raise BrokerError(
             f"Apache Kafka needs Java and there is no `java` in JAVA_HOME or PATH; install Java {_OLDEST_JAVA} or "
-            f"newer (Debian: openjdk-17-jre-headless), {_OTHERWISE}"
+            f"newer (Debian: openjdk-17-jre-headless), {_ALTERNATIVES}"
         )
-    shown = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
-    found = re.search(r'version "(?:1\.)?(\d+)', shown)
+    output = subprocess.run([java, "-version"], capture_output=True, text=True, check=False).stderr
+    found = re.search(r'version "(?:1\.)?(\d+)', output)
     if found is None or int(found[1]) < _OLDEST_JAVA:
-        got = f"version {found[1]}" if found else f"no version ({shown.strip()[:200]!r})"
+        got = f"version {found[1]}" if found else f"no version ({output.strip()[:200]!r})"
         raise BrokerError(
             f"Apache Kafka needs Java {_OLDEST_JAVA} or newer, got {got} from {java}; install a newer one and set "
-            f"JAVA_HOME to it, {_OTHERWISE}"
+            f"JAVA_HOME to it, {_ALTERNATIVES}"
         )
     return java
 
 
 def find_pom() -> Path:
-    """Where `pom.xml` is: beside this module in an installed wheel, under `docker/` in a checkout.
+    """The path of `pom.xml`: beside this module in an installed wheel, under `docker/` in a checkout.
 
     Raises:
-        BrokerError: in neither place.
+        BrokerError: neither file exists.
     """
-    places = [Path(__file__).with_name("pom.xml"), Path(__file__).parents[2] / "docker" / "pom.xml"]
-    for place in places:
-        if place.is_file():
-            return place
-    looked = " and ".join(str(place) for place in places)
-    raise BrokerError(f"the list of Kafka's jars is missing, looked for {looked}; install hotstream anew")
+    candidates = [Path(__file__).with_name("pom.xml"), Path(__file__).parents[2] / "docker" / "pom.xml"]
+    for path in candidates:
+        if path.is_file():
+            return path
+    names = " or ".join(str(path) for path in candidates)
+    raise BrokerError(f"the list of Kafka's jars is missing, expected {names}; reinstall hotstream")
 
 
 class KafkaJars:
-    """The jars of the Kafka version that a `pom.xml` pins, kept in a cache folder named after the file's content.
+    """The jars of the Kafka version in a `pom.xml`, in a cache folder whose name holds a digest of the file.
 
     Args:
         pom: the file; its property `kafka.version` is Kafka's version.
         cache: the folder of all versions; default `$XDG_CACHE_HOME/hotstream` or `~/.cache/hotstream`.
+
+    Raises:
+        BrokerError: the file has no property `kafka.version`.
     """
 
     def __init__(self, pom: Path, cache: Path | None = None) -> None:
         text = pom.read_text()
         found = re.search(r"<kafka\.version>([\w.-]+)</kafka\.version>", text)
         if found is None:
-            raise BrokerError(f"{pom}: no property kafka.version, expected <kafka.version>4.1.0</kafka.version>")
+            raise BrokerError(
+                f"{pom}: no property kafka.version, expected <kafka.version>4.1.0</kafka.version>; reinstall hotstream"
+            )
         self._pom = pom
         self.version = found[1]
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
@@ -78,13 +83,13 @@ class KafkaJars:
 
     @property
     def classpath(self) -> str:
-        """For `java -cp`; the asterisk is Java's own."""
+        """The argument of `java -cp`; Java expands the asterisk."""
         return str(self.folder / "*")
 
     def resolve(self) -> None:
-        """Afterwards the folder exists and is complete; the first time takes Maven and half a minute.
+        """Downloads the jars unless the folder exists; afterwards it is complete. Cost: half a minute of Maven.
 
-        The folder appears by a rename, so a run that was cut short leaves none, and of two at once one wins.
+        The folder appears by a rename, so an interrupted run leaves none, and of two concurrent runs one wins.
 
         Raises:
             BrokerError: Maven is missing or fails.
@@ -95,7 +100,7 @@ class KafkaJars:
         if mvn is None:
             raise BrokerError(
                 f"Apache Kafka's jars are not in {self.folder} yet and there is no `mvn` in PATH to fetch them; "
-                f"install Maven (Debian: maven), {_OTHERWISE}"
+                f"install Maven (Debian: maven), {_ALTERNATIVES}"
             )
         self._cache.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=f"{self.folder.name}-partial-") as partial:
@@ -104,7 +109,7 @@ class KafkaJars:
             try:
                 fetched.rename(self.folder)
             except OSError:
-                if not self.folder.is_dir():  # else somebody else was quicker, with the same jars
+                if not self.folder.is_dir():  # else a concurrent run has created it, with the same jars
                     raise
 
     def _fetch(self, mvn: str, target: Path) -> None:
@@ -121,19 +126,19 @@ class KafkaJars:
             )
         except subprocess.TimeoutExpired as error:
             raise BrokerError(
-                f"Maven did not fetch Apache Kafka {self.version} within {_MAVEN_DEADLINE_S:g} s; look at its mirror "
-                f"settings and try again, {_OTHERWISE}"
+                f"Maven did not download Apache Kafka {self.version} within {_MAVEN_DEADLINE_S:g} s; check its mirror "
+                f"settings and try again, {_ALTERNATIVES}"
             ) from error
         if done.returncode or not list(target.glob(f"kafka_*-{self.version}.jar")):
-            said = "\n".join(f"  | {line[:300]}" for line in done.stdout.splitlines()[-8:])
+            output = "\n".join(f"  | {line[:300]}" for line in done.stdout.splitlines()[-8:])
             raise BrokerError(
-                f"Maven could not fetch Apache Kafka {self.version} (exit code {done.returncode}); it needs a "
-                f"repository it can reach, {_OTHERWISE}. It said:\n{said}"
+                f"Maven could not download Apache Kafka {self.version} (exit code {done.returncode}); configure a "
+                f"repository that it can reach, {_ALTERNATIVES}. Output of Maven:\n{output}"
             )
 
 
 def resolve_jars() -> KafkaJars:
-    """The jars that our own `pom.xml` pins, fetched if need be."""
+    """The jars of hotstream's `pom.xml`, downloaded if the cache lacks them."""
     jars = KafkaJars(find_pom())
     jars.resolve()
     return jars

@@ -1,4 +1,4 @@
-"""From what the user wrote, `embedded | apache | HOST:PORT`, to a broker that answers."""
+"""Opens a broker from its specification, `embedded | apache | HOST:PORT`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from streams.errors import BrokerError, ConfigError
 
 __all__ = ["ENGINES", "open_broker", "run_broker"]
 
-# engine -> how to make its command from a folder and a port
+# engine -> function that makes its command from a folder and a port
 ENGINES: dict[str, Callable[[Path, int], BrokerCommand]] = {
     "apache": apache_command,
     "embedded": embedded_command,
@@ -25,20 +25,17 @@ _CONNECT_DEADLINE_S = 5.0
 
 
 @contextmanager
-def run_broker(
-    engine: str, *, data_dir: Path | None = None, port: int = 0, deadline_s: float = 60.0
-) -> Iterator[BrokerProcess]:
-    """A broker of our own that answers inside the `with` and is gone after it.
+def run_broker(engine: str, *, data_dir: Path | None = None, port: int = 0) -> Iterator[BrokerProcess]:
+    """Starts a broker; it accepts requests inside the `with` and is stopped at the end.
 
     Args:
         engine: `embedded` or `apache`.
-        data_dir: made if missing, kept afterwards; default: a temporary folder, removed afterwards.
-        port: where to listen on 127.0.0.1; 0 takes a free one.
-        deadline_s: how long it may take from its start to its first answer.
+        data_dir: the folder of data and log, created if missing and kept; None for a temporary folder.
+        port: the TCP port on 127.0.0.1; 0 chooses a free one.
 
     Raises:
-        ConfigError: no such engine.
-        BrokerError: it cannot be started; the message says why and what to do.
+        ConfigError: the engine is unknown.
+        BrokerError: the broker cannot be started; the message gives the reason and the remedy.
     """
     if engine not in ENGINES:
         raise ConfigError(f"broker engine: got {engine!r}, expected {' or '.join(sorted(ENGINES))}")
@@ -54,25 +51,23 @@ def run_broker(
             ) from error
         broker = BrokerProcess(ENGINES[engine](data_dir.resolve(), port or free_port()))
         stack.callback(broker.stop)
-        broker.start(deadline_s=deadline_s)
+        broker.start()
         yield broker
 
 
 @contextmanager
-def open_broker(spec: str, *, data_dir: Path | None = None, port: int = 0) -> Iterator[str]:
-    """The bootstrap servers of a broker that answers: one of our own, stopped at the end, or the user's.
+def open_broker(spec: str) -> Iterator[str]:
+    """The bootstrap servers of a running broker: a new one, stopped at the end of the `with`, or an existing one.
 
     Args:
-        spec: `embedded`, `apache`, or `HOST:PORT[,HOST:PORT...]`.
-        data_dir: for a broker of our own, see `run_broker`.
-        port: for a broker of our own, see `run_broker`.
+        spec: `embedded` or `apache` to start a broker, or `HOST:PORT[,HOST:PORT...]` of an existing one.
 
     Raises:
-        ConfigError: the specification cannot be meant.
-        BrokerError: the broker cannot be started, or nothing listens at any of the addresses.
+        ConfigError: the specification is invalid.
+        BrokerError: the broker cannot be started, or no address accepts a connection.
     """
     if spec in ENGINES:
-        with run_broker(spec, data_dir=data_dir, port=port) as broker:
+        with run_broker(spec) as broker:
             yield broker.bootstrap_servers
     elif ":" in spec:
         _require_listener(KafkaConfig(bootstrap_servers=spec).servers)
@@ -82,7 +77,7 @@ def open_broker(spec: str, *, data_dir: Path | None = None, port: int = 0) -> It
 
 
 def _require_listener(servers: list[str]) -> None:
-    """Fail early if nobody listens; no more than that, for only the client has the credentials to ask further."""
+    """Fails early if no server accepts a connection; a request would need the credentials of the client."""
     refusals = []
     for server in servers:
         host, _, port = server.rpartition(":")

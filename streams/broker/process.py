@@ -1,4 +1,4 @@
-"""One broker as a child process of ours: started, waited for until it answers, stopped, killed by its own pid."""
+"""A broker as a child process: start it and wait for its first response, stop it, kill it."""
 
 from __future__ import annotations
 
@@ -13,59 +13,57 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 
 from streams.errors import BrokerError
 from streams.processes.log_tail import log_tail
-from streams.processes.tether import tethered
+from streams.processes.parent_death import die_with_parent
 
 __all__ = ["BrokerCommand", "BrokerProcess", "free_port"]
 
-_HOST = "127.0.0.1"  # a broker without authentication listens to this machine alone
+_HOST = "127.0.0.1"  # a broker without authentication listens on the loopback interface only
 _POLL_S = 0.02
-_CORRELATION_ID = 0x68735F70  # any number; a listener that is no broker does not send it back in its place
-# Kafka's Metadata request, version 1, for no topic at all: length, then api key 3, version, correlation id, no
-# client id, no topics. Its answer begins with length, correlation id and the number of brokers that are alive.
+_CORRELATION_ID = 0x68735F70  # arbitrary; a server of another protocol does not return it
+# Kafka's Metadata request, version 1, for no topics: length, api key 3, version, correlation id, null client id, no
+# topics. The response begins with length, correlation id and the number of live brokers.
 _METADATA_REQUEST = struct.pack(">ihhihi", 14, 3, 1, _CORRELATION_ID, -1, 0)
-_METADATA_ANSWER = struct.Struct(">iii")
+_METADATA_RESPONSE = struct.Struct(">iii")
 
 
 def free_port() -> int:
-    """A TCP port of this machine that nothing listens on at this moment."""
+    """A TCP port of this machine that is free at the time of the call."""
     with socket.socket() as probe:
         probe.bind((_HOST, 0))
         return int(probe.getsockname()[1])
 
 
 def _answers(port: int) -> bool:
-    """True if a broker speaks Kafka's protocol there and counts at least one broker as alive.
+    """Whether a server on this port speaks Kafka's protocol and reports at least one live broker.
 
-    By hand rather than with kafka-python: a client of theirs that cannot connect logs an error at every attempt and
-    leaves its thread and sockets behind.
+    It does not use kafka-python, whose clients log an error at every failed attempt and leave a thread and sockets.
     """
     try:
         with socket.create_connection((_HOST, port), timeout=1.0) as connection:
             connection.sendall(_METADATA_REQUEST)
-            answer = connection.recv(_METADATA_ANSWER.size, socket.MSG_WAITALL)
+            response = connection.recv(_METADATA_RESPONSE.size, socket.MSG_WAITALL)
     except OSError:
         return False
-    if len(answer) < _METADATA_ANSWER.size:
+    if len(response) < _METADATA_RESPONSE.size:
         return False
-    _, correlation_id, num_brokers = _METADATA_ANSWER.unpack(answer)
+    _, correlation_id, num_brokers = _METADATA_RESPONSE.unpack(response)
     return correlation_id == _CORRELATION_ID and num_brokers > 0
 
 
 @dataclass(frozen=True, kw_only=True)
 class BrokerCommand:
-    """What to run for a broker; engines make it, `BrokerProcess` runs it.
+    """The command line of a broker and its surroundings; engines make it, and `BrokerProcess` runs it.
 
     Args:
-        name: what messages call it.
+        name: the name in messages.
         arguments: program and arguments.
-        port: where it will listen, on this machine only.
-        folder: its working directory, its own alone; the log goes there too.
-        prepare: makes the folder ready, before every start, while no other broker can use it.
-        grace_s: how long it may take to end by itself before it is killed.
+        port: the TCP port of the broker on 127.0.0.1.
+        folder: its working directory, which no other process uses; it also holds the log.
+        prepare: prepares the folder; called before every start, while the folder is locked.
+        grace_s: the time from SIGTERM to SIGKILL.
     """
 
     name: str
@@ -77,14 +75,14 @@ class BrokerCommand:
 
 
 class BrokerProcess:
-    """A broker that runs from `start` to `stop` or `kill`, as often as wanted, always on one port and one folder.
+    """A broker process that can be started and stopped repeatedly, always with the same port and folder.
 
-    Guarantees: after `start` it answers; after `stop` and `kill` its process is gone and reaped; on Linux it is gone
-    too when this process is killed (see `streams.processes.tether`). It has a session of its own, so Ctrl-C on our
-    terminal reaches us alone and we stop it in order. POSIX only.
+    Guarantees: after `start` the broker accepts requests; after `stop` or `kill` its process has ended and is reaped;
+    on Linux it also dies when this process is killed (see `streams.processes.parent_death`). It runs in its own
+    session, so that Ctrl-C on the terminal reaches this process only. POSIX only.
 
     Args:
-        command: what to run.
+        command: the command to run.
     """
 
     def __init__(self, command: BrokerCommand) -> None:
@@ -93,7 +91,7 @@ class BrokerProcess:
 
     @property
     def name(self) -> str:
-        """What messages call it."""
+        """The name in messages."""
         return self._command.name
 
     @property
@@ -103,20 +101,20 @@ class BrokerProcess:
 
     @property
     def port(self) -> int:
-        """The port it listens on."""
+        """The TCP port of the broker."""
         return self._command.port
 
     @property
     def log_path(self) -> Path:
-        """Everything that it has printed since its folder was made."""
+        """The log: the output of all its runs in this folder."""
         return self._command.folder / "broker.log"
 
     @property
     def pid(self) -> int:
-        """The process id of the broker that runs now, or ran last.
+        """The process id of the current run, or of the last one.
 
         Raises:
-            BrokerError: it was never started.
+            BrokerError: the broker was never started.
         """
         if self._process is None:
             raise BrokerError(f"{self.name} has no pid: it was never started; call start() first")
@@ -124,28 +122,31 @@ class BrokerProcess:
 
     @property
     def is_running(self) -> bool:
-        """True while its process lives."""
+        """Whether the process is running."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, *, deadline_s: float = 60.0) -> None:
-        """Run it; returns when it answers.
+        """Starts the broker and returns when it accepts requests.
+
+        Args:
+            deadline_s: the maximum time to the first response.
 
         Raises:
-            BrokerError: the port or the folder is taken, the process ended (with the end of its log), or no answer in
-                time.
+            BrokerError: the port or the folder is in use, the process ended (with the end of its log), or the deadline
+                passed.
         """
         if self.is_running:
-            raise BrokerError(f"{self.name} runs already, as process {self.pid}; stop() it first")
+            raise BrokerError(f"{self.name} is already running as process {self.pid}; call stop() first")
         self._require_free_port()
         with self._locked_folder() as lock, self.log_path.open("ab") as log:
             self._command.prepare()
             self._process = subprocess.Popen(
-                tethered(self._command.arguments),
+                die_with_parent(self._command.arguments),
                 cwd=self._command.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                pass_fds=[lock],  # so the lock lasts exactly as long as the broker
+                pass_fds=[lock],  # so that the lock lasts exactly as long as the broker
                 start_new_session=True,
             )
         try:
@@ -155,17 +156,17 @@ class BrokerProcess:
             raise
 
     def wait(self) -> None:
-        """Return never, as long as the broker lives.
+        """Waits until the process ends by itself, which is an error; returns if it was never started.
 
         Raises:
-            BrokerError: it ended by itself; with the end of its log.
+            BrokerError: the process ended; the message holds the end of its log.
         """
         if self._process is not None:
             code = self._process.wait()
-            raise BrokerError(self._obituary(code))
+            raise BrokerError(self._exit_message(code))
 
     def stop(self) -> None:
-        """End it in order (SIGTERM), by force after its grace period or if interrupted; returns when it is gone."""
+        """Sends SIGTERM, and SIGKILL after the grace period or when interrupted; returns when the process has ended."""
         try:
             if self._process is not None and self.is_running:
                 self._signal(self._process, signal.SIGTERM)
@@ -175,28 +176,19 @@ class BrokerProcess:
             self.kill()
 
     def kill(self) -> None:
-        """End it at once, as a power cut would (SIGKILL); returns when it is gone."""
+        """Sends SIGKILL, like a power failure; returns when the process has ended."""
         if self._process is not None and self.is_running:
             self._signal(self._process, signal.SIGKILL)
             self._process.wait()
 
-    def __enter__(self) -> BrokerProcess:
-        self.start()
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.stop()
-
     @staticmethod
     def _signal(process: subprocess.Popen[bytes], number: signal.Signals) -> None:
         with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)  # it leads its own session, so its group has its pid
+            os.killpg(process.pid, number)  # it leads its session, so the id of its process group is its pid
 
     def _require_free_port(self) -> None:
         with socket.socket() as probe:
-            # As brokers do it: a port that only waits for old connections to time out counts as free.
+            # Like the brokers' own sockets: a port whose old connections are in TIME_WAIT counts as free.
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
                 probe.bind((_HOST, self.port))
@@ -208,16 +200,16 @@ class BrokerProcess:
 
     @contextmanager
     def _locked_folder(self) -> Iterator[int]:
-        """The descriptor of the folder's lock file, locked until its last copy is closed.
+        """The file descriptor of the folder's lock file; the lock lasts until its last duplicate is closed.
 
-        Kafka locks its folder too, but only after a second one has written to the metadata log of the first.
+        Kafka's own lock is too late: before it fails, a second broker has written to the metadata log of the first.
         """
         with (self._command.folder / "lock").open("ab") as file:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except OSError as error:
                 raise BrokerError(
-                    f"{self.name} cannot use {self._command.folder}: another broker runs there; stop that one, or "
+                    f"{self.name} cannot use {self._command.folder}: another broker runs there; stop that broker, or "
                     "choose another folder with --data-dir"
                 ) from error
             yield file.fileno()
@@ -227,13 +219,13 @@ class BrokerProcess:
         while not (process.poll() is None and _answers(self.port)):
             with suppress(subprocess.TimeoutExpired):
                 code = process.wait(_POLL_S)
-                raise BrokerError(self._obituary(code))
+                raise BrokerError(self._exit_message(code))
             if time.monotonic() > deadline:
                 raise BrokerError(
                     f"{self.name} did not answer on {self.bootstrap_servers} within {deadline_s:g} s; the end of its "
                     f"log ({self.log_path}):\n{log_tail(self.log_path)}"
                 )
 
-    def _obituary(self, code: int) -> str:
-        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        return f"{self.name} {how}; the end of its log ({self.log_path}):\n{log_tail(self.log_path)}"
+    def _exit_message(self, code: int) -> str:
+        cause = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return f"{self.name} {cause}; the end of its log ({self.log_path}):\n{log_tail(self.log_path)}"

@@ -1,4 +1,4 @@
-"""What the commands share: Kafka options, reports, signals, and groups that load their commands lazily."""
+"""Parts of the command line that several commands use: Kafka options, reports, progress, signals, lazy groups."""
 
 from __future__ import annotations
 

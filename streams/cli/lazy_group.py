@@ -1,4 +1,4 @@
-"""A group of commands whose help needs none of the commands' modules: each is imported only when it is called."""
+"""A group of commands that imports the module of a command only when the command is called, and not for the help."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ __all__ = ["LazyGroup"]
 
 
 class LazyGroup(click.Group):
-    """A click group over a table.
+    """A click group whose commands are listed by the names of their modules.
 
     Args:
-        table: name -> (module with a click command called `command`, one line for the help), in the order of the help.
+        modules: name of the command -> (module that has the click command as `command`, one line for the help), in the
+            order of the help.
     """
 
-    def __init__(self, *args: Any, table: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
+    def __init__(self, *args: Any, modules: Mapping[str, tuple[str, str]], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self._table = table
+        self._modules = modules
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        """The names, in the table's order."""
-        return list(self._table)
+        """The names of the commands, in the order of the help."""
+        return list(self._modules)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        """The command of that name, imported now."""
-        if cmd_name not in self._table:
+        """Imports and returns the command of this name; None if there is none."""
+        if cmd_name not in self._modules:
             return None
-        command = importlib.import_module(self._table[cmd_name][0]).command
+        command = importlib.import_module(self._modules[cmd_name][0]).command
         assert isinstance(command, click.Command)  # noqa: S101
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The table of commands, from the one-liners beside their module names."""
+        """Writes the list of commands from the lines given beside their modules."""
         with formatter.section("Commands"):
-            formatter.write_dl([(name, self._table[name][1]) for name in self.list_commands(ctx)])
+            formatter.write_dl([(name, self._modules[name][1]) for name in self.list_commands(ctx)])

@@ -1,6 +1,6 @@
-"""The options that every command which talks to Kafka has, in one place.
+"""The options of every command that connects to Kafka.
 
-The environment is read here only: precedence is flag > environment > `--config` file > default.
+Only this module reads the environment. Precedence: option > environment > `--config` file > default.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def kafka_options(command: Command) -> Command:
             ),
             click.option(
                 "--broker",
-                help="'embedded' or 'apache' starts a broker for as long as this command runs; HOST:PORT is the same "
+                metavar="ENGINE|HOST:PORT",
+                help="'embedded' or 'apache' starts a broker that runs as long as this command; HOST:PORT is the same "
                 "as --bootstrap-servers.",
             ),
             click.option(
@@ -48,7 +49,7 @@ def kafka_options(command: Command) -> Command:
                 show_envvar=True,
                 default="hotstream",
                 show_default=True,
-                help="What every topic name begins with.",
+                help="Prefix of every topic name, without the dot.",
             ),
         ]
     ):
@@ -60,10 +61,10 @@ def kafka_options(command: Command) -> Command:
 def open_kafka(
     *, bootstrap_servers: str | None, broker: str | None, config_path: Path | None, prefix: str
 ) -> Iterator[KafkaConfig]:
-    """The configuration that the options mean, with the broker running that `--broker` asks for.
+    """The configuration from the Kafka options; inside the `with`, the broker that `--broker` names is running.
 
     Raises:
-        ConfigError: an option that cannot be meant.
+        ConfigError: an option is invalid.
         BrokerError: the broker cannot be started.
     """
     properties = load_properties(config_path) if config_path else {}

@@ -1,4 +1,4 @@
-"""The final report of a long command: one dictionary, the same outer keys everywhere, written as JSON."""
+"""The final report of a command: a JSON object whose outer keys are the same for every command."""
 
 from __future__ import annotations
 
@@ -35,33 +35,33 @@ def _cpu_model() -> str:
 
 
 def describe_machine() -> dict[str, Any]:
-    """What the figures of a report were measured on."""
+    """The machine that a report was measured on: processor, usable cores, memory, system and Python version."""
     memory_bytes = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else None
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    usable_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "cpu": _cpu_model(),
-        "cores": usable,
+        "cores": usable_cores,
         "memory_bytes": memory_bytes,
         "system": f"{platform.system()} {platform.release()}",
         "python": platform.python_version(),
     }
 
 
-def _finite(value: Any) -> Any:
-    """The value as JSON can have it: numpy's numbers as Python's, and every non-finite one as null."""
+def _jsonable(value: Any) -> Any:
+    """A copy that JSON can represent: numpy scalars become Python numbers, and non-finite numbers become null."""
     if isinstance(value, np.generic):
         value = value.item()
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: _jsonable(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
+        return [_jsonable(item) for item in value]
     if isinstance(value, float) and not math.isfinite(value):
         return None
     return value
 
 
 class Report:
-    """Collects what a command has to say and writes it once, at its end.
+    """Measures the time of a command and writes its report at the end.
 
     Args:
         command: the command's name, for example `replay` or `bench sketch`.
@@ -72,7 +72,13 @@ class Report:
         self._started_s = time.perf_counter()
 
     def finish(self, path: str | None, *, ok: bool, **content: Any) -> dict[str, Any]:
-        """The whole report, also written to `path` (`-`: standard output; None: nowhere)."""
+        """Completes the report, writes it and returns it.
+
+        Args:
+            path: the file to write, `-` for standard output, None for no output.
+            ok: whether the command succeeded.
+            content: further keys of the report.
+        """
         report = {
             "command": self._command,
             "version": version("hotstream"),
@@ -82,7 +88,7 @@ class Report:
             **content,
         }
         if path is not None:
-            text = json.dumps(_finite(report), indent=2, allow_nan=False) + "\n"
+            text = json.dumps(_jsonable(report), indent=2, allow_nan=False) + "\n"
             if path == "-":
                 sys.stdout.write(text)
             else:

@@ -1,4 +1,4 @@
-"""How a long command is asked to end: the first SIGINT or SIGTERM is noted, a second one ends the process as usual."""
+"""Orderly shutdown of a long command: it observes the first SIGINT or SIGTERM; a second one ends the process."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ __all__ = ["StopRequest"]
 
 
 class StopRequest:
-    """Notes the first SIGINT or SIGTERM.
+    """Records the first SIGINT or SIGTERM.
 
     Attributes:
-        signal: the signal's number, None as long as there was none.
+        signal: the number of the signal; None before one arrives.
     """
 
     def __init__(self) -> None:
@@ -22,18 +22,18 @@ class StopRequest:
 
     @property
     def is_made(self) -> bool:
-        """Whether the process was asked to end."""
+        """Whether a signal has arrived."""
         return self.signal is not None
 
-    def note(self, number: int, _frame: FrameType | None) -> None:
-        """Notes a signal; the next one of its kind does what it usually does."""
+    def _record(self, number: int, _frame: FrameType | None) -> None:
+        """Records a signal and restores the default handler for the next one of its kind."""
         self.signal = number
         signal.signal(number, signal.SIG_DFL if number != signal.SIGINT else signal.default_int_handler)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Listens as long as the `with` lasts."""
-        previous = {number: signal.signal(number, self.note) for number in (signal.SIGINT, signal.SIGTERM)}
+        """Handles the signals inside the `with`; restores the previous handlers after it."""
+        previous = {number: signal.signal(number, self._record) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
             yield
         finally:

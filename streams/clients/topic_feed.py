@@ -26,10 +26,11 @@ _STALL_S = 30.0
 
 
 class _Chunk:
-    """Records that came together, decoded together in another thread."""
+    """Records of one partition that came together, decoded together in another thread."""
 
-    def __init__(self, records: list[Any]) -> None:
+    def __init__(self, records: list[Any], log_end: int) -> None:
         self.records = records
+        self.log_end = log_end
         self.said: list[Any] = []
         self.is_ready = threading.Event()
 
@@ -53,6 +54,11 @@ class Taken(NamedTuple):
         """The decoded record; waits for it."""
         self.chunk.is_ready.wait()
         return self.chunk.said[self.place]
+
+    @property
+    def log_end(self) -> int:
+        """The end of the record's partition when the record was fetched."""
+        return self.chunk.log_end
 
 
 class TopicFeed:
@@ -152,7 +158,7 @@ class TopicFeed:
             said = error or type(error).__name__
             raise BrokerError(f"{self._servers}: reading {self.topic} failed ({said})") from error
         for place, records in fetched.items():
-            chunk = _Chunk(records)
+            chunk = _Chunk(records, self._consumer.highwater(place) or 0)
             self._worker.submit(chunk.decode, self._decode)
             self._waiting[place.partition].extend(Taken(record, chunk, i) for i, record in enumerate(records))
         return sum(map(len, fetched.values()))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 __all__ = ["COMMANDS"]
 
-# name -> (module, one line for `hotstream --help`); each module has a click command called `command`.
+# name -> (module that has the click command as `command`, one line for `hotstream --help`)
 COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("streams.commands.generate", "Write Criteo-like click logs of any size."),
     "broker": ("streams.commands.broker", "Run a broker in the foreground, embedded or Apache Kafka."),
     "topics": ("streams.commands.topics", "Create or describe hotstream's topics."),
-    "replay": ("streams.commands.replay", "Send click logs to the clicks topic, resumably."),
-    "agent": ("streams.commands.agent", "Run a sketch agent: importance in, assignment changes out."),
-    "watch": ("streams.commands.watch", "Print the changes of the hot set as they come."),
+    "replay": ("streams.commands.replay", "Send click logs to the clicks topic; can be resumed."),
+    "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance and publishes assignments."),
+    "watch": ("streams.commands.watch", "Print the changes of the hot set as they are published."),
     "dlq": ("streams.commands.dlq", "Show or replay dead-lettered records."),
 }

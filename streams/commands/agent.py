@@ -18,7 +18,7 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86_400}
 
 
 def _parse_half_life(text: str | None) -> dict[str, Any]:
-    """What `ShardConfig` calls it."""
+    """The half-life as an argument of `ShardConfig`."""
     if text is None:
         return {}
     unit = _SECONDS.get(text[-1:])
@@ -31,42 +31,58 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
         ) from None
 
 
-@click.command(short_help="Run a sketch agent: importance in, assignment changes out.")
+@click.command(short_help="Run a sketch agent: it reads importance and publishes assignments.")
 @click.option(
-    "--capacity", type=click.IntRange(1), required=True, metavar="ROWS", help="Hot features over all shards, at most."
+    "--capacity",
+    type=click.IntRange(1),
+    required=True,
+    metavar="FEATURES",
+    help="Maximum number of hot features, all shards together.",
 )
 @click.option(
     "--signal",
     type=click.Choice(["gradient", "frequency", "both"]),
     default="gradient",
     show_default=True,
-    help="What importance is: the trainer's gradient norms, or how often a feature occurs (then this agent counts the "
-    "clicks itself, and no trainer is needed), or the sum of both.",
+    help="Importance of a feature: its gradient norm from the trainer; its frequency (the agent then counts the clicks "
+    "itself and needs no trainer); or the sum of both.",
 )
-@click.option("--schema", default="criteo-kaggle", show_default=True, help="How single clicks in JSON are read.")
-@click.option("--warm-ratio", type=float, default=2.0, show_default=True, help="Warm features for each hot one.")
+@click.option(
+    "--schema", default="criteo-kaggle", show_default=True, help="Log schema of clicks that arrive as JSON objects."
+)
+@click.option(
+    "--warm-ratio",
+    type=float,
+    default=0.0,
+    show_default=True,
+    metavar="X",
+    help="Warm features published per hot feature; the trainer uses none.",
+)
 @click.option(
     "--buckets-per-row",
     type=float,
     default=1.0,
     show_default=True,
-    help="Sketch buckets (64 bytes, 7 slots) for each hot row; more memory here is better recall.",
+    metavar="BUCKETS",
+    help="Sketch buckets (64 bytes, 7 slots) per hot feature; more buckets give a better recall.",
 )
 @click.option(
     "--half-life",
     metavar="EVENTS|TIME",
-    help="After how many feature events, or how much event time (90s, 30m, 6h, 2d), a score counts half; with a time "
-    "all shards fade alike.  [default: 1000 x capacity events]",
+    help="Half-life of a score, in feature events or in event time (90s, 30m, 6h, 2d); with event time the scores of "
+    "all shards decay alike.  [default: 1000 x capacity events]",
 )
-@click.option("--seed", type=int, default=0, show_default=True)
-@click.option("--group", default="hotstream-agent", show_default=True, help="Agents of one group share the shards.")
+@click.option("--seed", type=int, default=0, show_default=True, help="Seed of the sketch, the same for all agents.")
+@click.option(
+    "--group", default="hotstream-agent", show_default=True, help="Consumer group; its agents share the shards."
+)
 @click.option(
     "--snapshot-every",
     type=click.IntRange(1),
     default=256,
     show_default=True,
     metavar="RECORDS",
-    help="A shard's importance records between two snapshots.",
+    help="Importance records of a shard between two snapshots.",
 )
 @click.option(
     "--session-timeout",
@@ -74,7 +90,7 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     default=10.0,
     show_default=True,
     metavar="SECONDS",
-    help="After how long the shards of a silent agent go to the others.",
+    help="Time without a heartbeat after which other agents take over an agent's shards.",
 )
 @kafka_options
 def command(
@@ -92,12 +108,12 @@ def command(
 ) -> None:
     """Run a sketch agent until it is stopped.
 
-    It counts the importance topic, keeps the top features of the stream as the hot set, and publishes every change of
-    it to the assignments topic. Start as many as you like with the same options: they share the shards (partitions).
-    Killed at any moment, it goes on from its last snapshot, makes the same changes with the same numbers, and writes
-    those that the topic lacks.
+    The agent counts the importance topic, keeps the most important features of the stream as the hot set, and publishes
+    every change of the hot set to the assignments topic. Agents with the same options share the shards (partitions).
+    An agent that was killed resumes from its last snapshot, repeats the same changes with the same sequence numbers,
+    and publishes those that the topic lacks.
 
-    The only thing to choose is --capacity, the rows that the model has for hot features: there is no threshold.
+    The only required choice is --capacity, the number of unique rows of the model; there is no threshold to tune.
     """
     from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
     from streams.agent.shard import ShardConfig, compile_kernels  # noqa: PLC0415
@@ -105,7 +121,7 @@ def command(
     from streams.logs.schema import load_schema  # noqa: PLC0415
 
     compile_kernels()
-    # Faust reads in a thread of its own: whoever has let go of the interpreter's lock waits so long to have it back.
+    # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     with open_kafka(**kafka) as config:
         num_shards = require_partitions(config, Topics(config.prefix).importance)

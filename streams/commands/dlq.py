@@ -23,14 +23,14 @@ _SHOWN_BYTES = 100
 
 @click.group(short_help="Show or replay dead-lettered records.")
 def command() -> None:
-    """Show what could not be believed, and send it again."""
+    """Show invalid records that were dead-lettered, or send them again."""
 
 
-def _topic_name(config: KafkaConfig, said: str) -> str:
-    """`clicks`, `importance` and `assignments` mean ours; anything else is a topic's name, with or without `.dlq`."""
+def _topic_name(config: KafkaConfig, topic: str) -> str:
+    """The full name of `clicks`, `importance` or `assignments`; anything else is a full name, `.dlq` optional."""
     topics = Topics(config.prefix)
-    named = {"clicks": topics.clicks, "importance": topics.importance, "assignments": topics.assignments}
-    return named.get(said, said.removesuffix(topics.dead_letters("")))
+    full_names = {"clicks": topics.clicks, "importance": topics.importance, "assignments": topics.assignments}
+    return full_names.get(topic, topic.removesuffix(topics.dead_letters("")))
 
 
 def _describe(letter: DeadLetter) -> str:
@@ -44,16 +44,16 @@ def _describe(letter: DeadLetter) -> str:
 
 @command.command()
 @click.argument("topic")
-@click.option("--limit", type=click.IntRange(1), help="Show at most so many.")
+@click.option("--limit", type=click.IntRange(1), metavar="LETTERS", help="Show at most this number of dead letters.")
 @click.option(
     "--out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="Also write the lines of log files, as they were, to this file: mend it and replay it.",
+    help="Write the malformed lines of log files to this file, unchanged, to correct and replay them.",
 )
 @kafka_options
 @json_option
 def show(topic: str, limit: int | None, out: Path | None, json_path: str | None, **kafka: Any) -> None:
-    """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a name): origin, reason, bytes."""
+    """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a full name): origin, reason, bytes."""
     report, shown, lines = Report("dlq show"), 0, []
     with open_kafka(**kafka) as config:
         for letter in islice(read_dead_letters(config, _topic_name(config, topic)), limit):
@@ -63,7 +63,7 @@ def show(topic: str, limit: int | None, out: Path | None, json_path: str | None,
                 lines.append(letter.value)
     if out is not None:
         out.write_bytes(b"".join(line + b"\n" for line in lines))
-    click.echo(f"{shown} dead letters, {len(lines)} of them lines of files", err=True)
+    click.echo(f"{shown} dead letters, {len(lines)} of them lines of log files", err=True)
     report.finish(json_path, ok=True, letters=shown, lines=len(lines))
 
 
@@ -72,11 +72,12 @@ def show(topic: str, limit: int | None, out: Path | None, json_path: str | None,
 @kafka_options
 @json_option
 def replay(topic: str, json_path: str | None, **kafka: Any) -> None:
-    """Send the dead-lettered records of TOPIC to it once more: key, value and headers as they were.
+    """Send the dead-lettered records of TOPIC to it again, with their original bytes and headers.
 
-    A record that was too large for a dead letter was cut, and is left.
+    A record that was too large for a dead letter was cut; it is not sent.
 
-    Lines of log files are not records: get them with `dlq show --out FILE`, mend them, and `hotstream replay FILE`.
+    Lines of log files are not records: write them with `dlq show --out FILE`, correct them, and run
+    `hotstream replay FILE`.
     """
     report = Report("dlq replay")
     with open_kafka(**kafka) as config:

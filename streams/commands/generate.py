@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
-from streams.generator import Block, Generator, GeneratorConfig
+from streams.generator import Generator, GeneratorConfig
 from streams.generator.files import ENDINGS, open_writer
 
 __all__ = ["command"]
@@ -20,52 +18,38 @@ __all__ = ["command"]
 logger = logging.getLogger(__name__)
 
 _BLOCK_ROWS = 16_384
-_LOG_INTERVAL_S = 5.0
-
-
-def _with_progress(blocks: Iterator[Block], num_rows: int) -> Iterator[Block]:
-    """The same blocks; on a terminal a bar follows them, elsewhere a log line every few seconds."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("generate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]:,.0f} rows/s"),
-        TimeRemainingColumn(),
-    )
-    started_s = logged_s = time.monotonic()
-    done_rows = 0
-    with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
-        task = progress.add_task("generate", total=num_rows, rate=0.0)
-        for block in blocks:
-            yield block
-            done_rows += len(block.label)
-            now_s = time.monotonic()
-            rate = done_rows / max(now_s - started_s, 1e-9)
-            progress.update(task, completed=done_rows, rate=rate)
-            if not console.is_terminal and now_s - logged_s >= _LOG_INTERVAL_S:
-                logged_s = now_s
-                logger.info("%d of %d rows, %.0f rows/s", done_rows, num_rows, rate)
 
 
 @click.command("generate", epilog=f"OUT ends in one of: {', '.join(ENDINGS)}.")
 @click.argument("out", type=click.Path(path_type=Path))
-@click.option("--rows", type=click.IntRange(min=1), required=True, help="Rows to write.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Another seed, another world.")
+@click.option("--rows", type=click.IntRange(min=1), required=True, metavar="ROWS", help="Number of rows to write.")
+@click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of tokens, rows and the teacher."
+)
 @click.option(
     "--days",
     type=click.FloatRange(min=0, min_open=True),
     default=7.0,
     show_default=True,
-    help="Days of drift that the rows span.",
+    metavar="DAYS",
+    help="Number of days of drift that the rows span.",
 )
-@click.option("--scale", type=float, default=1.0, show_default=True, help="Multiplies Criteo's cardinalities.")
-@click.option("--drift", type=float, default=1.0, show_default=True, help="Multiplies the fitted drift; 0: none.")
+@click.option(
+    "--scale", type=float, default=1.0, show_default=True, metavar="X", help="Factor on Criteo's cardinalities."
+)
+@click.option(
+    "--drift",
+    type=float,
+    default=1.0,
+    show_default=True,
+    metavar="X",
+    help="Factor on the fitted drift; with 0 popularity is constant.",
+)
 @click.option(
     "--rotate-at",
     metavar="ROW",
     type=click.IntRange(min=0),
-    help="From this row on, the values that take half of the lookups have new identities.",
+    help="Row from which the values that receive half of the lookups have new identities.  [default: never]",
 )
 @json_option
 def command(
@@ -78,10 +62,10 @@ def command(
     rotate_at: int | None,
     json_path: str | None,
 ) -> None:
-    """Write ROWS rows of a Criteo-like click log to OUT, in the Kaggle file's format.
+    """Write a Criteo-like click log to OUT, with the columns of the Kaggle file.
 
-    Popularity, missing values and counts are fitted to the real log; a hidden teacher draws the labels.
-    The same options give the same bytes.
+    Popularity, missing values and counts are fitted to the real log; a hidden teacher model gives the click
+    probabilities. The same options give the same bytes.
     """
     report = Report("generate")
     config = GeneratorConfig(
@@ -89,12 +73,14 @@ def command(
     )
     generator = Generator(config)
     started_s = time.monotonic()
-    num_clicks = 0
-    with open_writer(out) as writer:
-        for block in _with_progress(generator.blocks(rows, _BLOCK_ROWS), rows):
+    num_written = num_clicks = 0
+    with open_writer(out) as writer, show_progress("generate") as show:
+        for block in generator.blocks(rows, _BLOCK_ROWS):
             writer.write(block)
             num_clicks += int(block.label.sum())
-    rate = rows / (time.monotonic() - started_s)
+            num_written += len(block.label)
+            rate = num_written / max(time.monotonic() - started_s, 1e-9)
+            show(num_written, rows, f"{num_written:,} rows, {rate:,.0f} rows/s")
     logger.info("%s: %d rows, click rate %.4f, %.0f rows/s", out, rows, num_clicks / rows, rate)
     report.finish(
         json_path,

@@ -1,20 +1,15 @@
-"""`hotstream replay`: click logs into the clicks topic, resumably."""
+"""`hotstream replay`: send click logs to the clicks topic."""
 
 from __future__ import annotations
 
-import logging
-import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
@@ -22,36 +17,10 @@ from streams.replay.sender import ReplayCounts, ReplayPlan, replay_logs
 
 __all__ = ["command"]
 
-logger = logging.getLogger(__name__)
-_LOG_INTERVAL_S = 5.0
 
-
-@contextmanager
-def _progress() -> Iterator[Callable[[ReplayCounts], None]]:
-    """Shows how far the replay is: a bar on a terminal, a line every 5 s elsewhere."""
-    if sys.stderr.isatty():
-        columns = (BarColumn(), TaskProgressColumn(), TextColumn("{task.description}"), TimeRemainingColumn())
-        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-            task, started_s = bar.add_task("", total=None), time.monotonic()
-
-            def draw(counts: ReplayCounts) -> None:
-                rate = counts.sent / max(time.monotonic() - started_s, 1e-9)
-                said = f"{counts.sent:,} rows, {rate:,.0f} rows/s" + (f", {counts.bad:,} bad" if counts.bad else "")
-                bar.update(task, total=counts.bytes_total, completed=counts.bytes_read, description=said)
-
-            yield draw
-        return
-    last_s, last_sent = time.monotonic(), 0
-
-    def log(counts: ReplayCounts) -> None:
-        nonlocal last_s, last_sent
-        now_s = time.monotonic()
-        if now_s - last_s >= _LOG_INTERVAL_S:
-            rate, share = (counts.sent - last_sent) / (now_s - last_s), counts.bytes_read / max(counts.bytes_total, 1)
-            logger.info("%d rows sent, %.0f rows/s, %d bad, %.0f %%", counts.sent, rate, counts.bad, 100 * share)
-            last_s, last_sent = now_s, counts.sent
-
-    yield log
+def _describe(counts: ReplayCounts, seconds: float) -> str:
+    rate = counts.sent / max(seconds, 1e-9)
+    return f"{counts.sent:,} rows, {rate:,.0f} rows/s" + (f", {counts.bad:,} malformed lines" if counts.bad else "")
 
 
 @click.command()
@@ -61,14 +30,16 @@ def _progress() -> Iterator[Callable[[ReplayCounts], None]]:
     "schema_name",
     default="criteo-kaggle",
     show_default=True,
-    help="criteo-kaggle, criteo-terabyte, avazu, or a .toml file that names the columns.",
+    help="Log schema: criteo-kaggle, criteo-terabyte, avazu, or a .toml file that names the columns.",
 )
-@click.option("--rate", type=float, metavar="ROWS/S", help="Rows a second.  [default: as fast as possible]")
-@click.option("--speedup", type=float, metavar="X", help="The log's own pace times X; needs a time column.")
-@click.option("--limit", type=int, metavar="ROWS", help="Stop after so many lines, from the first file's first.")
-@click.option("--loop", is_flag=True, help="Begin again after the last file.")
-@click.option("--batch-rows", type=int, default=2048, show_default=True, help="Lines a record.")
-@click.option("--resume", is_flag=True, help="Go on where the same replay stopped, every row once.")
+@click.option("--rate", type=float, metavar="ROWS/S", help="Rows per second.  [default: as fast as possible]")
+@click.option(
+    "--speedup", type=float, metavar="X", help="Replay X times as fast as the event times; needs a time column."
+)
+@click.option("--limit", type=int, metavar="LINES", help="Stop after this number of lines of all files together.")
+@click.option("--loop", is_flag=True, help="Start again with the first file after the last one.")
+@click.option("--batch-rows", type=int, default=2048, show_default=True, metavar="LINES", help="Lines per record.")
+@click.option("--resume", is_flag=True, help="Continue an interrupted replay of the same files; sends every row once.")
 @kafka_options
 @json_option
 def command(
@@ -83,10 +54,10 @@ def command(
     json_path: str | None,
     **kafka: Any,
 ) -> None:
-    """Send click logs to the clicks topic: plain, gzip, zstd or Parquet, in the order given.
+    """Send click logs (plain, gzip, zstd or Parquet) to the clicks topic, in the order given.
 
-    Lines that hold no row go to the dead letters (`hotstream dlq show clicks`) and are counted. Ctrl-C and SIGTERM
-    stop between two batches; --resume with the same files and options goes on there, and also after a crash.
+    Malformed lines are counted and sent to the dead letters (`hotstream dlq show clicks`). Ctrl-C and SIGTERM stop the
+    replay between two batches. --resume with the same files and options continues it there, also after a crash.
 
     \b
         hotstream replay train.txt.gz --rate 20000
@@ -104,18 +75,22 @@ def command(
         loop=loop,
         resume=resume,
     )
-    plan.check_files()  # before --broker starts one
+    plan.check_files()  # before --broker starts a broker
     with open_kafka(**kafka) as config:
         started_s = time.perf_counter()
-        with request.listening(), _progress() as show:
-            counts = replay_logs(config, plan, should_stop=lambda: request.signal is not None, on_progress=show)
+        with request.listening(), show_progress("replay") as show:
+
+            def on_progress(counts: ReplayCounts) -> None:
+                show(counts.bytes_read, counts.bytes_total, _describe(counts, time.perf_counter() - started_s))
+
+            counts = replay_logs(config, plan, should_stop=lambda: request.is_made, on_progress=on_progress)
         seconds = time.perf_counter() - started_s
     rows = {"read": counts.read, "sent": counts.sent, "bad": counts.bad, "skipped": counts.skipped}
-    said = ", ".join(f"{number} {name}" for name, number in rows.items())
-    click.echo(f"rows: {said}; {counts.sent / seconds:,.0f} rows/s", err=True)
+    summary = ", ".join(f"{number} {name}" for name, number in rows.items())
+    click.echo(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s", err=True)
     report.finish(
         json_path,
-        ok=request.signal is None,
+        ok=not request.is_made,
         rows=rows,
         batches=counts.batches,
         rows_per_s=round(counts.sent / seconds, 1),
@@ -123,7 +98,7 @@ def command(
         resumed=counts.resumed,
     )
     if counts.bad:
-        click.echo(f"{counts.bad} lines held no row; see `hotstream dlq show clicks`", err=True)
+        click.echo(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", err=True)
     if request.signal is not None:
-        click.echo("stopped; run the same command with --resume to go on", err=True)
+        click.echo("stopped; run the same command with --resume to continue", err=True)
         raise click.exceptions.Exit(128 + request.signal)

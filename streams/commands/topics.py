@@ -18,15 +18,15 @@ __all__ = ["command"]
 
 @click.group(short_help="Create or describe hotstream's topics.")
 def command() -> None:
-    """Create or describe hotstream's topics: explicit partitions and cleanup policies, nothing auto-created."""
+    """Create or describe hotstream's topics, with explicit partitions and cleanup policies."""
 
 
 def _finish(name: str, states: list[TopicState], json_path: str | None) -> None:
     ok = not any(state.problems for state in states)
     table = Table("topic", "partitions", "cleanup", "state", box=None)
     for state in states:
-        said = "; ".join(state.problems) or ("created" if state.created else "ok")
-        table.add_row(state.spec.name, str(state.partitions or "-"), state.spec.cleanup, said)
+        verdict = "; ".join(state.problems) or ("created" if state.created else "ok")
+        table.add_row(state.spec.name, str(state.partitions or "-"), state.spec.cleanup, verdict)
     Console(stderr=json_path == "-").print(table)
     topics = [
         {
@@ -48,25 +48,31 @@ _partitions = click.option(
     type=click.IntRange(1, 10_000),
     default=4,
     show_default=True,
-    help="Partitions of `clicks`.",
+    help="Number of partitions of `clicks`.",
 )
 _shards = click.option(
     "--shards",
     type=click.IntRange(1, 10_000),
     default=2,
     show_default=True,
-    help="Partitions of `importance`, `assignments` and `sketch-snapshots`; fixed for the topics' life.",
+    help="Number of partitions of `importance`, `assignments` and `sketch-snapshots`; fixed once they exist.",
 )
 
 
 @command.command()
 @_partitions
 @_shards
-@click.option("--replication-factor", type=int, default=-1, help="-1: the broker's default.")
+@click.option(
+    "--replication-factor",
+    type=int,
+    default=-1,
+    metavar="REPLICAS",
+    help="Replicas of each partition.  [default: the broker's default]",
+)
 @kafka_options
 @json_option
 def create(partitions: int, shards: int, replication_factor: int, json_path: str | None, **kafka: Any) -> None:
-    """Create the topics that are missing. An existing one is never changed; exit 1 says that one does not fit."""
+    """Create missing topics. Existing topics are not changed; exit 1 if one has other settings than required."""
     with open_kafka(**kafka) as config:
         specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
         _finish("create", create_topics(config, specs, replication_factor=replication_factor), json_path)
@@ -78,7 +84,7 @@ def create(partitions: int, shards: int, replication_factor: int, json_path: str
 @kafka_options
 @json_option
 def describe(partitions: int, shards: int, json_path: str | None, **kafka: Any) -> None:
-    """Show the topics beside what they should be; exit 1 if one is missing or does not fit."""
+    """Compare the topics with their required settings; exit 1 if one is missing or differs."""
     with open_kafka(**kafka) as config:
         specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
         _finish("describe", describe_topics(config, specs), json_path)

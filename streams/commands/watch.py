@@ -25,16 +25,26 @@ __all__ = ["command"]
 _COLOURS = {"hot": "bold red", "warm": "yellow", "cold": "blue"}
 
 
-@click.command(short_help="Print the changes of the hot set as they come.")
+@click.command(short_help="Print the changes of the hot set as they are published.")
 @click.option(
-    "--table", "show_table", is_flag=True, help="Show the hot set by field, kept up to date, not the changes."
+    "--table", "show_table", is_flag=True, help="Show the hot set by field and update it, instead of the changes."
 )
 @click.option(
-    "--from-beginning/--from-now", default=True, show_default=True, help="Begin with the hot set as it stands."
+    "--from-beginning/--from-now",
+    default=True,
+    show_default=True,
+    help="Read the whole topic first, or new changes only.",
 )
-@click.option("--until-end", is_flag=True, help="Stop at the present end of the topic.")
-@click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after so many changes.")
-@click.option("--format", "line_format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--until-end", is_flag=True, help="Stop at the end that the topic has at the start of the command.")
+@click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after this number of changes.")
+@click.option(
+    "--format",
+    "line_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Format of a change.",
+)
 @kafka_options
 @json_option
 def command(
@@ -46,10 +56,10 @@ def command(
     json_path: str | None,
     **kafka: Any,
 ) -> None:
-    """Print the changes of the hot set as they come, one a line: tier, feature, row, score, shard and seq.
+    """Print the changes of the hot set as they are published, one per line: tier, feature, row, score, shard and seq.
 
-    With --table: the current hot set, field by field. The final report says whether the table that was read is the
-    agent's (the digests that the agent publishes are compared on the way).
+    With --table it shows the current hot set by field. The command compares the table it has read with the digests that
+    the agent publishes; the final report gives the result.
     """
     request = StopRequest()
     watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format)
@@ -70,16 +80,18 @@ def command(
         ok = not any(view.mismatches for view in reader.table.shards)
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
-        compared = {True: "equal to the agent's", False: "not yet compared", None: "read from now on only"}
-        said = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot, {summary['warm']:,} warm"
-        click.echo(f"hotstream: {said}; the table is {compared[summary['verified']]}", err=True)
+        verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
+        counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
+        if summary["warm"]:
+            counts += f", {summary['warm']:,} warm"
+        click.echo(f"hotstream: {counts}; the table is {verdict[summary['verified']]}", err=True)
     if not ok:
-        click.echo("hotstream: the table that was read is not the agent's: a digest differs", err=True)
+        click.echo("hotstream: the table differs from the agent's: a digest differs", err=True)
         raise click.exceptions.Exit(1)
 
 
 class _Watcher:
-    """Prints changes and remembers what the report needs."""
+    """Prints changes and collects the figures of the report."""
 
     def __init__(self, console: Console, line_format: str) -> None:
         self.console = console
@@ -90,7 +102,7 @@ class _Watcher:
         self._tiers: Counter[str] = Counter()
 
     def take(self, reader: AssignmentReader, *, show_changes: bool, limit: int | None) -> None:
-        """Handles what has come."""
+        """Processes the records that one poll returns."""
         for change, _ in reader.poll():
             if not isinstance(change, Assignment) or (limit is not None and self.num_changes >= limit):
                 continue
@@ -106,8 +118,8 @@ class _Watcher:
 
     def _print(self, change: Assignment, feature: str) -> None:
         if self._line_format == "json":
-            said = {"feature": feature, "tier": change.tier, "row": change.row, "score": change.score}
-            click.echo(json.dumps({**said, "shard": change.shard, "epoch": change.epoch, "seq": change.seq}))
+            content = {"feature": feature, "tier": change.tier, "row": change.row, "score": change.score}
+            click.echo(json.dumps({**content, "shard": change.shard, "epoch": change.epoch, "seq": change.seq}))
             return
         row = "-" if change.row is None else str(change.row)
         score = "-" if change.score is None else f"{change.score:.4g}"
@@ -118,7 +130,7 @@ class _Watcher:
             click.echo(f"{change.tier:<5} {line}", err=self.console.stderr)
 
     def summary(self, reader: AssignmentReader) -> dict[str, Any]:
-        """What the report says."""
+        """The content of the report."""
         shards = [
             {"epoch": view.epoch, "seq": view.seq, "stale": view.num_stale, "verified_seq": view.verified_seq,
              "digest": f"{view.table.digest:016x}", "hot": view.table.num_hot, "warm": view.table.num_warm,
@@ -137,16 +149,17 @@ class _Watcher:
 
 
 def _field_table(features: dict[int, Assignment]) -> Table:
-    """The hot set by field: how many are hot and warm, and the best of them."""
+    """The hot set by field: the numbers of hot and warm features, and the highest scores."""
     fields: dict[str, list[Assignment]] = {}
     for change in features.values():
         fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
-    table = Table("field", "hot", "warm", "highest scores", box=None)
+    has_warm = any(change.tier == "warm" for change in features.values())
+    table = Table("field", "hot", *(["warm"] if has_warm else []), "highest scores", box=None)
     for name in sorted(fields, key=lambda name: (len(name), name)):
         changes = sorted(fields[name], key=lambda change: -(change.score or 0))
         best = "  ".join(
             f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
         )
         hot = sum(change.tier == "hot" for change in changes)
-        table.add_row(name, str(hot), str(len(changes) - hot), best)
+        table.add_row(name, str(hot), *([str(len(changes) - hot)] if has_warm else []), best)
     return table

@@ -1,4 +1,4 @@
-"""The dense columns: integer counts whose logarithms follow fitted quantiles."""
+"""The dense columns: integer counts whose logarithms have fitted quantiles."""
 
 from __future__ import annotations
 
@@ -17,7 +17,12 @@ DenseRecord = Any  # one element of `dense_records`, as numba sees it
 
 
 def dense_records(columns: Sequence[DenseProfile], effects: npt.NDArray[np.float64]) -> npt.NDArray[np.void]:
-    """A profile's dense columns as (D,) records; `effects` (D,): of one deviation of the logarithm on the logit."""
+    """The dense columns of a profile as (D,) records for the kernels.
+
+    Args:
+        columns: the D columns.
+        effects: (D,) float64, the change of the logit per standard deviation of a column's logarithm.
+    """
     quantiles = np.array([column.log_quantiles for column in columns])  # (D, Q)
     low, high = quantiles[:, :-1], quantiles[:, 1:]
     mean = ((low + high) / 2).mean(axis=1)
@@ -42,8 +47,8 @@ def dense_records(columns: Sequence[DenseProfile], effects: npt.NDArray[np.float
 
 @njit(nogil=True, cache=True)
 def draw_log(column: DenseRecord, share: float) -> float:
-    """log(count + offset) at a share in [0, 1) of the column's distribution."""
-    place = share * column.num_cells
-    below = np.int64(place)
-    low = column.log_quantiles[below]
-    return low + (place - below) * (column.log_quantiles[below + 1] - low)
+    """The quantile of log(count + offset) at `share` in [0, 1), by linear interpolation."""
+    position = share * column.num_cells
+    cell = np.int64(position)
+    low = column.log_quantiles[cell]
+    return low + (position - cell) * (column.log_quantiles[cell + 1] - low)

@@ -1,6 +1,6 @@
-"""Writes blocks to a file whose ending says how: `.tsv`, `.tsv.gz`, `.tsv.zst` or `.parquet`.
+"""Writes generated rows to a file; its name's ending selects the format: `.tsv`, `.tsv.gz`, `.tsv.zst` or `.parquet`.
 
-A file is written under `NAME.partial` and renamed when it is whole, so a name that exists is a whole file.
+A file is written as `NAME.partial` and renamed when it is complete, so that a file named NAME is always complete.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ import pyarrow.parquet as pq
 import zstandard
 
 from streams.errors import ConfigError, StreamsError
-from streams.generator.blocks import Block
-from streams.generator.text import format_tsv
+from streams.generator.blocks import RowBlock
+from streams.generator.text import HEX_DIGITS, format_tsv
+from streams.keys import MISSING_WORD
 
 __all__ = ["ENDINGS", "BlockWriter", "open_writer"]
 
@@ -29,36 +30,34 @@ SCHEMA = pa.schema(
     + [(f"I{number}", pa.int32()) for number in range(1, 14)]
     + [(f"C{number}", pa.string()) for number in range(1, 27)]
 )
-_HEX = np.frombuffer(b"0123456789abcdef", np.uint8)
 _SHIFTS = np.arange(28, -1, -4, dtype=np.uint64)
-_MISSING = np.uint64((1 << 56) - 1)
 _GZIP_LEVEL = 4
 
 
 class BlockWriter(Protocol):
-    """Takes blocks, in order."""
+    """Writes blocks of rows to one file, in order."""
 
-    def write(self, block: Block) -> None:
-        """Appends a block's rows."""
+    def write(self, block: RowBlock) -> None:
+        """Appends the rows of a block."""
 
     def close(self) -> None:
-        """Makes the file whole."""
+        """Writes what is buffered and closes the file."""
 
 
 class _TextWriter:
-    """Criteo's TSV, plain or compressed."""
+    """Writes Criteo's TSV, plain or compressed."""
 
     def __init__(self, path: Path, ending: str) -> None:
         self._streams = ExitStack()
         stream: Any = self._streams.enter_context(path.open("wb"))
-        if ending == ".tsv.gz":  # neither name nor time in the header: the same rows give the same bytes
+        if ending == ".tsv.gz":  # the header holds no name and no time, so that the same rows give the same bytes
             zipped = gzip.GzipFile(filename="", mode="wb", compresslevel=_GZIP_LEVEL, fileobj=stream, mtime=0)
             stream = self._streams.enter_context(zipped)
         elif ending == ".tsv.zst":
             stream = self._streams.enter_context(zstandard.ZstdCompressor().stream_writer(stream, closefd=False))
         self._stream = stream
 
-    def write(self, block: Block) -> None:
+    def write(self, block: RowBlock) -> None:
         self._stream.write(format_tsv(block))
 
     def close(self) -> None:
@@ -66,20 +65,20 @@ class _TextWriter:
 
 
 class _ParquetWriter:
-    """One row group a block: label int8, I1.. int32, C1.. string, null where missing."""
+    """Writes one row group per block: label int8, I1.. int32, C1.. string, null where missing."""
 
     def __init__(self, path: Path) -> None:
         self._writer = pq.ParquetWriter(path, SCHEMA, compression="zstd")
         self.close = self._writer.close
 
-    def write(self, block: Block) -> None:
-        self._writer.write_batch(as_record_batch(block))
+    def write(self, block: RowBlock) -> None:
+        self._writer.write_batch(_record_batch(block))
 
 
 def _token_column(payloads: npt.NDArray[np.uint64]) -> pa.Array:
-    """Payloads (B,) as strings of 8 hex digits, null where missing."""
-    is_present = payloads != _MISSING
-    digits = _HEX[(payloads[is_present, None] >> _SHIFTS) & np.uint64(15)]  # (present, 8)
+    """(B,) payloads as strings of 8 hex digits, null where missing."""
+    is_present = payloads != MISSING_WORD
+    digits = HEX_DIGITS[(payloads[is_present, None] >> _SHIFTS) & np.uint64(15)]  # (present, 8)
     offsets = np.append(np.int32(0), np.cumsum(is_present * 8, dtype=np.int32))
     bits = np.packbits(is_present, bitorder="little")
     return pa.StringArray.from_buffers(
@@ -87,8 +86,8 @@ def _token_column(payloads: npt.NDArray[np.uint64]) -> pa.Array:
     )
 
 
-def as_record_batch(block: Block) -> pa.RecordBatch:
-    """The block as Arrow columns: label, I1.., C1.. ."""
+def _record_batch(block: RowBlock) -> pa.RecordBatch:
+    """A block as an Arrow record batch of `SCHEMA`."""
     columns = [pa.array(block.label)]
     for counts in block.dense.T:
         is_missing = np.isnan(counts)
@@ -99,17 +98,19 @@ def as_record_batch(block: Block) -> pa.RecordBatch:
 
 @contextmanager
 def open_writer(path: Path) -> Iterator[BlockWriter]:
-    """A writer for `path`; the name appears when the body has ended well, and nothing stays behind when not.
+    """A writer for `path`; the file appears when the body ends without an error, and no file is left otherwise.
 
     Raises:
         StreamsError: the file cannot be written.
-        ConfigError: the ending is none of `ENDINGS`, or the folder is not there.
+        ConfigError: the name has none of `ENDINGS`, or its folder does not exist.
     """
     ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
     if ending is None:
         raise ConfigError(f"{path}: got the name {path.name!r}, expected one that ends in {', '.join(ENDINGS)}")
-    if path.is_dir() or not path.parent.is_dir():
-        raise ConfigError(f"{path}: got no place for a file, expected a name in a folder that exists; make the folder")
+    if path.is_dir():
+        raise ConfigError(f"{path}: got a folder, expected the name of a file; choose another name")
+    if not path.parent.is_dir():
+        raise ConfigError(f"{path}: folder {path.parent} does not exist, expected an existing one; create it")
     partial = path.with_name(path.name + ".partial")
     try:
         writer = _ParquetWriter(partial) if ending == ".parquet" else _TextWriter(partial, ending)
@@ -121,6 +122,8 @@ def open_writer(path: Path) -> Iterator[BlockWriter]:
     except OSError as error:
         if isinstance(error, StreamsError):
             raise
-        raise StreamsError(f"{path}: cannot be written ({error.strerror}); make room or name another place") from error
+        raise StreamsError(
+            f"{path}: cannot be written ({error.strerror}); free space or choose another path"
+        ) from error
     finally:
         partial.unlink(missing_ok=True)

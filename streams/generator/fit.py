@@ -1,13 +1,13 @@
 """Fits the generator's profile to the head of a real Criteo log: `python -m streams.generator.fit FILE`.
 
-What is taken from the file are shares, exponents and quantiles; no row and no token leaves it. Per categorical column:
+The profile holds shares, exponents and quantiles; no row and no token. Per categorical column:
 
-- the popularity of its commonest values, as they are (`head`), and
-- for all others a Zipf-Mandelbrot tail, density ~ (rank + shift)^-exponent up to the column's cardinality, whose two
-  parameters are searched so that as many values are expected once, twice, 3-4, 5-8 and more times as the file has,
-  and so that the log's full length would meet nearly all of the cardinality.
+- the shares of its most frequent values (`head`), and
+- for all others a Zipf-Mandelbrot tail, density ~ (rank + shift)^-exponent up to the column's cardinality. A grid
+  search chooses its two parameters so that the expected numbers of values that occur 1, 2, 3-4, 5-8 and more times are
+  those of the file, and so that a log of full length is expected to contain nearly all values.
 
-Per dense column: quantiles of log(value + offset), the last one chosen so that the mean is the file's.
+Per dense column: quantiles of log(value + offset), the last of them chosen so that the mean is that of the file.
 """
 
 from __future__ import annotations
@@ -20,12 +20,13 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from streams.generator.bisection import bisect
 from streams.generator.popularity import tail_shares
 
 __all__ = ["fit_profile"]
 
 Floats = npt.NDArray[np.float64]
-# Criteo Kaggle after label encoding, no cut-off; the head of the log cannot tell them.
+# Criteo Kaggle, all values counted; the head of the log does not determine them.
 CARDINALITIES = (
     *(1460, 583, 10131227, 2202608, 305, 24, 12517, 633, 3, 93145, 5683, 8351593, 3194),
     *(27, 14992, 5461306, 10, 5652, 2173, 4, 7046547, 18, 15, 286181, 105, 142572),
@@ -36,14 +37,19 @@ HEAD_VALUES = 63
 HEAD_MIN_COUNT = 12
 NUM_DENSE = 13
 NUM_QUANTILES = 33
-# Values of a small vocabulary (a country, a banner position) stay; above it one in ten a day trades places with the
-# far tail, which makes about 16 % of a next-day sample's lookups unseen in the first 10,000 rows.
+# Fields with few values (a country, a banner position) do not drift. In the others one pair of ranks in ten makes a far
+# swap a day: then 16 % of the lookups a day later are values that the first 10,000 rows do not contain.
 STABLE_CARDINALITY = 400
 TURNOVER_PER_DAY = 0.1
 
 
 def count_spectrum(counts: Floats, weights: Floats) -> Floats:
-    """How many values are met 1, 2, 3-4, 5-8 and more than 8 times if the counts are Poisson with these means: (5,)."""
+    """The expected numbers of values that occur 1, 2, 3-4, 5-8 and more than 8 times, if counts are Poisson: (5,).
+
+    Args:
+        counts: (N,) means of the counts.
+        weights: (N,) numbers of values with each mean.
+    """
     pmf = [weights * np.exp(-counts)]
     for times in range(1, 9):
         pmf.append(pmf[-1] * counts / times)
@@ -55,12 +61,12 @@ def count_spectrum(counts: Floats, weights: Floats) -> Floats:
 def fit_tail(
     observed: Floats, first: int, cardinality: int, lookups: float, full_lookups: float
 ) -> tuple[float, float]:
-    """The exponent and shift of the tail whose expected spectrum is nearest to the observed one.
+    """The exponent and shift of the tail whose expected count spectrum is nearest to the observed one.
 
     Args:
-        observed: (5,) spectrum of the values outside the head.
+        observed: (5,) count spectrum of the values outside the head.
         first: rank of the tail's first value.
-        cardinality: ranks in all.
+        cardinality: number of ranks, head included.
         lookups: lookups of the tail in the file.
         full_lookups: lookups of the tail in the whole log.
     """
@@ -70,8 +76,8 @@ def fit_tail(
     def misfit(exponent: float, shift: float) -> float:
         means = tail_shares(edges, exponent, shift) / widths * lookups
         expected = count_spectrum(means, widths)
-        met = (widths * -np.expm1(-means * full_lookups / lookups)).sum() / cardinality
-        return float(((expected - observed) ** 2 / (observed + 3)).sum() + 4 * math.log(met) ** 2 * lookups / 100)
+        coverage = (widths * -np.expm1(-means * full_lookups / lookups)).sum() / cardinality
+        return float(((expected - observed) ** 2 / (observed + 3)).sum() + 4 * math.log(coverage) ** 2 * lookups / 100)
 
     best, span = (1.2, math.log(10.0 + first)), (1.1, 8.0)
     for _ in range(8):  # a grid that shrinks around its best point
@@ -115,14 +121,15 @@ def fit_dense(cells: list[str]) -> dict[str, object]:
     numbers = np.array([int(cell) for cell in cells if cell], np.float64)
     offset = 1 - min(0, int(numbers.min()))
     logs = np.quantile(np.log(numbers + offset), np.linspace(0, 1, NUM_QUANTILES))
-    low, high = logs[-2], logs[-2] + 12.0
-    for _ in range(60):
-        logs[-1] = (low + high) / 2
+
+    def is_below(last: float) -> bool:
+        logs[-1] = last
         steps = np.diff(logs)
         is_flat = steps < 1e-6
         areas = np.where(is_flat, np.exp(logs[:-1]), np.diff(np.exp(logs)) / np.where(is_flat, 1.0, steps))
-        mean = areas.mean() - offset
-        low, high = (logs[-1], high) if mean < numbers.mean() else (low, logs[-1])
+        return bool(areas.mean() - offset < numbers.mean())
+
+    logs[-1] = sum(bisect(is_below, logs[-2], logs[-2] + 12.0, num_steps=59)) / 2
     return {
         "missing": cells.count("") / len(cells),
         "mean": float(numbers.mean()),
@@ -132,17 +139,17 @@ def fit_dense(cells: list[str]) -> dict[str, object]:
 
 
 def missing_groups(columns: list[list[str]]) -> list[int]:
-    """Per column the first column that is missing in (nearly) the same rows."""
+    """For each column the index of the first column that is missing in (nearly) the same rows."""
     absent = [np.array([cell == "" for cell in column]) for column in columns]
     groups = []
-    for number, here in enumerate(absent):
-        same = (other for other in range(number) if (here & absent[other]).sum() > 0.98 * (here | absent[other]).sum())
-        groups.append(next(same, number) if here.any() else number)
+    for number, rows in enumerate(absent):
+        same = (other for other in range(number) if (rows & absent[other]).sum() > 0.98 * (rows | absent[other]).sum())
+        groups.append(next(same, number) if rows.any() else number)
     return groups
 
 
 def head_figures(columns: list[list[str]]) -> dict[str, object]:
-    """What the generator is held to: distinct values (missing is one), share met once, share of the commonest."""
+    """The figures that generated rows must reproduce, see `profile.Figures`."""
     counts = np.sort(np.concatenate([list(Counter(column).values()) for column in columns]))[::-1]
     top = [float(counts[: round(len(counts) * share)].sum() / counts.sum()) for share in (0.001, 0.01, 0.1)]
     return {

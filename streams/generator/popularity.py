@@ -1,13 +1,13 @@
-"""Which value a field takes: popularity, its drift by day, and the abrupt rotation.
+"""Draws the value of a field: its popularity rank, the drift of ranks by day, and the abrupt rotation.
 
-A field's values are ranks 0, 1, ... by popularity. The commonest have fitted shares (drawn by Walker's alias method);
-the rest is one Zipf-Mandelbrot tail, density ~ (rank + shift)^-exponent, drawn through its inverse. *Which* value holds
-a rank moves with time: the map rank -> identity is a permutation at every moment, built of two kinds of trade,
+A field's popularity ranks are 0, 1, ... The most frequent (the head) have fitted shares, drawn by Walker's alias
+method; the others form a Zipf-Mandelbrot tail, density ~ (rank + shift)^-exponent, drawn by inversion. Drift changes
+the value that holds a rank: at every time the map rank -> identity is a permutation, the product of two kinds of swap,
 
-- a rank with the one mirrored within its block [4^j, 4^(j+1)): popularity moves by up to a factor of 4;
-- a rank with the one mirrored within the whole field: the popular becomes all but unseen and the reverse,
+- near: a rank and its mirror image within its interval [4^j, 4^(j+1)); popularity changes by up to a factor of 4;
+- far: a rank and its mirror image within the whole field; the most and the least popular values exchange ranks.
 
-each made at a moment of its own that is a hash of the pair. So a row needs none of those before it.
+Each pair swaps at times given by a hash of the pair, so that the identities at a row depend on no other row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from sketch.hashing import mix64, mix64_array
+from sketch.hashing import GOLDEN_RATIO, mix64, mix64_array
 from streams.generator.profile import FieldProfile
 
 __all__ = [
@@ -38,20 +38,20 @@ __all__ = [
 Floats = npt.NDArray[np.float64]
 FieldRecord = Any  # one element of `field_records`, as numba sees it
 NUM_COLUMNS = 64  # of the alias tables: at most 63 head values and the tail
-NEIGHBOUR_TRADES = 1.6  # of a block's pairs, for every pair that turns over
-STABLE_SHARE = 0.02  # of a field's lookups: a value above it (a browser, a country) keeps its place
-_ODD = np.uint64(0x9E3779B97F4A7C15)
+NEAR_SWAPS = 1.6  # near swaps of a pair for each of its far swaps
+STABLE_SHARE = 0.02  # a value with a larger share of a field's lookups (a browser, a country) keeps its rank
 _COLUMN_SHIFT = np.uint64(58)
 _SHARE_SHIFT = np.uint64(34)
 _SHARE_MASK = np.uint64((1 << 24) - 1)
 _TAIL_MASK = np.uint64((1 << 34) - 1)
 _UNIT_SHIFT = np.uint64(11)
+# Salts of the hashes: far swaps, near swaps, and the choice of rotated tail values.
 _FAR = np.uint64(0x4641520000000000)
 _NEAR = np.uint64(0x4E45415200000000)
-_COIN = np.uint64(0x434F494E00000000)
+_ROTATION = np.uint64(0x434F494E00000000)
 
 
-# One record per field: a kernel that is handed a record is handed one pointer.
+# One record per field, so that a kernel receives all parameters of a field as one pointer.
 FIELD = np.dtype(
     [
         ("num_values", np.int64),
@@ -77,17 +77,28 @@ Records = npt.NDArray[np.void]
 
 def _tail_power(exponent: float) -> float:
     power = 1.0 - exponent
-    return power if abs(power) > 1e-6 else 1e-6  # at exponent 1 the integral is a logarithm; this is as near
+    return (
+        power if abs(power) > 1e-6 else 1e-6
+    )  # at exponent 1 the integral is a logarithm, which a small power approximates
 
 
 def tail_shares(edges: npt.NDArray[np.int64], exponent: float, shift: float) -> Floats:
-    """The share of the tail's lookups that falls between consecutive edges (ranks): one less than `edges`."""
+    """The shares of the tail's lookups between consecutive edges.
+
+    Args:
+        edges: (N + 1,) ranks, rising from the first rank of the tail to the cardinality.
+        exponent: of the density.
+        shift: of the density.
+
+    Returns:
+        (N,) float64 shares of sum 1.
+    """
     heights = (edges + shift) ** _tail_power(exponent)
     return np.diff(heights) / (heights[-1] - heights[0])
 
 
 def _alias_table(shares: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
-    """Walker's alias table: column c yields c with probability `kept[c]`, else `other[c]`; both (64,)."""
+    """Walker's alias table, two (64,) arrays: column c yields c with probability `kept[c]`, and else `other[c]`."""
     scaled = np.zeros(NUM_COLUMNS)
     scaled[: len(shares)] = shares / shares.sum() * NUM_COLUMNS
     kept, other = np.ones(NUM_COLUMNS), np.arange(NUM_COLUMNS)
@@ -103,29 +114,37 @@ def _alias_table(shares: Floats) -> tuple[Floats, npt.NDArray[np.int64]]:
 
 
 def _choose_rotated(shares: Floats, num_head: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.bool_], float]:
-    """Head values (F, 64) and the share of tail values that together take half of all lookups.
+    """The head values, as an (F, 64) mask, and the share of tail values that together receive half of all lookups.
 
     Args:
-        shares: (F, 64) of a field's lookups: its head values', then its tail's; zeros where a field's vocabulary is
-            stable. Those, and missing values, keep their identities, so of the others well over half must change.
-        num_head: (F,) head values.
+        shares: (F, 64) shares of a field's lookups, first its head values', then its tail's; zeros for a field with a
+            stable vocabulary. Stable fields and missing values keep their identities, so that more than half of the
+            other lookups must change.
+        num_head: (F,) numbers of head values.
     """
     head_shares = np.where(np.arange(shares.shape[1]) < num_head[:, None], shares, 0.0)
     tail_mass = shares.sum() - head_shares.sum()
     wanted = min(1.0, shares.shape[0] / 2 / shares.sum())
     chosen = np.zeros(shares.shape, np.bool_)
     rotated = passed = 0.0
-    for place in np.argsort(-head_shares, axis=None, kind="stable")[: np.count_nonzero(head_shares)]:
-        share = head_shares.flat[place]
+    for index in np.argsort(-head_shares, axis=None, kind="stable")[: np.count_nonzero(head_shares)]:
+        share = head_shares.flat[index]
         passed += share
         if rotated + share / 2 < wanted * passed:
-            chosen.flat[place] = True
+            chosen.flat[index] = True
             rotated += share
     return chosen, float(np.clip((shares.shape[0] / 2 - rotated) / max(tail_mass, 1e-9), 0.0, 1.0))
 
 
 def field_records(fields: Sequence[FieldProfile], scale: float, drift: float, seed: int) -> Records:
-    """A profile's fields as (F,) records; cardinalities are multiplied by `scale`, their drift by `drift`."""
+    """The fields of a profile as (F,) records for the kernels.
+
+    Args:
+        fields: the F fields.
+        scale: factor on the cardinalities.
+        drift: factor on the turnover.
+        seed: of the tokens and of the swaps.
+    """
     records = np.zeros(len(fields), FIELD)
     shares = np.zeros((len(fields), NUM_COLUMNS))
     for record, field, share in zip(records, fields, shares, strict=True):
@@ -145,21 +164,21 @@ def field_records(fields: Sequence[FieldProfile], scale: float, drift: float, se
         record["turnover_per_day"] = drift * field.turnover_per_day
     numbers = np.arange(1, len(fields) + 1, dtype=np.uint64)
     records["salt"] = mix64_array(mix64_array(numbers) + np.uint64(seed))
-    is_open = np.array([field.turnover_per_day > 0 for field in fields])
-    chosen, rotated_tail = _choose_rotated(shares * is_open[:, None], records["num_head"])
-    records["rotates_head"], records["rotated_tail"] = chosen, rotated_tail * is_open
+    drifts = np.array([field.turnover_per_day > 0 for field in fields])
+    chosen, rotated_tail = _choose_rotated(shares * drifts[:, None], records["num_head"])
+    records["rotates_head"], records["rotated_tail"] = chosen, rotated_tail * drifts
     return records
 
 
 @njit(nogil=True, cache=True, inline="always")
 def unit(word: np.uint64) -> float:
-    """The word as a number in [0, 1)."""
+    """A random word as a uniform number in [0, 1)."""
     return np.float64(word >> _UNIT_SHIFT) * 2.0**-53
 
 
 @njit(nogil=True, cache=True)
 def draw_rank(field: FieldRecord, word: np.uint64) -> int:
-    """The rank that a random word stands for: 6 bits pick a column, 24 its value, 34 the place in the tail."""
+    """The rank for a random word: 6 bits select an alias column, 24 its value, 34 the rank in the tail."""
     column = np.int64(word >> _COLUMN_SHIFT)
     share = np.float64((word >> _SHARE_SHIFT) & _SHARE_MASK) * 2.0**-24
     rank = column if share < field.alias_share[column] else field.alias_other[column]
@@ -172,37 +191,37 @@ def draw_rank(field: FieldRecord, word: np.uint64) -> int:
 
 @njit(nogil=True, cache=True, inline="always")
 def num_bits(rank: int) -> int:
-    """The bits that a rank needs: 0 for 0, 1 for 1, 2 for 2 and 3."""
+    """The bit length of a rank: 0 for 0, 1 for 1, 2 for 2 and 3."""
     return math.frexp(np.float64(rank))[1]
 
 
 @njit(nogil=True, cache=True)
-def _has_traded(field: FieldRecord, pair: int, kind: np.uint64, trades: float) -> bool:
-    """Whether a pair that trades `trades` times in all, first at a hashed moment, stands traded now."""
+def _is_swapped(field: FieldRecord, pair: int, salt: np.uint64, num_swaps: float) -> bool:
+    """Whether a pair has swapped an odd number of times; `num_swaps` is the mean number, a hash adds the phase."""
     if pair < field.num_stable:
         return False
-    return np.int64(trades + unit(mix64((np.uint64(pair) ^ kind) * _ODD + field.salt))) & 1 == 1
+    return np.int64(num_swaps + unit(mix64((np.uint64(pair) ^ salt) * GOLDEN_RATIO + field.salt))) & 1 == 1
 
 
 @njit(nogil=True, cache=True)
 def identity_at(field: FieldRecord, rank: int, days: float) -> int:
-    """Which value (its rank on day 0) holds a rank after `days`."""
-    trades = field.turnover_per_day * days
-    if trades <= 0.0:
+    """The value (by its rank on day 0) that holds a rank after `days`."""
+    num_swaps = field.turnover_per_day * days
+    if num_swaps <= 0.0:
         return rank
     last = field.num_values - 1
-    if _has_traded(field, min(rank, last - rank), _FAR, trades):
+    if _is_swapped(field, min(rank, last - rank), _FAR, num_swaps):
         rank = last - rank
     if rank == 0:
         return rank
     low = 1 << ((num_bits(rank) - 1) & -2)
     mirrored = low + min(low * 4 - 1, last) - rank
-    return mirrored if _has_traded(field, min(rank, mirrored), _NEAR, trades * NEIGHBOUR_TRADES) else rank
+    return mirrored if _is_swapped(field, min(rank, mirrored), _NEAR, num_swaps * NEAR_SWAPS) else rank
 
 
 @njit(nogil=True, cache=True)
 def is_rotated(field: FieldRecord, identity: int) -> bool:
-    """Whether a value is one of those that get a new identity at the rotation."""
+    """Whether a value gets a new identity at the rotation."""
     if identity < field.num_head:
         return field.rotates_head[identity] == 1
-    return unit(mix64((np.uint64(identity) ^ _COIN) * _ODD + field.salt)) < field.rotated_tail
+    return unit(mix64((np.uint64(identity) ^ _ROTATION) * GOLDEN_RATIO + field.salt)) < field.rotated_tail

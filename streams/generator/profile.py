@@ -1,9 +1,7 @@
-"""The fitted numbers that the generator draws from, read from `criteo_profile.toml`."""
+"""The generator's fitted parameters, loaded from `criteo_profile.toml`."""
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,19 +9,22 @@ from importlib.resources import files
 from typing import Any, TypeVar
 
 from streams.errors import ConfigError
+from streams.toml_parser import parse_toml
 
 __all__ = ["DenseProfile", "FieldProfile", "Figures", "Profile", "load_profile"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figures:
-    """What the fitted file's first rows show, and generated rows are held to; missing is one value per field.
+    """Statistics of the first rows of the fitted file, which generated rows must reproduce.
+
+    A missing value counts as one value of its field.
 
     Args:
-        rows: how many rows were looked at.
-        distinct: distinct (field, value) pairs in them.
-        once_share: share of the distinct that is met once.
-        top_shares: share of the lookups that the commonest .1 %, 1 % and 10 % of the distinct take.
+        rows: number of rows.
+        distinct: number of distinct (field, value) pairs in them.
+        once_share: share of the pairs that occur once.
+        top_shares: shares of the lookups of the most frequent 0.1 %, 1 % and 10 % of the pairs.
     """
 
     rows: int
@@ -41,8 +42,8 @@ class DenseProfile:
         missing_group: columns of one group are missing in the same rows.
         missing: share of the rows without a value.
         mean: mean of the values.
-        offset: what is added before the logarithm, so that the least value becomes 0.
-        log_quantiles: log(value + offset) at evenly spaced shares from 0 to 1.
+        offset: added to a value before the logarithm; the least value plus offset is at least 1.
+        log_quantiles: quantiles of log(value + offset) at evenly spaced probabilities from 0 to 1.
     """
 
     name: str
@@ -61,12 +62,12 @@ class FieldProfile:
         name: C1 to C26.
         missing_group: columns of one group are missing in the same rows.
         missing: share of the rows without a value.
-        cardinality: distinct values.
-        turnover_per_day: share of the values that trade places with the field's far tail in a day.
-        tail_mass: share of the present values' lookups that are not the head's.
-        tail_exponent: of the density (rank + tail_shift)^-tail_exponent.
-        tail_shift: see there.
-        head: shares of the commonest values, falling; with the tail they make 1.
+        cardinality: number of distinct values.
+        turnover_per_day: far swaps of a pair of ranks per day, see `popularity`.
+        tail_mass: share of the lookups of present values that the tail receives.
+        tail_exponent: exponent of the tail's density (rank + tail_shift)^-tail_exponent.
+        tail_shift: shift of that density.
+        head: shares of the most frequent values, falling; they and `tail_mass` add up to 1.
     """
 
     name: str
@@ -82,7 +83,7 @@ class FieldProfile:
 
 @dataclass(frozen=True, kw_only=True)
 class Profile:
-    """A whole log: D dense columns, F fields, and the figures to be met."""
+    """The parameters of a log: D dense columns, F fields, and the figures to reproduce."""
 
     figures: Figures
     dense: tuple[DenseProfile, ...]
@@ -96,14 +97,13 @@ def _read(kind: Callable[..., Part], table: dict[str, Any]) -> Part:
     try:
         return kind(**{name: tuple(item) if isinstance(item, list) else item for name, item in table.items()})
     except TypeError as error:
-        raise ConfigError(f"criteo_profile.toml: {error}; fit it again with streams.generator.fit") from error
+        raise ConfigError(f"criteo_profile.toml: {error}; refit it with `python -m streams.generator.fit`") from error
 
 
 @lru_cache(maxsize=1)
 def load_profile() -> Profile:
     """The built-in profile, fitted by `streams.generator.fit`."""
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    table = toml.loads((files("streams.generator") / "criteo_profile.toml").read_text())
+    table = parse_toml((files("streams.generator") / "criteo_profile.toml").read_text())
     return Profile(
         figures=_read(Figures, table["figures"]),
         dense=tuple(_read(DenseProfile, column) for column in table["dense"]),

@@ -1,13 +1,13 @@
-"""The hidden teacher: the click probability that the labels are drawn from.
+"""The hidden teacher model: the click probability from which labels are drawn.
 
     logit = bias + slope * (sum_f w_f(value) + sum_pairs <v_a(value), v_b(value)> / 2 + sum_d c_d * log(count))
 
-Every weight is a hash of the value's identity, so it needs no memory and a value that gets a new identity gets new
-weights. A value's weight has the deviation `value_scale * (1 + popularity rank / tail_rank)^-tail_decay`: rare
-values are more like each other than common ones. Each pair's latent vectors have four components.
-The label is a coin with that probability; there is no further noise. Bias
-and slope are set on a week of pilot rows so that the click rate and the logit's deviation are what is asked, before the
-rotation and after it, for every seed: which few values are the commonest and how they weigh is luck.
+Every weight is a hash of the value's identity, so it needs no memory, and a value with a new identity has new weights.
+The standard deviation of a value's weight is `value_scale * (1 + popularity rank / tail_rank)^-tail_decay`, smaller for
+rare values. The latent vectors have four components. A label is a Bernoulli draw with the click probability, without
+other noise. Bias and slope are calibrated on a week of pilot rows, for the rows before and after the rotation
+separately, so that every seed has the configured click rate and deviation of logits: the weights of the few most
+frequent values differ from seed to seed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from streams.errors import ConfigError
 
 __all__ = ["Teacher", "TeacherConfig", "dense_effects", "make_teacher", "pair_logit", "value_normal"]
 
-# C2 x C14 and so on: fields whose values return often enough for a pair to be learned.
+# (C2, C14), ...: fields whose values repeat often enough for a model to learn the pair's term.
 _PAIRS = np.array([(2, 14), (5, 13), (6, 17), (8, 23), (9, 18), (11, 25)]) - 1
 DENSE_SIGNS = (1, 1, 1, -1, -1, -1, 1, 1, -1, 1, 1, 1, -1)
 _LANE = np.uint64(0xFFFF)
@@ -38,17 +38,21 @@ _LATENT = np.uint64(0x4C41544500)
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """How strong each part of the teacher is; the defaults are calibrated (`tests/test_generator.py` holds them).
+    """The strengths of the teacher's parts; `tests/test_generator.py` verifies the calibration of the defaults.
 
     Args:
-        click_rate: mean of the labels.
-        logit_scale: deviation of the logit over rows; the scales below say only how it is shared out.
-        value_scale: deviation of a popular value's weight in the field with the most values.
-        field_power: in another field it is less by (log of its values / log of the most values) to this power.
-        tail_rank: popularity rank (in the best place that drift may give the value) from which weights get smaller.
-        tail_decay: power by which they do; 0: rare values matter like common ones.
-        pair_scale: deviation of each latent pair's term.
-        dense_scale: deviation of all dense terms together.
+        click_rate: mean of the labels, between 0 and 1.
+        logit_scale: standard deviation of the logit over rows; the scales below only set the parts' proportions.
+        value_scale: standard deviation of a popular value's weight in the field with the most values.
+        field_power: a field with fewer values has (log of its number of values / log of the largest number)^field_power
+            of that deviation.
+        tail_rank: popularity rank, the best that drift can give a value, from which the deviation decays.
+        tail_decay: power of the decay; with 0 rare values weigh as much as frequent ones.
+        pair_scale: standard deviation of each pair's term.
+        dense_scale: standard deviation of the sum of the dense terms.
+
+    Raises:
+        ConfigError: a value is out of its range.
     """
 
     click_rate: float = 0.256
@@ -71,10 +75,10 @@ class TeacherConfig:
 
 
 class Teacher(NamedTuple):
-    """What the kernels know of the teacher.
+    """The parameters of the teacher, for the kernels.
 
-    `biases` and `slopes` (2,) hold before and after the rotation; `deviations` (F, 65) are the weights', by the bits
-    of a value's rank.
+    `biases` and `slopes` are (2,), before and after the rotation; `deviations` are (F, 65) standard deviations of
+    the weights, by the bit length of a value's rank.
     """
 
     biases: npt.NDArray[np.float64]
@@ -85,7 +89,13 @@ class Teacher(NamedTuple):
 
 
 def make_teacher(config: TeacherConfig, seed: int, cardinalities: npt.NDArray[np.int64]) -> Teacher:
-    """A teacher of fields with so many values (F,), which is not calibrated yet."""
+    """A teacher that is not calibrated yet: all biases are 0 and all slopes 1.
+
+    Args:
+        config: the strengths of the parts.
+        seed: of the weights.
+        cardinalities: (F,) numbers of values of the fields.
+    """
     ranks = np.append(0.0, 2.0 ** (np.arange(64) + 0.5))
     by_rank = (1.0 + ranks / config.tail_rank) ** -config.tail_decay
     by_field = (np.log(cardinalities) / np.log(cardinalities.max())) ** config.field_power
@@ -94,27 +104,27 @@ def make_teacher(config: TeacherConfig, seed: int, cardinalities: npt.NDArray[np
 
 
 def dense_effects(config: TeacherConfig, num_dense: int) -> npt.NDArray[np.float64]:
-    """What one deviation of each dense column adds to the logit, (D,): falling strengths, fixed signs."""
+    """(D,) float64, the change of the logit per standard deviation of each dense column's logarithm."""
     strengths = np.sqrt(1.0 / np.arange(2, num_dense + 2)) * np.resize(DENSE_SIGNS, num_dense)
     return config.dense_scale * strengths / np.linalg.norm(strengths)
 
 
 @njit(nogil=True, cache=True, inline="always")
 def _lane(word: np.uint64, lane: int) -> float:
-    """One of the word's four 16-bit lanes, as a number of mean 0 and deviation 1."""
+    """One of the four 16-bit lanes of a random word, scaled to mean 0 and standard deviation 1."""
     return (np.float64((word >> (np.uint64(lane) * _LANE_BITS)) & _LANE) - _LANE_MIDDLE) / _LANE_DEVIATION
 
 
 @njit(nogil=True, cache=True)
 def value_normal(value: np.uint64, seed: np.uint64) -> float:
-    """A value's weight before scaling: near normal (a sum of four uniform numbers), mean 0, deviation 1."""
+    """A value's weight before scaling: nearly normal (a sum of four uniforms), mean 0, standard deviation 1."""
     word = mix64(mix64(value ^ _WEIGHT) + seed)
     return (_lane(word, 0) + _lane(word, 1) + _lane(word, 2) + _lane(word, 3)) / 2.0
 
 
 @njit(nogil=True, cache=True)
 def pair_logit(values: npt.NDArray[np.uint64], seed: np.uint64) -> float:
-    """The sum of the latent pairs' terms for one row's values (F,), before scaling: each of deviation 1."""
+    """The sum of the pairs' terms for the (F,) values of a row, before scaling: each has standard deviation 1."""
     logit = 0.0
     for pair in range(_PAIRS.shape[0]):
         salt = seed + (_LATENT | np.uint64(pair))

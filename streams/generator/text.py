@@ -1,4 +1,4 @@
-r"""Criteo's own text format, written straight into a byte buffer.
+r"""Formats generated rows as lines of Criteo's text format, in one byte buffer.
 
 A line is `label \t I1 ... I13 \t C1 ... C26 \n`; a missing cell is empty, a token is 8 hex digits.
 """
@@ -9,22 +9,22 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
-from streams.generator.blocks import Block
+from streams.generator.blocks import RowBlock
+from streams.keys import MISSING_WORD
 
-__all__ = ["format_tsv"]
+__all__ = ["HEX_DIGITS", "format_tsv"]
 
 Bytes = npt.NDArray[np.uint8]
 _TAB, _NEWLINE, _MINUS, _ZERO = ord("\t"), ord("\n"), ord("-"), ord("0")
-_HEX = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
+HEX_DIGITS = np.frombuffer(b"0123456789abcdef", np.uint8).copy()
 _NIBBLE = np.uint64(15)
-_MISSING = np.uint64((1 << 56) - 1)
-_MAX_NUMBER_BYTES = 20  # a 64-bit integer
+_MAX_NUMBER_BYTES = 20  # a 64-bit integer with its sign
 _TOKEN_BYTES = 8
 
 
 @njit(nogil=True, cache=True)
 def _write_number(number: int, out: Bytes, end: int) -> int:
-    """Writes a decimal number behind `end`; the new end."""
+    """Appends a decimal number at offset `end`; returns the new end."""
     if number < 0:
         out[end] = _MINUS
         end += 1
@@ -33,18 +33,18 @@ def _write_number(number: int, out: Bytes, end: int) -> int:
     while rest > 0:
         num_digits += 1
         rest //= 10
-    for place in range(end + num_digits - 1, end - 1, -1):
-        out[place] = _ZERO + number % 10
+    for position in range(end + num_digits - 1, end - 1, -1):
+        out[position] = _ZERO + number % 10
         number //= 10
     return end + num_digits
 
 
 @njit(nogil=True, cache=True)
 def _write_token(payload: np.uint64, out: Bytes, end: int) -> int:
-    """Writes eight hex digits behind `end`; the new end."""
-    for place in range(_TOKEN_BYTES):
-        shift = np.uint64(28 - 4 * place)
-        out[end + place] = _HEX[np.int64((payload >> shift) & _NIBBLE)]
+    """Appends eight hex digits at offset `end`; returns the new end."""
+    for digit in range(_TOKEN_BYTES):
+        shift = np.uint64(28 - 4 * digit)
+        out[end + digit] = HEX_DIGITS[np.int64((payload >> shift) & _NIBBLE)]
     return end + _TOKEN_BYTES
 
 
@@ -55,7 +55,7 @@ def _write_rows(
     payloads: npt.NDArray[np.uint64],
     out: Bytes,
 ) -> int:
-    """Writes B rows from the start of `out`; how many bytes they take."""
+    """Writes B rows to the start of `out`; returns their number of bytes."""
     end = 0
     for row in range(label.shape[0]):
         end = _write_number(np.int64(label[row]), out, end)
@@ -67,15 +67,15 @@ def _write_rows(
         for field in range(payloads.shape[1]):
             out[end] = _TAB
             end += 1
-            if payloads[row, field] != _MISSING:
+            if payloads[row, field] != MISSING_WORD:
                 end = _write_token(payloads[row, field], out, end)
         out[end] = _NEWLINE
         end += 1
     return end
 
 
-def format_tsv(block: Block) -> memoryview:
-    """The block's rows as lines of Criteo's Kaggle file."""
+def format_tsv(block: RowBlock) -> memoryview:
+    """The rows of a block as lines of Criteo's Kaggle file."""
     num_rows, num_fields = block.payloads.shape
     row_bytes = 6 + block.dense.shape[1] * (1 + _MAX_NUMBER_BYTES) + num_fields * (1 + _TOKEN_BYTES)
     out = np.empty(num_rows * row_bytes, np.uint8)

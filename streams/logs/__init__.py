@@ -1,4 +1,4 @@
-"""Click logs as blocks of rows: delimited and Parquet files, read by a schema."""
+"""Click logs: delimited and Parquet files, read in blocks of rows according to a schema."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The kernel that turns lines of delimited cells into numbers, and what it says of the lines that it cannot.
+"""The kernel that parses lines of delimited cells into arrays, and the fault codes of malformed lines.
 
-It reads labels, hex tokens and plain decimal numbers itself, and says where the cells lie that are left to Python:
-tokens to hash, times, and numbers with an exponent or too many digits to be exact here.
+It parses labels, hex tokens and plain decimal numbers. For the cells that Python parses (tokens to hash, times, and
+numbers with an exponent or more digits than the kernel converts exactly) it returns their byte ranges.
 """
 
 from __future__ import annotations
@@ -10,7 +10,10 @@ import numpy as np
 import numpy.typing as npt
 from numba import njit
 
+from streams.keys import FIELD_SHIFT, MISSING_WORD
+
 __all__ = [
+    "DENSE",
     "FAULT_COLUMNS",
     "FAULT_LABEL",
     "FAULT_LENGTH",
@@ -18,15 +21,16 @@ __all__ = [
     "FAULT_NUMBER",
     "FAULT_TIME",
     "FAULT_TOKEN",
+    "HEX",
     "LABEL",
+    "SPAN",
     "parse_lines",
 ]
 
 FAULT_NONE, FAULT_COLUMNS, FAULT_LABEL, FAULT_NUMBER, FAULT_TOKEN, FAULT_LENGTH, FAULT_TIME = range(7)
 LABEL, DENSE, HEX, SPAN = range(4)  # the columns of `roles`
-_MISSING = np.uint64((1 << 56) - 1)
-_FIELD_SHIFT = np.uint64(56)
-# At most 15 digits and a power of ten that is exact in a float64: their quotient is the float64 that Python reads.
+# An integer of at most 15 digits and its power of ten are exact in float64, so their quotient is correctly rounded and
+# equals Python's float(cell).
 _MAX_DIGITS = 15
 _POWERS = 10.0 ** np.arange(_MAX_DIGITS + 1)
 
@@ -37,12 +41,12 @@ Ints = npt.NDArray[np.int32]
 
 @njit(nogil=True, cache=True, inline="always")
 def _hex_payload(data: Bytes, begin: int, end: int) -> int:
-    """The number that 8 hex digits write; -1 if the cell is not 8 hex digits."""
+    """The value of a cell of 8 hex digits; -1 for any other cell."""
     if end - begin != 8:
         return -1
     payload = 0
-    for place in range(begin, end):
-        byte = np.int64(data[place])
+    for position in range(begin, end):
+        byte = np.int64(data[position])
         if 48 <= byte <= 57:
             digit = byte - 48
         elif 97 <= byte <= 102:
@@ -57,27 +61,27 @@ def _hex_payload(data: Bytes, begin: int, end: int) -> int:
 
 @njit(nogil=True, cache=True, inline="always")
 def _decimal(data: Bytes, begin: int, end: int) -> tuple[float, bool]:
-    """The number that a plain decimal cell writes, and whether it is one that can be read exactly here."""
-    place = begin
-    negative = data[begin] == 45
-    if negative:
-        place += 1
-    digits, decimals, mantissa, has_point = 0, 0, 0, False
-    while place < end:
-        byte = np.int64(data[place])
+    """The value of a plain decimal cell, and whether it is exact; if not, the cell is left to Python."""
+    position = begin
+    is_negative = data[begin] == 45
+    if is_negative:
+        position += 1
+    num_digits, num_decimals, mantissa, has_point = 0, 0, 0, False
+    while position < end:
+        byte = np.int64(data[position])
         if 48 <= byte <= 57:
             mantissa = mantissa * 10 + byte - 48
-            digits += 1
-            decimals += has_point
+            num_digits += 1
+            num_decimals += has_point
         elif byte == 46 and not has_point:
             has_point = True
         else:
             return 0.0, False
-        if digits > _MAX_DIGITS:
+        if num_digits > _MAX_DIGITS:
             return 0.0, False
-        place += 1
-    value = mantissa / _POWERS[decimals]
-    return (-value if negative else value), digits > 0
+        position += 1
+    value = mantissa / _POWERS[num_decimals]
+    return (-value if is_negative else value), num_digits > 0
 
 
 @njit(nogil=True, cache=True)
@@ -95,21 +99,22 @@ def parse_lines(  # noqa: C901, PLR0912, PLR0913, PLR0915  a kernel is one loop 
     unread: Ints,
     faults: Ints,
 ) -> int:
-    """Parses L lines of C cells; returns how many numbers are left to Python.
+    """Parses L lines of C cells; returns the number of rows of `unread` that it filled.
 
     Args:
-        data: the bytes.
-        starts: (L,) where lines begin.
-        ends: (L,) where they end.
+        data: the bytes of the block.
+        starts: (L,) offsets of the lines' first bytes.
+        ends: (L,) offsets behind the lines' last bytes.
         delimiter: the byte between cells.
-        max_line_bytes: a longer line is a fault.
-        roles: (C, 4) per column: label (0), place in `dense`, in `keys` (hex tokens), in `spans`; -1 for none.
+        max_line_bytes: a longer line has the fault `FAULT_LENGTH`.
+        roles: (C, 4) for each column: 0 if it is the label; its index in `dense`, in `keys` (hex tokens) and in
+            `spans`; -1 where it has no such role. `LABEL`, `DENSE`, `HEX` and `SPAN` index the second axis.
         labels: (L,) out.
         dense: (L, D) out, NaN where the cell is empty.
         keys: (L, F) out, the hex columns only.
-        spans: (L, S, 2) out: begin and end of the cells to be read by Python.
-        unread: (L * D, 4) out: line, column, begin and end of a number that is left to Python.
-        faults: (L, 2) out: what is wrong with a line and in which column (the number of columns if that is wrong).
+        spans: (L, S, 2) out: begin and end of the tokens and times that Python parses.
+        unread: (L * D, 4) out: line, column, begin and end of each number that Python parses.
+        faults: (L, 2) out: the first fault of each line and its column; for `FAULT_COLUMNS` the number of columns.
     """
     num_columns = roles.shape[0]
     num_unread = 0
@@ -131,33 +136,33 @@ def parse_lines(  # noqa: C901, PLR0912, PLR0913, PLR0915  a kernel is one loop 
                         labels[line] = data[begin] - 48
                     else:
                         fault = FAULT_LABEL
-                place = roles[column, DENSE]
-                if place >= 0:
-                    dense[line, place] = np.nan
+                index = roles[column, DENSE]
+                if index >= 0:
+                    dense[line, index] = np.nan
                     if end > begin:
                         value, is_exact = _decimal(data, begin, end)
                         if is_exact:
-                            dense[line, place] = value
+                            dense[line, index] = value
                         else:
                             unread[num_unread, 0] = line
                             unread[num_unread, 1] = column
                             unread[num_unread, 2] = begin
                             unread[num_unread, 3] = end
                             num_unread += 1
-                place = roles[column, HEX]
-                if place >= 0:
-                    base = np.uint64(place + 1) << _FIELD_SHIFT
-                    keys[line, place] = base | _MISSING
+                index = roles[column, HEX]
+                if index >= 0:
+                    base = np.uint64(index + 1) << FIELD_SHIFT
+                    keys[line, index] = base | MISSING_WORD
                     if end > begin:
                         payload = _hex_payload(data, begin, end)
                         if payload >= 0:
-                            keys[line, place] = base | np.uint64(payload)
+                            keys[line, index] = base | np.uint64(payload)
                         else:
                             fault = FAULT_TOKEN
-                place = roles[column, SPAN]
-                if place >= 0:
-                    spans[line, place, 0] = begin
-                    spans[line, place, 1] = end
+                index = roles[column, SPAN]
+                if index >= 0:
+                    spans[line, index, 0] = begin
+                    spans[line, index, 1] = end
                 if fault != FAULT_NONE and faults[line, 0] == FAULT_NONE:
                     faults[line, 0] = fault
                     faults[line, 1] = column

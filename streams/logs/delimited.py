@@ -1,4 +1,4 @@
-"""Rows out of blocks of delimited lines, by a log schema."""
+"""Parses blocks of delimited lines into rows according to a log schema."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from streams.keys import MISSING, field_key, hash_token
 from streams.logs.cells import (
+    DENSE,
     FAULT_COLUMNS,
     FAULT_LABEL,
     FAULT_LENGTH,
@@ -17,6 +18,9 @@ from streams.logs.cells import (
     FAULT_NUMBER,
     FAULT_TIME,
     FAULT_TOKEN,
+    HEX,
+    LABEL,
+    SPAN,
     parse_lines,
 )
 from streams.logs.lines import MAX_LINE_BYTES, LineBlock
@@ -28,6 +32,7 @@ __all__ = ["DelimitedParser", "PayloadCache", "parse_number"]
 
 _MAX_CACHED_TOKENS = 1 << 18
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
+# fault code -> `BadLine.error`
 _ERRORS = {
     FAULT_COLUMNS: "Columns",
     FAULT_LABEL: "Label",
@@ -38,13 +43,13 @@ _ERRORS = {
 }
 _EXPECTED = {
     FAULT_LABEL: "0 or 1",
-    FAULT_NUMBER: "a finite decimal number or nothing",
-    FAULT_TOKEN: "8 hex digits or nothing",
+    FAULT_NUMBER: "a finite decimal number or an empty cell",
+    FAULT_TOKEN: "8 hex digits or an empty cell",
 }
 
 
 class PayloadCache(dict[bytes, int]):
-    """Token -> payload; hashes what it does not hold. Click logs repeat themselves, and a lookup costs a third."""
+    """Token -> payload; hashes a token at its first lookup. Tokens repeat, and a hit costs a third of a hash."""
 
     def __missing__(self, token: bytes) -> int:
         if len(self) >= _MAX_CACHED_TOKENS:
@@ -55,8 +60,8 @@ class PayloadCache(dict[bytes, int]):
 
 
 def parse_number(cell: bytes) -> float | None:
-    """The number that a cell writes; None if it writes none, or one that is not finite as float32."""
-    if b"_" in cell or cell != cell.strip():  # Python's float takes these
+    """The value of a decimal cell; None if the cell is not a number, or one that is not finite as float32."""
+    if b"_" in cell or cell != cell.strip():  # Python's float accepts underscores and spaces
         return None
     try:
         value = float(cell)
@@ -69,9 +74,9 @@ class DelimitedParser:
     """Parses blocks of lines that have the given columns.
 
     Args:
-        schema: what the columns mean.
-        columns: all columns of a line, in order; those of the schema are among them.
-        clock_ms: the event time of rows without a time column: the wall clock when they are parsed.
+        schema: the roles of the columns.
+        columns: all columns of a line, in order, including those of the schema.
+        clock_ms: gives the event time of rows without a time column: by default the wall clock at parsing.
     """
 
     def __init__(
@@ -84,28 +89,32 @@ class DelimitedParser:
         self._columns = list(columns)
         self._clock_ms = clock_ms
         self._roles = np.full((len(columns), 4), -1, np.int32)
-        self._hashed: list[tuple[int, int, PayloadCache]] = []  # field, span, payloads
-        spans = 0
+        self._hashed: list[tuple[int, int, PayloadCache]] = []  # (index of the field, of the span, payloads)
+        self._num_spans = 0
         for column, name in enumerate(columns):
-            self._roles[column, 0] = 0 if name == schema.label else -1
-            if name in schema.dense:
-                self._roles[column, 1] = schema.dense.index(name)
-            for number, field in enumerate(schema.categorical):
-                if field.name == name and field.kind == "hex32":
-                    self._roles[column, 2] = number
-                elif field.name == name:
-                    self._roles[column, 3] = spans
-                    self._hashed.append((number, spans, PayloadCache()))
-                    spans += 1
-            if name == schema.time and self._roles[column, 3] < 0:
-                self._roles[column, 3] = spans
-                spans += 1
-        self._num_spans = spans
+            self._set_roles(column, name)
         self._time_column = -1 if schema.time is None else self._columns.index(schema.time)
         self._times_ms: dict[bytes, int] = {}
 
+    def _set_roles(self, column: int, name: str) -> None:
+        schema, roles = self._schema, self._roles[column]
+        if name == schema.label:
+            roles[LABEL] = 0
+        if name in schema.dense:
+            roles[DENSE] = schema.dense.index(name)
+        for index, field in enumerate(schema.categorical):
+            if field.name == name and field.kind == "hex32":
+                roles[HEX] = index
+            elif field.name == name:
+                self._hashed.append((index, self._num_spans, PayloadCache()))
+                roles[SPAN] = self._num_spans
+                self._num_spans += 1
+        if name == schema.time and roles[SPAN] < 0:
+            roles[SPAN] = self._num_spans
+            self._num_spans += 1
+
     def parse(self, block: LineBlock) -> LogRows:
-        """The rows of a block; memory and time O(its bytes)."""
+        """The rows of a block. Cost: O(bytes of the block), in time and memory."""
         num_lines = block.num_lines
         label = np.zeros(num_lines, np.int8)  # (L,)
         dense = np.empty((num_lines, len(self._schema.dense)), np.float32)  # (L, D)
@@ -127,12 +136,12 @@ class DelimitedParser:
             unread,
             faults,
         )
-        self._read_numbers(block.data, unread[:num_unread], dense, faults)
-        for field, span, payloads in self._hashed:
+        self._parse_numbers(block.data, unread[:num_unread], dense, faults)
+        for index, span, payloads in self._hashed:
             tokens = _cells(block.data, spans[:, span])
-            base = field_key(field + 1)
-            keys[:, field] = np.fromiter(map(payloads.__getitem__, tokens), np.uint64, num_lines) | base
-        event_time_ms = self._read_times(block.data, spans, faults)
+            base = field_key(index + 1)
+            keys[:, index] = np.fromiter(map(payloads.__getitem__, tokens), np.uint64, num_lines) | base
+        event_time_ms = self._parse_times(block.data, spans, faults)
         batch = ClickBatch(
             label=label,
             dense=dense,
@@ -142,37 +151,37 @@ class DelimitedParser:
             dense_names=self._schema.dense,
         )
         lines = np.arange(block.first_line, block.first_line + num_lines)
-        good = faults[:, 0] == FAULT_NONE
-        if good.all():
+        is_good = faults[:, 0] == FAULT_NONE
+        if is_good.all():
             return LogRows(lines=lines, batch=batch, bad=())
-        bad = tuple(self._bad_line(block, int(line), faults[line]) for line in np.flatnonzero(~good))
-        return LogRows(lines=lines[good], batch=take_rows(batch, good), bad=bad)
+        bad = tuple(self._bad_line(block, int(line), faults[line]) for line in np.flatnonzero(~is_good))
+        return LogRows(lines=lines[is_good], batch=take_rows(batch, is_good), bad=bad)
 
-    def _read_numbers(
+    def _parse_numbers(
         self,
         data: bytes,
         unread: npt.NDArray[np.int32],
         dense: npt.NDArray[np.float32],
         faults: npt.NDArray[np.int32],
     ) -> None:
-        """Fills in the numbers that the kernel left: those with an exponent, many digits, or none at all."""
+        """Fills in the numbers that the kernel left to Python: an exponent, too many digits, or not a number."""
         for line, column, begin, end in unread.tolist():
             value = parse_number(data[begin:end])
             if value is not None:
-                dense[line, self._roles[column, 1]] = value
+                dense[line, self._roles[column, DENSE]] = value
             elif faults[line, 0] == FAULT_NONE:
                 faults[line] = FAULT_NUMBER, column
 
-    def _read_times(
+    def _parse_times(
         self, data: bytes, spans: npt.NDArray[np.int32], faults: npt.NDArray[np.int32]
     ) -> npt.NDArray[np.int64]:
-        """(L,) event times."""
+        """(L,) int64 event times in ms."""
         if self._time_column < 0:
             return np.full(len(faults), self._clock_ms(), np.int64)
         if len(self._times_ms) >= _MAX_CACHED_TOKENS:
             self._times_ms.clear()
         event_time_ms = np.zeros(len(faults), np.int64)
-        for line, cell in enumerate(_cells(data, spans[:, self._roles[self._time_column, 3]])):
+        for line, cell in enumerate(_cells(data, spans[:, self._roles[self._time_column, SPAN]])):
             if cell not in self._times_ms:
                 time_ms = self._schema.parse_time_ms(cell.decode("ascii", "replace"))
                 self._times_ms[cell] = -1 if time_ms is None else time_ms

@@ -1,10 +1,9 @@
-"""Files as blocks of whole lines: plain, gzip or zstd, told apart by their first bytes.
+"""Reads files in blocks of whole lines: plain, gzip or zstd, recognized by their first bytes.
 
     file --read--> compressed bytes --decode--> bytes --LineBuffer--> N lines, N lines, ..., the rest
 
-A block is always the next N lines of the file, so which line is in which block depends on nothing but the file and
-N. Memory: one block and a few MiB; of a line longer than `MAX_LINE_BYTES` about that much is kept, whatever its
-length.
+A block is always the next N lines of the file, so the blocks depend only on the file and N. Memory: one block and a
+few MiB; of a line longer than `MAX_LINE_BYTES` about that many bytes are kept.
 """
 
 from __future__ import annotations
@@ -25,20 +24,20 @@ __all__ = ["MAX_LINE_BYTES", "LineBlock", "LineBuffer", "LineFile"]
 
 MAX_LINE_BYTES = 1 << 16
 _PLAIN_CHUNK_BYTES = 1 << 20
-_PACKED_CHUNK_BYTES = 1 << 17
+_COMPRESSED_CHUNK_BYTES = 1 << 17
 _GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
 _NEWLINE, _RETURN = 10, 13
 
 
 @dataclass(frozen=True, kw_only=True)
 class LineBlock:
-    r"""The next lines of a file.
+    r"""L consecutive lines of a file.
 
     Attributes:
         first_line: the number of the first line; a file's first line is 1.
-        data: the lines, whole, with their ends.
-        starts: (L,) int64, where each line begins in `data`.
-        ends: (L,) int64, where it ends; its `\n` or `\r\n` is not part of it.
+        data: the whole lines, with their line breaks.
+        starts: (L,) int64, the offset in `data` of each line's first byte.
+        ends: (L,) int64, the offset behind each line's last byte; `\n` or `\r\n` is not part of a line.
     """
 
     first_line: int
@@ -48,7 +47,7 @@ class LineBlock:
 
     @classmethod
     def split(cls, data: bytes, first_line: int) -> LineBlock:
-        """The lines of `data`, the last of which may lack its end."""
+        """The lines of `data`; the last one may lack its line break."""
         raw = np.frombuffer(data, np.uint8)
         ends = np.flatnonzero(raw == _NEWLINE)
         if data and data[-1] != _NEWLINE:
@@ -59,7 +58,7 @@ class LineBlock:
 
     @property
     def num_lines(self) -> int:
-        """L."""
+        """The number of lines, L."""
         return len(self.starts)
 
     @property
@@ -68,25 +67,25 @@ class LineBlock:
         return self.first_line + self.num_lines - 1
 
     def line(self, position: int) -> bytes:
-        """The line at a position from 0 on."""
+        """The bytes of the line at an index from 0."""
         return self.data[self.starts[position] : self.ends[position]]
 
 
 class LineBuffer:
-    """Bytes come in, whole lines go out."""
+    """Collects chunks of bytes and returns them as blocks of whole lines."""
 
     def __init__(self) -> None:
         self._data = bytearray()
-        self._ends = np.empty(0, np.int64)  # positions of the newlines in _data
+        self._ends = np.empty(0, np.int64)  # offsets of the newlines in _data
         self._is_dropping = False
 
     @property
     def num_lines(self) -> int:
-        """How many whole lines are waiting."""
+        """The number of whole lines in the buffer."""
         return len(self._ends)
 
     def feed(self, chunk: bytes) -> None:
-        """Takes more bytes; what is too much of an endless line is dropped."""
+        """Appends a chunk; drops the bytes of a line beyond `MAX_LINE_BYTES` + 1."""
         if self._is_dropping:
             end = chunk.find(b"\n")
             if end < 0:
@@ -102,7 +101,7 @@ class LineBuffer:
             self._is_dropping = True
 
     def take(self, num_lines: int) -> bytes | None:
-        """The next lines, or None while there are not so many."""
+        """Removes and returns the next `num_lines` lines; None if the buffer holds fewer."""
         if len(self._ends) < num_lines:
             return None
         end = int(self._ends[num_lines - 1]) + 1
@@ -110,7 +109,7 @@ class LineBuffer:
         return self._cut(end)
 
     def take_rest(self) -> bytes:
-        """Whatever is left, at the end of the file."""
+        """Removes and returns all remaining bytes, at the end of the file."""
         self._ends = self._ends[:0]
         return self._cut(len(self._data))
 
@@ -122,22 +121,22 @@ class LineBuffer:
 
 
 class _Decoder(Protocol):
-    """What zlib and zstandard have in common."""
+    """The interface that the decompressors of zlib and zstandard share."""
 
     @property
     def eof(self) -> bool:
-        """Whether the member or frame is complete."""
+        """Whether the decoder has reached the end of the member or frame."""
 
     @property
     def unused_data(self) -> bytes:
-        """What was given beyond its end."""
+        """The input behind the end of the member or frame."""
 
     def decompress(self, data: bytes, /) -> bytes:
-        """The next bytes."""
+        """The decompressed bytes of the next input."""
 
 
 def _decoder(magic: bytes) -> _Decoder | None:
-    """What unpacks one gzip member or zstd frame; None for a plain file."""
+    """A decompressor for one gzip member or zstd frame; None for a plain file."""
     if magic.startswith(_GZIP):
         return zlib.decompressobj(wbits=31)
     if magic.startswith(_ZSTD):
@@ -149,7 +148,7 @@ class LineFile:
     """One file of lines, read once from its start.
 
     Attributes:
-        bytes_read: how much of the file, as it lies on disk, has been read.
+        bytes_read: bytes read so far of the file on disk, compressed if the file is.
     """
 
     def __init__(self, path: Path) -> None:
@@ -160,11 +159,12 @@ class LineFile:
         """The file's lines in blocks of `num_lines`; the last one may be shorter.
 
         Args:
-            num_lines: lines a block, from 1 on.
-            skip_lines: lines at the file's start that are in no block (but have their numbers).
+            num_lines: lines per block, at least 1.
+            skip_lines: lines at the start of the file that are numbered, but not part of a block.
 
         Raises:
-            InputError: the file cannot be read, or is damaged or cut off; the full blocks before that have come out.
+            InputError: the file cannot be read, or is damaged or truncated; the complete blocks before the damage have
+                been yielded.
         """
         buffer, next_line = LineBuffer(), 1
         try:
@@ -191,15 +191,15 @@ class LineFile:
                 while chunk := self._read(file, _PLAIN_CHUNK_BYTES):
                     yield chunk
                 return
-            while packed := self._read(file, _PACKED_CHUNK_BYTES):
-                while packed:
+            while chunk := self._read(file, _COMPRESSED_CHUNK_BYTES):
+                while chunk:
                     if decoder.eof:
-                        packed = packed.lstrip(b"\0")  # gzip may be padded with zeros
-                        if not packed:
+                        chunk = chunk.lstrip(b"\0")  # gzip may be padded with zeros
+                        if not chunk:
                             break
                         decoder = _decoder(magic) or decoder  # the next member or frame
-                    yield decoder.decompress(packed)
-                    packed = decoder.unused_data if decoder.eof else b""
+                    yield decoder.decompress(chunk)
+                    chunk = decoder.unused_data if decoder.eof else b""
             if not decoder.eof:
                 raise EOFError("the compressed data ends too early")
 

@@ -1,4 +1,4 @@
-"""What reading a block of a log gives: good rows as a click batch, bad lines with the reason."""
+"""The parsed rows of a block of a log: valid rows as a click batch, and malformed lines with the reason."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ __all__ = ["BadLine", "LogRows", "take_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class BadLine:
-    """A line that holds no row.
+    """A malformed line.
 
     Attributes:
-        line: its number in the file, from 1 on.
+        line: its number in the file, from 1.
         error: the kind of fault: Columns, Label, Number, Token, Length or Time.
-        reason: what, got, expected.
-        raw: its bytes (of a Parquet row: JSON), cut off after `lines.MAX_LINE_BYTES`.
+        reason: the column, the value found and the value expected.
+        raw: the bytes of the line (of a Parquet row: JSON), truncated to `lines.MAX_LINE_BYTES`.
     """
 
     line: int
@@ -34,9 +34,9 @@ class LogRows:
     """The rows of one block.
 
     Attributes:
-        lines: (B,) int64, the line number of each good row.
-        batch: the good rows; B may be 0.
-        bad: the other lines, in order.
+        lines: (B,) int64, the line number of each valid row.
+        batch: the B valid rows; B may be 0.
+        bad: the malformed lines, in the order of the file.
     """
 
     lines: npt.NDArray[np.int64]
@@ -44,19 +44,19 @@ class LogRows:
     bad: tuple[BadLine, ...]
 
     def between(self, first_line: int, last_line: int) -> LogRows:
-        """Only what stands on these lines, both included."""
-        kept = (self.lines >= first_line) & (self.lines <= last_line)
-        batch = self.batch if kept.all() else take_rows(self.batch, kept)
+        """The rows and malformed lines from `first_line` to `last_line`, both included."""
+        is_kept = (self.lines >= first_line) & (self.lines <= last_line)
+        batch = self.batch if is_kept.all() else take_rows(self.batch, is_kept)
         bad = tuple(line for line in self.bad if first_line <= line.line <= last_line)
-        return LogRows(lines=self.lines[kept], batch=batch, bad=bad)
+        return LogRows(lines=self.lines[is_kept], batch=batch, bad=bad)
 
 
-def take_rows(batch: ClickBatch, kept: npt.NDArray[np.bool_]) -> ClickBatch:
-    """The rows of a batch that a (B,) mask keeps."""
+def take_rows(batch: ClickBatch, is_kept: npt.NDArray[np.bool_]) -> ClickBatch:
+    """The rows of a batch that a (B,) mask selects."""
     return replace(
         batch,
-        label=batch.label[kept],
-        dense=batch.dense[kept],
-        keys=batch.keys[kept],
-        event_time_ms=batch.event_time_ms[kept],
+        label=batch.label[is_kept],
+        dense=batch.dense[is_kept],
+        keys=batch.keys[is_kept],
+        event_time_ms=batch.event_time_ms[is_kept],
     )

@@ -1,8 +1,8 @@
-"""Rows out of Parquet files, by a log schema: columns are found by name, the `line` of a row is its number from 1 on.
+"""Parses Parquet files into rows according to a log schema: columns by name, rows numbered from 1.
 
-Hex tokens may be strings of 8 hex digits or integers below 2^32; other categories strings, bytes, integers or
-booleans, hashed as the text that a delimited file would hold; the time an Arrow timestamp, or what a delimited file
-would hold.
+A column of kind `hex32` holds strings of 8 hex digits or integers below 2^32. A column of kind `hash` holds strings,
+bytes, integers or booleans, which are hashed as the text of a delimited file. The time column holds Arrow timestamps
+or the text or integers of a delimited file.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class ParquetFile:
     """One Parquet file, read once from its start.
 
     Attributes:
-        bytes_read: how much of the file has been read, by its share of rows.
+        bytes_read: the size of the file times the fraction of its rows read so far.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,7 +44,7 @@ class ParquetFile:
         self.bytes_read = 0
 
     def column_types(self) -> dict[str, pa.DataType]:
-        """The file's columns.
+        """The file's column names and types.
 
         Raises:
             InputError: the file is damaged.
@@ -52,11 +52,11 @@ class ParquetFile:
         try:
             schema = pq.read_schema(self._path)
         except (pa.ArrowException, OSError) as error:
-            raise InputError(f"{self._path}: no readable Parquet file ({error}); write it again") from error
+            raise InputError(f"{self._path}: not a readable Parquet file ({error}); write it again") from error
         return {field.name: field.type for field in schema}
 
     def blocks(self, num_rows: int, columns: tuple[str, ...]) -> Iterator[tuple[int, pa.Table]]:
-        """(number of the first row, table) of each `num_rows` rows; the last table may be shorter.
+        """The file as (number of the first row, table of `num_rows` rows); the last table may be shorter.
 
         Raises:
             InputError: the file is damaged.
@@ -83,13 +83,13 @@ class ParquetParser:
     """Parses tables of the given column types.
 
     Args:
-        schema: what the columns mean.
-        types: the columns of the file; those of the schema are among them.
+        schema: the roles of the columns.
+        types: the types of the file's columns, including those of the schema.
         where: the file's name, for messages.
-        clock_ms: the event time of rows without a time column: the wall clock when they are parsed.
+        clock_ms: gives the event time of rows without a time column: by default the wall clock at parsing.
 
     Raises:
-        ConfigError: a column's type cannot be what the schema says; the message names the column.
+        ConfigError: a column's type does not fit its role in the schema; the message names the column.
     """
 
     def __init__(
@@ -102,67 +102,64 @@ class ParquetParser:
         self._schema = schema
         self._clock_ms = clock_ms
         self._payloads = {field.name: PayloadCache() for field in schema.categorical}
-        for name in (schema.label, *schema.dense):
-            if not _is_number(types[name]):
-                raise ConfigError(f"{where}: column {name!r} of {schema} is {types[name]}, expected numbers")
-        for field in schema.categorical:
-            if not (_is_text(types[field.name]) or _is_discrete(types[field.name])):
-                raise ConfigError(
-                    f"{where}: column {field.name!r} of {schema} is {types[field.name]}, expected strings or integers"
-                )
-        if schema.time is not None:
-            kind = types[schema.time]
-            if not (pa.types.is_timestamp(kind) or _is_text(kind) or pa.types.is_integer(kind)):
-                raise ConfigError(f"{where}: column {schema.time!r} of {schema} is {kind}, expected a time")
+        _require_types(schema, types, where)
 
     def parse(self, first_row: int, table: pa.Table) -> LogRows:
-        """The rows of a table; memory and time O(its size)."""
+        """The rows of a table. Cost: O(size of the table), in time and memory."""
         table = table.combine_chunks()
-        num_rows, schema = table.num_rows, self._schema
-        faults: dict[int, tuple[str, str]] = {}  # position -> error, reason; the first fault of a row stays
-
-        def blame(is_bad: npt.NDArray[np.bool_], name: str, error: str, expected: str) -> None:
-            for position in np.flatnonzero(is_bad).tolist():
-                got = table.column(name)[position].as_py()
-                faults.setdefault(position, (error, f"column {name!r}: got {str(got)[:60]!r}, expected {expected}"))
-
-        labels = _floats(table.column(schema.label))
-        blame(~np.isin(labels, (0.0, 1.0)), schema.label, "Label", "0 or 1")
-        dense = np.empty((num_rows, len(schema.dense)), np.float32)  # (B, D)
-        for place, name in enumerate(schema.dense):
-            values = _floats(table.column(name))
-            blame(np.abs(values) > np.finfo(np.float32).max, name, "Number", "a finite number or nothing")
-            with np.errstate(over="ignore"):
-                dense[:, place] = values
-        keys = np.empty((num_rows, len(schema.categorical)), np.uint64)  # (B, F)
-        for place, field in enumerate(schema.categorical):
-            keys[:, place], is_bad = self._keys(place + 1, field, table.column(field.name))
-            blame(is_bad, field.name, "Token", "8 hex digits or nothing")
-        times_ms = np.full(num_rows, self._clock_ms(), np.int64)
-        if schema.time is not None:
-            times_ms, is_bad = self._times(table.column(schema.time))
-            blame(is_bad, schema.time, "Time", f"a time of format {schema.time_format!r}")
-        good = np.ones(num_rows, np.bool_)
-        good[list(faults)] = False
+        faults = _Faults(table)
+        label = _floats(table.column(self._schema.label))
+        faults.mark_bad(~np.isin(label, (0.0, 1.0)), self._schema.label, "Label", "0 or 1")
+        dense = self._dense_columns(table, faults)
+        keys = self._key_columns(table, faults)
+        event_time_ms = self._event_times(table, faults)
+        is_good = faults.is_good()
         batch = ClickBatch(
-            label=np.where(good, np.nan_to_num(labels), 0).astype(np.int8),
+            label=np.where(is_good, np.nan_to_num(label), 0).astype(np.int8),
             dense=dense,
             keys=keys,
-            event_time_ms=times_ms,
-            fields=schema.categorical,
-            dense_names=schema.dense,
+            event_time_ms=event_time_ms,
+            fields=self._schema.categorical,
+            dense_names=self._schema.dense,
         )
-        bad = tuple(
-            BadLine(line=first_row + position, error=error, reason=reason, raw=_row_as_json(table, position))
-            for position, (error, reason) in sorted(faults.items())
+        lines = np.arange(first_row, first_row + table.num_rows)
+        return LogRows(
+            lines=lines[is_good],
+            batch=batch if is_good.all() else take_rows(batch, is_good),
+            bad=faults.bad_lines(first_row),
         )
-        lines = np.arange(first_row, first_row + num_rows)
-        return LogRows(lines=lines[good], batch=take_rows(batch, good) if bad else batch, bad=bad)
+
+    def _dense_columns(self, table: pa.Table, faults: _Faults) -> npt.NDArray[np.float32]:
+        """(B, D) float32, NaN where null."""
+        dense = np.empty((table.num_rows, len(self._schema.dense)), np.float32)
+        for column, name in enumerate(self._schema.dense):
+            values = _floats(table.column(name))
+            is_bad = np.abs(values) > np.finfo(np.float32).max
+            faults.mark_bad(is_bad, name, "Number", "a finite number or null")
+            with np.errstate(over="ignore"):
+                dense[:, column] = values
+        return dense
+
+    def _key_columns(self, table: pa.Table, faults: _Faults) -> npt.NDArray[np.uint64]:
+        """(B, F) keys."""
+        keys = np.empty((table.num_rows, len(self._schema.categorical)), np.uint64)
+        for column, field in enumerate(self._schema.categorical):
+            keys[:, column], is_bad = self._keys(column + 1, field, table.column(field.name))
+            faults.mark_bad(is_bad, field.name, "Token", "8 hex digits or null")
+        return keys
+
+    def _event_times(self, table: pa.Table, faults: _Faults) -> npt.NDArray[np.int64]:
+        """(B,) event times in ms."""
+        if self._schema.time is None:
+            return np.full(table.num_rows, self._clock_ms(), np.int64)
+        times_ms = self._times(table.column(self._schema.time))
+        faults.mark_bad(times_ms < 0, self._schema.time, "Time", f"a time of format {self._schema.time_format!r}")
+        return times_ms
 
     def _keys(
         self, number: int, field: Field, column: pa.ChunkedArray
     ) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.bool_]]:
-        """(B,) keys of a categorical column, and where it holds no token of its kind."""
+        """(B,) keys of a categorical column, and a (B,) mask of the tokens that are not of its kind."""
         base = field_key(number)
         encoded = column.combine_chunks()
         if not pa.types.is_dictionary(encoded.type):
@@ -170,27 +167,68 @@ class ParquetParser:
         tokens, indices = encoded.dictionary, encoded.indices
         if field.kind == "hash":
             texts = tokens if pa.types.is_binary(tokens.type) else pc.cast(tokens, pa.string()).cast(pa.binary())
-            found = [self._payloads[field.name][text or b""] for text in texts.to_pylist()]
+            payloads = [self._payloads[field.name][text or b""] for text in texts.to_pylist()]
         elif _is_text(tokens.type):
             texts = pc.cast(tokens, pa.string())
             fits = pc.match_substring_regex(texts, _HEX_DIGITS).to_pylist()
-            found = [
+            payloads = [
                 int(t, 16) if fit else -1 if t else MISSING for t, fit in zip(texts.to_pylist(), fits, strict=True)
             ]
         else:
-            found = [token if 0 <= int(token) < 1 << 32 else -1 for token in tokens.to_pylist()]
-        payloads = np.array([*found, MISSING], np.int64)  # the last is where an index is null
-        chosen = payloads[pc.fill_null(indices.cast(pa.int64()), len(found)).to_numpy(zero_copy_only=False)]
+            payloads = [token if 0 <= int(token) < 1 << 32 else -1 for token in tokens.to_pylist()]
+        null_index = len(payloads)  # a null's index: the payload behind those of the tokens
+        by_index = np.array([*payloads, MISSING], np.int64)
+        chosen = by_index[pc.fill_null(indices.cast(pa.int64()), null_index).to_numpy(zero_copy_only=False)]
         return np.where(chosen < 0, MISSING, chosen).astype(np.uint64) | base, chosen < 0
 
-    def _times(self, column: pa.ChunkedArray) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.bool_]]:
-        """(B,) event times, and where there is none."""
+    def _times(self, column: pa.ChunkedArray) -> npt.NDArray[np.int64]:
+        """(B,) event times in ms, negative where the cell is not a time."""
         if pa.types.is_timestamp(column.type):
-            times = pc.fill_null(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()), -1).to_numpy()
-            return times, times < 0
+            return pc.fill_null(column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()), -1).to_numpy()
         parsed = [self._schema.parse_time_ms(_text(cell)) for cell in column.to_pylist()]
-        times = np.array([-1 if time_ms is None else time_ms for time_ms in parsed], np.int64)
-        return times, times < 0
+        return np.array([-1 if time_ms is None else time_ms for time_ms in parsed], np.int64)
+
+
+class _Faults:
+    """The malformed rows of a table, with the first fault of each."""
+
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._by_row: dict[int, tuple[str, str]] = {}  # index of the row -> (error, reason)
+
+    def mark_bad(self, is_bad: npt.NDArray[np.bool_], name: str, error: str, expected: str) -> None:
+        """Records a fault in column `name` for each row of a (B,) mask."""
+        for row in np.flatnonzero(is_bad).tolist():
+            got = str(self._table.column(name)[row].as_py())[:60]
+            self._by_row.setdefault(row, (error, f"column {name!r}: got {got!r}, expected {expected}"))
+
+    def is_good(self) -> npt.NDArray[np.bool_]:
+        """(B,) mask of the rows without a fault."""
+        mask = np.ones(self._table.num_rows, np.bool_)
+        mask[list(self._by_row)] = False
+        return mask
+
+    def bad_lines(self, first_row: int) -> tuple[BadLine, ...]:
+        """The malformed rows in order; `first_row` is the number of the table's first row."""
+        return tuple(
+            BadLine(line=first_row + row, error=error, reason=reason, raw=_row_as_json(self._table, row))
+            for row, (error, reason) in sorted(self._by_row.items())
+        )
+
+
+def _require_types(schema: LogSchema, types: dict[str, pa.DataType], where: str) -> None:
+    """Refuses column types that do not fit the roles of the columns."""
+    roles = [(name, "numbers", _is_number(types[name])) for name in (schema.label, *schema.dense)]
+    for field in schema.categorical:
+        fits = _is_text(types[field.name]) or _is_discrete(types[field.name])
+        roles.append((field.name, "strings or integers", fits))
+    if schema.time is not None:
+        kind = types[schema.time]
+        fits = pa.types.is_timestamp(kind) or _is_text(kind) or pa.types.is_integer(kind)
+        roles.append((schema.time, "timestamps, strings or integers", fits))
+    for name, expected, fits in roles:
+        if not fits:
+            raise ConfigError(f"{where}: column {name!r} of {schema} is {types[name]}, expected {expected}")
 
 
 def _is_number(kind: pa.DataType) -> bool:
@@ -218,6 +256,6 @@ def _floats(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     return column.cast(pa.float64(), safe=False).to_numpy()
 
 
-def _row_as_json(table: pa.Table, position: int) -> bytes:
-    row: dict[str, Any] = table.slice(position, 1).to_pylist()[0]
-    return json.dumps(row, default=str).encode()[:MAX_LINE_BYTES]
+def _row_as_json(table: pa.Table, row: int) -> bytes:
+    cells: dict[str, Any] = table.slice(row, 1).to_pylist()[0]
+    return json.dumps(cells, default=str).encode()[:MAX_LINE_BYTES]

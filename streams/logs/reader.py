@@ -1,7 +1,8 @@
-"""Click logs as blocks of N lines: any file that a schema fits, plain, gzip, zstd or Parquet, one after another.
+"""Reads click logs in blocks of N lines: plain, gzip, zstd or Parquet.
 
-Which line is in which block depends on nothing but the file and N, bad lines included: a block can be named by its
-number, before and after a crash. Blocks are parsed only when asked to be, so those already sent cost little.
+The blocks depend only on the file and N, malformed lines included, so the number of a block identifies the same lines
+before and after a crash. A block is parsed on request, so a resumed replay skips the blocks it has sent at little
+cost.
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
 
 from streams.errors import ConfigError, InputError
 from streams.logs.delimited import DelimitedParser
@@ -19,44 +19,44 @@ from streams.logs.log_rows import LogRows
 from streams.logs.parquet import ParquetFile, ParquetParser
 from streams.logs.schema import LogSchema
 
-__all__ = ["Block", "check_logs", "read_log"]
+__all__ = ["LogBlock", "check_logs", "read_log"]
 
 _PARQUET = b"PAR1"
 _SAMPLE_LINES = 100
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_Parsed: TypeAlias = Callable[[], LogRows]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Block:
+class LogBlock:
     """N lines of a file, not yet parsed; the last block of a file may be shorter.
 
     Attributes:
         path: the file.
-        first_line: the number of its first line; a file's first line (a header, if it has one) is 1.
+        first_line: the number of its first line; the first line of a file (the header, if it has one) is 1.
         last_line: the number of its last line.
-        bytes_read: how much of the file, as it lies on disk, has been read so far.
-        parse: gives the rows. Without a time column their event time is the wall clock at that moment.
+        bytes_read: bytes read so far of the file on disk, compressed if the file is.
+        parse: parses the lines. Without a time column, the event time of the rows is the wall clock at the call.
     """
 
     path: Path
     first_line: int
     last_line: int
     bytes_read: int
-    parse: _Parsed
+    parse: Callable[[], LogRows]
 
     @property
     def num_lines(self) -> int:
-        """Lines, good and bad."""
+        """The number of lines, malformed ones included."""
         return self.last_line - self.first_line + 1
 
 
-def read_log(path: Path, schema: LogSchema, num_lines: int) -> Iterator[Block]:
+def read_log(path: Path, schema: LogSchema, num_lines: int) -> Iterator[LogBlock]:
     """The blocks of one file.
 
     Raises:
-        ConfigError: the file's columns are not the schema's.
-        InputError: the file cannot be read, holds no rows, or is damaged; the full blocks before that have come out.
+        ConfigError: the file lacks a column of the schema, or a column has the wrong type.
+        InputError: the file cannot be read, holds no rows, or is damaged; the complete blocks before the damage have
+            been yielded.
     """
     is_empty = True
     blocks = _read_parquet if _is_parquet(path) else _read_lines
@@ -68,11 +68,11 @@ def read_log(path: Path, schema: LogSchema, num_lines: int) -> Iterator[Block]:
 
 
 def check_logs(paths: Sequence[Path], schema: LogSchema) -> None:
-    """Refuses what cannot be read by this schema, before anything is sent: looks at each file's first lines.
+    """Refuses files that do not fit the schema, before anything is sent: parses the first 100 lines of each.
 
     Raises:
-        ConfigError: a file is missing or a directory, or does not fit the schema: a column is not there, or not one
-            of the first 100 lines is a good row.
+        ConfigError: a file is missing or a directory, lacks a column of the schema, or all of its first 100 lines are
+            malformed.
         InputError: a file cannot be read, or holds no rows.
     """
     for path in paths:
@@ -86,8 +86,8 @@ def check_logs(paths: Sequence[Path], schema: LogSchema) -> None:
         if not rows.batch.num_rows:
             first = rows.bad[0]
             raise ConfigError(
-                f"{path} does not fit {schema}: line {first.line}: {first.reason}; so with all of the first "
-                f"{len(rows.bad)} lines; name another --schema"
+                f"{path} does not fit {schema}: line {first.line}: {first.reason}; all of the first {len(rows.bad)} "
+                "lines are malformed; name another --schema"
             )
 
 
@@ -99,7 +99,7 @@ def _is_parquet(path: Path) -> bool:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check its permissions") from error
 
 
-def _read_lines(path: Path, schema: LogSchema, num_lines: int) -> Iterator[Block]:
+def _read_lines(path: Path, schema: LogSchema, num_lines: int) -> Iterator[LogBlock]:
     columns: Sequence[str] = schema.columns
     if schema.header:
         columns = _header(path, schema)
@@ -107,7 +107,7 @@ def _read_lines(path: Path, schema: LogSchema, num_lines: int) -> Iterator[Block
     parser = DelimitedParser(schema, columns)
     file = LineFile(path)
     for block in file.blocks(num_lines, skip_lines=int(schema.header)):
-        yield Block(
+        yield LogBlock(
             path=path,
             first_line=block.first_line,
             last_line=block.last_line,
@@ -122,19 +122,19 @@ def _header(path: Path, schema: LogSchema) -> list[str]:
         raise InputError(f"{path}: no rows in it, expected a header and rows; name another file")
     text = first.line(0).removeprefix(_BYTE_ORDER_MARK).decode("utf-8", "replace")
     columns = text.split(schema.delimiter)
-    twice = {name for name in columns if columns.count(name) > 1 and name in schema.used_columns}
-    if twice:
-        raise ConfigError(f"{path}: column {min(twice)!r} is named twice in the header, expected once")
+    repeated = {name for name in columns if columns.count(name) > 1 and name in schema.used_columns}
+    if repeated:
+        raise ConfigError(f"{path}: the header repeats column {min(repeated)!r}, expected it once")
     return columns
 
 
-def _read_parquet(path: Path, schema: LogSchema, num_rows: int) -> Iterator[Block]:
+def _read_parquet(path: Path, schema: LogSchema, num_rows: int) -> Iterator[LogBlock]:
     file = ParquetFile(path)
     types = file.column_types()
     schema.require_columns(list(types), str(path))
     parser = ParquetParser(schema, types, str(path))
     for first_row, table in file.blocks(num_rows, schema.used_columns):
-        yield Block(
+        yield LogBlock(
             path=path,
             first_line=first_row,
             last_line=first_row + table.num_rows - 1,

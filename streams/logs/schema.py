@@ -1,4 +1,4 @@
-"""Log schemas: which columns of a click log are the label, the dense values, the categories and the time.
+"""Log schemas: the columns of a click log that hold the label, the dense values, the categories and the event time.
 
 Built in: `criteo-kaggle`, `criteo-terabyte`, `avazu`. Any other log needs a TOML file of a few lines:
 
@@ -6,22 +6,21 @@ Built in: `criteo-kaggle`, `criteo-terabyte`, `avazu`. Any other log needs a TOM
     label = "click"
     dense = ["price"]
     categorical = ["site", { name = "ad", kind = "hex32" }]   # kind: hash (default) or hex32
-    time = "ts"                 # optional; without it, a row's time is when it is sent
+    time = "ts"                 # optional; without it, the event time of a row is the time of its replay
     time_format = "ms"          # s (default), ms, or a strptime format such as "%y%m%d%H", in UTC
-    delimiter = ","             # default ","; what follows is for delimited files only
+    # the following are for delimited files only
+    delimiter = ","             # default ","
     header = true               # default true: the first line names the columns
-    columns = ["ts", "click"]   # needed where header = false: all columns of a line, in order
+    columns = ["ts", "click"]   # required if header = false: all columns of a line, in order
 
-Whether a file is compressed, delimited or Parquet is read from its first bytes and needs no schema. Delimited files
-are taken as they are: no quoting, so no cell can hold the delimiter or a line break.
+The first bytes of a file decide whether it is read as Parquet, gzip, zstd or plain text. Delimited files have no
+quoting, so a cell cannot hold the delimiter or a line break.
 """
 
 from __future__ import annotations
 
 import hashlib
-import importlib
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -30,28 +29,32 @@ from typing import Any
 
 from streams.errors import ConfigError
 from streams.keys import CRITEO_FIELDS, MAX_FIELDS, Field
+from streams.toml_parser import parse_toml
 
 __all__ = ["SCHEMAS", "LogSchema", "load_schema"]
 
 MAX_DENSE = 4096
-_MAX_TIME_MS = 1 << 53  # what JSON can carry
+_MAX_TIME_MS = 1 << 53  # integers up to here are exact in JSON
 _MS_PER_UNIT = {"s": 1000, "ms": 1}
 
 
 @dataclass(frozen=True, kw_only=True)
 class LogSchema:
-    """What the columns of a click log mean; a column may be a category and the time at once.
+    """The roles of the columns of a click log; the time column may also be a categorical one.
 
     Args:
-        name: what messages call it.
+        name: the name in messages.
         label: the column of 0 or 1.
         categorical: the F categorical columns, in the order of their field numbers.
         dense: the D dense columns.
-        time: the column of the event time, if there is one.
+        time: the column of the event time; None if the log has none.
         time_format: `s` or `ms` since 1970, or a strptime format, in UTC.
         delimiter: one ASCII character.
         header: whether the first line of a delimited file names the columns.
         columns: all columns of a line in order, for delimited files without a header.
+
+    Raises:
+        ConfigError: an argument is invalid; the message names it.
     """
 
     name: str
@@ -70,10 +73,10 @@ class LogSchema:
         if len(self.dense) > MAX_DENSE:
             raise ConfigError(f"{self}: {len(self.dense)} dense columns, expected at most {MAX_DENSE}")
         values = [self.label, *self.dense, *(field.name for field in self.categorical)]
-        for listed, where in ((values, "label, dense and categorical"), (self.columns, "columns")):
-            twice = {name for name in listed if list(listed).count(name) > 1}
-            if twice:
-                raise ConfigError(f"{self}: column {min(twice)!r} is named twice in {where}, expected once")
+        for names, where in ((values, "label, dense and categorical"), (self.columns, "columns")):
+            repeated = {name for name in names if list(names).count(name) > 1}
+            if repeated:
+                raise ConfigError(f"{self}: column {min(repeated)!r} is repeated in {where}, expected it once")
         if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '\r\n"':
             raise ConfigError(f"{self}: delimiter {self.delimiter!r}, expected one ASCII character, such as ',' or tab")
         if self.time_format not in _MS_PER_UNIT and "%" not in self.time_format:
@@ -83,23 +86,29 @@ class LogSchema:
         if self.columns:
             self.require_columns(self.columns, "columns")
         elif not self.header:
-            raise ConfigError(f"{self}: header is false, so 'columns' must list every column of a line, in order")
+            raise ConfigError(
+                f"{self}: header is false and 'columns' is empty, expected every column of a line, in order"
+            )
 
     def __str__(self) -> str:
         return f"schema {self.name}"
 
     @property
     def used_columns(self) -> tuple[str, ...]:
-        """Every column that is read."""
+        """Every column that a parser reads, once."""
         time = () if self.time is None else (self.time,)
         named = (self.label, *self.dense, *(field.name for field in self.categorical), *time)
         return tuple(dict.fromkeys(named))
 
     def require_columns(self, columns: Sequence[str], where: str) -> None:
-        """Refuses columns that lack one of ours.
+        """Refuses columns that lack one of the schema's.
+
+        Args:
+            columns: the columns of a file.
+            where: the file's name, for the message.
 
         Raises:
-            ConfigError: with the name of the missing column.
+            ConfigError: a column is missing; the message names it.
         """
         missing = [name for name in self.used_columns if name not in set(columns)]
         if missing:
@@ -109,7 +118,7 @@ class LogSchema:
             )
 
     def parse_time_ms(self, cell: str) -> int | None:
-        """Milliseconds since 1970 of a cell of the time column; None if it is no time of this format from 1970 on."""
+        """Milliseconds since 1970 of a cell of the time column; None if it does not parse or lies before 1970."""
         unit_ms = _MS_PER_UNIT.get(self.time_format)
         try:
             if unit_ms is not None:
@@ -122,7 +131,7 @@ class LogSchema:
         return time_ms if 0 <= time_ms < _MAX_TIME_MS else None
 
     def fingerprint(self) -> str:
-        """16 hex digits that change with anything that changes what is read; the name does not."""
+        """16 hex digits that identify how files are read: they depend on every argument but `name`."""
         content = {**asdict(self), "name": ""}
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
@@ -158,7 +167,7 @@ SCHEMAS = {
         time_format="%y%m%d%H",
     ),
 }
-# key of [log] -> what its value must be
+# key of [log] -> type of its value
 _KEYS: dict[str, type] = {
     "label": str,
     "dense": list,
@@ -172,23 +181,22 @@ _KEYS: dict[str, type] = {
 
 
 def load_schema(name_or_path: str) -> LogSchema:
-    """The built-in schema of that name, or the one in that TOML file.
+    """The built-in schema of this name, or the schema in this TOML file.
 
     Raises:
-        ConfigError: no such schema, or the file holds an unknown key or a value that cannot be meant.
+        ConfigError: the schema does not exist, or the file holds an unknown key or an invalid value.
     """
     if name_or_path in SCHEMAS:
         return SCHEMAS[name_or_path]
     path = Path(name_or_path)
     if path.suffix != ".toml":
         raise ConfigError(f"--schema: got {name_or_path!r}, expected {', '.join(SCHEMAS)} or the path of a .toml file")
-    toml: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
     try:
-        document = toml.loads(path.read_text())
+        document = parse_toml(path.read_text())
     except OSError as error:
         raise ConfigError(f"--schema {path}: cannot be read ({error.strerror}); name a file") from error
     except ValueError as error:
-        raise ConfigError(f"--schema {path}: no valid TOML ({error})") from error
+        raise ConfigError(f"--schema {path}: not valid TOML ({error}); correct the file") from error
     return _from_document(path, document)
 
 
@@ -197,15 +205,15 @@ def _from_document(path: Path, document: dict[str, Any]) -> LogSchema:
     unknown = [key for key in document if key != "log"]
     log = document.get("log")
     if unknown or not isinstance(log, dict):
-        raise ConfigError(f"{where}: got {', '.join(unknown) or 'nothing'}, expected the one table [log]")
+        raise ConfigError(f"{where}: got {', '.join(unknown) or 'no table'}, expected one table [log] and nothing else")
     for key, value in log.items():
         if key not in _KEYS:
-            raise ConfigError(f"{where}: unknown key {key!r}; known: {', '.join(_KEYS)}")
+            raise ConfigError(f"{where}: got key {key!r}, expected one of {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]):
             raise ConfigError(f"{where}: {key} is {value!r}, expected a {_KEYS[key].__name__}")
     for key in ("label", "categorical"):
         if key not in log:
-            raise ConfigError(f"{where}: key {key!r} is missing")
+            raise ConfigError(f"{where}: key {key!r} is missing; add it to [log]")
     for key in ("dense", "columns"):
         if not all(isinstance(name, str) for name in log.get(key, [])):
             raise ConfigError(f"{where}: {key} is {log[key]!r}, expected a list of column names")

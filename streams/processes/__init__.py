@@ -1,4 +1,4 @@
-"""Starting our own processes: children that die with their parent, and the ends of their logs."""
+"""Child processes: start them, let them die with their parent, and read the ends of their logs."""
 
 from __future__ import annotations
 

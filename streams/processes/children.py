@@ -1,4 +1,4 @@
-"""The demo's child processes: started, watched, and gone when the demo is gone."""
+"""`hotstream` commands as child processes: started, checked, stopped."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from types import TracebackType
 
 from streams.errors import ChildError
 from streams.processes.log_tail import log_tail
-from streams.processes.tether import tethered
+from streams.processes.parent_death import die_with_parent
 
 __all__ = ["Children"]
 
@@ -27,17 +27,16 @@ _LOG_LINES = 20
 class Children:
     """`hotstream` commands as child processes with a log file each.
 
-    A child ends with this process, however that ends (on Linux even by SIGKILL). At the end of the `with`, all get
-    SIGTERM at once, and together `end_timeout_s` to end in order; those that then still run are killed, and all are
-    reaped. That raises if nothing else does.
+    The end of the `with` sends SIGTERM to all children at once. Those that still run after `end_timeout_s` are killed,
+    and all are reaped. On Linux a child also dies when this process is killed.
 
     Args:
-        folder: where the logs go, as `NAME.log`.
-        environment: added to this process's own.
+        folder: the folder of the logs, `NAME.log`.
+        environment: variables added to the environment of this process.
         end_timeout_s: how long all children together may take to end.
 
     Raises:
-        ChildError: at the end, if a child had to be killed.
+        ChildError: at the end, if a child had to be killed and nothing else was raised.
     """
 
     def __init__(self, folder: Path, environment: Mapping[str, str], *, end_timeout_s: float = 10.0) -> None:
@@ -59,23 +58,28 @@ class Children:
         logger.warning("%s", message)
 
     def start(self, name: str, arguments: Sequence[str]) -> None:
-        """Starts `hotstream ARGUMENTS...`; what it prints goes to its log."""
+        """Starts `hotstream ARGUMENTS...`; its output goes to its log.
+
+        Args:
+            name: the name of the child and of its log.
+            arguments: the arguments of `hotstream`.
+        """
         command = [sys.executable, "-m", "trainer", *arguments]
         with (self._folder / f"{name}.log").open("wb") as log:
             self._running[name] = subprocess.Popen(
-                tethered(command),
+                die_with_parent(command),
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                start_new_session=True,  # a Ctrl-C is for the demo alone, which then stops its children in order
+                start_new_session=True,  # Ctrl-C reaches this process only, which then stops its children in order
             )
 
     def check(self) -> set[str]:
-        """The names of the children that have ended well since they were started; they are forgotten.
+        """The names of the children that have exited with status 0 since the last call.
 
         Raises:
-            ChildError: one has failed; the message has the end of its log.
+            ChildError: a child has failed; the message holds the end of its log.
         """
         ended = set()
         for name, child in list(self._running.items()):
@@ -84,15 +88,15 @@ class Children:
                 continue
             del self._running[name]
             if code != 0:
-                raise ChildError(self._say_failed(name, code))
+                raise ChildError(self._failure(name, code))
             ended.add(name)
         return ended
 
     def stop(self, name: str) -> None:
-        """Asks a child to end and waits for it; interrupted, it leaves the child to the end of the `with`.
+        """Sends SIGTERM to a child and waits for its end; interrupted, it leaves the child to the end of the `with`.
 
         Raises:
-            ChildError: it does not end within 30 s and is killed, or ends with an error.
+            ChildError: the child does not end within 30 s and is killed, or ends with an error.
         """
         child = self._running[name]
         child.terminate()
@@ -104,7 +108,7 @@ class Children:
             raise ChildError(f"{name} did not end within {_STOP_TIMEOUT_S:.0f} s of SIGTERM and was killed") from error
         del self._running[name]
         if code != 0:
-            raise ChildError(self._say_failed(name, code))
+            raise ChildError(self._failure(name, code))
 
     def _end_all(self) -> list[str]:
         """Ends and reaps every child, even if it is interrupted; returns the names of those that had to be killed."""
@@ -126,6 +130,6 @@ class Children:
             self._running.clear()
         return killed
 
-    def _say_failed(self, name: str, code: int) -> str:
+    def _failure(self, name: str, code: int) -> str:
         log = self._folder / f"{name}.log"
         return f"{name} ended with exit status {code}; the end of {log}:\n{log_tail(log, _LOG_LINES)}"

@@ -1,4 +1,4 @@
-"""The last lines of a child's log, for the error that says that the child failed."""
+"""The last lines of a child's log, for the error message of a failed child."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ __all__ = ["log_tail"]
 
 
 def log_tail(path: Path, num_lines: int = 12) -> str:
-    """The last lines of a log, indented, without the frames of Java stack traces; says so if there are none."""
+    """The last lines of a log, indented, without the frames of Java stack traces; a note if the log is empty."""
     with suppress(OSError):
         lines = path.read_text(errors="replace").splitlines()
         kept = [line for line in lines if line.strip() and not re.match(r"\s+(at |\.\.\. \d+ more)", line)]

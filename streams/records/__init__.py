@@ -22,6 +22,14 @@ from streams.records.dead_letters import DeadLetter, Letter, write_letter, write
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
 from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
 from streams.records.key_checks import find_alien
+from streams.records.metrics import (
+    AgentMetrics,
+    Metrics,
+    ShardMetrics,
+    TrainerMetrics,
+    decode_metrics,
+    encode_metrics,
+)
 from streams.records.replay_mark import Mark
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
 
@@ -33,6 +41,7 @@ __all__ = [
     "MAX_UNIQUE_ROWS",
     "TIERS",
     "VERSION",
+    "AgentMetrics",
     "Assignment",
     "BadRecord",
     "ChangeEncoder",
@@ -45,17 +54,22 @@ __all__ = [
     "Letter",
     "Manifest",
     "Mark",
+    "Metrics",
     "OtherKind",
+    "ShardMetrics",
     "SnapshotReader",
     "SnapshotRecord",
     "Source",
+    "TrainerMetrics",
     "decode_assignment",
     "decode_clicks",
     "decode_importance",
+    "decode_metrics",
     "encode_assignment",
     "encode_clicks",
     "encode_digest",
     "encode_importance",
+    "encode_metrics",
     "find_alien",
     "header_int",
     "place_of",

@@ -23,7 +23,7 @@ from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, ConfigError
 from streams.logs.log_rows import BadLine
-from streams.logs.reader import Block, check_logs, read_log
+from streams.logs.reader import LogBlock, check_logs, read_log
 from streams.logs.schema import LogSchema
 from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, Mark, encode_clicks
 from streams.replay.pacer import Pacer
@@ -197,7 +197,7 @@ class _BatchSender:
         self._producer = producer
         self._letters = letters
 
-    def batches(self) -> Iterator[tuple[int, Block]]:
+    def batches(self) -> Iterator[tuple[int, LogBlock]]:
         """Numbered blocks of all files, and of all passes over them, up to the limit."""
         plan, counts, batch = self._plan, self._counts, 0
         while True:
@@ -217,7 +217,7 @@ class _BatchSender:
                 lines = (counts.read - lines_before) * passes
                 counts.read, counts.skipped, batch = counts.read + lines, counts.skipped + lines, batch * (passes + 1)
 
-    def send(self, batch: int, block: Block) -> bool:
+    def send(self, batch: int, block: LogBlock) -> bool:
         """Sends what of a block is not in the topics yet; False: asked to stop, and not sent."""
         counts, first_line, last_line = self._counts, block.first_line, block.last_line
         if self._plan.limit_rows is not None:

@@ -1,4 +1,4 @@
-"""What the processes report of themselves, and what is measured from outside."""
+"""Measurements: latency histograms, and the state of a running system from its topics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Latencies in a fixed amount of memory: counts in bins of equal ratio."""
+"""A latency histogram of constant size: counts in logarithmic bins."""
 
 from __future__ import annotations
 
@@ -12,29 +12,32 @@ _NUM_BINS = 30 * _BINS_PER_OCTAVE  # 1 ms to 2^30 ms
 
 
 class LatencyHistogram:
-    """Counts milliseconds in bins 4.4 % wide, so quantiles are right to about 2 %; below 1 ms is one bin."""
+    """Counts latencies in logarithmic bins 4.4 % wide, from 1 ms to 2^30 ms.
+
+    The relative error of a quantile is at most about 2 %. Latencies below 1 ms share the first bin.
+    """
 
     def __init__(self) -> None:
         self._counts = np.zeros(_NUM_BINS, np.int64)
 
     def add(self, milliseconds: npt.ArrayLike) -> None:
-        """Counts one latency or an array of them; a negative one (clocks that disagree) counts as 0."""
+        """Counts one latency or an array of latencies, in ms; negative ones (of clocks that differ) count as 0."""
         values = np.maximum(np.atleast_1d(np.asarray(milliseconds, np.float64)), 1.0)
         bins = np.minimum((np.log2(values) * _BINS_PER_OCTAVE).astype(np.int64), _NUM_BINS - 1)
         np.add.at(self._counts, bins, 1)
 
     @property
     def count(self) -> int:
-        """How many latencies were counted."""
+        """The number of latencies counted."""
         return int(self._counts.sum())
 
     def quantile(self, share: float) -> float | None:
-        """The latency in ms that `share` of the counted ones do not exceed; None if nothing was counted."""
+        """The latency in ms that a `share` (0 to 1) of all latencies do not exceed; None if none was counted."""
         if self.count == 0:
             return None
         reached = np.searchsorted(np.cumsum(self._counts), share * self.count)
         return round(float(2 ** ((min(int(reached), _NUM_BINS - 1) + 0.5) / _BINS_PER_OCTAVE)), 2)
 
     def summary(self) -> dict[str, float | None]:
-        """`{"p50": ms, "p99": ms}`, as the reports have it."""
+        """`{"p50": ms, "p99": ms}`, for reports."""
         return {"p50": self.quantile(0.5), "p99": self.quantile(0.99)}

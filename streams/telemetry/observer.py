@@ -1,17 +1,23 @@
-"""What the demo sees of the running system, from the outside: two topics, read like any subscriber does."""
+"""Observes a running system through its assignments and metrics topics, like any subscriber."""
 
 from __future__ import annotations
 
-import json
 import time
-from typing import Any
 
 import numpy as np
 
 from streams.assignments.subscription import AssignmentReader
 from streams.clients.connector import Connector
 from streams.clients.topic_reader import TopicReader
-from streams.records import Assignment
+from streams.records import (
+    AgentMetrics,
+    Assignment,
+    BadRecord,
+    Metrics,
+    ShardMetrics,
+    TrainerMetrics,
+    decode_metrics,
+)
 from streams.telemetry.latency import LatencyHistogram
 from streams.topics import Topics
 
@@ -22,22 +28,26 @@ class Observer:
     """Follows the assignments and metrics topics.
 
     Attributes:
-        reader: the assignments as a table.
-        latency: from a click record's Kafka timestamp to the moment a change that it caused was read here.
-        trainer: what the trainer said last; empty before.
-        num_behind: records of the assignments that the last look left unread.
-        shards: what the agents said last of each shard.
-        promotions: changes to hot so far; `demotions` changes from hot.
-        history: (seconds, hot, promotions, demotions) about once a second, for the picture.
-        auc_history: (rows trained, AUC by learner) of every metrics record.
+        reader: the reader of the assignments, with the hot set as a table.
+        latency: from the Kafka timestamp of a click record to the arrival here of a change that it caused, in ms.
+        trainer: the trainer's latest metrics; None before the first.
+        num_behind: assignment records that the last `look` left unread.
+        shards: the agents' latest metrics by shard.
+        num_bad: number of malformed metrics records.
+        promotions: number of changes to hot.
+        demotions: number of changes from hot.
+        max_hot: the largest number of hot features so far.
+        history: (seconds, hot, promotions, demotions), about once a second.
+        auc_history: (rows trained, AUC by learner) of every metrics record of the trainer.
     """
 
     def __init__(self, connector: Connector) -> None:
         self.reader = AssignmentReader(connector)
         self._metrics = TopicReader(connector, Topics(connector.prefix).metrics)
         self.latency = LatencyHistogram()
-        self.trainer: dict[str, Any] = {}
-        self.shards: dict[str, dict[str, Any]] = {}
+        self.trainer: TrainerMetrics | None = None
+        self.shards: dict[int, ShardMetrics] = {}
+        self.num_bad = 0
         self.num_behind = 0
         self.promotions = self.demotions = self.max_hot = 0
         self.history: list[tuple[float, int, int, int]] = []
@@ -52,7 +62,11 @@ class Observer:
         self._metrics.close()
 
     def look(self, timeout_ms: int = 50) -> None:
-        """Takes in what has come."""
+        """Polls both topics once and updates the attributes.
+
+        Args:
+            timeout_ms: the maximum time to wait for assignment records.
+        """
         hot_before = self.reader.table.num_hot
         promotions = 0
         ingest_ms = []
@@ -73,22 +87,24 @@ class Observer:
             self.history.append((now_s, table.num_hot, self.promotions, self.demotions))
         for records in self._metrics.poll(timeout_ms=0).values():
             for record in records:
-                self._note(json.loads(record.value))
+                self._add_metrics(decode_metrics(record.value))
 
-    def _note(self, said: dict[str, Any]) -> None:
-        if said["process"] == "agent":
-            self.shards.update(said["shards"])
-        elif said["process"] == "trainer":
-            self.trainer = said
-            if said["rows"]:
-                self.auc_history.append((said["rows"], said["auc"]))
+    def _add_metrics(self, metrics: Metrics | BadRecord) -> None:
+        if isinstance(metrics, BadRecord):
+            self.num_bad += 1
+        elif isinstance(metrics, AgentMetrics):
+            self.shards.update(metrics.shards)
+        else:
+            self.trainer = metrics
+            if metrics.rows:
+                self.auc_history.append((metrics.rows, metrics.auc))
 
     @property
     def counted(self) -> int:
         """Importance records that the agents have counted."""
-        return sum(shard["counted"] for shard in self.shards.values())
+        return sum(shard.counted for shard in self.shards.values())
 
     @property
     def rows_trained(self) -> int:
         """Rows that the trainer has trained."""
-        return int(self.trainer.get("rows", 0))
+        return self.trainer.rows if self.trainer else 0

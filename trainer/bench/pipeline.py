@@ -32,10 +32,17 @@ from streams.clients.topic_reader import TopicReader
 from streams.errors import ChildError
 from streams.importance import count_keys, split_by_shard
 from streams.processes.children import Children
-from streams.records import ClickBatch, ImportanceBatch, Source, decode_clicks, encode_importance
+from streams.records import (
+    ClickBatch,
+    ImportanceBatch,
+    Source,
+    decode_clicks,
+    encode_importance,
+)
 from streams.telemetry.latency import LatencyHistogram
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, TopicSpec
+from trainer.bench.agent_figures import AgentFigures
 
 __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 
@@ -150,7 +157,7 @@ def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> 
     config.create_topics()
     records, events, num_bytes = _fill_importance(clicks, config)
     raw_s = _consume(config, records)
-    with _agent(config, "gradient"), _Figures(config.kafka) as figures:
+    with _agent(config, "gradient"), AgentFigures(config.kafka) as figures:
         _wait_until(lambda: figures.look().counted >= records, "agent")
     begin, full, end = figures.start, figures.after(events / config.passes), figures.samples[-2]
     rate = full.features_per_s(end)
@@ -215,7 +222,7 @@ def _consume(config: PipelineBenchConfig, num_records: int) -> float:
 def _measure_clicks_agent(config: PipelineBenchConfig, replay_rows_per_s: float) -> dict[str, Any]:
     """An agent that counts clicks itself, while replay runs flat out beside it."""
     rows = int(replay_rows_per_s * (_WARM_UP_S + _CARRY_S))
-    with _agent(config, "frequency"), _Figures(config.kafka) as figures, _children(config) as children:
+    with _agent(config, "frequency"), AgentFigures(config.kafka) as figures, _children(config) as children:
         _start_replay(children, config, ["--loop", "--limit", str(rows)])
         _wait_until(lambda: figures.look() and "replay" in children.check(), "replay")
     warm = next(sample for sample in figures.samples if sample.time_s >= figures.start.time_s + _WARM_UP_S)
@@ -260,7 +267,7 @@ def _children(config: PipelineBenchConfig) -> Iterator[Children]:
 @contextmanager
 def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[None]:
     """An agent process at work."""
-    with _children(config) as children, _Figures(config.kafka) as figures:
+    with _children(config) as children, AgentFigures(config.kafka) as figures:
         children.start(
             f"agent-{signal}",
             ["agent", "--capacity", str(config.capacity), "--signal", signal, "--prefix", config.kafka.prefix,
@@ -274,63 +281,6 @@ def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[None]:
         _wait_until(has_shards, "agent")
         yield
         children.stop(f"agent-{signal}")
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sample:
-    """What an agent had counted at a moment, by its own word."""
-
-    time_s: float
-    events: int
-    counted: int
-    changes: int
-
-    def features_per_s(self, later: _Sample) -> float:
-        """Feature events a second between the two."""
-        return (later.events - self.events) / (later.time_s - self.time_s)
-
-
-class _Figures:
-    """What the one agent of a prefix says of itself, once a second; to read it costs next to nothing."""
-
-    def __init__(self, kafka: KafkaConfig) -> None:
-        self._metrics = TopicReader(kafka, Topics(kafka.prefix).metrics)
-        self.samples: list[_Sample] = []
-        self.num_shards = 0
-
-    def __enter__(self) -> _Figures:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._metrics.close()
-
-    def look(self) -> _Figures:
-        """Takes in what has come."""
-        for records in self._metrics.poll(timeout_ms=50).values():
-            for record in records:
-                said = json.loads(record.value)
-                if said["process"] == "agent":
-                    self._note(said["time_ms"] / 1000, list(said["shards"].values()))
-        return self
-
-    def _note(self, time_s: float, shards: list[dict[str, int]]) -> None:
-        self.num_shards = len(shards)
-        events, counted, changes = (sum(shard[name] for shard in shards) for name in ("events", "counted", "seq"))
-        self.samples.append(_Sample(time_s=time_s, events=events, counted=counted, changes=changes))
-
-    @property
-    def counted(self) -> int:
-        """Importance records counted so far."""
-        return self.samples[-1].counted if self.samples else 0
-
-    @property
-    def start(self) -> _Sample:
-        """The last sample before the first event."""
-        return [sample for sample in self.samples if sample.events == 0][-1]
-
-    def after(self, events: float) -> _Sample:
-        """The first sample with so many events."""
-        return next(sample for sample in self.samples if sample.events >= events)
 
 
 def _wait_until(is_done: Any, what: str) -> None:

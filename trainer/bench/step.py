@@ -26,12 +26,13 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 from sketch.changes import COLD, HOT, NO_ROW, Changes
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.columns import Fetch
+from streams.assignments.history import History
 from streams.clients.worker import Worker
 from streams.generator import Generator, GeneratorConfig
 from streams.importance import count_keys, split_by_shard
 from streams.keys import CRITEO_FIELDS
 from streams.records import (
-    Assignment,
     BadRecord,
     ClickBatch,
     Encoded,
@@ -44,11 +45,11 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance, distinct
 from trainer.embedding.plans import RowFormatName, plan_for_capacity
 from trainer.embedding.stores import kernels as format_kernels
+from trainer.learning.building import build_trainer
 from trainer.learning.learner import Learner
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.learning.trainer import ADAPTIVE, HASH
 from trainer.process.change_pacer import ChangePacer
-from trainer.process.follower import AssignmentFollower
 from trainer.process.outbox import encode_parts
 
 __all__ = ["BenchConfig", "Case", "measure_applying", "measure_case"]
@@ -203,7 +204,7 @@ class _Bench:
         self.trainer = build_trainer(model, CRITEO_FIELDS, len(_DENSE_NAMES), config.device)
         self.embedding = self.trainer.embedding
         self._agent = _Agent(self.embedding.plan.capacity_rows)
-        self._follower = AssignmentFollower(_SHARDS)
+        self._history = History(_SHARDS)
         self._worker = Worker("outbox")
         self._published: list[Encoded] = []
         self._decoded: list[Any] = []
@@ -228,7 +229,7 @@ class _Bench:
         for _ in range(_FILL_ROWS // 8192):
             keys, counts = count_keys(self._stream.take(8192).keys)
             for changes in self._agent.fill(keys, counts * np.float32(score)):
-                self.embedding.apply(changes)
+                self.embedding.migrate(changes)
 
     def _tensors(self, batch: ClickBatch) -> tuple[Tensor, Tensor, Tensor]:
         """As `Trainer.step` makes them."""
@@ -239,9 +240,13 @@ class _Bench:
 
     def _follow(self) -> None:
         """Applies what was decoded during the step before."""
-        fresh = [said for said in self._decoded if isinstance(said, Assignment)]
-        self.embedding.apply(self._follower.changes(fresh, lambda: self.embedding.router.items()[0]))
-        self.num_changes += len(fresh)
+        fetches = [
+            Fetch(partition=shard, records=[record for record in self._decoded if record.shard == shard])
+            for shard in range(_SHARDS)
+        ]
+        outcomes = [self._history.take(fetch) for fetch in fetches]
+        self.embedding.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
+        self.num_changes += sum(int(outcome.counts.sum()) for outcome in outcomes)
 
     def _start_beside(self) -> None:
         """Gives the second thread what the last step has left: to encode its importance, to decode what came of it."""
@@ -311,7 +316,7 @@ class _Bench:
             started_s = self._now()
             part = slice(applied, applied + pacer.limit)
             chosen = Changes(changes.key[part], changes.tier[part], changes.row[part], changes.score[part])
-            self.embedding.apply(chosen)
+            self.embedding.migrate(chosen)
             took_s = self._now() - started_s
             pacer.note_changes(len(chosen), took_s)
             applied, steps = applied + len(chosen), steps + 1
@@ -463,10 +468,10 @@ def measure_applying(config: BenchConfig, dim: int, counts: tuple[int, ...]) -> 
         embedding = AdaptiveEmbedding(plan, seed=config.seed, device=config.device)
         keys = (np.uint64(1) << np.uint64(56)) | np.arange(1, capacity + 1, dtype=np.uint64)
         rows = np.arange(capacity, dtype=np.int32)
-        embedding.apply(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
+        embedding.migrate(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
         changes = _swaps(embedding, count)
         started_s = time.perf_counter()
-        embedding.apply(changes)
+        embedding.migrate(changes)
         if config.device.type == "cuda":
             torch.cuda.synchronize(config.device)
         took_ms = (time.perf_counter() - started_s) * 1e3

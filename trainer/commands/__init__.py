@@ -1,13 +1,13 @@
-"""The commands of `trainer`, one module each; a module is imported only when its command is called."""
+"""The commands of `trainer`, one module each. A module is imported only when its command runs."""
 
 from __future__ import annotations
 
 __all__ = ["COMMANDS"]
 
-# name -> (module, one line for `hotstream --help`); each module has a click command called `command`.
+# name -> (module, its line in `hotstream --help`); each module defines a click command named `command`.
 COMMANDS: dict[str, tuple[str, str]] = {
-    "demo": ("trainer.commands.demo", "The whole of hotstream on a real broker, with a report at the end."),
+    "demo": ("trainer.commands.demo", "Run all of hotstream on a real broker and report the result."),
     "train": ("trainer.commands.train", "Train online from the clicks and assignments topics."),
-    "evaluate": ("trainer.commands.evaluate", "Compare methods of compression on the same rows and bytes."),
+    "evaluate": ("trainer.commands.evaluate", "Compare embedding compression methods on the same rows and bytes."),
     "bench": ("trainer.commands.bench", "Measure the sketch, the pipeline or the trainer."),
 }

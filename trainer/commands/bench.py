@@ -10,11 +10,11 @@ __all__ = ["command"]
 
 _COMMANDS = {
     "sketch": ("trainer.commands.bench_sketch", "Speed, recall and churn of HotSketch and HotSet."),
-    "pipeline": ("trainer.commands.bench_pipeline", "Replay and agent beside bare clients; latency at half load."),
-    "trainer": ("trainer.commands.bench_trainer", "A training step beside plain hashing of the same bytes."),
+    "pipeline": ("trainer.commands.bench_pipeline", "Replay and agent against bare clients; latency at half load."),
+    "trainer": ("trainer.commands.bench_trainer", "A training step against a plain hash table of equal size."),
 }
 
 
-@click.group(cls=LazyGroup, table=_COMMANDS)
+@click.group(cls=LazyGroup, modules=_COMMANDS)
 def command() -> None:
-    """Measure a part on this machine, beside its reference and its physical limit in the same run."""
+    """Measure a part of hotstream on this machine, against a reference or a hardware limit in the same run."""

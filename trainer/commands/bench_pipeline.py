@@ -15,21 +15,29 @@ from streams.clients.config import KafkaConfig
 __all__ = ["command"]
 
 
-@click.command(short_help="Replay and agent against the bare clients; latencies at half load.")
-@click.option("--broker", default="embedded", show_default=True, metavar="embedded|apache|HOST:PORT")
+@click.command(short_help="Replay and agent against bare clients; latency at half load.")
+@click.option("--broker", default="embedded", show_default=True, metavar="embedded|apache|HOST:PORT",
+              help="'embedded' and 'apache' start a broker for the benchmark and stop it at the end.")  # fmt: skip
 @click.option("--rows", type=click.IntRange(1000), default=400_000, show_default=True, help="Rows to generate.")
-@click.option("--capacity", type=click.IntRange(2), default=20_000, show_default=True, metavar="ROWS")
-@click.option("--batch-rows", type=click.IntRange(1, 8192), default=8192, show_default=True)
-@click.option("--shards", type=click.IntRange(1), default=2, show_default=True)
+@click.option("--capacity", type=click.IntRange(2), default=20_000, show_default=True, metavar="ROWS",
+              help="Capacity of the hot set.")  # fmt: skip
+@click.option(
+    "--batch-rows", type=click.IntRange(1, 8192), default=8192, show_default=True, help="Rows per click record."
+)
+@click.option(
+    "--shards", type=click.IntRange(1), default=2, show_default=True, help="Partitions of the importance topic."
+)
 @click.option(
     "--passes",
     type=click.IntRange(1),
     default=40,
     show_default=True,
-    help="How often the agent is given the log's importance; more is steadier.",
+    help="Copies of the log's importance records that the agent counts; more copies reduce the variance.",
 )
-@click.option("--seconds", type=float, default=15.0, show_default=True, help="How long the run at half load lasts.")
-@click.option("--prefix", default="bench", show_default=True)
+@click.option(
+    "--seconds", type=float, default=15.0, show_default=True, help="Duration of the run at half load, in seconds."
+)
+@click.option("--prefix", default="bench", show_default=True, help="Prefix of all topic names.")
 @json_option
 def command(
     broker: str,
@@ -42,11 +50,11 @@ def command(
     prefix: str,
     json_path: str | None,
 ) -> None:
-    """Measure replay and agent against bare clients that move the same bytes, and latencies at half load.
+    """Measure replay and agent against bare clients that transfer the same bytes, and the latency at half load.
 
-    Every ratio is of one run on one machine; nothing else should run beside it.
+    Both sides of a ratio are measured in one run on this machine; run nothing else meanwhile.
     """
-    from streams.generator import Generator, GeneratorConfig  # noqa: PLC0415 - not for --help
+    from streams.generator import Generator, GeneratorConfig  # noqa: PLC0415 - `--help` does not need it
     from streams.generator.files import open_writer  # noqa: PLC0415
     from trainer.bench.pipeline import PipelineBenchConfig, bench_pipeline  # noqa: PLC0415
 
@@ -74,9 +82,9 @@ def command(
             )
             for key, figures in bench_pipeline(config):
                 content[key] = figures
-                said = ", ".join(
-                    f"{part} {value:,.2f}" if isinstance(value, float) else f"{part} {value}"
-                    for part, value in figures.items()
+                text = ", ".join(
+                    f"{name} {value:,.2f}" if isinstance(value, float) else f"{name} {value}"
+                    for name, value in figures.items()
                 )
-                console.print(f"[bold]{key}[/] {said}", highlight=False)
+                console.print(f"[bold]{key}[/] {text}", highlight=False)
     report.finish(json_path, ok=True, **content)

@@ -11,6 +11,7 @@ import click
 from rich.console import Console
 from rich.table import Table
 
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from trainer.embedding.plans import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
@@ -24,7 +25,7 @@ _STEP_BOUND, _EMBEDDING_BOUND = 1.10, 1.35
 
 
 def _print_cases(console: Console, cases: list[Case]) -> None:
-    table = Table(title="adaptive embedding beside a plain hash table of the same bytes (medians, ms)")
+    table = Table(title="adaptive embedding against a plain hash table of equal size (medians, ms)")
     for column in ("D", "batch", "step: hash", "adaptive", "ratio", "embedding: hash", "adaptive", "ratio", "limit",
                    "samples/s", "changes/step"):  # fmt: skip
         table.add_column(column, justify="right")
@@ -39,7 +40,7 @@ def _print_cases(console: Console, cases: list[Case]) -> None:
 
 
 def _print_parts(console: Console, case: Case) -> None:
-    table = Table(title=f"where the time goes, D {case.dim}, batch {case.batch_rows} (ms, data in the cache)")
+    table = Table(title=f"time by part of a step, D {case.dim}, batch {case.batch_rows} (ms, data in the cache)")
     table.add_column("part")
     table.add_column("ms", justify="right")
     for name, ms in case.parts_ms.items():
@@ -47,18 +48,18 @@ def _print_parts(console: Console, case: Case) -> None:
     for name, ms in case.beside_ms.items():
         table.add_row(f"second thread: {name}", f"{ms:.3f}")
     table.add_row("between steps: apply changes", f"{case.apply_ms_per_step:.3f}")
-    table.add_row("a checkpoint's copy", f"{case.checkpoint_copy_ms:.3f}")
+    table.add_row("copy of the tensors for a checkpoint", f"{case.checkpoint_copy_ms:.3f}")
     console.print(table)
     burst = case.burst
     console.print(
-        f"{burst['changes']:,.0f} changes at once: applied between {burst['steps']:.0f} steps, longest pause "
-        f"{burst['longest_pause_ms']:.1f} ms of a step's {case.step_ms['adaptive']:.1f} ms"
+        f"a burst of {burst['changes']:,.0f} changes: applied between {burst['steps']:.0f} steps, longest pause "
+        f"{burst['longest_pause_ms']:.1f} ms, one step takes {case.step_ms['adaptive']:.1f} ms"
     )
 
 
 def _print_applying(console: Console, figures: list[dict[str, float]], step_ms: float) -> None:
-    table = Table(title="applying changes at once")
-    for column in ("changes", "ms", "us each", "steps' time"):
+    table = Table(title="time to apply a batch of changes")
+    for column in ("changes", "ms", "us per change", "ms / ms per step"):
         table.add_column(column, justify="right")
     for figure in figures:
         steps = figure["ms"] / step_ms
@@ -69,8 +70,8 @@ def _print_applying(console: Console, figures: list[dict[str, float]], step_ms: 
 
 
 def _draw(path: Path, cases: list[Case]) -> None:
-    """Two bars a case and part, hash and adaptive, with their ratio."""
-    import matplotlib as mpl  # noqa: PLC0415 - not for --help
+    """Draws two bars for each case and part, hash and adaptive, and their ratio."""
+    import matplotlib as mpl  # noqa: PLC0415 - `--help` does not need it
 
     mpl.use("Agg")
     import matplotlib.pyplot as plt  # noqa: PLC0415
@@ -80,10 +81,10 @@ def _draw(path: Path, cases: list[Case]) -> None:
     for axis, title, attribute in zip(axes, ("whole step", "embedding part"), ("step", "embedding"), strict=True):
         for shift, name, colour in ((-0.2, "hash", "#9aa5b1"), (0.2, "adaptive", "#1f6feb")):
             heights = [getattr(case, f"{attribute}_ms")[name] for case in cases]
-            axis.bar([place + shift for place in range(len(cases))], heights, 0.4, label=name, color=colour)
-        for place, case in enumerate(cases):
+            axis.bar([group + shift for group in range(len(cases))], heights, 0.4, label=name, color=colour)
+        for group, case in enumerate(cases):
             top = max(getattr(case, f"{attribute}_ms").values())
-            axis.text(place, top * 1.05, f"{getattr(case, f'{attribute}_ratio'):.2f} x", ha="center")
+            axis.text(group, top * 1.05, f"{getattr(case, f'{attribute}_ratio'):.2f} x", ha="center")
         axis.set_xticks(range(len(cases)), labels)
         axis.set_yscale("log")
         axis.margins(y=0.2)
@@ -93,20 +94,63 @@ def _draw(path: Path, cases: list[Case]) -> None:
     plt.close(figure)
 
 
-@click.command(short_help="A training step beside plain hashing of the same bytes.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="cpu", show_default=True)
-@click.option("--dim", "dims", type=click.IntRange(1), multiple=True, help="Repeatable.  [default: 16 and 128]")
-@click.option(
-    "--batch", "batches", type=click.IntRange(1, 8192), multiple=True, help="Repeatable.  [default: 2048, 128]"
+@click.command(
+    cls=RenamedOptions,
+    renamed={"--batch": "--batch-rows"},
+    short_help="A training step against a plain hash table of equal size.",
 )
-@click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
-@click.option("--row-format", type=click.Choice(ROW_FORMATS), default=DEFAULT_ROW_FORMAT, show_default=True)
-@click.option("--gate/--no-gate", default=False, show_default=True, help="A learned gate, in the adaptive embedding.")
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="cpu",
+    show_default=True,
+    help="auto: CUDA if torch finds a CUDA device.",
+)
+@click.option(
+    "--dim",
+    "dims",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Dimension of the vectors; repeatable.  [default: 16, 128]",
+)
+@click.option(
+    "--batch-rows",
+    "batches",
+    type=click.IntRange(1, 8192),
+    multiple=True,
+    help="Rows per step; repeatable.  [default: 2048, 128]",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["dlrm", "wdl", "dcn"]),
+    default="dlrm",
+    show_default=True,
+    help="Model over the embedding.",
+)
+@click.option(
+    "--row-format",
+    type=click.Choice(ROW_FORMATS),
+    default=DEFAULT_ROW_FORMAT,
+    show_default=True,
+    help="Storage format of the rows.",
+)
+@click.option("--gate/--no-gate", default=False, show_default=True, help="Learn a gate in the adaptive embedding.")
 @click.option("--compression", type=click.FloatRange(1), default=1000.0, show_default=True,
-              help="So many times smaller than Criteo's full table.")  # fmt: skip
-@click.option("--steps", type=click.IntRange(3), default=30, show_default=True, help="Pairs of steps a case, twice.")
-@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Of torch.")
-@click.option("--picture", type=click.Path(path_type=Path, dir_okay=False), metavar="PNG", help="Draw the figures too.")
+              help="Size of Criteo's full table over that of the embedding.")  # fmt: skip
+@click.option(
+    "--steps",
+    type=click.IntRange(3),
+    default=30,
+    show_default=True,
+    help="Pairs of steps per case; each case is measured twice.",
+)
+@click.option("--threads", type=click.IntRange(1), default=1, show_default=True, help="Threads of torch.")
+@click.option(
+    "--picture",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="PNG",
+    help="Write a plot of the results to this file.",
+)
 @json_option
 def command(
     device: str,
@@ -117,17 +161,18 @@ def command(
     json_path: str | None,
     **options: Any,
 ) -> None:
-    """Measure a training step with everything on against a plain hash table of the same bytes, in turns.
+    """Measure a complete training step against that of a plain hash table of equal size.
 
-    Ratios are of one run on one machine; nothing else should run beside it.
+    The steps of the two alternate. Both sides of a ratio are measured in one run on this machine; run nothing else
+    meanwhile.
     """
-    import torch  # noqa: PLC0415 - seconds to import, and not for --help
+    import torch  # noqa: PLC0415 - takes seconds to import, and `--help` does not need it
 
     from trainer.bench.step import BenchConfig, measure_applying, measure_case  # noqa: PLC0415
-    from trainer.learning.model_config import choose_device  # noqa: PLC0415
+    from trainer.learning.building import choose_device  # noqa: PLC0415
 
     torch.set_num_threads(threads)
-    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # what else keeps the machine busy
+    load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # shows whether other processes ran
     console, report = Console(stderr=json_path == "-", width=120), Report("bench trainer")
     config = BenchConfig(device=choose_device(device), **options)
     chosen = [(dim, batch) for dim in dims or (16, 128) for batch in batches or (2048, 128)]
@@ -147,7 +192,7 @@ def command(
 
 
 def _summary(device: str, cases: list[Case], applying: list[dict[str, float]]) -> dict[str, Any]:
-    """The fixed keys, from the first case, and everything else; `ok` says whether the bounds hold there."""
+    """Returns the content of the report: the first case, whether it meets the bounds, then all cases."""
     first = cases[0]
     burst = next(figure for figure in applying if figure["changes"] == 100_000)
     checks = {

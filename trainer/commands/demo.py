@@ -23,45 +23,54 @@ __all__ = ["command"]
 _DIM = 16
 
 
-@click.command(short_help="The whole of hotstream on a real broker, with a report at the end.")
+@click.command(short_help="Run all of hotstream on a real broker and report the result.")
 @click.option(
-    "--data", type=click.Path(exists=True, dir_okay=False, path_type=Path), help="A click log.  [default: generated]"
+    "--data",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="A click log.  [default: generated rows]",
 )
-@click.option("--schema", default="criteo-kaggle", show_default=True, help="What --data looks like.")
-@click.option("--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows to generate.")
+@click.option(
+    "--schema", default="criteo-kaggle", show_default=True, help="Schema of --data: a built-in name or a TOML file."
+)
+@click.option(
+    "--rows", type=click.IntRange(1), default=200_000, show_default=True, help="Rows to generate without --data."
+)
 @click.option(
     "--rate",
     type=click.FloatRange(min=0),
     default=4000.0,
     show_default=True,
     metavar="ROWS/S",
-    help="How fast the clicks come; 0 for as fast as possible (then latencies show the backlog).",
+    help="Replayed rows per second; 0 for as fast as possible (latencies then include the backlog).",
 )
-@click.option("--batch-rows", type=click.IntRange(1, 8192), default=512, show_default=True, help="Rows a click record.")
+@click.option(
+    "--batch-rows", type=click.IntRange(1, 8192), default=512, show_default=True, help="Rows per click record."
+)
 @click.option(
     "--embedding-bytes",
     type=click.IntRange(1),
     default=2_000_000,
     show_default=True,
-    help="Size of the embedding, and of the plain hash table beside it.",
+    metavar="BYTES",
+    help="Size of the adaptive embedding, and of the plain hash table that it is compared with.",
 )
 @click.option(
     "--broker",
     default="embedded",
     show_default=True,
     metavar="embedded|apache|HOST:PORT",
-    help="The first two are started for the demo and stopped with it.",
+    help="'embedded' and 'apache' start a broker for the demo and stop it at the end.",
 )
 @click.option("--config", "config_path", type=click.Path(path_type=Path), help="A Kafka client.properties file.")
-@click.option("--prefix", default="hotstream", show_default=True, help="What every topic name begins with.")
+@click.option("--prefix", default="hotstream", show_default=True, help="Prefix of all topic names.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
     default=Path("demo"),
     show_default=True,
-    help="Where data, logs, checkpoints, report.json and report.png go.",
+    help="Folder of the generated rows, logs, checkpoints, report.json and report.png.",
 )
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rows, agent and trainer.")
 @json_option
 def command(
     data: Path | None,
@@ -77,13 +86,14 @@ def command(
     seed: int,
     json_path: str | None,
 ) -> None:
-    """Run the whole of hotstream on a real broker and check its books.
+    """Run all of hotstream on a real broker and audit the result.
 
-    Clicks are replayed into Kafka; the trainer learns from them and sends back what each feature mattered; the sketch
-    agent finds the hot features and publishes every change; the trainer moves their embeddings. Replay, agent and
-    trainer are processes of their own. Exit 0 only if nothing was lost, counted twice, or over the capacity.
+    Replay, agent and trainer run as separate processes. Replay writes clicks to Kafka. The trainer trains on them and
+    publishes the importance of each feature. The agent finds the hot features and publishes every change of the hot
+    set. The trainer follows these changes. The exit code is 0 only if the audit passes: no record was lost or counted
+    twice, and the hot set never exceeded its capacity.
     """
-    from streams.telemetry.observer import Observer  # noqa: PLC0415 - not for --help
+    from streams.telemetry.observer import Observer  # noqa: PLC0415 - `--help` does not need it
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
     from trainer.demo.view import DemoView, print_report  # noqa: PLC0415
@@ -98,17 +108,20 @@ def command(
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     if data is None:
         if schema != "criteo-kaggle":
-            raise ConfigError(f"--schema {schema} without --data: generated rows are criteo-kaggle's; name a file")
+            raise ConfigError(
+                f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data"
+            )
         data = _generate(out, rows, seed)
     if broker not in ENGINES:
-        console.print(f"broker at {broker}")
+        console.print(f"using the broker at {broker}")
     properties = load_properties(config_path) if config_path else {}
     with open_broker(broker) as servers:
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
         prepare_topics(kafka)
         config = DemoConfig(
-            kafka=kafka, data=data, schema=log_schema, schema_option=schema, folder=out, rate=rate or None,
-            batch_rows=batch_rows, embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
+            kafka=kafka, data=data, schema=log_schema, schema_option=schema, folder=out,
+            rate_rows_s=rate or None, batch_rows=batch_rows,
+            embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
         )  # fmt: skip
         with Observer(kafka) as observer:
             with DemoView(console, capacity, rows if data.parent == out else None) as view:
@@ -128,7 +141,7 @@ def command(
 
 
 def _generate(out: Path, rows: int, seed: int) -> Path:
-    """The demo's own rows, written once for each size and seed."""
+    """Returns the path of the generated rows; it generates them once for each size and seed."""
     path = out / f"clicks-{rows}-{seed}.tsv"
     if not path.exists():
         arguments = ["generate", str(path), "--rows", str(rows), "--seed", str(seed)]

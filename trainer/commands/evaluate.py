@@ -1,17 +1,19 @@
-"""`hotstream evaluate`: every method of compression on the same rows under the same bytes."""
+"""`hotstream evaluate`: compares embedding compression methods on the same rows within the same bytes."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+import sys
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from streams.cli.progress import show_progress
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 
 __all__ = ["command"]
@@ -22,40 +24,29 @@ _PRESETS = ("quick", "reference", "paper")
 _MODELS = ("dlrm", "wdl", "dcn")
 
 
-class _Teller(Protocol):
-    def __call__(self, measured: dict[str, Any], done: int, num_cells: int) -> None: ...
-
-
-def _say(measured: dict[str, Any]) -> str:
-    knobs = ", ".join(f"{name} {value}" for name, value in measured["knobs"].items())
-    where = f"{measured['method']} {measured['model']} {measured['compression']:g}x seed {measured['seed']}"
-    place = f"{where} ({knobs})" if knobs else where
-    if "infeasible" in measured:
-        return f"{place}: infeasible: {measured['infeasible']}"
-    auc = "-" if measured["auc"] is None else f"{measured['auc']:.4f}"
-    return f"{place}: AUC {auc} of {measured['rows']:,} rows, {measured['bytes']:,} bytes, {measured['seconds']:.0f} s"
+def _describe(result: dict[str, Any]) -> str:
+    """Returns a cell and its result as one line."""
+    settings = ", ".join(f"{name} {value}" for name, value in result["knobs"].items())
+    cell = f"{result['method']} {result['model']} {result['compression']:g}x seed {result['seed']}"
+    if settings:
+        cell += f" ({settings})"
+    if "infeasible" in result:
+        return f"{cell}: infeasible: {result['infeasible']}"
+    auc = "-" if result["auc"] is None else f"{result['auc']:.4f}"
+    return f"{cell}: AUC {auc} of {result['rows']:,} rows, {result['bytes']:,} bytes, {result['seconds']:.0f} s"
 
 
 @contextmanager
-def _progress() -> Iterator[_Teller]:
-    """What to tell each finished cell to: a bar on a terminal, a log line elsewhere."""
-    console = Console(stderr=True)
-    columns = (
-        TextColumn("evaluate"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TextColumn("{task.description}"),
-    )
-    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
-        task = bar.add_task("", total=None)
+def _progress() -> Iterator[Callable[[dict[str, Any], int, int], None]]:
+    """Yields the function that shows each finished cell: in a progress bar on a terminal, else as a log line."""
+    with show_progress("evaluate", interval_s=math.inf) as draw:
 
-        def tell(measured: dict[str, Any], done: int, num_cells: int) -> None:
-            bar.update(task, completed=done, total=num_cells, description=_say(measured))
-            if not console.is_terminal:
-                logger.info("%d of %d: %s", done, num_cells, _say(measured))
+        def show(result: dict[str, Any], done: int, num_cells: int) -> None:
+            draw(done, num_cells, f"{done} of {num_cells}  {_describe(result)}")
+            if not sys.stderr.isatty():
+                logger.info("%d of %d: %s", done, num_cells, _describe(result))
 
-        yield tell
+        yield show
 
 
 def _split(_context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
@@ -63,7 +54,7 @@ def _split(_context: click.Context, option: click.Parameter, text: str | None) -
         return None
     parts = tuple(dict.fromkeys(part.strip() for part in text.split(",") if part.strip()))
     if not parts:
-        raise click.BadParameter("expected at least one", param=option)
+        raise click.BadParameter(f"got {text!r}, expected at least one value", param=option)
     return parts
 
 
@@ -71,7 +62,7 @@ def _numbers(parts: tuple[str, ...] | None, option: str, kind: type[int] | type[
     try:
         numbers = None if parts is None else tuple(kind(part.removesuffix("x")) for part in parts)
     except ValueError:
-        raise click.UsageError(f"{option}: got {','.join(parts or ())}, expected numbers with commas") from None
+        raise click.UsageError(f"{option}: got {','.join(parts or ())}, expected numbers separated by commas") from None
     if numbers is not None and min(numbers) < (1 if kind is float else 0):
         raise click.UsageError(
             f"{option}: got {min(numbers):g}, expected {'at least 1' if kind is float else '0 or more'}"
@@ -80,33 +71,63 @@ def _numbers(parts: tuple[str, ...] | None, option: str, kind: type[int] | type[
 
 
 def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple[str, ...]:
-    if strangers := [part for part in parts if part not in known]:
-        raise click.UsageError(f"{option}: got {strangers[0]!r}, expected some of {', '.join(known)}")
+    if unknown := [part for part in parts if part not in known]:
+        raise click.UsageError(f"{option}: got {unknown[0]!r}, expected names out of {', '.join(known)}")
     return parts
 
 
-@click.command("evaluate")
+@click.command("evaluate", cls=RenamedOptions, renamed={"--world": "--generator-seed"})
 @click.argument("files", nargs=-1, type=click.Path(path_type=Path))
-@click.option("--schema", default="criteo-kaggle", show_default=True, help="Of FILES: built in or TOML; or tokens.")
-@click.option("--preset", type=click.Choice(_PRESETS), default="quick", show_default=True, help="How models train.")
-@click.option("--methods", callback=_split, help="Names with commas; the preset's by default.")
-@click.option("--compression", callback=_split, help="Ratios with commas, for example 100,1000.")
-@click.option("--models", callback=_split, default="dlrm", show_default=True, help="Of dlrm, wdl, dcn, with commas.")
-@click.option("--seeds", callback=_split, help="Numbers with commas, for example 0,1,2.")
-@click.option("--rows", type=click.IntRange(min=1), help="First rows only; of FILES all by default.")
-@click.option("--world", type=click.IntRange(min=0), default=0, show_default=True, help="The generator's seed.")
-@click.option("--rotate-at", type=click.IntRange(min=0), help="The generator's row of an abrupt change of identities.")
 @click.option(
-    "--search/--no-search", default=True, show_default=True, help="Try each method's settings on the first seed."
+    "--schema",
+    default="criteo-kaggle",
+    show_default=True,
+    help="Schema of FILES: a built-in name or a TOML file. 'tokens' reads a folder of source files.",
 )
-@click.option("--ablation", is_flag=True, help="Vary each default of cafe alone, instead of comparing methods.")
-@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells at a time.")
+@click.option(
+    "--preset",
+    type=click.Choice(_PRESETS),
+    default="quick",
+    show_default=True,
+    help="Training set-up, and defaults of the options below.",
+)
+@click.option("--methods", callback=_split, metavar="NAME,...", help="Methods to compare.  [default: the preset's]")
+@click.option(
+    "--compression",
+    callback=_split,
+    metavar="RATIO,...",
+    help="Compression ratios, for example 100,1000.  [default: the preset's]",
+)
+@click.option(
+    "--models", callback=_split, default="dlrm", show_default=True, metavar="NAME,...", help="Models: dlrm, wdl, dcn."
+)
+@click.option("--seeds", callback=_split, metavar="N,...", help="Seeds, for example 0,1,2.  [default: the preset's]")
+@click.option(
+    "--rows", type=click.IntRange(min=1), metavar="ROWS", help="Use the first ROWS rows only.  [default: all of FILES]"
+)
+@click.option(
+    "--generator-seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of the generated rows."
+)
+@click.option(
+    "--rotate-at",
+    type=click.IntRange(min=0),
+    metavar="ROW",
+    help="Row of the generator at which values with half of the lookups get new keys.",
+)
+@click.option(
+    "--search/--no-search",
+    default=True,
+    show_default=True,
+    help="Search each method's settings on the first seed, or use the defaults.",
+)
+@click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of hotstream alone.")
+@click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells to run in parallel.")
 @click.option(
     "--out",
     type=click.Path(path_type=Path, file_okay=False),
     default=Path("evaluate"),
     show_default=True,
-    help="Folder of finished cells, tables and pictures; a run that was cut short goes on from it.",
+    help="Folder of finished cells, tables and plots; an interrupted run resumes from it.",
 )
 @json_option
 def command(
@@ -118,7 +139,7 @@ def command(
     models: tuple[str, ...],
     seeds: tuple[str, ...] | None,
     rows: int | None,
-    world: int,
+    generator_seed: int,
     rotate_at: int | None,
     search: bool,
     ablation: bool,
@@ -126,10 +147,10 @@ def command(
     out: Path,
     json_path: str | None,
 ) -> None:
-    """Compare methods of compression on click logs FILES, or on the built-in generator if there are none.
+    """Compare embedding compression methods on the click logs FILES, or on generated rows without FILES.
 
-    One pass in order of time; every row is predicted before it is learned. A ratio is of all bytes: rows, optimizer
-    state, sketch, router. No broker is needed.
+    Every cell makes one chronological pass over the rows and predicts each row before it trains on it. A compression
+    ratio counts all bytes: rows, optimizer state, sketch and router. The command needs no broker.
 
     \b
         hotstream evaluate
@@ -138,7 +159,7 @@ def command(
         hotstream evaluate --ablation --preset reference --rows 500000 --compression 100,1000
         hotstream evaluate day_0.gz day_1.gz --schema criteo-terabyte --preset paper --compression 100
     """
-    from streams.logs.reader import check_logs  # noqa: PLC0415 - seconds to import, and not for --help
+    from streams.logs.reader import check_logs  # noqa: PLC0415 - takes seconds to import, and `--help` does not need it
     from streams.logs.schema import load_schema  # noqa: PLC0415
     from trainer.evaluate.ablation import ablation_table, run_ablation  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
@@ -146,16 +167,16 @@ def command(
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
     from trainer.evaluate.recovery import recoveries, run_undisturbed  # noqa: PLC0415
     from trainer.evaluate.report.results import write_recovery, write_results  # noqa: PLC0415
-    from trainer.evaluate.sources.stream import FileSource, GeneratorSource, Source  # noqa: PLC0415
+    from trainer.evaluate.sources.stream import FileSource, GeneratorSource, RowSource  # noqa: PLC0415
     from trainer.evaluate.sources.tokens import TokenSource  # noqa: PLC0415
 
     if ablation and methods:
-        raise click.UsageError("--ablation: is of cafe alone; leave --methods out")
+        raise click.UsageError("--ablation: got --methods as well, but it varies hotstream alone; omit --methods")
     report, chosen = Report("evaluate"), PRESETS[preset]
-    source: Source = GeneratorSource(world=world, rotate_at=rotate_at)
+    source: RowSource = GeneratorSource(seed=generator_seed, rotate_at=rotate_at)
     if schema == "tokens":
         if len(files) != 1 or not files[0].is_dir():
-            raise click.UsageError("--schema tokens: expected one folder of source files in place of FILES")
+            raise click.UsageError(f"--schema tokens: got {len(files)} FILES, expected one folder of source files")
         source = TokenSource(root=files[0])
     elif files:
         check_logs(files, load_schema(schema))
@@ -170,28 +191,28 @@ def command(
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
     )
-    named = {"source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
+    setup = {"source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
     if ablation:
-        with _progress() as tell:
-            effects = run_ablation(config, out, jobs=jobs, on_cell=tell)
+        with _progress() as show:
+            effects = run_ablation(config, out, jobs=jobs, on_cell=show)
         table = ablation_table(effects)
         (out / "ablation.md").write_text(table)
         click.echo(table, err=json_path == "-")
-        report.finish(json_path, ok=True, **named, rows=config.num_rows, effects=[vars(effect) for effect in effects])
+        report.finish(json_path, ok=True, **setup, rows=config.num_rows, effects=[vars(effect) for effect in effects])
         return
-    with _progress() as tell:
-        grid = run_grid(config, out, jobs=jobs, on_cell=tell)
+    with _progress() as show:
+        grid = run_grid(config, out, jobs=jobs, on_cell=show)
     click.echo(write_results(grid, config, out), err=json_path == "-")
     recovered = []
     if rotate_at is not None and isinstance(source, GeneratorSource):
-        with _progress() as tell:
-            undisturbed = run_undisturbed(config, grid.cells, out, jobs=jobs, on_cell=tell)
+        with _progress() as show:
+            undisturbed = run_undisturbed(config, grid.cells, out, jobs=jobs, on_cell=show)
         recovered = recoveries(grid.cells, undisturbed, rotate_at)
         click.echo(write_recovery(recovered, out), err=json_path == "-")
     report.finish(
         json_path,
         ok=True,
-        **named,
+        **setup,
         recovery=[{**vars(one), "rows_until_near": one.rows_until_near, "lost": one.lost} for one in recovered],
         cells=grid.cells,
         tried=[{name: cell.get(name) for name in _TRIED} for cell in grid.tried],

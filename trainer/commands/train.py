@@ -1,19 +1,16 @@
-"""`hotstream train`: the online trainer."""
+"""`hotstream train`: trains online from the clicks and assignments topics."""
 
 from __future__ import annotations
 
-import logging
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.progress import show_progress
+from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
@@ -25,32 +22,17 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-logger = logging.getLogger(__name__)
 
-
-@contextmanager
-def _progress(limit: int | None) -> Iterator[Callable[[TrainingRun], None]]:
-    """A bar on a terminal; elsewhere the log lines of the session are enough."""
-    if not sys.stderr.isatty():
-        yield lambda _run: None
-        return
-    columns = (TextColumn("train"), BarColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("", total=limit)
-
-        def draw(run: TrainingRun) -> None:
-            auc = [f"{name} {value:.4f}" for name, value in run.progress.windows.auc().items() if value is not None]
-            bar.update(
-                task, completed=run.progress.rows, description=f"{run.progress.rows:,} rows, AUC {', '.join(auc)}"
-            )
-
-        yield draw
+def _describe(run: TrainingRun) -> str:
+    """The text beside the progress bar."""
+    auc = [f"{name} {value:.4f}" for name, value in run.progress.windows.auc().items() if value is not None]
+    return f"{run.progress.rows:,} rows, AUC {', '.join(auc) or '-'}"
 
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
-    """The model that the options mean, which are taken out of them."""
+    """Returns the model configuration of the options, and removes these options from the dictionary."""
     from trainer.embedding.stores.row_table import RowOptimizer  # noqa: PLC0415
-    from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - seconds to import, and not for --help
+    from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
     from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
     size = {name: options.pop(name) for name in ("embedding_bytes", "compression", "capacity_rows")}
@@ -64,87 +46,154 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
         gate=options.pop("gate"),
-        rows=RowOptimizer(rate=options.pop("rate")),
-        dense=DenseOptimizer(name=options.pop("dense_optimizer"), rate=options.pop("dense_rate")),
+        row_hyperparameters=RowOptimizer(rate=options.pop("rate")),
+        dense_optimizer=DenseOptimizer(
+            name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_learning_rate")
+        ),
         compare_hash=options.pop("compare") == "hash",
         seed=options.pop("seed"),
     )
 
 
-@click.command(short_help="Train online from the clicks and assignments topics.")
-@click.option("--device", type=click.Choice(["auto", "cpu", "cuda"]), default="auto", show_default=True)
-@click.option("--model", type=click.Choice(["dlrm", "wdl", "dcn"]), default="dlrm", show_default=True)
-@click.option("--dim", type=click.IntRange(1, 4096), default=16, show_default=True, help="Numbers in an embedding row.")
+@click.command(
+    cls=RenamedOptions,
+    renamed={
+        "--rate": "--learning-rate",
+        "--dense-rate": "--dense-learning-rate",
+        "--until-end": "--idle-timeout",
+        "--keep": "--keep-checkpoints",
+    },
+    short_help="Train online from the clicks and assignments topics.",
+)
+@click.option(
+    "--device",
+    type=click.Choice(["auto", "cpu", "cuda"]),
+    default="auto",
+    show_default=True,
+    help="auto: CUDA if torch finds a CUDA device.",
+)
+@click.option(
+    "--model",
+    type=click.Choice(["dlrm", "wdl", "dcn"]),
+    default="dlrm",
+    show_default=True,
+    help="Model over the embedding.",
+)
+@click.option(
+    "--dim", type=click.IntRange(1, 4096), default=16, show_default=True, help="Dimension of the embedding vectors."
+)
 @click.option(
     "--embedding-bytes",
     type=click.IntRange(1),
-    metavar="N",
-    help="Size of the embedding: rows, optimizer state and router together.",
+    metavar="BYTES",
+    help="Size of the embedding: rows, optimizer state and router.",
 )
 @click.option(
-    "--compression", type=float, metavar="X", help="So many times smaller than a full table.  [default: 1000]"
+    "--compression", type=float, metavar="X", help="Size of a full table over that of the embedding.  [default: 1000]"
 )
 @click.option(
-    "--full-features", type=click.IntRange(1), metavar="N", help="Features in that table.  [default: Criteo's]"
+    "--full-features", type=click.IntRange(1), metavar="N", help="Features of the full table.  [default: Criteo's]"
 )
 @click.option(
     "--capacity",
     "capacity_rows",
     type=click.IntRange(1),
     metavar="ROWS",
-    help="Rows for hot features, as the agent's; not quite twice as many shared ones come on top.",
+    help="Unique rows, equal to the agent's --capacity; the plan adds about twice as many shared rows.",
 )
 @click.option(
-    "--optimizer", type=click.Choice(["adagrad", "sgd"]), default="adagrad", show_default=True, help="Of the rows."
+    "--optimizer",
+    type=click.Choice(["adagrad", "sgd"]),
+    default="adagrad",
+    show_default=True,
+    help="Optimizer of the rows.",
 )
 @click.option(
     "--row-format",
     type=click.Choice(ROW_FORMATS),
     default=DEFAULT_ROW_FORMAT,
     show_default=True,
-    help="What rows are stored as, and trained in; smaller ones buy more rows.",
+    help="Storage format of the rows, also during training.",
 )
 @click.option(
     "--gate/--no-gate",
     default=False,
     show_default=True,
-    help="Learn a scalar for each field's shared and unique rows.",
+    help="Learn a scale for each field's shared and unique vectors.",
 )
-@click.option("--rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows.")
-@click.option("--dense-optimizer", type=click.Choice(["adam", "adagrad", "sgd"]), default="adam", show_default=True)
-@click.option("--dense-rate", type=float, default=0.001, show_default=True)
+@click.option(
+    "--learning-rate", "rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows."
+)
+@click.option(
+    "--dense-optimizer",
+    type=click.Choice(["adam", "adagrad", "sgd"]),
+    default="adam",
+    show_default=True,
+    help="Optimizer of the model's other parameters.",
+)
+@click.option("--dense-learning-rate", type=float, default=0.001, show_default=True, help="Its learning rate.")
 @click.option(
     "--compare",
     type=click.Choice(["hash"]),
-    help="Train a plain hash table of the same bytes on the same rows beside it.",
+    help="Also train a plain hash table of equal size on the same rows.",
 )
-@click.option("--schema", default="criteo-kaggle", show_default=True, help="How single clicks in JSON are read.")
-@click.option("--checkpoint-dir", type=click.Path(path_type=Path, file_okay=False), metavar="DIR")
-@click.option("--checkpoint-every", type=click.IntRange(1), default=200_000, show_default=True, metavar="ROWS")
-@click.option("--keep", type=click.IntRange(2), default=3, show_default=True, help="Checkpoints to keep.")
 @click.option(
-    "--resume/--fresh", default=True, show_default=True, help="Go on from the newest good checkpoint, or delete all."
+    "--schema",
+    default="criteo-kaggle",
+    show_default=True,
+    help="Fields of click records in JSON: a built-in name or a TOML file.",
+)
+@click.option(
+    "--checkpoint-dir",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Folder of the checkpoints.  [default: none are written]",
+)
+@click.option(
+    "--checkpoint-every",
+    type=click.IntRange(1),
+    default=200_000,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows between two checkpoints.",
+)
+@click.option(
+    "--keep-checkpoints", type=click.IntRange(2), default=3, show_default=True, help="Number of checkpoints to keep."
+)
+@click.option(
+    "--resume/--fresh",
+    default=True,
+    show_default=True,
+    help="Resume from the newest intact checkpoint, or delete all checkpoints and start over.",
 )
 @click.option(
     "--export",
     "export_dir",
     type=click.Path(path_type=Path, file_okay=False),
     metavar="DIR",
-    help="At the end write what serving needs: rows, router, dense weights, and the seq and offsets they stand at.",
+    help="At the end, export rows, router and dense weights for serving, with their seq and offsets.",
 )
-@click.option("--limit", "limit_rows", type=click.IntRange(1), metavar="ROWS", help="Stop after so many rows.")
+@click.option("--limit", "limit_rows", type=click.IntRange(1), metavar="ROWS", help="Stop after this many rows.")
 @click.option(
-    "--until-end",
-    "until_end_s",
+    "--idle-timeout",
+    "idle_timeout_s",
     type=click.FloatRange(0),
     is_flag=False,
     flag_value=5.0,
     metavar="SECONDS",
-    help="Stop when all clicks are trained and no more came for so long (5 if no number follows).",
+    help="Stop once all clicks are trained and no new one arrives for this long; 5 if no number follows.",
 )
-@click.option("--window", "window_rows", type=click.IntRange(1), default=20_000, show_default=True, metavar="ROWS")
-@click.option("--threads", type=click.IntRange(1), help="Of torch.  [default: all cores]")
-@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--window",
+    "window_rows",
+    type=click.IntRange(1),
+    default=20_000,
+    show_default=True,
+    metavar="ROWS",
+    help="Rows per window of AUC and log loss.",
+)
+@click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @kafka_options
 @json_option
 def command(
@@ -152,26 +201,26 @@ def command(
     schema: str,
     checkpoint_dir: Path | None,
     checkpoint_every: int,
-    keep: int,
+    keep_checkpoints: int,
     resume: bool,
     export_dir: Path | None,
     json_path: str | None,
     **options: Any,
 ) -> None:
-    """Train from the clicks topic, follow the assignments topic, and send back what each feature mattered.
+    """Train from the clicks topic, follow the assignments topic, and publish the importance of each feature.
 
-    Every row is predicted before it is learned, so the AUC and log loss shown are those of rows never seen. Ctrl-C
-    and SIGTERM end the run after the step, with a checkpoint; killed at any moment, the same command goes on from the
-    newest good checkpoint.
+    The trainer predicts every row before it trains on it, so AUC and log loss are those of unseen rows. After Ctrl-C or
+    SIGTERM it finishes the current step and writes a checkpoint. After a crash, the same command resumes from the
+    newest intact checkpoint.
 
     \b
         hotstream train --capacity 20000 --compare hash --checkpoint-dir run1
-        hotstream train --embedding-bytes 2000000 --until-end --json -
+        hotstream train --embedding-bytes 2000000 --idle-timeout --json -
     """
-    import torch  # noqa: PLC0415 - seconds to import, and not for --help
+    import torch  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
-    from trainer.learning.model_config import choose_device  # noqa: PLC0415
+    from trainer.learning.building import choose_device  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
@@ -179,7 +228,7 @@ def command(
     report, request = Report("train"), StopRequest()
     if threads := options.pop("threads"):
         torch.set_num_threads(threads)
-    limit_rows, until_end_s = options.pop("limit_rows"), options.pop("until_end_s")
+    limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     try:
         run = RunConfig(
             window_rows=options.pop("window_rows"),
@@ -187,20 +236,22 @@ def command(
             device=choose_device(device),
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
-            keep_checkpoints=keep,
+            keep_checkpoints=keep_checkpoints,
         )
-        with open_kafka(**options) as kafka, request.listening(), _progress(limit_rows) as draw:
+        log_schema = load_schema(schema)
+        with open_kafka(**options) as kafka, request.listening(), show_progress("train", interval_s=math.inf) as draw:
             session = Session(
                 SessionConfig(
                     kafka=kafka,
                     run=run,
-                    schema=load_schema(schema),
+                    fields=log_schema.categorical,
+                    dense_names=log_schema.dense,
                     resume=resume,
                     limit_rows=limit_rows,
-                    until_end_s=until_end_s,
+                    idle_timeout_s=idle_timeout_s,
                 ),
                 should_stop=lambda: request.is_made,
-                on_progress=draw,
+                on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),
             )
             session.train()
         if export_dir is not None:

@@ -1,4 +1,4 @@
-"""The demo: all of hotstream as separate processes on one machine, watched, counted and checked."""
+"""The demo: runs all of hotstream as separate processes on one machine and audits the result."""
 
 from __future__ import annotations
 

@@ -1,11 +1,14 @@
-"""The books of a finished run: what is in the topics, counted record by record, against what the processes said."""
+"""Audits a finished run: counts the rows and records in the topics, for comparison with what the processes reported."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
+from sketch.changes import HOT
 from sketch.hashing import Keys
 from streams.assignments.table import HotTable
 from streams.clients.admin import require_partitions
@@ -15,17 +18,17 @@ from streams.logs.schema import LogSchema
 from streams.records import ClickBatch, ImportanceBatch, decode_clicks, decode_importance
 from streams.topics import Topics
 
-__all__ = ["Books", "audit", "recall_of"]
+__all__ = ["TopicAudit", "audit_topics", "recall_of"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Books:
-    """What the topics hold.
+class TopicAudit:
+    """Exact totals of the clicks and importance topics.
 
     Attributes:
         clicks_rows: rows in the clicks topic.
-        importance_records: importance records, each click record counted once a shard and signal.
-        top_keys: the features with the largest exact sums of importance, best first.
+        importance_records: distinct importance records; there is one per click record, shard and signal.
+        top_keys: (K,) uint64, the features with the largest exact sums of importance, in descending order.
     """
 
     clicks_rows: int
@@ -33,64 +36,63 @@ class Books:
     top_keys: Keys
 
 
-def audit(config: KafkaConfig, schema: LogSchema, *, top: int, half_life_events: float) -> Books:
-    """Reads the clicks and importance topics from end to end.
+def audit_topics(config: KafkaConfig, schema: LogSchema, *, top: int, half_life_events: float) -> TopicAudit:
+    """Reads the clicks and importance topics completely.
 
     Args:
         config: the broker.
-        schema: how single clicks in JSON are read.
-        top: how many of the most important features to find, exactly.
-        half_life_events: the agents' half-life in a shard's events; sums decay as theirs do.
+        schema: the fields of click records in JSON.
+        top: the length of `top_keys`, K.
+        half_life_events: the half-life of the agents' scores in events of a shard; the exact sums decay likewise.
     """
     topics = Topics(config.prefix)
     with open_partition_log(config) as log:
-        rows = sum(
-            batch.num_rows
-            for record in _records(log, topics.clicks, require_partitions(config, topics.clicks))
-            if isinstance(batch := _clicks(record, schema), ClickBatch)
-        )
-        seen: set[tuple[int, str, int, int]] = set()
-        keys, scores = [np.empty(0, np.uint64)], [np.empty(0, np.float64)]
+        clicks_rows = _count_rows(log, topics.clicks, require_partitions(config, topics.clicks), schema)
+        num_records, keys, scores = 0, [np.empty(0, np.uint64)], [np.empty(0, np.float64)]
         for shard in range(require_partitions(config, topics.importance)):
             events = 0
-            for record in _partition(log, topics.importance, shard):
-                batch = decode_importance(record.value, record.headers)
-                if not isinstance(batch, ImportanceBatch):
-                    continue
-                source = (shard, batch.source.signal, batch.source.partition, batch.source.offset)
-                if source in seen:
-                    continue
-                seen.add(source)
+            for batch in _distinct_importance(log, topics.importance, shard):
+                num_records += 1
                 keys.append(batch.keys)
+                # A weight that grows with the events orders the sums as a decay of the earlier events would.
                 scores.append(batch.scores.astype(np.float64) * 2.0 ** (events / half_life_events))
                 events += len(batch.keys)
-    distinct, places = np.unique(np.concatenate(keys), return_inverse=True)
-    sums = np.bincount(places, np.concatenate(scores), len(distinct))
+    distinct, inverse = np.unique(np.concatenate(keys), return_inverse=True)
+    sums = np.bincount(inverse, np.concatenate(scores), len(distinct))
     best = np.argsort(-sums, kind="stable")[:top]
-    return Books(clicks_rows=rows, importance_records=len(seen), top_keys=distinct[best])
+    return TopicAudit(clicks_rows=clicks_rows, importance_records=num_records, top_keys=distinct[best])
 
 
 def recall_of(table: HotTable, top_keys: Keys) -> float | None:
-    """The share of the exact top features that are hot; None if there are none."""
+    """Returns the share of the exact top features that are hot; None if there are no top features."""
     if not len(top_keys):
         return None
     tiers, _ = table.lookup(top_keys)
-    return round(float(np.mean(tiers == 2)), 5)
+    return round(float(np.mean(tiers == HOT)), 5)
 
 
-def _clicks(record: object, schema: LogSchema) -> object:
-    return decode_clicks(
-        record.value,  # type: ignore[attr-defined]
-        record.headers,  # type: ignore[attr-defined]
-        fields=schema.categorical,
-        dense_names=schema.dense,
-    )
+def _count_rows(log: PartitionLog, topic: str, num_partitions: int, schema: LogSchema) -> int:
+    """Returns the number of rows in the valid records of the clicks topic."""
+    rows = 0
+    for partition in range(num_partitions):
+        for record in _records(log, topic, partition):
+            batch = decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+            rows += batch.num_rows if isinstance(batch, ClickBatch) else 0
+    return rows
 
 
-def _partition(log: PartitionLog, topic: str, partition: int):  # type: ignore[no-untyped-def]
+def _distinct_importance(log: PartitionLog, topic: str, shard: int) -> Iterator[ImportanceBatch]:
+    """Yields the valid importance records of a shard, without the later copies of a record."""
+    seen: set[tuple[str, int, int]] = set()
+    for record in _records(log, topic, shard):
+        batch = decode_importance(record.value, record.headers)
+        if not isinstance(batch, ImportanceBatch):
+            continue
+        source = (batch.source.signal, batch.source.partition, batch.source.offset)
+        if source not in seen:
+            seen.add(source)
+            yield batch
+
+
+def _records(log: PartitionLog, topic: str, partition: int) -> Iterator[Any]:
     yield from log.read(topic, partition, *log.bounds(topic, partition))
-
-
-def _records(log: PartitionLog, topic: str, partitions: int):  # type: ignore[no-untyped-def]
-    for partition in range(partitions):
-        yield from _partition(log, topic, partition)

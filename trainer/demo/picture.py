@@ -1,4 +1,4 @@
-"""`report.png`: what happened, for people who would rather look than read."""
+"""Draws `report.png`, the plots of the demo's report."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ _COLOURS = {"adaptive": "#c0392b", "hash": "#7f8c8d"}
 
 
 def draw_report(path: Path, observer: Observer, report: dict[str, Any]) -> None:
-    """Writes the picture: AUC over rows, the hot set and its churn over time, latencies."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - a second to import, once, at the end
+    """Writes three plots to `path`: AUC over rows, the hot set and its changes over time, and latencies."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - takes a second to import
     from matplotlib.ticker import EngFormatter  # noqa: PLC0415
 
     figure = Figure(figsize=(15, 4.2), layout="constrained")
@@ -27,21 +27,21 @@ def draw_report(path: Path, observer: Observer, report: dict[str, Any]) -> None:
             quality.plot(*zip(*points, strict=True), color=colour, label=label)
             quality.legend(loc="lower right")
     quality.xaxis.set_major_formatter(EngFormatter(sep=""))
-    quality.set(title="AUC of rows not yet learned, over all rows so far", xlabel="rows trained", ylabel="AUC")
+    quality.set(title="AUC, each row predicted before training on it", xlabel="rows trained", ylabel="AUC")
 
     seconds, hot, promotions, demotions = zip(*observer.history, strict=True)
     hot_set.fill_between(seconds, hot, color="#f5b7b1", label="hot features")
     hot_set.axhline(report["hot"]["capacity"], color="#c0392b", linestyle=":", label="capacity")
-    hot_set.plot(seconds, promotions, color="#1e8449", label="promotions, in all")
-    hot_set.plot(seconds, demotions, color="#1f618d", label="demotions, in all")
-    hot_set.set(title="The hot set and its churn", xlabel="seconds", ylabel="features")
+    hot_set.plot(seconds, promotions, color="#1e8449", label="promotions, total")
+    hot_set.plot(seconds, demotions, color="#1f618d", label="demotions, total")
+    hot_set.set(title="Hot set and churn", xlabel="seconds", ylabel="features")
     hot_set.legend(loc="center right")
 
     names = ["event to assignment", "assignment to trainer"]
-    figures = [report["latency_ms"][name.replace(" ", "_")] for name in names]
+    latencies_ms = [report["latency_ms"][name.replace(" ", "_")] for name in names]
     for offset, quantile, colour in ((-0.2, "p50", "#85929e"), (0.2, "p99", "#2e4053")):
-        values = [figure_ms[quantile] or 0 for figure_ms in figures]
-        bars = latency.barh([place + offset for place in range(len(names))], values, 0.38, color=colour, label=quantile)
+        widths = [quantiles_ms[quantile] or 0 for quantiles_ms in latencies_ms]
+        bars = latency.barh([row + offset for row in range(len(names))], widths, 0.38, color=colour, label=quantile)
         latency.bar_label(bars, fmt="%.0f ms", padding=3)
     latency.set_yticks(range(len(names)), names)
     latency.set(title="Latency", xlabel="ms")

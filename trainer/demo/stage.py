@@ -1,9 +1,8 @@
-"""The demo's course: data, topics, processes, and at the end the books."""
+"""Runs the demo: creates the topics, runs agent, trainer and replay as processes, and audits the result."""
 
 from __future__ import annotations
 
 import json
-import logging
 import math
 import time
 from collections.abc import Callable
@@ -19,32 +18,31 @@ from streams.logs.schema import LogSchema
 from streams.processes.children import Children
 from streams.telemetry.observer import Observer
 from streams.topics import Topics
-from trainer.demo.audit import audit, recall_of
+from trainer.demo.audit import audit_topics, recall_of
 
 __all__ = ["DemoConfig", "run_demo"]
-
-logger = logging.getLogger(__name__)
 
 _START_TIMEOUT_S = 120.0
 _STALL_TIMEOUT_S = 120.0
 _CLICK_PARTITIONS, _SHARDS = 4, 2
-_SESSION_TIMEOUT_S = 6  # joining a group on the embedded broker takes half of it
+_SESSION_TIMEOUT_S = 6  # to join a group on the embedded broker takes half of it
 
 
 @dataclass(frozen=True, kw_only=True)
 class DemoConfig:
-    """What the demo is told.
+    """The configuration of the demo.
 
     Args:
-        kafka: a broker that is running.
-        data: the click log.
-        schema: what it looks like; `schema_option` is what the commands are told.
-        folder: where logs, checkpoints and the picture go.
-        rate: rows a second; None for as fast as possible.
-        batch_rows: rows a click record.
-        embedding_bytes: size of the model's embedding, and of the plain hash table beside it.
-        capacity: hot rows, as the embedding's size allows.
-        seed: of agent and trainer.
+        kafka: a running broker.
+        data: the path of the click log.
+        schema: the schema of the click log.
+        schema_option: the value of `--schema` for the child processes, from which they load the same schema.
+        folder: the folder of the logs, the checkpoints and the processes' reports.
+        rate_rows_s: replayed rows per second; None for as fast as possible.
+        batch_rows: rows per click record.
+        embedding_bytes: bytes of the adaptive embedding, and of the plain hash table that it is compared with.
+        capacity: the capacity of the hot set, in rows; it must be that of the embedding.
+        seed: the seed of agent and trainer.
     """
 
     kafka: KafkaConfig
@@ -52,7 +50,7 @@ class DemoConfig:
     schema: LogSchema
     schema_option: str
     folder: Path
-    rate: float | None
+    rate_rows_s: float | None
     batch_rows: int
     embedding_bytes: int
     capacity: int
@@ -60,10 +58,15 @@ class DemoConfig:
 
 
 def run_demo(config: DemoConfig, observer: Observer, on_look: Callable[[Observer, str], None]) -> dict[str, Any]:
-    """Runs agent, trainer and replay to the end of the log; returns the report.
+    """Runs agent, trainer and replay until the whole log is trained and counted; returns the report.
+
+    Args:
+        config: the configuration.
+        observer: follows the topics of the run.
+        on_look: called with the observer and the name of the phase after each look at the topics.
 
     Raises:
-        ChildError: a process failed, or nothing moved for two minutes.
+        ChildError: a process failed, or none made progress for two minutes.
     """
     with Children(config.folder, {"KAFKA_BOOTSTRAP_SERVERS": config.kafka.bootstrap_servers}) as children:
         stage = _Stage(config, children, observer, on_look)
@@ -77,19 +80,19 @@ def prepare_topics(config: KafkaConfig) -> None:
     """Creates the demo's topics.
 
     Raises:
-        BrokerError: the broker has records of an earlier run under this prefix, or topics that do not fit.
+        BrokerError: a topic with this prefix exists already, or the broker cannot create one.
     """
     states = create_topics(config, Topics(config.prefix).specs(click_partitions=_CLICK_PARTITIONS, shards=_SHARDS))
     for state in states:
         if state.problems:
             raise BrokerError(f"topic {state.spec.name}: {'; '.join(state.problems)}; choose another --prefix")
         if not state.created:
-            raise BrokerError(f"topic {state.spec.name} is there already; the demo wants topics of its own: "
+            raise BrokerError(f"topic {state.spec.name} exists already, and the demo needs new topics: "
                               "choose another --prefix")  # fmt: skip
 
 
 class _Stage:
-    """The processes of one run."""
+    """The processes of one run of the demo."""
 
     def __init__(
         self, config: DemoConfig, children: Children, observer: Observer, on_look: Callable[[Observer, str], None]
@@ -101,7 +104,7 @@ class _Stage:
         self._common = ["--prefix", config.kafka.prefix]
 
     def start(self) -> None:
-        """Starts agent and trainer; returns when both are at work."""
+        """Starts agent and trainer; returns when both have reported metrics."""
         config = self._config
         self._children.start(
             "agent",
@@ -118,23 +121,23 @@ class _Stage:
                    _START_TIMEOUT_S)  # fmt: skip
 
     def replay(self) -> dict[str, Any]:
-        """Replays the log; returns the replay's report."""
+        """Replays the log; returns the report of `hotstream replay`."""
         config = self._config
         path = config.folder / "replay.json"
-        pace = [] if config.rate is None else ["--rate", str(config.rate)]
+        pace = [] if config.rate_rows_s is None else ["--rate", str(config.rate_rows_s)]
         self._children.start(
             "replay",
             ["replay", str(config.data), "--schema", config.schema_option, "--batch-rows", str(config.batch_rows),
              "--json", str(path), *pace, *self._common],
         )  # fmt: skip
-        ended: set[str] = set()
-        while "replay" not in ended:
-            ended = self._look("replaying")
-        replayed: dict[str, Any] = json.loads(path.read_text())
-        return replayed
+        exited: set[str] = set()
+        while "replay" not in exited:
+            exited = self._look("replaying")
+        report: dict[str, Any] = json.loads(path.read_text())
+        return report
 
     def finish(self, rows: int) -> dict[str, Any]:
-        """Waits until all is trained and counted, stops trainer and agent in order; returns the trainer's report."""
+        """Waits until all rows are trained and counted; stops trainer, then agent; returns the trainer's report."""
         self._wait("training", lambda: self._observer.rows_trained >= rows, _STALL_TIMEOUT_S)
         self._children.stop("train")
         trained: dict[str, Any] = json.loads((self._config.folder / "train.json").read_text())
@@ -146,23 +149,29 @@ class _Stage:
             self._observer.look()
         return trained
 
-    def _look(self, doing: str) -> set[str]:
+    def _look(self, phase: str) -> set[str]:
+        """Polls the topics and the processes once; returns the names of the processes that have exited."""
         self._observer.look()
-        self._on_look(self._observer, doing)
-        ended = self._children.check()
-        early = ended - {"replay"}
+        self._on_look(self._observer, phase)
+        exited = self._children.check()
+        early = exited - {"replay"}
         if early:
-            raise ChildError(f"{early.pop()} ended before it was asked to; see its log in {self._config.folder}")
-        return ended
+            raise ChildError(f"{early.pop()} exited before the demo stopped it; see its log in {self._config.folder}")
+        return exited
 
-    def _wait(self, doing: str, is_done: Callable[[], bool], stall_timeout_s: float) -> None:
+    def _wait(self, phase: str, is_done: Callable[[], bool], stall_timeout_s: float) -> None:
+        """Looks until `is_done()`.
+
+        Raises:
+            ChildError: a process failed, or the counts did not change for `stall_timeout_s` seconds.
+        """
         moved_s, before = time.monotonic(), self._progress()
         while not is_done():
-            self._look(doing)
+            self._look(phase)
             if self._progress() != before:
                 moved_s, before = time.monotonic(), self._progress()
             if time.monotonic() - moved_s > stall_timeout_s:
-                raise ChildError(f"{doing}: nothing moved for {stall_timeout_s:.0f} s; see the logs in "
+                raise ChildError(f"{phase}: no progress for {stall_timeout_s:.0f} s; see the logs in "
                                  f"{self._config.folder}")  # fmt: skip
 
     def _progress(self) -> tuple[int, int]:
@@ -172,18 +181,19 @@ class _Stage:
 def _report(
     config: DemoConfig, observer: Observer, replayed: dict[str, Any], trained: dict[str, Any]
 ) -> dict[str, Any]:
-    """The fixed keys, and whether every equality holds."""
+    """Returns the content of the report; `checks` are the equalities that must hold, `ok` is whether all do."""
     shards = ShardConfig(capacity=config.capacity, num_shards=_SHARDS)
     half_life = shards.make_hot_set(0).half_life_events
-    books = audit(config.kafka, config.schema, top=config.capacity,
-                  half_life_events=half_life or math.inf)  # fmt: skip
-    table = observer.reader.table
-    rows = {"replayed": replayed["rows"]["sent"], "in_topic": books.clicks_rows, "trained": trained["rows"]["trained"]}
+    audit = audit_topics(config.kafka, config.schema, top=config.capacity,
+                         half_life_events=half_life or math.inf)  # fmt: skip
+    hot_table = observer.reader.table
+    rows = {"replayed": replayed["rows"]["sent"], "in_topic": audit.clicks_rows, "trained": trained["rows"]["trained"]}
     checks = {
         "rows replayed = rows in topic = rows trained": len(set(rows.values())) == 1 and rows["trained"] > 0,
-        "importance records counted once": books.importance_records == observer.counted,
+        "importance records counted once": audit.importance_records == observer.counted,
         "hot rows never over the capacity": observer.max_hot <= config.capacity,
-        "the table that was followed is the agent's (digests)": table.is_verified,
+        "the table that was followed is the agent's (digests)": hot_table.is_verified,
+        "the table that was trained is the agent's (digests)": trained["assignments"]["verified"] is not False,
         "no bad record": observer.reader.num_bad == 0 and trained["click_records"]["bad"] == 0,
     }
     return {
@@ -191,14 +201,13 @@ def _report(
         "checks": checks,
         "rows": rows,
         "bad_lines": replayed["rows"]["bad"],
-        "importance": {"records": books.importance_records, "counted": observer.counted},
+        "importance": {"records": audit.importance_records, "counted": observer.counted},
         "hot": {
             "capacity": config.capacity,
             "max": observer.max_hot,
-            "final": table.num_hot,
-            "recall": recall_of(table, books.top_keys),
+            "final": hot_table.num_hot,
+            "recall": recall_of(hot_table, audit.top_keys),
         },
-        "warm": table.num_warm,
         "changes": {"promotions": observer.promotions, "demotions": observer.demotions},
         "latency_ms": {"event_to_assignment": observer.latency.summary(), **trained["latency_ms"]},
         "auc": trained["auc"],

@@ -1,4 +1,4 @@
-"""The demo on a terminal: one live table while it runs, a log line now and then elsewhere, the report at the end."""
+"""Shows the demo's progress (a live table on a terminal, log lines elsewhere) and prints its report."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ _DRAW_EVERY_S = 0.25
 
 
 class DemoView:
-    """Shows what the observer sees.
+    """Shows the progress that an observer measures.
 
     Args:
-        console: where to.
-        capacity: hot rows, at most.
-        num_rows: rows that will be replayed; None if nobody knows.
+        console: the console to draw on.
+        capacity: the capacity of the hot set, in rows.
+        num_rows: rows of the log; None if unknown.
     """
 
     def __init__(self, console: Console, capacity: int, num_rows: int | None) -> None:
@@ -48,25 +48,26 @@ class DemoView:
         if self._live is not None:
             self._live.__exit__(kind, error, trace)
 
-    def show(self, observer: Observer, doing: str) -> None:
-        """Draws, if it is time to."""
+    def show(self, observer: Observer, phase: str) -> None:
+        """Draws the table or writes a log line, if the last one is old enough."""
         now_s = time.monotonic()
         if now_s - self._shown_s < (_DRAW_EVERY_S if self._live else _LINE_EVERY_S):
             return
         self._shown_s = now_s
         if self._live is not None:
-            self._live.update(self._table(observer, doing), refresh=True)
+            self._live.update(self._table(observer, phase), refresh=True)
         else:
-            logger.info("%s: %s", doing, "; ".join(f"{name} {value}" for name, value in self._lines(observer)))
+            logger.info("%s: %s", phase, "; ".join(f"{name} {value}" for name, value in self._lines(observer)))
 
     def _lines(self, observer: Observer) -> list[tuple[str, str]]:
         trainer = observer.trainer
         total = "" if self._num_rows is None else f" of {self._num_rows:,}"
-        auc = trainer.get("auc", {})
+        auc = trainer.auc if trainer else {}
+        rows_per_s, lag_records = (trainer.rows_per_s, trainer.lag_records) if trainer else (0.0, 0)
         latency = observer.latency.summary()
         return [
-            ("rows trained", f"{observer.rows_trained:,}{total} at {trainer.get('rows_per_s', 0):,.0f}/s"),
-            ("lag", f"{trainer.get('lag_records', 0)} click records"),
+            ("rows trained", f"{observer.rows_trained:,}{total} at {rows_per_s:,.0f}/s"),
+            ("lag", f"{lag_records} click records"),
             ("hot", f"{observer.reader.table.num_hot:,} of {self._capacity:,}"),
             ("promotions", f"{observer.promotions:,}"),
             ("demotions", f"{observer.demotions:,}"),
@@ -75,25 +76,25 @@ class DemoView:
             ("AUC hash", _number(auc.get("hash"))),
         ]
 
-    def _table(self, observer: Observer, doing: str) -> Table:
-        table = Table(title=f"hotstream demo: {doing}", box=None, show_header=False, title_justify="left")
+    def _table(self, observer: Observer, phase: str) -> Table:
+        table = Table(title=f"hotstream demo: {phase}", box=None, show_header=False, title_justify="left")
         for name, value in self._lines(observer):
             table.add_row(f"[bold]{name}[/]", value)
         return table
 
 
 def print_report(console: Console, report: dict[str, Any]) -> None:
-    """The report for people."""
+    """Prints the report as a table."""
     table = Table(box=None, show_header=False)
     rows, hot, latency = report["rows"], report["hot"], report["latency_ms"]
     size = report["embedding_bytes"]
-    found = f"recall of the exact top {hot['capacity']:,}: {_number(hot['recall'])}"
+    recall = f"recall of the exact top {hot['capacity']:,}: {_number(hot['recall'])}"
     lines = [
         ("rows", f"{rows['replayed']:,} replayed, {rows['in_topic']:,} in the topic, {rows['trained']:,} trained"),
         ("importance", f"{report['importance']['records']:,} records, {report['importance']['counted']:,} counted"),
-        ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (never more than {hot['max']:,}); {found}"),
+        ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (at most {hot['max']:,} during the run); {recall}"),
         ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
-        *((f"latency, {name.replace('_', ' ')}", _quantiles(figure)) for name, figure in latency.items()),
+        *((f"latency, {name.replace('_', ' ')}", _quantiles(quantiles_ms)) for name, quantiles_ms in latency.items()),
         ("AUC, adaptive", f"{_number(report['auc'].get('adaptive'))} in {size['adaptive'] or 0:,} bytes"),
         ("AUC, plain hash", f"{_number(report['auc'].get('hash'))} in {size['hash'] or 0:,} bytes"),
         *((("[green]yes[/]" if held else "[bold red]NO[/]"), name) for name, held in report["checks"].items()),
@@ -103,9 +104,9 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _number(value: float | None, places: int = 4) -> str:
-    return "-" if value is None else f"{value:.{places}f}"
+def _number(value: float | None, decimals: int = 4) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
-def _quantiles(figure: dict[str, float | None]) -> str:
-    return f"p50 {_number(figure['p50'], 0)} ms, p99 {_number(figure['p99'], 0)} ms"
+def _quantiles(quantiles_ms: dict[str, float | None]) -> str:
+    return f"p50 {_number(quantiles_ms['p50'], 0)} ms, p99 {_number(quantiles_ms['p99'], 0)} ms"

@@ -9,112 +9,26 @@ the norm of the gradient at the bag's output.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from sketch.changes import Changes
 from trainer.embedding import gathers, kernels
+from trainer.embedding.captured import CapturingEmbedding, Touched
 from trainer.embedding.gate import Gate
 from trainer.embedding.layout import left_half
-from trainer.embedding.lookup import Importance, Lookup, Numbering, Routes, as_words, distinct, empty_slots
-from trainer.embedding.migration import ApplyReport, resolve
+from trainer.embedding.lookup import Importance, Lookup, Numbering, Routes, distinct, empty_slots
+from trainer.embedding.migration import MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.embedding.router import Backend, Router, choose_backend
+from trainer.embedding.router import Backend, Router
 from trainer.embedding.stores.kernels import row_kernels
-from trainer.embedding.stores.row_table import RowOptimizer, RowTable
+from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import GradientError
 
 __all__ = ["AdaptiveEmbedding", "CapturingEmbedding"]
-
-
-_Captured = tuple[Lookup, Tensor, Tensor | None]
-
-
-class _LookUp(torch.autograd.Function):
-    """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, embedding: CapturingEmbedding, lookup: Lookup) -> Tensor:  # noqa: ARG004
-        """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
-        ctx.embedding, ctx.lookup = embedding, lookup
-        vectors = embedding.table.gather(lookup)
-        if lookup.gated is not None:
-            ctx.save_for_backward(vectors)
-        return vectors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        """Keeps the gradient (N, D) until `apply_gradients`."""
-        vectors = ctx.saved_tensors[0] if ctx.lookup.gated is not None else None
-        ctx.embedding.capture(ctx.lookup, gradients[0].contiguous(), vectors)
-        return None, None, None
-
-
-class CapturingEmbedding(nn.Module):
-    """An embedding whose rows are no parameters: gradients are captured by `backward` and applied on request.
-
-    Derived classes say which rows a lookup reads (`look_up`) and how captured gradients become updates.
-
-    Args:
-        plan: the sizes.
-        optimizer: how touched rows learn.
-        seed: of the first values.
-        device: where the rows are.
-        backend: `numba` or `torch`; None for the device's own.
-    """
-
-    def __init__(
-        self,
-        plan: EmbeddingPlan,
-        *,
-        optimizer: RowOptimizer | None = None,
-        seed: int = 0,
-        device: torch.device | None = None,
-        backend: Backend | None = None,
-    ) -> None:
-        super().__init__()
-        self.plan = plan
-        self.device = device or torch.device("cpu")
-        self.backend = choose_backend(self.device, backend)
-        self.table = RowTable(
-            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
-        )
-        self._anchor = torch.zeros((), requires_grad=True)
-        self._captured: list[_Captured] = []
-
-    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """The routes of (N,) int64 keys."""
-        raise NotImplementedError
-
-    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
-        """The vectors (B, F, D) of keys (B, F), int64 or uint64. Nothing is changed by it.
-
-        Raises:
-            KeyRangeError: a key's field number is not 1 to F (on a CPU).
-        """
-        words = as_words(keys, self.device)
-        lookup = self.look_up(words.view(-1), len(words))
-        learns = torch.is_grad_enabled()
-        vectors: Tensor = _LookUp.apply(self._anchor, self, lookup) if learns else self.table.gather(lookup)
-        return vectors.view(*words.shape, -1)
-
-    def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are gated; `backward` calls this."""
-        self._captured.append((lookup, gradient, vectors))
-
-    def take_captured(self) -> list[_Captured]:
-        """What was captured since the last call, in order."""
-        captured, self._captured = self._captured, []
-        return captured
-
-    @property
-    def has_captured(self) -> bool:
-        """Whether gradients wait to be applied."""
-        return bool(self._captured)
 
 
 def _by_part(routes: Routes, gradient: Tensor) -> Tensor:
@@ -205,27 +119,33 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:
-        """Updates the rows that the last backward pass touched, each once, and says what each key mattered.
+        """Updates the rows that backward passes touched since the last call, each once; gives each key's importance.
 
-        Several forward passes of one step are applied one after the other, and their scores add up.
+        The gradients of several passes add up, and so do their scores; each loss counts as a mean over its pass's rows.
 
         Raises:
             GradientError: changes were applied between a forward pass and this.
         """
-        parts = []
-        for lookup, gradient, vectors in self.take_captured():
-            if lookup.version != self.router.version:
-                raise GradientError("changes were applied between forward and apply_gradients; apply between steps")
-            step = self._step_numba if self.backend == "numba" else self._step_torch
-            parts.append(step(lookup, gradient, vectors))
-        if len(parts) == 1:
-            return parts[0]
-        keys, places = distinct(np.concatenate([part.keys for part in parts] or [np.empty(0, np.uint64)]))
-        scores = np.zeros(len(keys), np.float32)
-        np.add.at(scores, places, np.concatenate([part.scores for part in parts] or [np.empty(0, np.float32)]))
-        return Importance(keys, scores)
+        touched = self.take_touched()
+        if touched is None:
+            return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
+        if self.gate is not None and touched.slopes is not None:
+            self.gate.learn(touched.slopes)
+        self.table.update(touched.rows, touched.sums)  # all queued before the only wait, which the reported loss shares
+        keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
+        return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
 
-    def _step_numba(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Importance:
+    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
+        """The sums of one pass's gradient (N, D) by row, the importance of its keys, and the slopes of their gates.
+
+        Raises:
+            GradientError: changes were applied since the forward pass.
+        """
+        if lookup.version != self.router.version:
+            raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
+        return (self._reduce_numba if self.backend == "numba" else self._reduce_torch)(lookup, gradient, vectors)
+
+    def _reduce_numba(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
         assert lookup.inverse is not None  # noqa: S101  the numba body always has one
         assert lookup.numbering is not None  # noqa: S101
         num_keys, dim, numbering = len(lookup.keys), gradient.shape[1], lookup.numbering
@@ -236,30 +156,32 @@ class AdaptiveEmbedding(CapturingEmbedding):
         looked_up = (gradient if vectors is None else vectors).numpy()
         merge = row_kernels(dim).merge_scores
         merge(gradient.numpy(), lookup.inverse.numpy(), numbering.numbers, scale, sums, scores, gates, looked_up, dots)
-        self._learn_gate(lookup, torch.from_numpy(dots))
-        self.table.update(torch.from_numpy(numbering.rows), torch.from_numpy(sums))
-        return Importance(lookup.keys.numpy().view(np.uint64), scores)
+        return Touched(
+            rows=torch.from_numpy(numbering.rows),
+            sums=torch.from_numpy(sums),
+            keys=lookup.keys,
+            scores=torch.from_numpy(scores),
+            slopes=self._slopes(lookup, torch.from_numpy(dots)),
+        )
 
-    def _step_torch(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Importance:
+    def _reduce_torch(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
         padding = self.plan.layout.padding_row
         norms = gradient.norm(dim=1) * lookup.batch_rows  # (N,)
         keys, scores = gathers.merge_by_id(lookup.keys, norms, 0)
+        slopes = None
         if vectors is not None and lookup.gated is not None:
-            self._learn_gate(lookup, (gradient * vectors).sum(dim=1))
+            slopes = self._slopes(lookup, (gradient * vectors).sum(dim=1))
             gradient = gradient * lookup.gated.factors[:, None]
         rows, merged = gathers.merge_by_id(torch.cat(lookup.routes), _by_part(lookup.routes, gradient), padding)
         merged = torch.where((rows == padding)[:, None], 0.0, merged)
-        self.table.update(rows, merged)  # all queued before the only wait, which the reported loss shares
-        words, numbers = keys.cpu().numpy().view(np.uint64), scores.cpu().numpy()
-        return Importance(words[words != 0], numbers[words != 0])
+        return Touched(rows=rows, sums=merged, keys=keys, scores=scores, slopes=slopes)
 
-    def _learn_gate(self, lookup: Lookup, dots: Tensor) -> None:
-        """Trains the gate with (U,) gradient times gated vector of each key."""
-        if self.gate is not None and lookup.gated is not None:
-            self.gate.learn(lookup.gated, dots)
+    def _slopes(self, lookup: Lookup, dots: Tensor) -> Tensor | None:
+        """The slopes (F, 2) of the gates, of (U,) gradient times gated vector of each key."""
+        return self.gate.slopes(lookup.gated, dots) if self.gate is not None and lookup.gated is not None else None
 
     @torch.no_grad()
-    def apply(self, changes: Changes) -> ApplyReport:  # type: ignore[override]
+    def migrate(self, changes: Changes) -> MigrationReport:
         """Follows the changes, as if one after the other: routes change, and a promoted key's vector is copied.
 
         The new row of a hot key starts with the vector that the key had, over the hot tier's gate; its optimizer state
@@ -272,9 +194,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
             GradientError: captured gradients have not been applied.
         """
         if self.has_captured:
-            raise GradientError("captured gradients wait: call apply_gradients before apply")
+            raise GradientError("captured gradients wait: call apply_gradients before migrate")
         if not len(changes):
-            return ApplyReport()
+            return MigrationReport()
         migration = resolve(changes, self.router, self.plan.capacity_rows)
         taking = migration.takes_row
         keys = torch.from_numpy(migration.keys[taking].view(np.int64)).to(self.device)
@@ -318,4 +240,4 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if self.gate is not None:
             self.gate.load_tensors(tensors)
         self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
-        self._captured.clear()
+        self.zero_grad()

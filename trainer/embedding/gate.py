@@ -52,8 +52,8 @@ class Gate(nn.Module):
     def __init__(self, layout: Layout, device: torch.device) -> None:
         super().__init__()
         self._layout = layout
-        self.register_buffer("values", torch.ones(layout.num_fields, _TIERS, device=device))
-        self.register_buffer("state", torch.zeros(layout.num_fields, _TIERS, device=device))
+        self.register_buffer("values", torch.ones(layout.num_fields, _TIERS, device=device), persistent=False)
+        self.register_buffer("state", torch.zeros(layout.num_fields, _TIERS, device=device), persistent=False)
 
     @property
     def nbytes(self) -> int:
@@ -67,10 +67,12 @@ class Gate(nn.Module):
         places = fields * _TIERS + tiers
         return Gated(places, self.values.view(-1)[places])
 
-    def learn(self, gated: Gated, dots: Tensor) -> None:
-        """One step; dots (U,): the gradient at a key's gated vectors times these vectors, summed."""
-        slopes = torch.zeros_like(self.values).view(-1).index_add_(0, gated.places, dots / gated.factors)
-        slopes = slopes.view_as(self.values)  # (F, 2)
+    def slopes(self, gated: Gated, dots: Tensor) -> Tensor:
+        """The gradient (F, 2) at the gates; dots (U,): the gradient at a key's gated vectors times these, summed."""
+        return torch.zeros_like(self.values).view(-1).index_add_(0, gated.places, dots / gated.factors).view(-1, _TIERS)
+
+    def learn(self, slopes: Tensor) -> None:
+        """One step with the gradient (F, 2)."""
         self.state += slopes.square()
         self.values -= _RATE * slopes / (self.state.sqrt() + _EPSILON)
         self.values.clamp_(_LEAST, _MOST)

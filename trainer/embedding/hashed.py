@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from trainer.embedding import gathers, kernels
-from trainer.embedding.adaptive import CapturingEmbedding
+from trainer.embedding.captured import CapturingEmbedding, Touched
 from trainer.embedding.layout import LEVEL_1_SEED
 from trainer.embedding.lookup import Lookup, Routes, distinct
 from trainer.embedding.stores.kernels import row_kernels
@@ -49,15 +49,19 @@ class HashEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def apply_gradients(self) -> None:
-        """Updates the rows that the last backward pass touched, each once."""
-        for lookup, gradient, _ in self.take_captured():
-            if lookup.inverse is None:
-                rows, merged = gathers.merge_by_id(lookup.routes.row, gradient, self.plan.layout.padding_row)
-                self.table.update(rows, merged)
-            else:
-                sums = np.zeros((len(lookup.routes.row), gradient.shape[1]), np.float32)  # (P, D)
-                row_kernels(gradient.shape[1]).merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
-                self.table.update(lookup.routes.row, torch.from_numpy(sums))
+        """Updates the rows that backward passes touched since the last call, each once."""
+        touched = self.take_touched()
+        if touched is not None:
+            self.table.update(touched.rows, touched.sums)
+
+    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:  # noqa: ARG002
+        """The sums of one pass's gradient (N, D) by row."""
+        if lookup.inverse is None:
+            rows, merged = gathers.merge_by_id(lookup.routes.row, gradient, self.plan.layout.padding_row)
+            return Touched(rows=rows, sums=merged)
+        sums = np.zeros((len(lookup.routes.row), gradient.shape[1]), np.float32)  # (P, D)
+        row_kernels(gradient.shape[1]).merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
+        return Touched(rows=lookup.routes.row, sums=torch.from_numpy(sums))
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""
@@ -74,4 +78,4 @@ class HashEmbedding(CapturingEmbedding):
             CheckpointError: they are of another size.
         """
         self.table.load_tensors(tensors)
-        self.take_captured()
+        self.zero_grad()

@@ -11,14 +11,13 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sketch.hashing import mix64
-from sketch.keymap import SLOTS, find_place
+from sketch.hashing import GOLDEN_RATIO, mix64
+from sketch.keymap import SLOTS, find_slot
 from sketch.simd import load_i32, prefetch, select
 from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
 __all__ = ["deduplicate", "hash_rows", "number_rows", "route"]
 
-_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # 2^64 / golden ratio: its product's top bits hash well enough for a batch
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
 _FIELD_SHIFT = np.uint64(56)
@@ -37,13 +36,14 @@ def deduplicate(keys, slots, shift, unique, inverse):
         unique: (N,) uint64, its first U filled.
         inverse: (N,) int32, filled with each key's number.
     """
+    # The top bits of a multiplicative hash are good enough within one batch.
     mask, start = np.uint64(slots.shape[0] - 1), slots.ctypes.data
     count = 0
     for i in range(keys.shape[0]):
         if i + _AHEAD < keys.shape[0]:
-            prefetch(start + np.int64(keys[i + _AHEAD] * _GOLDEN >> shift) * 4)
+            prefetch(start + np.int64(keys[i + _AHEAD] * GOLDEN_RATIO >> shift) * 4)
         key = keys[i]
-        place = key * _GOLDEN >> shift
+        place = key * GOLDEN_RATIO >> shift
         while True:
             entry = slots[place]
             if entry == 0:
@@ -107,7 +107,7 @@ def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, ro
             bucket = np.int64((word >> _HALF) * num_buckets >> _HALF)
             prefetch(start + bucket * _BUCKET_BYTES)
             prefetch(values_start + bucket * _VALUES_BYTES)
-        place = find_place(slots, keys[i])
+        place = find_slot(slots, keys[i])
         is_hot = place >= 0
         rows[i] = select(is_hot, load_i32(values_start + max(place, 0) * 4), rows[i])
         if has_level_2:
@@ -133,7 +133,7 @@ def hash_rows(keys, num_fields, per_field, rows):
 @njit(nogil=True, cache=True, inline="always")
 def _number_row(row, slots, shift, rows, count):
     """The number of a row, and how many have one then. Whether it is new cannot be guessed, so nothing jumps on it."""
-    mask, place = np.uint64(slots.shape[0] - 1), np.uint64(row) * _GOLDEN >> shift
+    mask, place = np.uint64(slots.shape[0] - 1), np.uint64(row) * GOLDEN_RATIO >> shift
     rows[0] = row  # so that an empty slot ends the search like the row's own
     entry = np.uint64(slots[place])
     while rows[entry] != row:

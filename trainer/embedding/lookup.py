@@ -12,8 +12,9 @@ from torch import Tensor
 
 from trainer.embedding import kernels
 from trainer.embedding.gate import Gated
+from trainer.errors import KeyTypeError
 
-__all__ = ["Importance", "Lookup", "Numbering", "Routes", "distinct", "empty_slots"]
+__all__ = ["Importance", "Lookup", "Numbering", "Routes", "as_words", "distinct", "empty_slots"]
 
 
 class Routes(NamedTuple):
@@ -101,10 +102,17 @@ def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.
 
 
 def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Tensor:
-    """Keys of any shape as int64 words on the device, without a copy where none is needed."""
+    """Keys of any shape as int64 words on the device, without a copy where none is needed.
+
+    Raises:
+        KeyTypeError: they are neither int64 nor uint64.
+    """
+    dtype = getattr(keys, "dtype", None)
+    if dtype not in (torch.int64, torch.uint64, np.int64, np.uint64):
+        raise KeyTypeError(
+            f"keys: got {dtype or type(keys)}, expected the 64 bits of each key as int64 or uint64; "
+            "a key in another dtype has lost its field number"
+        )
     if isinstance(keys, np.ndarray):
-        words = np.ascontiguousarray(keys, np.uint64)
-        keys = torch.from_numpy(words if words.flags.writeable else words.copy())
-    if keys.dtype == torch.uint64:
-        keys = keys.view(torch.int64)
-    return keys.to(device, torch.int64, non_blocking=True).contiguous()
+        keys = torch.from_numpy(np.array(keys, order="C", copy=not keys.flags.writeable or None))
+    return keys.view(torch.int64).to(device, non_blocking=True).contiguous()

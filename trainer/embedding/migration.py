@@ -16,13 +16,13 @@ from sketch.keymap import ABSENT
 from trainer.embedding.router import Router
 from trainer.errors import CapacityError
 
-__all__ = ["ApplyReport", "Migration", "resolve"]
+__all__ = ["ApplyReport", "Migration", "MigrationReport", "resolve"]
 
 Values = npt.NDArray[np.int32]
 
 
 @dataclass(frozen=True, kw_only=True)
-class ApplyReport:
+class MigrationReport:
     """What a batch of changes did; every key is counted once, by where it was before and is after.
 
     Attributes:
@@ -41,6 +41,9 @@ class ApplyReport:
     ignored: int = 0
 
 
+ApplyReport = MigrationReport  # its name until `apply` became `migrate`; still importable
+
+
 @dataclass(frozen=True)
 class Migration:
     """Keys whose place changes, what the router knew of them, and what it shall know: (K,) each.
@@ -51,7 +54,7 @@ class Migration:
     keys: npt.NDArray[np.uint64]
     before: Values
     after: Values
-    report: ApplyReport
+    report: MigrationReport
 
     @property
     def takes_row(self) -> npt.NDArray[np.bool_]:
@@ -119,7 +122,7 @@ def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
     differs = before != after
     was_hot, is_hot = before >= 0, after >= 0
     evicted = int(np.count_nonzero(lost & (before[: len(last)] >= 0))) + len(displaced)
-    report = ApplyReport(
+    report = MigrationReport(
         promoted=int(np.count_nonzero(is_hot & ~was_hot)),
         moved=int(np.count_nonzero(is_hot & was_hot & differs)),
         demoted=int(np.count_nonzero(was_hot & ~is_hot)),

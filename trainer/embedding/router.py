@@ -18,7 +18,7 @@ from sketch.keymap import ABSENT, KeyMap
 from trainer.embedding import gathers, kernels
 from trainer.embedding.layout import Layout
 from trainer.embedding.lookup import Routes
-from trainer.errors import KeyRangeError
+from trainer.errors import CheckpointError, KeyRangeError
 
 __all__ = ["Backend", "Router", "choose_backend"]
 
@@ -157,7 +157,18 @@ class Router:
         self._upload(None if written is None else np.unique(np.concatenate([emptied, written])))
 
     def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
-        """Forgets everything and knows these instead."""
+        """Forgets everything and knows these instead.
+
+        Raises:
+            CheckpointError: two keys share a row, or a row is beyond the capacity; nothing was changed.
+        """
+        capacity = len(self._is_used)
+        if len(values) and not 0 <= values.min() <= values.max() < capacity:
+            raise CheckpointError(
+                f"hot keys have unique rows {values.min()} to {values.max()}, expected 0 to {capacity - 1}"
+            )
+        if len(keys) != len(values) or len(np.unique(values)) != len(values) or len(np.unique(keys)) != len(keys):
+            raise CheckpointError("router: two hot keys are equal or share a unique row")
         self._map = KeyMap(max(len(keys), self._expected_keys))
         self._is_used[:] = False
         self._upload()

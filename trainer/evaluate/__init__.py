@@ -1,4 +1,4 @@
-"""The comparison: every method of compression trained on the same rows under the same bytes, with no broker."""
+"""The comparison: trains every compression method on the same rows within the same bytes, without a broker."""
 
 from __future__ import annotations
 

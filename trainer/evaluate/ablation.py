@@ -1,24 +1,24 @@
-"""The ablation: each default of `cafe` varied alone, everything else as it is.
+"""The ablation: varies each default of `hotstream` alone.
 
-Every variant is a cell of the same grid, made to fit the same bytes, and compared with the default's cell of the same
-seed: rows, first weights and hashes are shared, so the difference is known better than either figure.
+Every variant is a cell of the grid with the same byte budget, and is compared with the default's cell of the same seed.
+Both share rows, initial weights and hashes, so the difference has a smaller error than either AUC.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from trainer.evaluate.cell import Cell, Measured
-from trainer.evaluate.grid import GridConfig, run_cells
+from trainer.evaluate.cell import Cell, CellResult
+from trainer.evaluate.grid import GridConfig, OnCell, run_all
 from trainer.evaluate.methods.method import Knob
+from trainer.evaluate.statistics import mean_and_error
 
 __all__ = ["VARIANTS", "Effect", "ablation_table", "run_ablation"]
 
-_METHOD = "cafe"
+_METHOD = "hotstream"
 _METRICS = ("auc", "auc_last")
 _TITLES = {"auc": "AUC", "auc_last": "AUC of the last seventh"}
 
@@ -31,18 +31,15 @@ VARIANTS: dict[str, Mapping[str, Knob]] = {
     "no second level": {"unique_share": 1.0},
     "level 1 of 1 row a field": {"most_level_1": 1.0},
     "level 1 of up to 16 rows a field": {"most_level_1": 16.0},
-    "first values a fifth as large": {"first_values": 0.2},
-    "first values twice as large": {"first_values": 2.0},
-    "no warm keys": {"warm_per_hot": 0.0},
-    "warm keys 2 a unique row": {"warm_per_hot": 2.0},
+    "initial values a fifth as large": {"first_values": 0.2},
+    "initial values twice as large": {"first_values": 2.0},
     "sketch .2 buckets a unique row": {"buckets_per_row": 0.2},
     "sketch .5 buckets a unique row": {"buckets_per_row": 0.5},
     "sketch 1 bucket a unique row": {"buckets_per_row": 1.0},
     "half-life 100 events a row": {"half_life": 100.0},
     "half-life 300 events a row": {"half_life": 300.0},
     "half-life 3000 events a row": {"half_life": 3000.0},
-    "scores never fade": {"half_life": 1e12},
-    "rows owned by buckets": {"policy": "bucket"},
+    "scores without decay": {"half_life": 1e12},
     "score over the field's mean": {"score": "field"},
     "score is the count": {"score": "count"},
     "promotion from zero": {"promotion": "zero"},
@@ -56,16 +53,16 @@ VARIANTS: dict[str, Mapping[str, Knob]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Effect:
-    """A variant at one ratio.
+    """The effect of a variant at one ratio.
 
     Attributes:
-        variant: by name; `default` for none.
-        compression: ratio.
-        metric: `auc`, or `auc_last` of the last seventh.
-        auc: mean over the seeds; NaN, like the gain, if it is infeasible.
-        gain: mean over the seeds of AUC less the default's.
-        error: standard error of the gain; 0 for a single seed, which says nothing.
-        knobs: what is varied.
+        variant: the variant's name; `default` for the default itself.
+        compression: the compression ratio.
+        metric: `auc`, or `auc_last` for the last seventh of the rows.
+        auc: the mean over the seeds; NaN, like the gain, if the variant is infeasible.
+        gain: the mean over the seeds of the AUC minus that of the default.
+        error: the standard error of the gain; 0 for a single seed.
+        knobs: the settings that differ from the default.
     """
 
     variant: str
@@ -78,7 +75,7 @@ class Effect:
 
     @property
     def text(self) -> str:
-        """The gain in units of 1e-4."""
+        """The gain and its error in units of 1e-4."""
         if math.isnan(self.gain):
             return "infeasible"
         return f"{self.gain * 1e4:+.0f}" + (f" ± {self.error * 1e4:.0f}" if self.error else "")
@@ -89,17 +86,17 @@ def run_ablation(
     out: Path,
     *,
     jobs: int = 1,
-    on_cell: Callable[[Measured, int, int], Any] | None = None,
+    on_cell: OnCell | None = None,
     variants: Mapping[str, Mapping[str, Knob]] | None = None,
 ) -> list[Effect]:
-    """Runs what is missing and says what each variant is worth.
+    """Runs the cells whose results `out` does not contain, and returns the effect of each variant.
 
     Args:
-        config: source, rows, preset, models (the first counts), ratios and seeds; its methods do not matter.
-        out: where cells are kept.
-        jobs: processes.
-        on_cell: as `run_grid`'s.
-        variants: the knobs by name; `VARIANTS` by default.
+        config: source, rows, preset, model (the first one), ratios and seeds; its methods are ignored.
+        out: the folder of the results.
+        jobs: processes to use.
+        on_cell: called with each result, the number of results so far, and the number of cells.
+        variants: settings by the variant's name; `VARIANTS` by default.
     """
     model, names = config.models[0], {"default": {}, **(VARIANTS if variants is None else variants)}
 
@@ -107,16 +104,12 @@ def run_ablation(
         return config.cell((_METHOD, model, compression), seed, names[name])
 
     cells = [cell(name, ratio, seed) for ratio in config.compressions for name in names for seed in config.seeds]
-    found: dict[str, Measured] = {}
-    for done, (known, measured) in enumerate(run_cells(cells, out, jobs), 1):
-        found[known.name] = measured
-        if on_cell:
-            on_cell(measured, done, len(cells))
+    results = run_all(cells, out, jobs=jobs, on_cell=on_cell)
 
     def pairs(name: str, compression: float, metric: str) -> list[tuple[float, float]]:
-        """The variant's figure and the default's for each seed; NaN where there is none."""
-        measured = [[found[cell(one, compression, seed).name] for one in (name, "default")] for seed in config.seeds]
-        return [(_figure(one, metric), _figure(other, metric)) for one, other in measured]
+        """Returns the metric of the variant and of the default for each seed; NaN if it is missing."""
+        both = [[results[cell(one, compression, seed).name] for one in (name, "default")] for seed in config.seeds]
+        return [(_value(variant, metric), _value(default, metric)) for variant, default in both]
 
     return [
         _effect(name, compression, metric, pairs(name, compression, metric), knobs)
@@ -126,48 +119,45 @@ def run_ablation(
     ]
 
 
-def _figure(measured: Measured, metric: str) -> float:
-    figure = measured.get(metric)
-    return math.nan if figure is None else figure
+def _value(result: CellResult, metric: str) -> float:
+    value = result.get(metric)
+    return math.nan if value is None else value
 
 
 def _effect(
-    name: str, compression: float, metric: str, figures: Sequence[tuple[float, float]], knobs: Mapping[str, Knob]
+    name: str, compression: float, metric: str, pairs: Sequence[tuple[float, float]], knobs: Mapping[str, Knob]
 ) -> Effect:
-    count = len(figures)
-    gains = [one - other for one, other in figures]
-    mean = sum(gains) / count
-    variance = sum((gain - mean) ** 2 for gain in gains) / (count - 1) if count > 1 else 0.0
+    gain, error = mean_and_error([variant - default for variant, default in pairs])
     return Effect(
         variant=name,
         compression=compression,
         metric=metric,
-        auc=sum(one for one, _ in figures) / count,
-        gain=mean,
-        error=math.sqrt(variance / count),
+        auc=sum(variant for variant, _ in pairs) / len(pairs),
+        gain=gain,
+        error=error,
         knobs=knobs,
     )
 
 
 def ablation_table(effects: Sequence[Effect]) -> str:
-    """A Markdown table for each metric: the default's AUC, then gains in 1e-4, the largest mean effect first."""
+    """Returns a Markdown table for each metric: the default's AUC, then gains in 1e-4, largest mean gain first."""
     return "\n".join(_table([one for one in effects if one.metric == metric], metric) for metric in _METRICS)
 
 
 def _table(effects: Sequence[Effect], metric: str) -> str:
     ratios = sorted({effect.compression for effect in effects})
-    found = {(effect.variant, effect.compression): effect for effect in effects}
+    by_variant = {(effect.variant, effect.compression): effect for effect in effects}
     names = [name for name in dict.fromkeys(effect.variant for effect in effects) if name != "default"]
 
     def mean_gain(name: str) -> float:
-        gains = [found[name, ratio].gain for ratio in ratios if not math.isnan(found[name, ratio].gain)]
+        gains = [gain for ratio in ratios if not math.isnan(gain := by_variant[name, ratio].gain)]
         return sum(gains) / len(gains) if gains else -math.inf
 
     lines = [f"| {_TITLES[metric]} x 1e-4 over the default's | " + " | ".join(f"{ratio:g}x" for ratio in ratios) + " |"]
     lines.append("|---" * (len(ratios) + 1) + "|")
-    defaults = [f"{found['default', ratio].auc:.4f}" for ratio in ratios]
-    lines.append(f"| *the default's own* | {' | '.join(defaults)} |")
+    defaults = [f"{by_variant['default', ratio].auc:.4f}" for ratio in ratios]
+    lines.append(f"| *the default* | {' | '.join(defaults)} |")
     for name in sorted(names, key=mean_gain, reverse=True):
-        cells = [found[name, ratio].text for ratio in ratios]
+        cells = [by_variant[name, ratio].text for ratio in ratios]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"

@@ -1,10 +1,9 @@
-"""One cell of the comparison: a method, trained once over the stream, each row predicted before it is learned."""
+"""One cell of the comparison: one method, trained in one pass; each row is predicted before it is trained on."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,42 +18,39 @@ from trainer.errors import TrainerError
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import Preset
-from trainer.evaluate.sources.stream import Source, Stream, load_stream
+from trainer.evaluate.sources.stream import RowSource, Stream, load_stream
 from trainer.learning.quality import Quality
 
-__all__ = ["BudgetError", "Cell", "Measured", "run_cell"]
+__all__ = ["BudgetError", "Cell", "CellResult", "run_cell"]
 
-logger = logging.getLogger(__name__)
-
-_FORMAT = 2  # grows when cells of an older program must not be mixed with new ones
-_LAST_SHARE = 1 / 7  # as the last day of the paper's week
+_FORMAT = 3  # increases when the results of an older version are no longer comparable
+_LAST_SHARE = 1 / 7  # corresponds to the last of the seven days in the paper
 _WINDOWS = 50
 
-Measured = dict[str, Any]
+CellResult = dict[str, Any]
 
 
 class BudgetError(TrainerError, RuntimeError):
-    """A method took more bytes than it was given: its result means nothing."""
+    """A method allocates more bytes than its budget, so its result would be invalid."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """What determines a cell's figures.
+    """Everything that determines the result of a cell.
 
     Attributes:
-        source: where the rows come from.
-        num_rows: how many; None for all of the files.
-        preset: how models are trained.
+        source: the source of the rows.
+        num_rows: rows to read; None for all rows of the files.
+        preset: the training set-up.
         model: `dlrm`, `wdl` or `dcn`.
-        method: by name.
+        method: the method's name.
         knobs: the method's settings.
-        compression: size of the full table over that of the method; 1 for the full table.
-        seed: of weights, hashes and coins.
-        trained_rows: how many of the rows are trained on, the first ones; None for all. Vocabulary and budget are those
-            of all rows.
+        compression: bytes of the full table over those of the method; 1 for the full table.
+        seed: the seed of weights, hashes and stochastic rounding.
+        trained_rows: train on the first so many rows; None for all. Vocabulary and budget are those of all rows.
     """
 
-    source: Source
+    source: RowSource
     num_rows: int | None
     preset: Preset
     model: str
@@ -65,7 +61,7 @@ class Cell:
     trained_rows: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """All of it, for JSON."""
+        """Returns all of it as JSON values."""
         return {
             "format": _FORMAT,
             "source": self.source.describe(),
@@ -81,18 +77,18 @@ class Cell:
 
     @property
     def name(self) -> str:
-        """A file name that no other cell has."""
+        """The unique name of the cell, without a suffix the name of its file."""
         digest = hashlib.sha256(json.dumps(self.describe(), sort_keys=True).encode()).hexdigest()[:12]
         return f"{self.method}-{self.model}-{self.compression:g}x-seed{self.seed}-{digest}"
 
     def brief(self, stream: Stream) -> Brief:
-        """What the method is made from; the ratio is of all bytes, optimizer state included."""
+        """Returns the input of the method's `build`; the budget includes the optimizer state."""
         brief = Brief(
             budget_bytes=0,
             dim=self.preset.dim,
             field_sizes=stream.field_sizes,
             optimizer=self.preset.optimizer,
-            rate=self.preset.rate * float(self.knobs.get("rate_factor", 1.0)),
+            rate=self.preset.learning_rate * float(self.knobs.get("rate_factor", 1.0)),
             epsilon=float(self.knobs.get("epsilon", self.preset.epsilon)),
             seed=self.seed,
             knobs=self.knobs,
@@ -104,20 +100,20 @@ class Cell:
 
 def _check(method: Method, cell: Cell, budget_bytes: int) -> int:
     if method.nbytes > budget_bytes:
-        raise BudgetError(f"{cell.name}: takes {method.nbytes} bytes, got {budget_bytes}")
+        raise BudgetError(f"{cell.name}: takes {method.nbytes} bytes, expected at most {budget_bytes}")
     return method.nbytes
 
 
-def run_cell(cell: Cell) -> Measured:
-    """Trains and measures; the same cell gives the same figures (`seconds` aside).
+def run_cell(cell: Cell) -> CellResult:
+    """Trains and evaluates the cell. Equal cells give equal results, except for `seconds`.
 
     Raises:
-        BudgetError: the method overshoots.
+        BudgetError: the method exceeds its budget.
     """
     started_s = time.perf_counter()
     stream = load_stream(cell.source, cell.num_rows)
     brief = cell.brief(stream)
-    named = {
+    identity = {
         "method": cell.method,
         "model": cell.model,
         "compression": cell.compression,
@@ -128,16 +124,16 @@ def run_cell(cell: Cell) -> Measured:
     }
     method = METHODS[cell.method].build(brief)
     if isinstance(method, Infeasible):
-        return {**named, "rows": 0, "infeasible": method.reason}
+        return {**identity, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)
     num_rows = min(cell.trained_rows or stream.num_rows, stream.num_rows)
-    measured = _train(cell, stream, num_rows, method)
+    metrics = _train(cell, stream, num_rows, method)
     sizes = {"rows": num_rows, "bytes": _check(method, cell, brief.budget_bytes), "paper_bytes": method.paper_bytes}
     seconds = round(time.perf_counter() - started_s, 2)
-    return {**named, **sizes, **measured, "details": method.describe(), "seconds": seconds}
+    return {**identity, **sizes, **metrics, "details": method.describe(), "seconds": seconds}
 
 
-def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> Measured:
+def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellResult:
     num_dense = stream.dense.shape[1]
     model = cell.preset.build_model(cell.model, num_dense=num_dense, num_fields=stream.num_fields, seed=cell.seed)
     optimizer = cell.preset.dense.build(chain(model.parameters(), method.parameters()))
@@ -145,21 +141,21 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> Measure
     total, last, window = Quality(), Quality(), Quality()
     curve: list[list[float | None]] = []
     last_row = num_rows - int(num_rows * _LAST_SHARE)
-    for where in stream.batches(cell.preset.batch_rows, num_rows=num_rows):
-        label = torch.from_numpy(stream.label[where].astype(np.float32))  # (B,)
-        dense = torch.from_numpy(stream.dense[where])  # (B, M)
-        read = torch.from_numpy(words[where].astype(np.int64, copy=True))  # (B, F)
-        logits = model(dense, method(read))  # (B,)
+    for rows in stream.batches(cell.preset.batch_rows, num_rows=num_rows):
+        label = torch.from_numpy(stream.label[rows].astype(np.float32))  # (B,)
+        dense = torch.from_numpy(stream.dense[rows])  # (B, M)
+        batch_words = torch.from_numpy(words[rows].astype(np.int64, copy=True))  # (B, F)
+        logits = model(dense, method(batch_words))  # (B,)
         loss = binary_cross_entropy_with_logits(logits, label)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         method.learn()
         predicted = logits.detach().numpy()
-        for quality, first in ((total, 0), (window, 0), (last, max(0, last_row - where.start))):
-            quality.add(predicted[first:], stream.label[where][first:])
+        for quality, first in ((total, 0), (window, 0), (last, max(0, last_row - rows.start))):
+            quality.add(predicted[first:], stream.label[rows][first:])
         if window.rows >= num_rows / _WINDOWS:
-            curve.append([where.stop, window.log_loss, window.auc])
+            curve.append([rows.stop, window.log_loss, window.auc])
             window = Quality()
     return {
         "auc": total.auc,

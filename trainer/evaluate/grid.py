@@ -1,15 +1,14 @@
-"""The grid of cells, and running it: what is finished is kept, so a run that was killed goes on where it stood.
+"""The grid of cells. It keeps every finished cell, so a run that was killed continues where it stopped.
 
-Every cell is one JSON file in `OUT/cells`, written whole or not at all, under a name that everything it depends on goes
-into. A method's settings are searched on the first seed, knob after knob, over the first quarter of the rows; the two
-best are run over all rows, and the better one takes part with the other seeds. All places of the grid, which are
-(method, model, ratio), go through these rounds side by side.
+Each result is one JSON file in `OUT/cells`, written atomically, whose name contains a hash of everything that the
+result depends on. A search tunes the settings of each point of the grid, (method, model, ratio), on the first seed: one
+knob after another, on the first quarter of the rows. The two best settings then run over all rows, and the better one
+runs with the other seeds. The searches of all points proceed in common rounds, so that their cells can run in parallel.
 """
 
 from __future__ import annotations
 
 import json
-import logging
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -21,40 +20,39 @@ from typing import Any
 
 import torch
 
-from trainer.evaluate.cell import Cell, Measured, run_cell
+from trainer.evaluate.cell import Cell, CellResult, run_cell
 from trainer.evaluate.methods.method import Knob
 from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import Preset
-from trainer.evaluate.sources.stream import Source, load_stream
+from trainer.evaluate.sources.stream import RowSource, load_stream
 
-__all__ = ["Grid", "GridConfig", "run_cells", "run_grid"]
+__all__ = ["Grid", "GridConfig", "OnCell", "run_all", "run_grid"]
 
-logger = logging.getLogger(__name__)
+_SEARCH_FRACTION = 4  # the search uses a quarter of the rows, but
+_MIN_SEARCH_ROWS = 100_000  # at least this many, or all if there are fewer
+_NUM_FINALISTS = 2
 
-_SEARCH_SHARE = 4  # the search sees the first quarter of the rows,
-_FEWEST_SEARCH_ROWS = 100_000  # or so many, or all
-_FINALISTS = 2
-
-Place = tuple[str, str, float]
-Steps = Generator[list[Cell], list[Measured], list[Measured]]
+Point = tuple[str, str, float]
+Search = Generator[list[Cell], list[CellResult], list[CellResult]]
+OnCell = Callable[[CellResult, int, int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GridConfig:
-    """What is compared.
+    """The configuration of a comparison.
 
     Args:
-        source: where the rows come from.
-        num_rows: how many; None for all of the files.
-        preset: how models are trained.
-        methods: by name, in the order of the tables.
+        source: the source of the rows.
+        num_rows: rows to read; None for all rows of the files.
+        preset: the training set-up.
+        methods: the methods' names, in the order of the tables.
         models: `dlrm`, `wdl`, `dcn`.
-        compressions: ratios.
-        seeds: numbers.
-        search: whether a method's settings are tried, or the first of each taken.
+        compressions: compression ratios.
+        seeds: seeds of weights, hashes and stochastic rounding.
+        search: whether to search each method's settings, or to use their defaults.
     """
 
-    source: Source
+    source: RowSource
     num_rows: int | None
     preset: Preset
     methods: tuple[str, ...]
@@ -63,9 +61,9 @@ class GridConfig:
     seeds: tuple[int, ...]
     search: bool = True
 
-    def cell(self, place: Place, seed: int, knobs: Mapping[str, Knob], trained_rows: int | None = None) -> Cell:
-        """The cell of a (method, model, ratio), trained on all rows or the first `trained_rows`."""
-        method, model, compression = place
+    def cell(self, point: Point, seed: int, knobs: Mapping[str, Knob], trained_rows: int | None = None) -> Cell:
+        """Returns a cell of the point, trained on all rows or on the first `trained_rows`."""
+        method, model, compression = point
         return Cell(
             source=self.source,
             num_rows=self.num_rows,
@@ -81,114 +79,129 @@ class GridConfig:
 
 @dataclass
 class Grid:
-    """What a run came to.
+    """The results of a comparison.
 
     Attributes:
-        cells: one for each method, model, ratio and seed, in the order of the grid: the best setting's.
-        tried: every cell that was run, with the `rows` that it saw, by place and in the order of its search.
+        cells: the results of the best settings, one for each method, model, ratio and seed, in the order of the grid.
+        tried: the results of all cells, in the order of the grid and of each search; `rows` is the number of rows used.
     """
 
-    cells: list[Measured] = field(default_factory=list)
-    tried: list[Measured] = field(default_factory=list)
+    cells: list[CellResult] = field(default_factory=list)
+    tried: list[CellResult] = field(default_factory=list)
 
 
-def _read(path: Path) -> Measured | None:
+def _load(path: Path) -> CellResult | None:
     try:
-        measured: Measured = json.loads(path.read_text())["measured"]
+        result: CellResult = json.loads(path.read_text())["measured"]
     except FileNotFoundError:
         return None
-    return measured
+    return result
 
 
-def _finish(cell: Cell, folder: str) -> Measured:
-    """Runs a cell and keeps it. In a process of its own if there are several jobs."""
+def _run_and_save(cell: Cell, folder: str) -> CellResult:
+    """Runs a cell and writes its file. A worker process runs this function if there are several jobs."""
     torch.set_num_threads(1)
-    measured = run_cell(cell)
+    result = run_cell(cell)
     path = Path(folder) / f"{cell.name}.json"
     partial = path.with_suffix(f".partial{os.getpid()}")
-    partial.write_text(json.dumps({"cell": cell.describe(), "measured": measured}, indent=1) + "\n")
+    partial.write_text(json.dumps({"cell": cell.describe(), "measured": result}, indent=1) + "\n")
     partial.replace(path)
-    return measured
+    return result
 
 
 def _pool(jobs: int) -> ProcessPoolExecutor:
-    """Processes that start when they get something to do."""
+    """Returns a pool whose processes start with their first task."""
     return ProcessPoolExecutor(jobs, mp_context=get_context("spawn"))
 
 
-def run_cells(
+def _run_cells(
     cells: Sequence[Cell], out: Path, jobs: int, pool: ProcessPoolExecutor | None = None
-) -> Iterator[tuple[Cell, Measured]]:
-    """Each cell and what it came to, in the order in which they are known: first those that `out` keeps.
+) -> Iterator[tuple[Cell, CellResult]]:
+    """Yields each cell with its result as soon as it is available, those that `out` contains already first.
 
     Args:
-        cells: to run.
-        out: where they are kept.
-        jobs: processes; a single one is this process.
-        pool: the processes, if they are to outlive this call and keep the stream that they have read.
+        cells: the cells to run.
+        out: the folder of the results.
+        jobs: processes to use; 1 uses this process.
+        pool: a pool that outlives this call, so that its processes keep the stream in memory.
     """
     folder = out / "cells"
     folder.mkdir(parents=True, exist_ok=True)
     missing = []
     for cell in cells:
-        measured = _read(folder / f"{cell.name}.json")
-        if measured is None:
+        result = _load(folder / f"{cell.name}.json")
+        if result is None:
             missing.append(cell)
         else:
-            yield cell, measured
+            yield cell, result
     if jobs == 1 or (pool is None and len(missing) < 2):
         for cell in missing:
-            yield cell, _finish(cell, str(folder))
+            yield cell, _run_and_save(cell, str(folder))
         return
     with nullcontext(pool) if pool else _pool(jobs) as processes:
-        running = {processes.submit(_finish, cell, str(folder)): cell for cell in missing}
+        running = {processes.submit(_run_and_save, cell, str(folder)): cell for cell in missing}
         for done in as_completed(running):
             yield running[done], done.result()
 
 
-def run_grid(
-    config: GridConfig, out: Path, *, jobs: int = 1, on_cell: Callable[[Measured, int, int], Any] | None = None
-) -> Grid:
-    """Runs what is missing of the grid.
+def run_all(cells: Sequence[Cell], out: Path, *, jobs: int = 1, on_cell: OnCell | None = None) -> dict[str, CellResult]:
+    """Runs the cells whose results `out` does not contain; returns all results by the cells' names.
+
+    Args:
+        cells: the cells to run.
+        out: the folder of the results.
+        jobs: processes to use.
+        on_cell: called with each result, the number of results so far, and the number of cells.
+    """
+    results: dict[str, CellResult] = {}
+    for done, (cell, result) in enumerate(_run_cells(cells, out, jobs), 1):
+        results[cell.name] = result
+        if on_cell:
+            on_cell(result, done, len(cells))
+    return results
+
+
+def run_grid(config: GridConfig, out: Path, *, jobs: int = 1, on_cell: OnCell | None = None) -> Grid:
+    """Runs the cells of the grid whose results `out` does not contain.
 
     Args:
         config: the grid.
-        out: where cells are kept.
-        jobs: processes.
-        on_cell: told each cell, how many are known, and how many there will be.
+        out: the folder of the results.
+        jobs: processes to use.
+        on_cell: called with each result, the number of results so far, and the number of cells.
     """
     search_rows = _search_rows(config)
-    places = _places(config)
-    steps = {place: _steps(config, place, search_rows) for place in places}
-    waiting = {place: next(steps[place]) for place in places}
-    num_cells = sum(_num_cells(config, place, search_rows) for place in places)
-    tried: dict[Place, list[Measured]] = {place: [] for place in places}
-    chosen: dict[Place, list[Measured]] = {}
+    points = _points(config)
+    searches = {point: _search(config, point, search_rows) for point in points}
+    waiting = {point: next(searches[point]) for point in points}
+    num_cells = sum(_num_cells(config, point, search_rows) for point in points)
+    tried: dict[Point, list[CellResult]] = {point: [] for point in points}
+    chosen: dict[Point, list[CellResult]] = {}
     done = 0
     with _pool(jobs) as pool:
         while waiting:
-            measured_of: dict[str, Measured] = {}
-            for cell, measured in run_cells([cell for ones in waiting.values() for cell in ones], out, jobs, pool):
+            results: dict[str, CellResult] = {}
+            for cell, result in _run_cells([cell for cells in waiting.values() for cell in cells], out, jobs, pool):
                 done += 1
-                measured_of[cell.name] = measured
+                results[cell.name] = result
                 if on_cell:
-                    on_cell(measured, done, num_cells)
-            for place, cells in list(waiting.items()):  # in the order of the grid, whatever came first
-                found = [measured_of[cell.name] for cell in cells]
-                tried[place] += found
+                    on_cell(result, done, num_cells)
+            for point, cells in list(waiting.items()):  # in the order of the grid, not of the results
+                found = [results[cell.name] for cell in cells]
+                tried[point] += found
                 try:
-                    waiting[place] = steps[place].send(found)
+                    waiting[point] = searches[point].send(found)
                 except StopIteration as end:
-                    chosen[place] = end.value
-                    del waiting[place]
+                    chosen[point] = end.value
+                    del waiting[point]
     return Grid(
-        cells=[measured for place in places for measured in chosen[place]],
-        tried=[measured for place in places for measured in tried[place]],
+        cells=[result for point in points for result in chosen[point]],
+        tried=[result for point in points for result in tried[point]],
     )
 
 
-def _places(config: GridConfig) -> list[Place]:
-    """(method, model, ratio), in the order of the tables; the full table has the one ratio 1."""
+def _points(config: GridConfig) -> list[Point]:
+    """Returns the points in the order of the tables; the uncompressed table has the single ratio 1."""
     return [
         (method, model, compression)
         for model in config.models
@@ -198,45 +211,45 @@ def _places(config: GridConfig) -> list[Place]:
 
 
 def _search_rows(config: GridConfig) -> int | None:
-    """Rows that the search sees; None: all."""
+    """Returns the number of rows that the search uses; None for all."""
     if not config.search:
         return None
     num_rows = config.num_rows or load_stream(config.source, None).num_rows
-    rows = max(num_rows // _SEARCH_SHARE, _FEWEST_SEARCH_ROWS)
+    rows = max(num_rows // _SEARCH_FRACTION, _MIN_SEARCH_ROWS)
     return rows if rows < num_rows else None
 
 
-def _num_cells(config: GridConfig, place: Place, search_rows: int | None) -> int:
-    """How many cells `_steps` asks for."""
-    search = METHODS[place[0]].search
+def _num_cells(config: GridConfig, point: Point, search_rows: int | None) -> int:
+    """Returns the number of cells that `_search` yields for the point."""
+    search = METHODS[point[0]].search
     num_settings = 1 + sum(len(values) - 1 for values in search.values()) if config.search else 1
     if num_settings == 1:
         return len(config.seeds)
-    return num_settings + (0 if search_rows is None else _FINALISTS) + len(config.seeds) - 1
+    return num_settings + (0 if search_rows is None else _NUM_FINALISTS) + len(config.seeds) - 1
 
 
-def _auc(measured: Measured) -> float:
-    """What settings are compared by; an infeasible one, which costs no training, is worth less than any other."""
-    return -1.0 if "infeasible" in measured else measured["auc"] or 0.0
+def _auc(result: CellResult) -> float:
+    """Returns the AUC that ranks settings; -1 for an infeasible setting, which ranks last."""
+    return -1.0 if "infeasible" in result else result["auc"] or 0.0
 
 
-def _steps(config: GridConfig, place: Place, search_rows: int | None) -> Steps:
-    """Yields the cells of each round, is sent what they came to, and returns the chosen setting's, one a seed."""
-    entry, (first_seed, *other_seeds) = METHODS[place[0]], config.seeds
+def _search(config: GridConfig, point: Point, search_rows: int | None) -> Search:
+    """Yields the cells of each round, receives their results, and returns those of the best setting, one per seed."""
+    entry, (first_seed, *other_seeds) = METHODS[point[0]], config.seeds
     best = entry.default
     search = {name: values for name, values in entry.search.items() if len(values) > 1} if config.search else {}
     if not search:
-        return (yield [config.cell(place, seed, best) for seed in config.seeds])
+        return (yield [config.cell(point, seed, best) for seed in config.seeds])
 
-    tried = yield [config.cell(place, first_seed, best, search_rows)]
-    if "infeasible" in tried[0]:  # the other knobs can only be compared once smaller rows have made it feasible
+    tried = yield [config.cell(point, first_seed, best, search_rows)]
+    if "infeasible" in tried[0]:  # other knobs can be compared only after a smaller row format makes it feasible
         search = dict(sorted(search.items(), key=lambda knob: knob[0] != "row_format"))
     for name, (_, *others) in search.items():
-        found = yield [config.cell(place, first_seed, {**best, name: value}, search_rows) for value in others]
-        tried = sorted([*tried, *found], key=_auc, reverse=True)  # a tie goes to what was tried first
+        found = yield [config.cell(point, first_seed, {**best, name: value}, search_rows) for value in others]
+        tried = sorted([*tried, *found], key=_auc, reverse=True)  # of equal results the earliest wins
         best = tried[0]["knobs"]
     if search_rows is not None:
-        tried = yield [config.cell(place, first_seed, one["knobs"]) for one in tried[:_FINALISTS]]
+        tried = yield [config.cell(point, first_seed, one["knobs"]) for one in tried[:_NUM_FINALISTS]]
     winner = max(tried, key=_auc)
-    found = (yield [config.cell(place, seed, winner["knobs"]) for seed in other_seeds]) if other_seeds else []
+    found = (yield [config.cell(point, seed, winner["knobs"]) for seed in other_seeds]) if other_seeds else []
     return [winner, *found]

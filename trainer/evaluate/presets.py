@@ -1,4 +1,4 @@
-"""The set-ups of a comparison: how a model is trained, and how much of the grid is run unless asked otherwise."""
+"""Presets of a comparison: the training set-up that all methods share, and the default size of the grid."""
 
 from __future__ import annotations
 
@@ -18,30 +18,28 @@ __all__ = ["PRESETS", "Preset"]
 
 @dataclass(frozen=True, kw_only=True)
 class Preset:
-    """What all methods have in common.
+    """The training set-up that all methods share, and the defaults of the grid.
 
     Attributes:
-        name: of the preset.
-        about: one line.
+        name: the preset's name.
         dim: D.
         batch_rows: B.
-        optimizer: of the rows.
-        rate: learning rate of the rows.
-        epsilon: of their Adagrad.
-        dense: optimizer of the rest.
-        towers: keyword arguments of each model.
-        rows: of the stream.
-        seeds: how many.
-        compressions: ratios.
-        methods: by name; None for all.
+        optimizer: the optimizer of the rows.
+        learning_rate: the learning rate of the rows.
+        epsilon: the epsilon of the rows' Adagrad.
+        dense: the optimizer of the other parameters.
+        towers: the keyword arguments of each model, which set its layer sizes.
+        rows: default number of generated rows.
+        seeds: default number of seeds.
+        compressions: default compression ratios.
+        methods: default methods; None for all.
     """
 
     name: str
-    about: str
     dim: int = 16
     batch_rows: int = 2048
     optimizer: OptimizerName = "adagrad"
-    rate: float = 0.3
+    learning_rate: float = 0.3
     epsilon: float = 3e-5
     dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     towers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -51,16 +49,16 @@ class Preset:
     methods: tuple[str, ...] | None = None
 
     def build_model(self, name: str, *, num_dense: int, num_fields: int, seed: int) -> nn.Module:
-        """The model of that name, whose first weights depend on the seed alone."""
+        """Returns the named model; its initial weights depend only on the seed."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             towers = self.towers.get(name, {})
             return MODELS[name](num_dense=num_dense, num_fields=num_fields, dim=self.dim, **towers)
 
     def describe(self) -> dict[str, Any]:
-        """What a cell's figures depend on."""
-        dense = [self.dense.name, self.dense.rate]
-        rows = [self.optimizer, self.rate, self.epsilon]
+        """Returns what the result of a cell depends on, as JSON values."""
+        dense = [self.dense.name, self.dense.learning_rate]
+        rows = [self.optimizer, self.learning_rate, self.epsilon]
         return {"dim": self.dim, "batch": self.batch_rows, "rows": rows, "dense": dense, "towers": dict(self.towers)}
 
 
@@ -73,23 +71,21 @@ _SMALL: Mapping[str, Mapping[str, Any]] = {
 PRESETS: dict[str, Preset] = {
     preset.name: preset
     for preset in (
-        Preset(
+        Preset(  # a first result within minutes
             name="quick",
-            about="a first look, in minutes",
             towers=_SMALL,
             rows=100_000,
             seeds=1,
             compressions=(100,),
-            methods=("full", "hash", "qr", "cafe-paper", "cafe"),
+            methods=("full", "hash", "qr", "cafe", "hotstream"),
         ),
-        Preset(name="reference", about="small towers, row-wise Adagrad, batch 2048", towers=_SMALL),
-        Preset(
+        Preset(name="reference", towers=_SMALL),
+        Preset(  # the set-up of the CAFE paper, with its layer sizes
             name="paper",
-            about="CAFE's own: SGD at .1, batch 128, its towers",
             batch_rows=128,
             optimizer="sgd",
-            rate=0.1,
-            dense=DenseOptimizer(name="sgd", rate=0.1),
+            learning_rate=0.1,
+            dense=DenseOptimizer(name="sgd", learning_rate=0.1),
         ),
     )
 }

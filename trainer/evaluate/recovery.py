@@ -1,34 +1,33 @@
-"""After an abrupt rotation: how soon each method's loss is back where it would have been without one."""
+"""Recovery after an abrupt rotation: when each method's loss returns to that of a run without the rotation."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from trainer.evaluate.cell import Measured
-from trainer.evaluate.grid import GridConfig, run_cells
+from trainer.evaluate.cell import CellResult
+from trainer.evaluate.grid import GridConfig, OnCell, run_all
 from trainer.evaluate.sources.stream import GeneratorSource
 
 __all__ = ["Recovery", "recoveries", "recovery_table", "run_undisturbed"]
 
 _NEAR = 0.01
-_TOGETHER = 3  # windows that are averaged: the loss of one alone is not known to 1 %
+_NUM_AVERAGED = 3  # windows; the loss of a single one has an error of more than 1 %
 
 
 @dataclass(frozen=True, kw_only=True)
 class Recovery:
-    """One method at one ratio, mean over the seeds.
+    """The recovery of one method at one ratio, averaged over the seeds.
 
     Attributes:
-        method: by name.
-        model: likewise.
-        compression: ratio.
-        rows: the last row of each window.
-        disturbed: log loss of each window.
-        undisturbed: the same on the stream without a rotation.
-        rotate_at: the rotation's row.
+        method: the method's name.
+        model: the model's name.
+        compression: the compression ratio.
+        rows: the number of rows up to the end of each window.
+        disturbed: the log loss of each window on the stream with the rotation.
+        undisturbed: the log loss of each window on the stream without the rotation.
+        rotate_at: the row of the rotation.
     """
 
     method: str
@@ -41,53 +40,53 @@ class Recovery:
 
     @property
     def excess(self) -> tuple[float, ...]:
-        """The loss over the undisturbed one's, less one, of each window."""
-        return tuple(one / other - 1 for one, other in zip(self.disturbed, self.undisturbed, strict=True))
+        """The relative increase of the loss over the undisturbed run, by window."""
+        pairs = zip(self.disturbed, self.undisturbed, strict=True)
+        return tuple(disturbed / undisturbed - 1 for disturbed, undisturbed in pairs)
 
     @property
     def rows_until_near(self) -> int | None:
-        """Rows from the rotation to the first three windows that together are within 1 %; None: not in this run."""
-        start = next(place for place, row in enumerate(self.rows) if row > self.rotate_at)
+        """Rows from the rotation to the first three windows with a mean excess of at most 1 %, if there are any."""
+        start = next(window for window, row in enumerate(self.rows) if row > self.rotate_at)
         excess = self.excess
-        for place in range(start, len(excess) - _TOGETHER + 1):
-            if sum(excess[place : place + _TOGETHER]) <= _NEAR * _TOGETHER:
-                before = self.rows[place - 1] if place else 0
+        for window in range(start, len(excess) - _NUM_AVERAGED + 1):
+            if sum(excess[window : window + _NUM_AVERAGED]) <= _NEAR * _NUM_AVERAGED:
+                before = self.rows[window - 1] if window else 0
                 return max(0, before - self.rotate_at)
         return None
 
     @property
     def lost(self) -> float:
-        """The sum over all rows after the rotation of the loss over the undisturbed one's."""
+        """The sum of the loss differences to the undisturbed run over all rows after the rotation."""
         widths = [row - before for before, row in zip((0, *self.rows), self.rows, strict=False)]
         parts = zip(self.rows, widths, self.disturbed, self.undisturbed, strict=True)
-        return sum(width * (one - other) for row, width, one, other in parts if row > self.rotate_at)
+        return sum(
+            width * (disturbed - undisturbed) for row, width, disturbed, undisturbed in parts if row > self.rotate_at
+        )
 
 
 def run_undisturbed(
     config: GridConfig,
-    cells: Sequence[Measured],
+    cells: Sequence[CellResult],
     out: Path,
     *,
     jobs: int = 1,
-    on_cell: Callable[[Measured, int, int], Any] | None = None,
-) -> list[Measured]:
-    """The same cells, with the same settings, on the stream without a rotation."""
+    on_cell: OnCell | None = None,
+) -> list[CellResult]:
+    """Runs the cells on the stream without the rotation, with the same settings; returns the results in order."""
     assert isinstance(config.source, GeneratorSource)  # noqa: S101  nothing else rotates
-    calm = replace(config, source=replace(config.source, rotate_at=None))
+    undisturbed = replace(config, source=replace(config.source, rotate_at=None))
     wanted = [
-        calm.cell((cell["method"], cell["model"], cell["compression"]), cell["seed"], cell["knobs"]) for cell in cells
+        undisturbed.cell((cell["method"], cell["model"], cell["compression"]), cell["seed"], cell["knobs"])
+        for cell in cells
     ]
-    found: dict[str, Measured] = {}
-    for done, (cell, measured) in enumerate(run_cells(wanted, out, jobs), 1):
-        found[cell.name] = measured
-        if on_cell:
-            on_cell(measured, done, len(wanted))
-    return [found[cell.name] for cell in wanted]
+    results = run_all(wanted, out, jobs=jobs, on_cell=on_cell)
+    return [results[cell.name] for cell in wanted]
 
 
-def recoveries(disturbed: Sequence[Measured], undisturbed: Sequence[Measured], rotate_at: int) -> list[Recovery]:
-    """The pairs by method, model and ratio; infeasible ones are left out."""
-    groups: dict[tuple[str, str, float], list[tuple[Measured, Measured]]] = {}
+def recoveries(disturbed: Sequence[CellResult], undisturbed: Sequence[CellResult], rotate_at: int) -> list[Recovery]:
+    """Groups the pairs of results by method, model and ratio, without infeasible ones."""
+    groups: dict[tuple[str, str, float], list[tuple[CellResult, CellResult]]] = {}
     for one, other in zip(disturbed, undisturbed, strict=True):
         if "infeasible" not in one:
             groups.setdefault((one["method"], one["model"], one["compression"]), []).append((one, other))
@@ -110,7 +109,7 @@ def _mean(curves: Sequence[Sequence[Sequence[float]]]) -> tuple[float, ...]:
 
 
 def recovery_table(found: Sequence[Recovery]) -> str:
-    """Markdown: rows until within 1 % of the undisturbed loss, and what was lost meanwhile."""
+    """Returns a Markdown table of the rows until recovery and the accumulated loss difference."""
     lines = ["| after the rotation | model | ratio | rows until within 1 % | loss over undisturbed, summed |"]
     lines.append("|---" * 5 + "|")
     for one in found:

@@ -1,4 +1,4 @@
-"""The model around the embedding: dense parts, a training step, and prequential quality."""
+"""Models over the embedding, the training step, and prequential quality (AUC and log loss)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One model with its embedding and its optimizers: predict, then learn from the same forward pass."""
+"""`Learner`: a model, its embedding and their optimizers; one forward pass predicts, and its backward pass trains."""
 
 from __future__ import annotations
 
@@ -24,36 +24,39 @@ DENSE_OPTIMIZERS = ("adam", "adagrad", "sgd")
 
 @dataclass(frozen=True, kw_only=True)
 class DenseOptimizer:
-    """How the dense part learns.
+    """The optimizer of the dense part (every parameter of the model).
 
     Args:
         name: `adam`, `adagrad` or `sgd`.
-        rate: learning rate, more than 0.
+        learning_rate: more than 0.
+
+    Raises:
+        PlanError: an argument is invalid.
     """
 
     name: Literal["adam", "adagrad", "sgd"] = "adam"
-    rate: float = 0.001
+    learning_rate: float = 0.001
 
     def __post_init__(self) -> None:
         if self.name not in DENSE_OPTIMIZERS:
             raise PlanError(f"dense optimizer {self.name!r}: expected one of {', '.join(DENSE_OPTIMIZERS)}")
-        if not self.rate > 0:
-            raise PlanError(f"dense rate: got {self.rate}, expected more than 0")
+        if not self.learning_rate > 0:
+            raise PlanError(f"dense learning rate: got {self.learning_rate}, expected more than 0")
 
     def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """The torch optimizer of these parameters."""
+        """Returns a torch optimizer of the parameters."""
         kinds = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
-        return kinds[self.name](parameters, lr=self.rate)
+        return kinds[self.name](parameters, lr=self.learning_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one batch did to a learner.
+    """The result of one training step of a learner.
 
     Attributes:
-        logits: (B,) float32, predicted before anything was learned from these rows.
-        loss: the mean log loss of these predictions.
-        importance: what each key mattered; None from an embedding that does not say.
+        logits: (B,) float32 predictions, computed before the learner trained on these rows.
+        loss: the mean log loss of these predictions, in nats.
+        importance: the importance of each key; None if the embedding does not measure it.
     """
 
     logits: npt.NDArray[np.float32]
@@ -62,12 +65,12 @@ class Outcome:
 
 
 class Learner:
-    """A model over an embedding, trained together by the mean log loss.
+    """A model and its embedding, trained together on the mean log loss.
 
     Args:
-        model: (dense (B, M), vectors (B, F, D)) -> logits (B,).
-        embedding: adaptive, or the plain hash table.
-        optimizer: of the model's parameters; the embedding brings its own.
+        model: maps dense (B, M) and vectors (B, F, D) to logits (B,).
+        embedding: an adaptive embedding or the plain hash table.
+        optimizer: the optimizer of the model's parameters; the embedding has its own.
     """
 
     def __init__(
@@ -80,9 +83,10 @@ class Learner:
     def step(
         self, dense: Tensor, keys: Tensor, label: Tensor, after_lookup: Callable[[], None] | None = None
     ) -> Outcome:
-        """Predicts dense (B, M) float32 and keys (B, F) int64, then learns label (B,) float32.
+        """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, then trains on label (B,) float32.
 
-        `after_lookup` is called before the dense part, which leaves the interpreter's lock to other threads.
+        It calls `after_lookup` right before the dense part. The dense part releases the interpreter's lock, so another
+        thread can run beside it.
         """
         vectors = self.embedding(keys)  # (B, F, D)
         if after_lookup is not None:
@@ -96,18 +100,18 @@ class Learner:
         return Outcome(logits=logits.detach().cpu().numpy(), loss=float(loss.detach()), importance=importance)
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold, by name; hot and warm keys in no order."""
+        """Returns every tensor of a checkpoint by name, with the hot keys in arbitrary order."""
         named = {f"embedding.{name}": tensor for name, tensor in self.embedding.unsorted_tensors().items()}
         named |= {f"model.{name}": tensor for name, tensor in self.model.state_dict().items()}
-        for number, state in self.optimizer.state_dict()["state"].items():
-            named |= {f"optimizer.{number}.{name}": value for name, value in state.items() if torch.is_tensor(value)}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            named |= {f"optimizer.{index}.{name}": value for name, value in state.items() if torch.is_tensor(value)}
         return named
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state that `unsorted_tensors` returned.
 
         Raises:
-            CheckpointError: they belong to another model.
+            CheckpointError: the tensors belong to another model.
         """
 
         def under(prefix: str) -> dict[str, Tensor]:
@@ -116,10 +120,10 @@ class Learner:
         try:
             self.model.load_state_dict(under("model."))
         except RuntimeError as error:
-            raise CheckpointError(f"the checkpoint's weights are of another model: {error}") from error
+            raise CheckpointError(f"the checkpoint's weights belong to another model: {error}") from error
         self.embedding.load_tensors(under("embedding."))
         states: dict[int, dict[str, Any]] = {}
         for name, tensor in under("optimizer.").items():
-            number, _, part = name.partition(".")
-            states.setdefault(int(number), {})[part] = tensor
+            index, _, part = name.partition(".")
+            states.setdefault(int(index), {})[part] = tensor
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": states})

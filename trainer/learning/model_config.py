@@ -1,4 +1,4 @@
-"""What `hotstream train` is told, and the trainer that it means."""
+"""`ModelConfig`: the model, its embedding and their sizes, as the options of `hotstream train` define them."""
 
 from __future__ import annotations
 
@@ -6,63 +6,46 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from streams.keys import Field
-from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.plans import (
     DEFAULT_ROW_FORMAT,
     EmbeddingPlan,
     OptimizerName,
     PlanOptions,
     RowFormatName,
-    hash_plan,
     plan,
     plan_for_capacity,
 )
 from trainer.embedding.stores.row_table import RowOptimizer
 from trainer.errors import PlanError
 from trainer.learning.learner import DenseOptimizer
-from trainer.learning.models import build_model
-from trainer.learning.trainer import Trainer
 
-__all__ = ["CRITEO_FEATURES", "ModelConfig", "build_trainer", "choose_device"]
+__all__ = ["CRITEO_FEATURES", "ModelConfig"]
 
-CRITEO_FEATURES = 33_762_577  # distinct features of Criteo Kaggle: what a full table would hold
-
-
-def choose_device(name: str) -> torch.device:
-    """The device of that name; `auto` is CUDA where there is one.
-
-    Raises:
-        PlanError: CUDA is asked for and is not there.
-    """
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if name == "cuda" and not torch.cuda.is_available():
-        raise PlanError("--device cuda: torch sees no CUDA device; use --device cpu or auto")
-    return torch.device(name)
+CRITEO_FEATURES = 33_762_577  # distinct features of Criteo Kaggle, each of which has a row in a full table
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """What determines the model and its size; one of the three sizes must be given.
+    """The configuration of the model; exactly one of the three sizes is required.
 
     Args:
         model: `dlrm`, `wdl` or `dcn`.
-        dim: D.
-        embedding_bytes: everything of the embedding that the trainer allocates.
-        compression: a full table of `full_features` rows, its optimizer counted, is so many times as large.
-        capacity_rows: unique rows; with `embedding_bytes` too, the rest of the bytes is shared rows.
-        full_features: for `compression`.
-        row_optimizer: `adagrad` or `sgd`, of the embedding.
-        rows: its constants.
-        row_format: what the embedding's rows are stored as.
-        gate: whether the embedding has a learned gate for each field and tier.
-        dense: the optimizer of the dense part.
-        compare_hash: whether a plain hash table of the same bytes learns beside it.
-        seed: of all first values.
+        dim: D, the dimension of the embedding vectors.
+        embedding_bytes: bytes of the embedding: rows, optimizer state, router and gate.
+        compression: bytes of a full table with its optimizer state, divided by the bytes of the embedding; 1 or more.
+        capacity_rows: unique rows, equal to the agent's `--capacity`.
+        full_features: features of the full table that `compression` refers to.
+        row_optimizer: the optimizer of the embedding's rows, `adagrad` or `sgd`.
+        row_hyperparameters: learning rate and epsilon of `row_optimizer`.
+        row_format: the storage format of the embedding's rows.
+        gate: whether the embedding learns a gate for each field and tier.
+        dense_optimizer: the optimizer of the model's parameters.
+        compare_hash: whether a plain hash table of equal size trains on the same rows.
+        seed: the seed of the initial weights and of stochastic rounding.
+
+    Raises:
+        PlanError: not exactly one size is given, or a compression is below 1.
     """
 
     model: str = "dlrm"
@@ -72,10 +55,10 @@ class ModelConfig:
     capacity_rows: int | None = None
     full_features: int = CRITEO_FEATURES
     row_optimizer: OptimizerName = "adagrad"
-    rows: RowOptimizer = field(default_factory=RowOptimizer)
+    row_hyperparameters: RowOptimizer = field(default_factory=RowOptimizer)
     row_format: RowFormatName = DEFAULT_ROW_FORMAT
     gate: bool = False
-    dense: DenseOptimizer = field(default_factory=DenseOptimizer)
+    dense_optimizer: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
     seed: int = 0
 
@@ -89,22 +72,22 @@ class ModelConfig:
             raise PlanError(f"--compression: got {self.compression}, expected at least 1")
 
     def plan(self, num_fields: int) -> EmbeddingPlan:
-        """The embedding's sizes.
+        """Returns the sizes of the embedding of `num_fields` fields.
 
         Raises:
-            PlanError: they cannot be met.
+            PlanError: the size budget is too small.
         """
         options: PlanOptions = {"optimizer": self.row_optimizer, "row_format": self.row_format, "gate": self.gate}
         if self.capacity_rows is not None:
             return plan_for_capacity(self.capacity_rows, self.dim, num_fields, **options)
         size = self.embedding_bytes
         if size is None:
-            row_bytes = (self.dim + (self.row_optimizer == "adagrad")) * 4  # of a full table, which is in float32
+            row_bytes = (self.dim + (self.row_optimizer == "adagrad")) * 4  # a full table is in float32
             size = int(self.full_features * row_bytes / (self.compression or 1))
         return plan(size, self.dim, num_fields, **options)
 
     def describe(self, fields: Sequence[Field], num_dense: int) -> dict[str, Any]:
-        """What a checkpoint must agree on to be gone on with."""
+        """Returns what a checkpoint must match to be resumed, as JSON values."""
         layout = self.plan(len(fields)).layout
         return {
             "model": self.model,
@@ -114,34 +97,10 @@ class ModelConfig:
             "level_2_rows": layout.level_2_rows,
             "row_format": self.row_format,
             "gate": self.gate,
-            "row_optimizer": [self.row_optimizer, self.rows.rate, self.rows.epsilon],
-            "dense_optimizer": [self.dense.name, self.dense.rate],
+            "row_optimizer": [self.row_optimizer, self.row_hyperparameters.rate, self.row_hyperparameters.epsilon],
+            "dense_optimizer": [self.dense_optimizer.name, self.dense_optimizer.learning_rate],
             "compare_hash": self.compare_hash,
             "seed": self.seed,
             "fields": [[column.name, column.kind] for column in fields],
             "num_dense": num_dense,
         }
-
-
-def build_trainer(config: ModelConfig, fields: Sequence[Field], num_dense: int, device: torch.device) -> Trainer:
-    """A trainer of fresh weights; those of the dense parts are the same in both learners.
-
-    Raises:
-        PlanError: the sizes cannot be met.
-    """
-
-    def model() -> torch.nn.Module:
-        return build_model(config.model, num_dense=num_dense, num_fields=len(fields), dim=config.dim, seed=config.seed)
-
-    embedding = AdaptiveEmbedding(config.plan(len(fields)), optimizer=config.rows, seed=config.seed, device=device)
-    baseline = None
-    if config.compare_hash:
-        sizes = hash_plan(
-            embedding.nbytes["total"],
-            config.dim,
-            len(fields),
-            optimizer=config.row_optimizer,
-            row_format=config.row_format,
-        )
-        baseline = (model(), HashEmbedding(sizes, optimizer=config.rows, seed=config.seed, device=device))
-    return Trainer(model(), embedding, optimizer=config.dense, baseline=baseline)

@@ -1,6 +1,7 @@
-"""The paper's three models, each over dense numbers (B, M) and embedding vectors (B, F, D); M may be 0.
+"""The three models of the CAFE paper: DLRM, WDL and DCN.
 
-Sizes are CAFE's (SIGMOD'24, section 5.1, and its published code). Each returns logits (B,).
+Each maps dense features (B, M) and embedding vectors (B, F, D) to logits (B,); M may be 0. The layer sizes are CAFE's
+(SIGMOD'24, section 5.1, and its published code).
 """
 
 from __future__ import annotations
@@ -17,12 +18,12 @@ __all__ = ["DCN", "DLRM", "MODELS", "WDL", "build_model", "transform_dense"]
 
 
 def transform_dense(dense: Tensor) -> Tensor:
-    """log(x + 1); what is missing, infinite or negative counts as 0."""
+    """Returns log(x + 1), with 0 in the positions of missing, infinite and negative values."""
     return torch.nan_to_num(dense, nan=0.0, posinf=0.0, neginf=0.0).clamp(min=0).log1p()
 
 
 def _mlp(sizes: Sequence[int], *, ends_linear: bool) -> nn.Sequential:
-    """Linear layers with ReLU between them, and after the last one unless it shall be linear."""
+    """Returns linear layers with a ReLU after each; `ends_linear` omits the last ReLU."""
     layers: list[nn.Module] = []
     for width_in, width_out in pairwise(sizes):
         layers += [nn.Linear(width_in, width_out), nn.ReLU()]
@@ -30,7 +31,7 @@ def _mlp(sizes: Sequence[int], *, ends_linear: bool) -> nn.Sequential:
 
 
 class DLRM(nn.Module):
-    """Pairwise dots of all vectors and the bottom network's output, beside that output, into the top network."""
+    """The bottom MLP embeds the dense features; the top MLP reads its output and all pairwise dot products."""
 
     def __init__(
         self,
@@ -50,7 +51,7 @@ class DLRM(nn.Module):
         self.top = _mlp([num_dots + (dim if self.bottom else 0), *top, 1], ends_linear=True)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """Logits (B,)."""
+        """Returns logits (B,)."""
         parts = []
         if self.bottom is not None:
             base = self.bottom(transform_dense(dense))  # (B, D)
@@ -63,7 +64,7 @@ class DLRM(nn.Module):
 
 
 class WDL(nn.Module):
-    """A linear part over dense numbers and vectors beside a deep one."""
+    """Wide and deep: the sum of a linear model and an MLP, both over dense features and vectors."""
 
     def __init__(self, *, num_dense: int, num_fields: int, dim: int, deep: Sequence[int] = (256, 256, 256)) -> None:
         super().__init__()
@@ -72,27 +73,33 @@ class WDL(nn.Module):
         self.deep = _mlp([width, *deep, 1], ends_linear=True)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """Logits (B,)."""
+        """Returns logits (B,)."""
         inputs = torch.cat([transform_dense(dense), vectors.flatten(1)], dim=1)  # (B, M + F D)
         logits: Tensor = (self.wide(inputs) + self.deep(inputs)).squeeze(1)
         return logits
 
 
 class DCN(nn.Module):
-    """Crossing layers x0 (x w) + b + x beside a deep network, joined by a linear layer."""
+    """Cross layers x0 (x w) + b + x and an MLP, joined by a linear layer."""
 
     def __init__(
-        self, *, num_dense: int, num_fields: int, dim: int, crossings: int = 3, deep: Sequence[int] = (256, 256, 256)
+        self,
+        *,
+        num_dense: int,
+        num_fields: int,
+        dim: int,
+        num_cross_layers: int = 3,
+        deep: Sequence[int] = (256, 256, 256),
     ) -> None:
         super().__init__()
         width = num_dense + num_fields * dim
-        self.crossings = nn.ModuleList(nn.Linear(width, 1, bias=False) for _ in range(crossings))
-        self.biases = nn.ParameterList(torch.zeros(width) for _ in range(crossings))
+        self.crossings = nn.ModuleList(nn.Linear(width, 1, bias=False) for _ in range(num_cross_layers))
+        self.biases = nn.ParameterList(torch.zeros(width) for _ in range(num_cross_layers))
         self.deep = _mlp([width, *deep], ends_linear=False)
         self.join = nn.Linear(width + deep[-1], 1)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
-        """Logits (B,)."""
+        """Returns logits (B,)."""
         inputs = torch.cat([transform_dense(dense), vectors.flatten(1)], dim=1)  # (B, W)
         crossed = inputs
         for weigh, bias in zip(self.crossings, self.biases, strict=True):
@@ -105,10 +112,10 @@ MODELS: dict[str, type[DLRM] | type[WDL] | type[DCN]] = {"dlrm": DLRM, "wdl": WD
 
 
 def build_model(name: str, *, num_dense: int, num_fields: int, dim: int, seed: int = 0) -> nn.Module:
-    """The model of that name with the paper's sizes; its first weights depend on the seed alone.
+    """Returns the named model with the paper's layer sizes; its initial weights depend only on the seed.
 
     Raises:
-        PlanError: no such model.
+        PlanError: no model has this name.
     """
     if name not in MODELS:
         raise PlanError(f"model {name!r}: expected one of {', '.join(MODELS)}")

@@ -1,7 +1,7 @@
-"""AUC and log loss of a stream of predictions in a fixed amount of memory.
+"""AUC and log loss of a stream of predictions in constant memory.
 
-The AUC comes from two histograms of logits, one per label, with ties counted half. Bins are 1/2048 wide, so it is
-right to about 1e-5 for predictions that are spread at all; a test holds it to the rank formula.
+The AUC is computed from two histograms of the logits, one per label; a tie counts as half a pair. Bins are 1/2048 wide,
+so the error is about 1e-5 unless most logits fall into a few bins. A test compares it with the exact rank formula.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy.typing as npt
 __all__ = ["Quality", "Windows"]
 
 _NUM_BINS = 1 << 16
-_LIMIT = 16.0  # logits beyond +-16 are certain either way
+_LIMIT = 16.0  # beyond +-16 a predicted probability is within 1.2e-7 of 0 or 1
 _SCALE = _NUM_BINS / (2 * _LIMIT)
 _MAX_WINDOWS = 4096
 
@@ -24,10 +24,7 @@ Labels = npt.NDArray[np.int8]
 
 
 class Quality:
-    """Counts predictions; `auc` and `log_loss` of all of them since the start.
-
-    Memory: 1 MB, whatever was counted.
-    """
+    """Accumulates predictions; `auc` and `log_loss` cover all of them. It takes 1 MB, whatever their number."""
 
     def __init__(self) -> None:
         self._counts = np.zeros((2, _NUM_BINS), np.int64)  # (label, bin)
@@ -35,11 +32,11 @@ class Quality:
 
     @property
     def rows(self) -> int:
-        """Predictions counted."""
+        """The number of predictions."""
         return int(self._counts.sum())
 
     def add(self, logits: Logits, labels: Labels) -> None:
-        """Counts (B,) predictions; a logit that is no number counts as 0."""
+        """Adds (B,) predictions; a NaN logit counts as 0, an infinite one as +-1000."""
         clean = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=1e3, neginf=-1e3)
         bins = np.clip((clean + _LIMIT) * _SCALE, 0, _NUM_BINS - 1).astype(np.int64)
         np.add.at(self._counts, (labels.astype(np.int64), bins), 1)
@@ -49,7 +46,7 @@ class Quality:
 
     @property
     def auc(self) -> float | None:
-        """The share of (click, no click) pairs in the right order, ties half; None while one of the two is missing."""
+        """The share of (click, no click) pairs in the correct order; None until both labels have occurred."""
         negatives, positives = self._counts
         pairs = int(negatives.sum()) * int(positives.sum())
         if pairs == 0:
@@ -63,18 +60,18 @@ class Quality:
         return self._loss_sum / self.rows if self.rows else None
 
     def to_state(self) -> dict[str, Any]:
-        """What `from_state` needs, as numbers that JSON can hold: only the bins that are not empty."""
-        label, place = np.nonzero(self._counts)
+        """Returns the state for `from_state` as JSON values; it contains only the bins that are not empty."""
+        label, bin_index = np.nonzero(self._counts)
         return {
             "label": label.tolist(),
-            "bin": place.tolist(),
-            "count": self._counts[label, place].tolist(),
+            "bin": bin_index.tolist(),
+            "count": self._counts[label, bin_index].tolist(),
             "loss_sum": self._loss_sum,
         }
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Quality:
-        """The counts that `to_state` described."""
+        """Restores the object from the state that `to_state` returned."""
         quality = cls()
         quality._counts[state["label"], state["bin"]] = state["count"]
         quality._loss_sum = float(state["loss_sum"])
@@ -82,13 +79,13 @@ class Quality:
 
 
 class Windows:
-    """Prequential quality of one or more models over the same rows: in total, and by windows of rows.
+    """Prequential quality of one or more models over the same rows, in total and by windows of rows.
 
-    A window ends with the first batch that fills it. The last 4096 windows are kept.
+    A window ends with the batch that fills it. `finished` keeps the last 4096 windows.
 
     Args:
-        names: of the models, for example `adaptive` and `hash`.
-        window_rows: rows to a window.
+        names: the models' names, for example `adaptive` and `hash`.
+        window_rows: rows of a window.
     """
 
     def __init__(self, names: list[str], window_rows: int = 20_000) -> None:
@@ -100,7 +97,7 @@ class Windows:
         self._current = {name: Quality() for name in names}
 
     def add(self, logits: Mapping[str, Logits], labels: Labels) -> None:
-        """Counts one batch: each model's (B,) logits of the same rows."""
+        """Adds one batch: (B,) logits of each model and the (B,) labels."""
         for name in self.names:
             self.total[name].add(logits[name], labels)
             self._current[name].add(logits[name], labels)
@@ -117,21 +114,21 @@ class Windows:
         return window
 
     def auc(self) -> dict[str, float | None]:
-        """Each model's AUC over all rows."""
+        """Returns the AUC of each model over all rows."""
         return {name: quality.auc for name, quality in self.total.items()}
 
     def log_loss(self) -> dict[str, float | None]:
-        """Each model's log loss over all rows."""
+        """Returns the log loss of each model over all rows."""
         return {name: quality.log_loss for name, quality in self.total.items()}
 
     def latest_auc(self) -> dict[str, float | None]:
-        """Each model's AUC in the last finished window, or so far in the first."""
+        """Returns the AUC of each model in the last finished window; before that, in the unfinished first one."""
         if not self.finished:
             return {name: quality.auc for name, quality in self._current.items()}
         return {name: self.finished[-1][f"auc_{name}"] for name in self.names}
 
     def to_state(self) -> dict[str, Any]:
-        """What `from_state` needs, for JSON."""
+        """Returns the state for `from_state` as JSON values."""
         return {
             "names": self.names,
             "window_rows": self.window_rows,
@@ -143,7 +140,7 @@ class Windows:
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> Windows:
-        """The windows that `to_state` described."""
+        """Restores the object from the state that `to_state` returned."""
         windows = cls(list(state["names"]), int(state["window_rows"]))
         windows.rows = int(state["rows"])
         windows.finished = list(state["finished"])

@@ -1,4 +1,4 @@
-"""`Trainer`: a batch of clicks in; predictions, loss and importance out."""
+"""`Trainer`: one step maps a batch of clicks to predictions, losses and importance."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from streams.records import ClickBatch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance
-from trainer.embedding.migration import ApplyReport
+from trainer.embedding.migration import MigrationReport
 from trainer.learning.learner import DenseOptimizer, Learner
 
 __all__ = ["ADAPTIVE", "HASH", "StepReport", "Trainer"]
@@ -25,13 +25,13 @@ ADAPTIVE, HASH = "adaptive", "hash"
 
 @dataclass(frozen=True, kw_only=True)
 class StepReport:
-    """What one batch did.
+    """The result of one training step.
 
     Attributes:
-        rows: B.
-        loss: mean log loss of the predictions, by learner.
-        logits: (B,) float32 predictions made before learning from these rows, by learner.
-        importance: what each key mattered to the adaptive learner.
+        rows: B, the rows of the batch.
+        loss: the mean log loss of the predictions in nats, by learner.
+        logits: (B,) float32 predictions, computed before training on these rows, by learner.
+        importance: the importance of each key to the adaptive learner.
     """
 
     rows: int
@@ -40,18 +40,18 @@ class StepReport:
     importance: Importance
 
 
-def _named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {f"{prefix}.{name}": tensor for name, tensor in tensors.items()}
 
 
 class Trainer:
-    """Trains a model with an adaptive embedding and, on the same rows, one with a plain hash table if asked to.
+    """Trains a model with an adaptive embedding, and optionally a baseline with a plain hash table on the same rows.
 
     Args:
-        model: of the adaptive learner.
-        embedding: its embedding.
-        optimizer: of the dense parts.
-        baseline: model and embedding to compare with.
+        model: the model of the adaptive learner.
+        embedding: the embedding of the adaptive learner.
+        optimizer: the optimizer of both models' parameters.
+        baseline: the model and the embedding of the baseline.
     """
 
     def __init__(
@@ -66,17 +66,17 @@ class Trainer:
         self.embedding = embedding
         self.learners = {ADAPTIVE: Learner(model.to(embedding.device), embedding, optimizer)}
         if baseline is not None:
-            other, table = baseline
-            self.learners[HASH] = Learner(other.to(table.device), table, optimizer)
+            hash_model, hash_embedding = baseline
+            self.learners[HASH] = Learner(hash_model.to(hash_embedding.device), hash_embedding, optimizer)
 
     def step(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> StepReport:
-        """Predicts the batch, then learns from it: every learner the same rows, once.
+        """Predicts the batch, then trains every learner on it.
 
-        `after_lookup` is called once, when the adaptive embedding has been read: what another thread shall do beside
-        the dense part is best begun then.
+        It calls `after_lookup` once, after the lookup of the adaptive embedding: the best time to start the work of
+        another thread, which then runs beside the dense part.
         """
         device = self.embedding.device
-        # A decoded batch is a read-only view of its record: copied once, so that torch and numba may take it.
+        # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
         label = torch.from_numpy(batch.label.astype(np.float32)).to(device)
@@ -85,7 +85,7 @@ class Trainer:
             for name, learner in self.learners.items()
         }
         importance = outcomes[ADAPTIVE].importance
-        assert importance is not None  # noqa: S101  an adaptive embedding always says
+        assert importance is not None  # noqa: S101  an adaptive embedding always measures it
         return StepReport(
             rows=batch.num_rows,
             loss={name: outcome.loss for name, outcome in outcomes.items()},
@@ -93,24 +93,24 @@ class Trainer:
             importance=importance,
         )
 
-    def apply(self, changes: Changes) -> ApplyReport:
+    def migrate(self, changes: Changes) -> MigrationReport:
         """Follows changes of the hot set; between steps."""
-        return self.embedding.apply(changes)
+        return self.embedding.migrate(changes)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold, by name."""
-        return {**self.unsorted_tensors(), **_named(f"{ADAPTIVE}.embedding", self.embedding.tensors())}
+        """Returns every tensor of a checkpoint by name, with the hot keys in ascending order."""
+        return {**self.unsorted_tensors(), **_with_prefix(f"{ADAPTIVE}.embedding", self.embedding.tensors())}
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """Likewise, but that hot and warm keys stand in no order, which takes no longer than a copy."""
-        parts = [_named(name, learner.unsorted_tensors()) for name, learner in self.learners.items()]
+        """As `tensors`, but with the hot keys in arbitrary order: this takes no longer than a copy."""
+        parts = [_with_prefix(name, learner.unsorted_tensors()) for name, learner in self.learners.items()]
         return {name: tensor for part in parts for name, tensor in part.items()}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state that `tensors` or `unsorted_tensors` returned.
 
         Raises:
-            CheckpointError: they belong to another model.
+            CheckpointError: the tensors belong to another model.
         """
         for name, learner in self.learners.items():
             prefix = f"{name}."

@@ -1,7 +1,7 @@
 """Checkpoints: one directory each, whole or not there, newest first when they are read.
 
     DIR/000000000812/            the last event that is in it (`trainer.process.journal`); a dot before: never finished
-        tensors.safetensors      weights, rows, optimizer states, router
+        tensors.safetensors      weights, rows, optimizer states, router, and the tables that the assignments make
         state.json               everything that is no tensor: offsets, applied seq, windows, configuration
         manifest.json            its own checksum; version, size and checksum (xxh3, 64 bits) of the other two
 
@@ -32,7 +32,7 @@ __all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_t
 
 logger = logging.getLogger(__name__)
 
-VERSION = 3
+VERSION = 4
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",

@@ -1,7 +1,8 @@
 """The journal: in which order a run took click records and assignment records, so that it can be repeated exactly.
 
     {"event": 812, "click": [3, 4711]}          the click record at partition 3, offset 4711 was trained
-    {"event": 813, "assignments": {"0": 96}}    the assignments before these offsets were applied
+    {"event": 813, "assignments": {"0": 96},    the assignments before these offsets were applied, which were fetched
+     "log_ends": {"0": 120}}                    when the partitions ended here (which decides what counts in a gap)
 
 Each line is written, unbuffered, before the event happens; a checkpoint names the last event that is in it. After a
 kill the events behind the newest good checkpoint are repeated from the journal, and so end in the same weights; what
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import os
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
@@ -30,16 +31,22 @@ class Train:
 
 @dataclass(frozen=True)
 class Apply:
-    """The assignments before these offsets, by partition, are applied in one batch."""
+    """The assignments before these offsets, by partition, are applied in one batch.
+
+    Attributes:
+        ends: the offset behind the last record of each partition.
+        log_ends: where each partition ended when they were fetched; without it nothing was compacted away.
+    """
 
     ends: dict[int, int]
+    log_ends: dict[int, int] = field(default_factory=dict)
 
 
 def _encode(number: int, event: Train | Apply) -> bytes:
     if isinstance(event, Train):
         line = {"event": number, "click": [event.partition, event.offset]}
     else:
-        line = {"event": number, "assignments": event.ends}
+        line = {"event": number, "assignments": event.ends, "log_ends": event.log_ends}
     return json.dumps(line, separators=(",", ":")).encode() + b"\n"
 
 
@@ -49,9 +56,13 @@ def _decode(line: bytes) -> tuple[int, Train | Apply] | None:
         said = json.loads(line)
         if "click" in said:
             return int(said["event"]), Train(*map(int, said["click"]))
-        return int(said["event"]), Apply({int(number): int(end) for number, end in said["assignments"].items()})
+        return int(said["event"]), Apply(_offsets(said["assignments"]), _offsets(said["log_ends"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _offsets(listed: dict[str, int]) -> dict[int, int]:
+    return {int(partition): int(offset) for partition, offset in listed.items()}
 
 
 class Journal:

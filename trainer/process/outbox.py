@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from types import TracebackType
 from typing import Any
@@ -12,7 +11,7 @@ from streams.clients.dead_letter_topics import AddressedLetter, DeadLetterTopics
 from streams.clients.producer import RecordProducer
 from streams.clients.worker import Worker
 from streams.importance import split_by_shard
-from streams.records import ClickBatch, Source, encode_importance
+from streams.records import ClickBatch, Source, TrainerMetrics, encode_importance, encode_metrics
 from streams.topics import Topics
 from trainer.embedding.lookup import Importance
 
@@ -90,11 +89,10 @@ class Outbox:
             self._producer.send(self._topics.importance, shard, value, headers)
             self.importance_records += 1
 
-    def send_metrics(self, said: dict[str, Any]) -> None:
-        """Sends one JSON object to the metrics topic."""
-        headers = [("content-type", b"application/json")]
+    def send_metrics(self, metrics: TrainerMetrics) -> None:
+        """Sends one record to the metrics topic."""
         self.release()
-        self._worker.submit(self._producer.send, self._topics.metrics, 0, json.dumps(said).encode(), headers)
+        self._worker.submit(self._producer.send, self._topics.metrics, 0, *encode_metrics(metrics))
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
         """Keeps a rejected record of the clicks or assignments topic, as it was, in the topic's dead letters."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.telemetry.latency import LatencyHistogram
-from trainer.embedding.migration import ApplyReport
+from trainer.embedding.migration import MigrationReport
 from trainer.learning.quality import Windows
 
 __all__ = ["Progress"]
@@ -38,10 +38,10 @@ class Progress:
     bad_assignments: int = 0
     importance_records: int = 0
     importance_rows: int = 0
-    applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(ApplyReport()), 0))
+    applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(MigrationReport()), 0))
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
-    def add_applied(self, report: ApplyReport) -> None:
+    def add_applied(self, report: MigrationReport) -> None:
         """Adds what a batch of changes did."""
         for name, number in vars(report).items():
             self.applied[name] += number

@@ -17,16 +17,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from sketch.changes import Changes
+from streams.assignments.columns import Fetch
+from streams.assignments.history import History, Outcome
 from streams.keys import Field
-from streams.records import Assignment, ClickBatch
+from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.embedding.migration import ApplyReport
 from trainer.errors import CheckpointError
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.building import build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.process.checkpoint import Checkpoint, Checkpoints
-from trainer.process.follower import AssignmentFollower
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
 
@@ -34,7 +36,8 @@ __all__ = ["Captured", "RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
-_ROUTER_KEYS, _ROUTER_VALUES = "router_keys", "router_values"
+_HISTORY = "history."
+_UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # ends of names: keys in no order, and what is theirs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,7 +86,7 @@ class TrainingRun:
         self.config = config
         names = [ADAPTIVE, HASH] if config.model.compare_hash else [ADAPTIVE]
         self.progress = Progress(Windows(names, config.window_rows))
-        self.follower = AssignmentFollower(num_shards)
+        self.history = History(num_shards)
         self.trainer: Trainer | None = None
         self.offsets: dict[str, dict[int, int]] = {"clicks": {}, "assignments": {}}
         self.resumed_rows = 0
@@ -117,7 +120,9 @@ class TrainingRun:
         self._build(fields, num_dense).load_tensors(checkpoint.tensors)
         torch.set_rng_state(checkpoint.tensors["rng"])
         self.progress.load_state(state["progress"])
-        self.follower.load_state(state["standings"])
+        tensors = checkpoint.tensors.items()
+        arrays = {name.removeprefix(_HISTORY): tensor.numpy() for name, tensor in tensors if name.startswith(_HISTORY)}
+        self.history.load(state["history"], arrays)
         for topic, offsets in state["offsets"].items():
             self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
         self._rows_saved = self.resumed_rows = self.progress.rows
@@ -167,18 +172,18 @@ class TrainingRun:
         self.progress.click_records += 1
         return report.importance
 
-    def apply(self, records: Sequence[Assignment]) -> ApplyReport:
-        """Applies those of the assignment records that are new, as one batch.
+    def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
+        """Applies those of the assignment records that count, as one batch; returns what each fetch did.
 
         Raises:
             CapacityError: a record names a row that this model has not.
         """
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
-        router = self.trainer.embedding.router
-        report = self.trainer.apply(self.follower.changes(records, lambda: router.items()[0]))
+        outcomes = [self.history.take(fetch) for fetch in fetches]
+        report = self.trainer.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
         self.progress.add_applied(report)
-        return report
+        return outcomes
 
     @property
     def wants_checkpoint(self) -> bool:
@@ -197,11 +202,13 @@ class TrainingRun:
             "event": self.journal.last_event,
             "config": self.config.model.describe(*self._shape),
             "progress": self.progress.to_state(),
-            "standings": self.follower.to_state(),
+            "history": self.history.to_state(),
             "offsets": self.offsets,
         }
         tensors = {name: tensor.detach().clone() for name, tensor in self.trainer.unsorted_tensors().items()}
         tensors["rng"] = torch.get_rng_state()
+        for name, array in self.history.to_arrays().items():
+            tensors[_HISTORY + name] = torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
         self._rows_saved, self._is_saving = self.progress.rows, True
         self.journal.start_file()
         return Captured(self.journal.last_event, tensors, copy.deepcopy(state))
@@ -227,8 +234,9 @@ def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The tensors with hot and warm keys in ascending order, so that equal states are equal files."""
     ordered = dict(tensors)
     for name in tensors:
-        if name.endswith(_ROUTER_KEYS):
-            order = torch.from_numpy(np.argsort(tensors[name].numpy().view(np.uint64)))
-            values = name.replace(_ROUTER_KEYS, _ROUTER_VALUES)
-            ordered[name], ordered[values] = tensors[name][order], tensors[values][order]
+        for keys, values in _UNSORTED.items():
+            if name.endswith(keys):
+                order = torch.from_numpy(np.argsort(tensors[name].numpy().view(np.uint64)))
+                theirs = name.removesuffix(keys) + values
+                ordered[name], ordered[theirs] = tensors[name][order], tensors[theirs][order]
     return ordered

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.assignments.columns import Fetch, Record
 from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
-from streams.logs.schema import LogSchema
-from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
+from streams.keys import Field
+from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
 from streams.topics import Topics
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.change_pacer import ChangePacer
@@ -29,6 +30,7 @@ logger = logging.getLogger(__name__)
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
+_VERDICTS = {True: "equal to the agent's", False: "differs from the agent's", None: "not yet compared"}
 _IDLE_POLL_MS = 20  # as long may a change wait while no clicks come
 
 
@@ -39,20 +41,22 @@ class SessionConfig:
     Args:
         kafka: the broker.
         run: what is trained.
-        schema: how single clicks in JSON are read.
+        fields: the categorical columns of single clicks in JSON.
+        dense_names: their dense columns.
         resume: go on from the newest good checkpoint.
         limit_rows: stop at the first click record that reaches so many rows trained; None for no limit.
-        until_end_s: stop when everything is trained and nothing more came for so long; None for never.
+        idle_timeout_s: stop when everything is trained and nothing more came for so long; None for never.
         metrics_interval_s: between two records to the metrics topic.
         log_interval_s: between two lines in the log.
     """
 
     kafka: Connector
     run: RunConfig
-    schema: LogSchema
+    fields: tuple[Field, ...]
+    dense_names: tuple[str, ...]
     resume: bool = True
     limit_rows: int | None = None
-    until_end_s: float | None = None
+    idle_timeout_s: float | None = None
     metrics_interval_s: float = 1.0
     log_interval_s: float = 5.0
 
@@ -118,8 +122,8 @@ class Session:
             BrokerError: the broker refuses, or a record cannot be delivered.
             CapacityError: an assignment names a row that the model has not.
         """
-        kafka, offsets, schema = self._config.kafka, self.run.offsets, self._config.schema
-        warm_up(self._config.run.model, schema.categorical, schema.dense, self._config.run.device)
+        config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
+        warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
         self._pacer = ChangePacer()
         with (
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
@@ -163,7 +167,7 @@ class Session:
         while not self._should_stop() and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
             if isinstance(event, Apply):
-                self._apply(self._assignments.take_until(event.ends))
+                self._apply(self._assignments.take_until(event.ends), event.log_ends)
             else:
                 for taken in self._clicks.take_until({event.partition: event.offset + 1}):
                     self._train(taken)
@@ -179,8 +183,10 @@ class Session:
             if self.run.trainer is not None and self._assignments.num_waiting:
                 started_s = time.perf_counter()
                 changes = self._assignments.take_all(self._pacer.limit)
-                self.run.journal.record(Apply({taken.record.partition: taken.record.offset + 1 for taken in changes}))
-                self._apply(changes)
+                ends = {taken.record.partition: taken.record.offset + 1 for taken in changes}
+                event = Apply(ends, {taken.record.partition: taken.log_end for taken in changes})
+                self.run.journal.record(event)
+                self._apply(changes, event.log_ends)
                 self._pacer.note_changes(len(changes), time.perf_counter() - started_s)
             self._clicks.fetch(0 if self._clicks.num_waiting else _IDLE_POLL_MS)
             partition = self._clicks.oldest()
@@ -202,12 +208,12 @@ class Session:
         return self._should_stop() or (limit is not None and self.run.progress.rows >= limit)
 
     def _has_ended(self, came_s: float) -> bool:
-        patience_s = self._config.until_end_s
+        patience_s = self._config.idle_timeout_s
         return patience_s is not None and time.monotonic() - came_s >= patience_s and self._clicks.is_at_end()
 
     def _decode_clicks(self, record: Any) -> ClickBatch | BadRecord:
-        schema = self._config.schema
-        return decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
+        fields, dense_names = self._config.fields, self._config.dense_names
+        return decode_clicks(record.value, record.headers, fields=fields, dense_names=dense_names)
 
     def _train(self, taken: Taken) -> None:
         """One step on one click record; what cannot be trained goes to the dead letters."""
@@ -223,20 +229,35 @@ class Session:
         self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
 
-    def _apply(self, changes: list[Taken]) -> None:
-        """Applies assignment records as one batch, and counts how long they took to get here."""
-        decoded = [taken.said for taken in changes]
-        bad = [said for said in decoded if isinstance(said, BadRecord)]
-        if bad:
-            self.run.progress.bad_assignments += len(bad)
-            logger.warning("%d assignment records cannot be believed, the first: %s", len(bad), bad[0].reason)
-        self.run.apply([said for said in decoded if isinstance(said, Assignment)])
-        now_ms = time.time_ns() // 1_000_000
-        written_ms = [
-            taken.record.timestamp for taken, said in zip(changes, decoded, strict=True) if isinstance(said, Assignment)
+    def _apply(self, changes: list[Taken], log_ends: Mapping[int, int]) -> None:
+        """Applies assignment records as one batch; what cannot be applied goes to the dead letters."""
+        by_partition: dict[int, list[Taken]] = {}
+        for taken in changes:
+            if isinstance(taken.said, BadRecord):
+                self.run.progress.bad_assignments += 1
+                self._refuse_assignment(taken, taken.said.reason)
+            elif isinstance(taken.said, Record):
+                by_partition.setdefault(taken.record.partition, []).append(taken)
+        fetches = [
+            Fetch(
+                partition=partition,
+                records=[taken.said for taken in taken_there],
+                offsets=[taken.record.offset for taken in taken_there],
+                end_offset=log_ends.get(partition),
+            )
+            for partition, taken_there in by_partition.items()
         ]
-        if written_ms:
-            self.run.progress.latency.add([now_ms - stamp for stamp in written_ms])
+        for taken_there, outcome in zip(by_partition.values(), self.run.apply(fetches), strict=True):
+            for index, reason in outcome.refused.items():
+                self._refuse_assignment(taken_there[index], reason)
+        now_ms = time.time_ns() // 1_000_000
+        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.said, Assignment)]
+        if ages_ms:
+            self.run.progress.latency.add(ages_ms)
+
+    def _refuse_assignment(self, taken: Taken, reason: str) -> None:
+        logger.warning("%s/%d, offset %d: %s", taken.record.topic, taken.record.partition, taken.record.offset, reason)
+        self._outbox.send_dead_letter(taken.record, reason)
 
     def _between_steps(self) -> None:
         if self.run.wants_checkpoint:
@@ -268,26 +289,26 @@ class Session:
             said = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
             lag, promotions = self._clicks.lag(), progress.applied["promoted"]
             logger.info(
-                "%d rows, %.0f rows/s, %d records behind, %d promotions, AUC %s",
-                progress.rows, rate, lag, promotions, said or "-",
+                "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
+                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], said or "-",
             )  # fmt: skip
 
-    def _describe(self, rows_per_s: float) -> dict[str, Any]:
+    def _describe(self, rows_per_s: float) -> TrainerMetrics:
         progress, trainer = self.run.progress, self.run.trainer
-        return {
-            "process": "trainer",
-            "time_ms": time.time_ns() // 1_000_000,
-            "rows": progress.rows,
-            "rows_per_s": round(rows_per_s, 1),
-            "lag_records": self._clicks.lag(),
-            "hot": trainer.embedding.num_hot if trainer else 0,
-            "applied": progress.describe_applied(),
-            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
-            "auc": progress.windows.auc(),
-            "window_auc": progress.windows.latest_auc(),
-            "log_loss": progress.windows.log_loss(),
-            "windows": progress.windows.finished[-1:],
-        }
+        return TrainerMetrics(
+            time_ms=time.time_ns() // 1_000_000,
+            rows=progress.rows,
+            rows_per_s=round(rows_per_s, 1),
+            lag_records=self._clicks.lag(),
+            hot=trainer.embedding.num_hot if trainer else 0,
+            applied=progress.describe_applied(),
+            assignments=self.run.history.describe(),
+            latency_ms={"assignment_to_trainer": progress.latency.summary()},
+            auc=progress.windows.auc(),
+            window_auc=progress.windows.latest_auc(),
+            log_loss=progress.windows.log_loss(),
+            windows=progress.windows.finished[-1:],
+        )
 
     def report(self) -> dict[str, Any]:
         """The numbers of the final report."""
@@ -302,13 +323,14 @@ class Session:
             "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
             "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
             "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
+            "assignments": self.run.history.describe(),
             "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
             "auc": progress.windows.auc(),
             "log_loss": progress.windows.log_loss(),
             "embedding_bytes": sizes,
             "hot_rows": trainer.embedding.num_hot if trainer else 0,
             "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
-            "applied_seq": self.run.follower.to_state(),
+            "applied_seq": self.run.history.standings(),
             "offsets": {
                 topic: {str(number): offset for number, offset in sorted(offsets.items())}
                 for topic, offsets in self.run.offsets.items()

@@ -14,7 +14,8 @@ from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
-from trainer.learning.model_config import ModelConfig, build_trainer
+from trainer.learning.building import build_trainer
+from trainer.learning.model_config import ModelConfig
 from trainer.process.outbox import encode_parts
 
 __all__ = ["warm_up"]
@@ -61,7 +62,7 @@ def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[
             keys = importance.keys[:_CAPACITY]
             tiers = np.resize(np.array([HOT, WARM, COLD], np.uint8), len(keys))
             rows = np.where(tiers == HOT, np.arange(len(keys)), NO_ROW).astype(np.int32)
-            trainer.apply(Changes(keys, tiers, rows, importance.scores[:_CAPACITY]))
+            trainer.migrate(Changes(keys, tiers, rows, importance.scores[:_CAPACITY]))
     took_s = time.perf_counter() - started_s
     logger.info("ready: kernels compiled or loaded in %.1f s", took_s)
     return took_s

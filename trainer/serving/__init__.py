@@ -1,4 +1,4 @@
-"""What a trained model is served from."""
+"""The export of a trained model for serving."""
 
 from __future__ import annotations
 

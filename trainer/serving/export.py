@@ -1,14 +1,14 @@
-"""What serving needs of a trained run, as files that any language reads.
+"""Exports the adaptive learner of a run as files that a program in any language can read.
 
     DIR/dense.safetensors     the model's weights, by their torch names
-        rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale);
-                              gate (F, 2) if there is one: what a field's shared and unique vectors are times
-        router.safetensors    keys (K,) int64 (the feature keys' bits) of hot keys, ascending; values (K,) int32: rows
-        export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
+        rows.safetensors      values (R, D); for int8 rows scales (R,), a value is int8 times scale; with a gate
+                              gate (F, 2), the factors of each field's shared and unique vectors
+        router.safetensors    keys (K,) int64, bits of the hot feature keys, ascending; values (K,) int32, their rows
+        export.json           sizes, row format and fields; seq by shard, offsets by topic; checksums of the other files
 
-A hot key has its unique row; any other a row of level 1 plus the halves of two rows of level 2
-(`trainer.embedding.layout` and `trainer.embedding.kernels.route` have the arithmetic and the seeds). A replica that
-applies the assignments behind the seq named here, and is sent the promoted rows, follows the trainer.
+A hot key reads its unique row. Any other key reads the sum of a row of level 1 and the halves of two rows of level 2;
+`trainer.embedding.layout` and `trainer.embedding.kernels.route` define the hashes and their seeds. A replica follows
+the trainer if it applies the assignments after the exported seq and receives the rows of promoted keys.
 """
 
 from __future__ import annotations
@@ -36,19 +36,19 @@ from trainer.process.run import TrainingRun
 __all__ = ["VERSION", "export", "load_export"]
 
 VERSION = 3
-_ABOUT = "export.json"
+_MANIFEST = "export.json"
 
 
 def export(run: TrainingRun, directory: Path) -> None:
-    """Writes the adaptive learner; what was in the directory is replaced only when all is written.
+    """Writes the adaptive learner to the directory; replaces an earlier export only after all files are written.
 
     Raises:
-        CheckpointError: nothing was trained yet, or the directory holds something else.
+        CheckpointError: the run has trained no record, or the directory contains files that are not an export.
     """
     if run.trainer is None:
-        raise CheckpointError("--export: no click record was trained, so there is nothing to export")
-    if directory.exists() and any(directory.iterdir()) and not (directory / _ABOUT).exists():
-        raise CheckpointError(f"--export {directory}: holds files that are no export; name another directory")
+        raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
+    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists():
+        raise CheckpointError(f"--export {directory}: contains files but no {_MANIFEST}; choose an empty directory")
     learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
     tensors = embedding.tensors()
     parts: dict[str, dict[str, Tensor]] = {
@@ -64,8 +64,8 @@ def export(run: TrainingRun, directory: Path) -> None:
     files = {
         f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part) for name, part in parts.items()
     }
-    about = {"version": VERSION, "files": files, **_describe(run, embedding.plan)}
-    write_file(temporary / _ABOUT, [json.dumps(about, indent=2).encode()])
+    manifest = {"version": VERSION, "files": files, **_describe(run, embedding.plan)}
+    write_file(temporary / _MANIFEST, [json.dumps(manifest, indent=2).encode()])
     sync_directory(temporary)
     if directory.exists():
         directory.rename(replaced)
@@ -85,29 +85,29 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "fields": [[column.name, column.kind] for column in fields],
         "num_dense": num_dense,
         "rows_trained": run.progress.rows,
-        "applied_seq": run.follower.to_state(),
+        "applied_seq": run.history.standings(),
         "offsets": run.offsets,
     }
 
 
 def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
-    """The model, its embedding on the CPU, and what `export.json` says.
+    """Returns the model, its embedding on the CPU, and the content of `export.json`.
 
     Raises:
-        CheckpointError: it is of another version.
+        CheckpointError: the export has another format version.
     """
-    about = json.loads((directory / _ABOUT).read_bytes())
-    if about["version"] != VERSION:
-        raise CheckpointError(f"{directory}: version {about['version']}, expected {VERSION}")
+    manifest = json.loads((directory / _MANIFEST).read_bytes())
+    if manifest["version"] != VERSION:
+        raise CheckpointError(f"{directory}: version {manifest['version']}, expected {VERSION}")
     parts = {
         name: safetensors.torch.load_file(directory / f"{name}.safetensors") for name in ("dense", "rows", "router")
     }
     plan = EmbeddingPlan(
-        layout=Layout(**about["layout"]), dim=about["dim"], optimizer="sgd", row_format=about["row_format"],
-        router_keys=len(parts["router"]["keys"]), gate=about["gate"],
+        layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
+        router_keys=len(parts["router"]["keys"]), gate=manifest["gate"],
     )  # fmt: skip
-    fields = [Field(*pair) for pair in about["fields"]]
-    model = build_model(about["model"], num_dense=about["num_dense"], num_fields=len(fields), dim=plan.dim)
+    fields = [Field(*pair) for pair in manifest["fields"]]
+    model = build_model(manifest["model"], num_dense=manifest["num_dense"], num_fields=len(fields), dim=plan.dim)
     model.load_state_dict(parts["dense"])
     embedding = AdaptiveEmbedding(plan)
     embedding.load_tensors(
@@ -116,8 +116,9 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
             "state": torch.empty(0),
             "gate_state": torch.zeros_like(parts["rows"].get("gate", torch.empty(0))),
             "rounds": torch.zeros(1, dtype=torch.int64),
+            "seed": torch.zeros(1, dtype=torch.int64),
             "router_keys": parts["router"]["keys"],
             "router_values": parts["router"]["values"],
         }
     )
-    return model, embedding, about
+    return model, embedding, manifest

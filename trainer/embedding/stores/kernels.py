@@ -20,9 +20,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from sketch.float_bits import bits_of_float32, float32_of_bits
 from sketch.hashing import mix64
-from sketch.simd import load_i32, load_u32, prefetch
+from sketch.simd import bits_of_float32, float32_of_bits, load_i32, load_u32, prefetch
 from trainer.embedding.layout import left_half
 from trainer.embedding.stores.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
 

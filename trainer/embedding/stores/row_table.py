@@ -77,9 +77,9 @@ class RowTable(nn.Module):
         numbers *= plan.dim**-0.5
         numbers[self._padding] = 0
         rows = self._format.make(numbers)
-        self.register_buffer("values", rows.values.to(device))
-        self.register_buffer("scales", rows.scales.to(device))
-        self.register_buffer("state", torch.zeros(num_rows if self._has_state else 0, device=device))
+        self.register_buffer("values", rows.values.to(device), persistent=False)
+        self.register_buffer("scales", rows.scales.to(device), persistent=False)
+        self.register_buffer("state", torch.zeros(num_rows if self._has_state else 0, device=device), persistent=False)
 
     @property
     def _rows(self) -> Rows:
@@ -143,7 +143,7 @@ class RowTable(nn.Module):
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""
         named = {"values": self.values, "scales": self.scales, "state": self.state}
-        return {**named, "rounds": torch.tensor([self.rounds])}
+        return {**named, "rounds": torch.tensor([self.rounds]), "seed": torch.tensor([self._seed])}
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
@@ -159,4 +159,4 @@ class RowTable(nn.Module):
                     f"{name}: got {tuple(said.shape)} {said.dtype}, expected {tuple(mine.shape)} {mine.dtype}"
                 )
             mine.copy_(said)
-        self.rounds = int(tensors["rounds"][0])
+        self.rounds, self._seed = int(tensors["rounds"][0]), int(tensors["seed"][0])

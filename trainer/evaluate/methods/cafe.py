@@ -1,7 +1,7 @@
-"""`cafe`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
+"""`hotstream`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
 
 What is charged is what both allocate: rows, optimizer state, router, sketch, and the hot set's own tables. In a real
-deployment the sketch is the agent's and takes nothing of the trainer's memory; `cafe-remote` is that case.
+deployment the sketch is the agent's and takes nothing of the trainer's memory; `hotstream-remote` is that case.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from sketch.hashing import mix64_array
-from sketch.hotset import HotSet, Policy
+from sketch.hotset import HotSet
 from sketch.hotsketch import HotSketch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
@@ -32,7 +32,6 @@ _DEFAULTS = {
 }
 _DEFAULT_FORMAT = "int8"
 _PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
-_WARM_PER_HOT = 0.5
 _FEW_KEYS, _BUCKET_BYTES = 512, 48
 _FEW_BUCKETS = 256  # below, a sketch has wider tags
 
@@ -56,10 +55,9 @@ def _growth(plan: EmbeddingPlan) -> int:
 
 
 class Cafe(Method):
-    """Knobs: `row_format`, `unique_share`, `most_level_1` (rows a field), `warm_per_hot` (keys that the hot set tells
-    of), `buckets_per_row`, `half_life` (events a row), `gate` (1: learned), `policy` of the hot set, `score`
-    (`raw`, `field`, `count`), `fields` (`own` rows of level 1, or `one` range for all), `first_values`, and those of
-    `Rules`.
+    """Knobs: `row_format`, `unique_share`, `most_level_1` (rows a field), `buckets_per_row`, `half_life` (events a
+    row), `gate` (1: learned), `score` (`raw`, `field`, `count`), `fields` (`own` rows of level 1, or `one` range for
+    all), `first_values`, and those of `Rules`.
 
     Args:
         brief: with the knobs.
@@ -85,9 +83,7 @@ class Cafe(Method):
         self.hot_set = HotSet(
             plan.capacity_rows,
             HotSketch(num_buckets, seed=brief.seed),
-            warm_capacity=int(plan.capacity_rows * brief.number("warm_per_hot", _WARM_PER_HOT)),
             half_life_events=half_life or None,
-            policy=cast("Policy", brief.word("policy", "rank")),
         )
         self._is_remote, self._is_one_field = is_remote, _has_one_field(brief)
         self.num_promoted = self.num_demoted = 0
@@ -106,7 +102,7 @@ class Cafe(Method):
         """As `Method.learn`."""
         importance = self.embedding.apply_gradients()
         scores = rated(importance, self._score, self._words)
-        report = self.embedding.apply(self.hot_set.update(importance.keys, scores))
+        report = self.embedding.migrate(self.hot_set.update(importance.keys, scores))
         self.num_promoted += report.promoted
         self.num_demoted += report.demoted
 

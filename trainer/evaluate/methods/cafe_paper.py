@@ -1,4 +1,4 @@
-"""`cafe-paper`: CAFE as published (SIGMOD'24), one or two levels; `cafe-paper-bytes`: its rules over our bytes.
+"""`cafe`: CAFE as published (SIGMOD'24), one or two levels; `cafe-bytes`: its rules over our bytes.
 
     hot      score > threshold, and a row was free      its own row
     medium   score > threshold / 5 (two levels)         H1 row + H2 row

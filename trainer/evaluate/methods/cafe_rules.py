@@ -12,7 +12,7 @@ from torch import Tensor
 from sketch.changes import HOT, Changes
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance, Routes
-from trainer.embedding.migration import ApplyReport, resolve
+from trainer.embedding.migration import MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.evaluate.methods.method import Brief
 
@@ -71,16 +71,16 @@ class RuledEmbedding(AdaptiveEmbedding):
         return importance
 
     @torch.no_grad()
-    def apply(self, changes: Changes) -> ApplyReport:  # type: ignore[override]
-        """As `AdaptiveEmbedding.apply`, then what the rules change."""
+    def migrate(self, changes: Changes) -> MigrationReport:
+        """As `AdaptiveEmbedding.migrate`, then what the rules change."""
         if not len(changes):
-            return super().apply(changes)
+            return super().migrate(changes)
         migration = resolve(changes, self.router, self.plan.capacity_rows)
         new = migration.takes_row & (migration.before < 0)
         lost = (migration.before >= 0) & (migration.after < 0)
         shared_state = self.table.read_state(self.router.route(_words(migration.keys[new])).row.long())
         given_up = self.table.read(self.router.route(_words(migration.keys[lost])))  # (L, D)
-        report = super().apply(changes)
+        report = super().migrate(changes)
         rows = torch.from_numpy(migration.after[new].astype(np.int64))
         vectors = self.table.read(Routes.of_rows(rows))
         state = self.table.read_state(rows)

@@ -7,13 +7,12 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from sketch.hashing import mix64_array
+from sketch.hashing import GOLDEN_RATIO, mix64_array
 
 __all__ = ["Placing", "split_rows"]
 
 Rows = npt.NDArray[np.int64]
 _HALF = np.uint64(32)
-_SEED_STEP = 0x9E3779B97F4A7C15
 
 
 def split_rows(total: int, sizes: Sequence[int], how: str) -> Rows:
@@ -57,7 +56,7 @@ class Placing:
         self.first_ids = np.concatenate([[0], np.cumsum(sizes)[:-1]])  # (F,)
         self.first_rows = first_row + np.concatenate([[0], np.cumsum(rows)[:-1]])  # (F,)
         self._fits = rows >= np.asarray(sizes)
-        self._salt = mix64_array(np.array([(seed + 1) * _SEED_STEP % (1 << 64)], np.uint64))[0]
+        self._salt = mix64_array(np.array([(seed + 1) * int(GOLDEN_RATIO) % (1 << 64)], np.uint64))[0]
 
     @property
     def num_rows(self) -> int:

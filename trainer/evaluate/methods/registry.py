@@ -83,21 +83,21 @@ METHODS: dict[str, Entry] = {
     "robe": Entry(build=robe.build, about="blocks of one shared array", search={"block": (8.0, 16.0, 4.0), **_ROWS}),
     "mde": Entry(build=mixed_dim.build, about="shorter rows for larger fields", search=_ROWS),
     "adaembed": Entry(build=adaembed.build, about="rows for the most important, zero for the rest", search=_ROWS),
-    "cafe-paper": Entry(build=cafe_paper.build, about="CAFE as published", search=_PAPER),
-    "cafe-paper-2": Entry(
+    "cafe": Entry(build=cafe_paper.build, about="CAFE as published", search=_PAPER),
+    "cafe-ml": Entry(
         build=cafe_paper.build,
         about="CAFE as published, two levels",
         knobs={"levels": 2.0},
         search=_PAPER,
     ),
-    "cafe-paper-bytes": Entry(
+    "cafe-bytes": Entry(
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and raw norm",
         knobs=_OURS,
         search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97, 0.7), **_RATE},
     ),
-    "cafe": Entry(build=cafe.build, about="ours: nothing of its own to tune", search=_RATE),
-    "cafe-remote": Entry(
+    "hotstream": Entry(build=cafe.build, about="ours: nothing of its own to tune", search=_RATE),
+    "hotstream-remote": Entry(
         build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted", search=_RATE
     ),
 }

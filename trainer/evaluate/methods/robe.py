@@ -7,14 +7,13 @@ from typing import ClassVar
 import numpy as np
 from torch import Tensor
 
-from sketch.hashing import mix64_array
+from sketch.hashing import GOLDEN_RATIO, mix64_array
 from trainer.evaluate.methods.method import Brief, Infeasible, Method
 from trainer.evaluate.methods.trained_rows import TrainedRows
 
 __all__ = ["Robe", "build"]
 
 _HALF = np.uint64(32)
-_SEED_STEP = 0x9E3779B97F4A7C15
 
 
 class Robe(Method):
@@ -34,7 +33,9 @@ class Robe(Method):
         super().__init__()
         block = int(brief.number("block", 8))
         parts = brief.dim // block
-        seeds = np.array([(brief.seed * parts + part + 1) * _SEED_STEP % (1 << 64) for part in range(parts)], np.uint64)
+        seeds = np.array(
+            [(brief.seed * parts + part + 1) * int(GOLDEN_RATIO) % (1 << 64) for part in range(parts)], np.uint64
+        )
         self._salts = mix64_array(seeds)  # (D / Z,)
         self._num_blocks = np.uint64(num_blocks)
         self.rows = TrainedRows(num_blocks, brief, dim=block, row_format=brief.row_format)

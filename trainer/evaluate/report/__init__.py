@@ -1,4 +1,4 @@
-"""What an evaluation leaves behind: tables, pictures, and files of results."""
+"""The report of an evaluation: Markdown tables and plots."""
 
 from __future__ import annotations
 

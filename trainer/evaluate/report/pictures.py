@@ -1,4 +1,4 @@
-"""Pictures of a finished grid: AUC against the ratio, and log loss over the rows."""
+"""Plots of a finished grid: AUC against the ratio, log loss over the rows, and recovery after a rotation."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from trainer.evaluate.cell import Measured
+from trainer.evaluate.cell import CellResult
 from trainer.evaluate.recovery import Recovery
 from trainer.evaluate.report.tables import Summary
 
@@ -14,7 +14,7 @@ __all__ = ["draw_auc", "draw_curves", "draw_recovery"]
 
 
 def _figure() -> tuple[Any, Any]:
-    from matplotlib import colormaps  # noqa: PLC0415 - half a second
+    from matplotlib import colormaps  # noqa: PLC0415 - takes half a second to import
     from matplotlib.figure import Figure  # noqa: PLC0415
 
     figure = Figure(figsize=(8, 5), layout="constrained")
@@ -24,19 +24,19 @@ def _figure() -> tuple[Any, Any]:
 
 
 def draw_auc(summaries: Sequence[Summary], model: str, path: Path) -> None:
-    """AUC of every method against the ratio, with standard errors; the full table is a line across."""
+    """Plots the AUC of every method against the ratio, with standard errors, and that of the full table as a line."""
     figure, axes = _figure()
-    here = [one for one in summaries if one.model == model and "auc" in one.mean]
-    for method in dict.fromkeys(one.method for one in here):
-        ones = [one for one in here if one.method == method]
-        if ones[0].compression == 1:
-            axes.axhline(ones[0].mean["auc"], color="black", linestyle="--", label=method)
+    feasible = [one for one in summaries if one.model == model and "auc" in one.mean]
+    for method in dict.fromkeys(one.method for one in feasible):
+        points = [one for one in feasible if one.method == method]
+        if points[0].compression == 1:
+            axes.axhline(points[0].mean["auc"], color="black", linestyle="--", label=method)
             continue
-        ones.sort(key=lambda one: one.compression)
+        points.sort(key=lambda one: one.compression)
         ratios, means, errors = zip(
-            *((one.compression, one.mean["auc"], one.error["auc"]) for one in ones), strict=True
+            *((one.compression, one.mean["auc"], one.error["auc"]) for one in points), strict=True
         )
-        width = 2.5 if method.startswith("cafe") else 1.0
+        width = 2.5 if method.startswith("hotstream") else 1.0
         axes.errorbar(ratios, means, yerr=errors, marker="o", capsize=3, linewidth=width, label=method)
     axes.set(xscale="log", xlabel="compression (all bytes)", ylabel="prequential AUC", title=model)
     axes.grid(alpha=0.3)
@@ -44,8 +44,8 @@ def draw_auc(summaries: Sequence[Summary], model: str, path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-def draw_curves(cells: Sequence[Measured], model: str, compression: float, path: Path) -> None:
-    """Log loss in windows of rows of every method at one ratio, first seed."""
+def draw_curves(cells: Sequence[CellResult], model: str, compression: float, path: Path) -> None:
+    """Plots the log loss of each window of rows for every method at one ratio, for the first seed."""
     figure, axes = _figure()
     drawn = set()
     for cell in cells:
@@ -63,7 +63,7 @@ def draw_curves(cells: Sequence[Measured], model: str, compression: float, path:
 
 
 def draw_recovery(found: Sequence[Recovery], model: str, path: Path) -> None:
-    """Loss over the undisturbed run's, in percent, around the rotation."""
+    """Plots the relative increase of the loss over the undisturbed run, in percent."""
     figure, axes = _figure()
     for one in found:
         if one.model == model:

@@ -1,4 +1,4 @@
-"""Writes what a grid came to: `OUT/table.md` and the pictures."""
+"""Writes the results of a grid: `OUT/table.md` and the plots."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["write_recovery", "write_results"]
 
 
 def write_results(grid: Grid, config: GridConfig, out: Path) -> str:
-    """The Markdown of all tables, also written to `out` beside the pictures."""
+    """Writes the tables and the plots to `out`; returns the Markdown of the tables."""
     summaries = summarise(grid.cells)
     text = markdown(summaries)
     (out / "table.md").write_text(text)
@@ -27,7 +27,7 @@ def write_results(grid: Grid, config: GridConfig, out: Path) -> str:
 
 
 def write_recovery(found: Sequence[Recovery], out: Path) -> str:
-    """The Markdown of what a rotation did, also written to `out` beside the picture of each model."""
+    """Writes the table of the recoveries and a plot for each model to `out`; returns the Markdown of the table."""
     text = recovery_table(found)
     (out / "recovery.md").write_text(text)
     for model in dict.fromkeys(one.model for one in found):

@@ -1,4 +1,4 @@
-"""Where an evaluation's rows come from: the generator, files, and the tokens of source code."""
+"""Sources of an evaluation's rows: the generator, click logs, and the tokens of source code."""
 
 from __future__ import annotations
 

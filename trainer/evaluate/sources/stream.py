@@ -1,4 +1,4 @@
-"""The rows of a comparison, all in memory: the same for every method, with the vocabulary that some of them need."""
+"""The rows of a comparison in memory, shared by all methods, and the vocabulary that some methods need."""
 
 from __future__ import annotations
 
@@ -13,59 +13,59 @@ import numpy.typing as npt
 
 from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
+from streams.keys import PAYLOAD_BITS
 from streams.logs.reader import read_log
 from streams.logs.schema import load_schema
 from trainer.evaluate.sources.tokens import TokenSource, read_tokens
 
-__all__ = ["FileSource", "GeneratorSource", "Source", "Stream", "load_stream"]
+__all__ = ["FileSource", "GeneratorSource", "RowSource", "Stream", "load_stream"]
 
 _BLOCK_ROWS = 8192
 _DAYS = 7
-_FIELD_SHIFT = np.uint64(56)
 Ids = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True, kw_only=True)
 class GeneratorSource:
-    """The built-in generator at Criteo's cardinalities, a week of drift over the rows.
+    """The built-in generator with Criteo's cardinalities; the rows cover a week of drift.
 
     Args:
-        world: its seed: another one is another stream.
-        rotate_at: from this row on the values that take half of the lookups have new identities; None: never.
+        seed: the seed of the stream.
+        rotate_at: from this row on, the values that account for half of the lookups get new keys; None for never.
     """
 
-    world: int = 0
+    seed: int = 0
     rotate_at: int | None = None
 
     def describe(self) -> dict[str, Any]:
-        """What the rows depend on."""
-        return {"kind": "generator", "world": self.world, "rotate_at": self.rotate_at}
+        """Returns what the rows depend on, as JSON values."""
+        return {"kind": "generator", "world": self.seed, "rotate_at": self.rotate_at}
 
 
 @dataclass(frozen=True, kw_only=True)
 class FileSource:
-    """Click logs, one after the other.
+    """Consecutive click logs.
 
     Args:
-        paths: the files, in order of time.
-        schema: a built-in name or the path of a TOML file.
+        paths: the files in chronological order.
+        schema: a built-in schema or the path of a TOML file.
     """
 
     paths: tuple[Path, ...]
     schema: str
 
     def describe(self) -> dict[str, Any]:
-        """What the rows depend on."""
+        """Returns what the rows depend on, as JSON values."""
         files = [[str(path), path.stat().st_size] for path in self.paths]
         return {"kind": "files", "files": files, "schema": load_schema(self.schema).fingerprint()}
 
 
-Source = GeneratorSource | FileSource | TokenSource
+RowSource = GeneratorSource | FileSource | TokenSource
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stream:
-    """N rows in order of time.
+    """N rows in chronological order.
 
     Attributes:
         label: (N,) int8.
@@ -92,58 +92,58 @@ class Stream:
         ids, sizes = np.empty(self.keys.shape, np.int32), []
         first = 0
         for field, column in enumerate(self.keys.T):
-            values, places = np.unique(column, return_inverse=True)
-            ids[:, field] = places + first
+            values, inverse = np.unique(column, return_inverse=True)
+            ids[:, field] = inverse + first
             first += len(values)
             sizes.append(len(values))
         return ids, tuple(sizes)
 
     @property
     def ids(self) -> npt.NDArray[np.int32]:
-        """(N, F) numbers of the features, from 0 on, field after field. Computed once, and only if asked for."""
+        """(N, F) feature numbers, consecutive from 0, field by field. Computed on first access."""
         return self._vocabulary[0]
 
     @property
     def field_sizes(self) -> tuple[int, ...]:
-        """Distinct features of each field."""
+        """The number of distinct features of each field."""
         return self._vocabulary[1]
 
     def counts(self) -> npt.NDArray[np.int64]:
-        """Occurrences of each feature: the future."""
+        """Returns the occurrences of each feature in all rows, which only an oracle may use."""
         return np.bincount(self.ids.reshape(-1), minlength=sum(self.field_sizes))
 
-    def batches(self, rows: int, *, num_rows: int) -> Iterator[slice]:
-        """Where each batch of `rows` stands in the first `num_rows`; what is left at the end is a smaller one."""
-        for start in range(0, num_rows, rows):
-            yield slice(start, min(start + rows, num_rows))
+    def batches(self, batch_rows: int, *, num_rows: int) -> Iterator[slice]:
+        """Yields the batches of the first `num_rows` rows as slices; the last batch may be smaller."""
+        for start in range(0, num_rows, batch_rows):
+            yield slice(start, min(start + batch_rows, num_rows))
 
 
 def _generate(source: GeneratorSource, num_rows: int) -> Stream:
     days = max(1.0, num_rows / _DAYS)
-    config = GeneratorConfig(seed=source.world, rows_per_day=days, rotate_at=source.rotate_at)
+    config = GeneratorConfig(seed=source.seed, rows_per_day=days, rotate_at=source.rotate_at)
     blocks = list(Generator(config).blocks(num_rows, _BLOCK_ROWS))
     payloads = np.concatenate([block.payloads for block in blocks])
-    numbers = np.arange(1, payloads.shape[1] + 1, dtype=np.uint64) << _FIELD_SHIFT
+    fields = np.arange(1, payloads.shape[1] + 1, dtype=np.uint64) << np.uint64(PAYLOAD_BITS)
     return Stream(
         label=np.concatenate([block.label for block in blocks]),
         dense=np.concatenate([block.dense for block in blocks]),
-        keys=payloads | numbers,
+        keys=payloads | fields,
     )
 
 
 def _read(source: FileSource, num_rows: int | None) -> Stream:
     schema = load_schema(source.schema)
-    batches, have = [], 0
+    batches, num_read = [], 0
     for path in source.paths:
         for block in read_log(path, schema, _BLOCK_ROWS):
             batches.append(block.parse().batch)
-            have += batches[-1].num_rows
-            if num_rows is not None and have >= num_rows:
+            num_read += batches[-1].num_rows
+            if num_rows is not None and num_read >= num_rows:
                 break
-        if num_rows is not None and have >= num_rows:
+        if num_rows is not None and num_read >= num_rows:
             break
-    if not have:
-        raise ConfigError("no good row in the files; name other files or another --schema")
+    if not num_read:
+        raise ConfigError("FILES: no valid row; check the files and --schema")
     return Stream(
         label=np.concatenate([batch.label for batch in batches])[:num_rows],
         dense=np.concatenate([batch.dense for batch in batches])[:num_rows],
@@ -152,11 +152,11 @@ def _read(source: FileSource, num_rows: int | None) -> Stream:
 
 
 @lru_cache(maxsize=1)
-def load_stream(source: Source, num_rows: int | None) -> Stream:
-    """The first `num_rows` rows of the source, or all that its files hold; the last stream is kept.
+def load_stream(source: RowSource, num_rows: int | None) -> Stream:
+    """Returns the first `num_rows` rows of the source, or all rows of its files; caches the last stream.
 
     Raises:
-        ConfigError: a file does not fit the schema, or the generator is asked for all its rows.
+        ConfigError: a file does not match the schema, or `num_rows` is None for the generator.
         InputError: a file cannot be read.
     """
     if isinstance(source, FileSource):
@@ -165,5 +165,5 @@ def load_stream(source: Source, num_rows: int | None) -> Stream:
         label, keys = read_tokens(source, num_rows)
         return Stream(label=label, dense=np.empty((len(label), 0), np.float32), keys=keys)
     if num_rows is None:
-        raise ConfigError("--rows: the generator never ends; say how many rows")
+        raise ConfigError("--rows: got none, expected a number, because the generator has no end")
     return _generate(source, num_rows)

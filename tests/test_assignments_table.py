@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 
 from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
+from streams.assignments.columns import Fetch
 from streams.assignments.table import HotTable
 from streams.keys import Field
 from streams.records import Assignment, Digest, ImportanceBatch, Source, decode_assignment
 
 FIELDS = (Field("C1", "hex32"),)
-CONFIG = ShardConfig(capacity=20, num_shards=1, half_life_events=15_000)
+CONFIG = ShardConfig(capacity=20, num_shards=1, warm_ratio=2.0, half_life_events=15_000)
 Record = Assignment | Digest
 
 
@@ -49,8 +50,7 @@ DECODED: list[Record] = [decode_assignment(*record) for record in RECORDS]
 
 def follow(records: list[Record]) -> HotTable:
     table = HotTable(1)
-    for offset, record in enumerate(records):
-        table.apply(record, offset=offset)
+    table.take(Fetch(partition=0, records=records))
     return table
 
 
@@ -63,12 +63,14 @@ def compacted(records: list[tuple], up_to: int | None = None) -> list[tuple[int,
     ]
 
 
-def read(listed: list[tuple[int, tuple]], end_offset: int | None) -> HotTable:
+def read(listed: list[tuple[int, tuple]], end_offset: int | None, *, fetch_records: int = 1000) -> HotTable:
     table = HotTable(1)
-    for offset, record in listed:
-        decoded = decode_assignment(*record)
-        assert isinstance(decoded, Record)
-        table.apply(decoded, offset=offset, end_offset=end_offset)
+    for begin in range(0, len(listed), fetch_records):
+        fetched = listed[begin : begin + fetch_records]
+        records = [decode_assignment(*record) for _, record in fetched]
+        assert all(isinstance(record, Record) for record in records)
+        offsets = [offset for offset, _ in fetched]
+        table.take(Fetch(partition=0, records=records, offsets=offsets, end_offset=end_offset))
     return table
 
 
@@ -105,11 +107,10 @@ def test_lookup_gives_tiers_and_rows_in_the_shape_of_the_keys():
 def test_records_that_are_read_again_change_nothing(starts):
     table, offset = HotTable(1), 0
     for start in [*sorted(starts), len(DECODED)]:  # each time back to some earlier record, as after a crash
-        for record in DECODED[max(0, start - 30) : start] if offset >= start else DECODED[offset:start]:
-            table.apply(record, offset=offset)
+        records = DECODED[max(0, start - 30) : start] if offset >= start else DECODED[offset:start]
+        table.take(Fetch(partition=0, records=records))
         offset = max(offset, start)
-    for record in DECODED:
-        assert not table.apply(record, offset=offset) or offset < len(DECODED)
+    assert not table.take(Fetch(partition=0, records=DECODED)).counts.any()
     assert table == follow(DECODED)
     assert table.is_verified
 
@@ -188,7 +189,7 @@ def test_after_compaction_a_new_reader_has_the_table_of_one_who_followed_everyth
         table.apply(decoded, offset=offset, end_offset=len(RECORDS) + len(more))
     assert table.is_verified
     assert table.shards[0].verified_seq == shard.seq > DECODED[-1].seq
-    assert table.shards[0].late is None  # what it cost to catch up is given back
+    assert table.shards[0].gap is None  # what it cost to catch up is given back
     assert table.shards[0].mismatches == 0
 
 
@@ -207,11 +208,7 @@ def test_a_copy_of_old_records_behind_newer_ones_misleads_no_late_reader_whereve
     log = [*RECORDS[:end], *RECORDS[begin:]]  # one that took over, or a request that was repeated
     length = data.draw(st.integers(2 * end - begin, len(log)))
     cleaned = data.draw(st.integers(0, length))
-    table = HotTable(1)
-    for offset, record in compacted(log[:length], cleaned):
-        decoded = decode_assignment(*record)
-        assert isinstance(decoded, Record)
-        table.apply(decoded, offset=offset, end_offset=length)
+    table = read(compacted(log[:length], cleaned), length, fetch_records=data.draw(st.integers(1, 500)))
     seq = max(decode_assignment(*record).seq for record in log[:length])
     expected = follow([record for record in DECODED if isinstance(record, Assignment) and record.seq <= seq])
     assert table == expected

@@ -1,0 +1,281 @@
+"""Which assignment records count: the one body of the rule, for agents' subscribers and for the trainer alike.
+
+`docs/protocol.md` ("The topic <prefix>.assignments", "Digests" and "Gaps") is this module in prose.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.changes import COLD, NO_ROW, Changes
+from sketch.hashing import shard_of
+from sketch.tiertable import TierTable
+from streams.assignments.columns import Columns, Fetch
+from streams.assignments.gap import OpenGap
+from streams.records import Digest, find_alien
+
+__all__ = ["History", "Outcome", "ShardView", "Verdict"]
+
+Verdict = Literal["equal", "differs", "unproven", "stale", "ahead"]
+Arrays = dict[str, npt.NDArray[Any]]
+_COUNTERS = (
+    "epoch", "seq", "num_applied", "num_stale", "num_refused", "verified_seq", "mismatches", "complete_from",
+)  # fmt: skip
+
+
+@dataclass(kw_only=True)
+class ShardView:
+    """What a reader knows of one shard.
+
+    Attributes:
+        epoch: the newest configuration seen.
+        seq: the newest change applied.
+        table: tiers and rows.
+        num_applied: changes applied.
+        num_stale: changes dropped, because they or newer ones had been applied.
+        num_refused: records of the shard's partition that belong to another shard.
+        verified_seq: the newest `seq` at which the agent's digest was found equal (0: an empty table needs no proof);
+            -1 as soon as a digest speaks of a change that has not come.
+        mismatches: digests that differed though no change was missing before them: a broken promise.
+        complete_from: from this offset on nothing can be missing. A gap in `seq` means that compaction removed changes
+            that later ones supersede; those later ones lie before the end of the topic as it was when the gap was read.
+        gap: what is known of each key until then; None where no gap is open.
+    """
+
+    epoch: int = 0
+    seq: int = 0
+    table: TierTable = field(default_factory=TierTable)
+    num_applied: int = 0
+    num_stale: int = 0
+    num_refused: int = 0
+    verified_seq: int = 0
+    mismatches: int = 0
+    complete_from: int = 0
+    gap: OpenGap | None = None
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a fetch did.
+
+    Attributes:
+        changes: what another table must apply, in order, to follow; a new epoch begins with every key of the shard
+            becoming cold.
+        counts: (K,) bool, whether each record of the fetch changed the table.
+        refused: the reasons of those records that belong to another shard, by their index in the fetch.
+        verdicts: of each digest, by its index in the fetch: `equal`; `differs`, which proves a loss; `unproven`, as
+            it differs inside a gap; `stale` or `ahead` of what was applied, and so not compared.
+    """
+
+    changes: Changes
+    counts: npt.NDArray[np.bool_]
+    refused: dict[int, str]
+    verdicts: dict[int, Verdict]
+
+
+class History:
+    """The shards' histories as far as they were read, and the tables that they make.
+
+    - A record of another shard than its partition's, or of a key of another shard, is refused.
+    - A change counts only if its (epoch, seq) is newer than what its shard has; so a record that is read again, or a
+      second agent's copy of it, changes nothing. Between a gap in `seq` and the end of the topic as it was when the gap
+      was read, newer than what its key and its row have is enough.
+    - A newer epoch begins with an empty shard.
+    - At a digest for the (epoch, seq) at which a shard stands, the table is compared with the agent's. Equal is proof.
+      After compaction a new reader has gaps until it has read as far as the topic went; before that point a digest that
+      differs proves nothing and is passed over.
+
+    The result does not depend on how the log is cut into fetches, but for the ends that these name. Memory: the tables,
+    about 14 bytes a key and 8 a row. Cost of a fetch: O(K), in numpy except for what counts late in a gap.
+
+    Args:
+        num_shards: partitions of the topic.
+        is_whole: whether the records come from the beginning of the topic; without it digests prove nothing.
+
+    Attributes:
+        shards: what is known of each shard.
+        max_hot: the most hot features that there ever were, after any one change.
+    """
+
+    def __init__(self, num_shards: int, *, is_whole: bool = True) -> None:
+        self.is_whole = is_whole
+        self.shards = [ShardView() for _ in range(num_shards)]
+        self.max_hot = 0
+
+    def take(self, fetch: Fetch) -> Outcome:
+        """Takes in what one fetch brought of one partition."""
+        columns, refused = self._accept(fetch)
+        counts = np.zeros(len(fetch.records), np.bool_)
+        parts: list[Changes] = []
+        verdicts: dict[int, Verdict] = {}
+        for piece in self._pieces(columns, fetch.partition):
+            view, first = self.shards[fetch.partition], int(piece.index[0])
+            record = fetch.records[first]
+            if isinstance(record, Digest):
+                verdicts[first] = _compare(view, record, int(piece.offset[0])) if self.is_whole else "unproven"
+            else:
+                parts += self._take_changes(view, piece, counts, fetch.log_end)
+        return Outcome(Changes.concatenate(parts), counts, refused, verdicts)
+
+    def _accept(self, fetch: Fetch) -> tuple[Columns, dict[int, str]]:
+        """The records of the partition's shard, and why each other one is refused."""
+        columns, partition, num_shards = Columns.of(fetch), fetch.partition, len(self.shards)
+        is_ours = columns.shard == partition
+        if partition < num_shards and is_ours.all():
+            changed = columns.key[columns.key != 0]
+            if not find_alien(changed, partition, num_shards):  # nearly always
+                return columns, {}
+        owners = np.where(columns.key != 0, shard_of(columns.key, num_shards), columns.shard)
+        is_ours &= (owners == partition) & (partition < num_shards)
+        refused = {
+            i: f"a record of shard {columns.shard[i]} with a key of shard {owners[i]} in partition {partition}"
+            for i in np.flatnonzero(~is_ours).tolist()
+        }
+        if partition < num_shards:
+            self.shards[partition].num_refused += len(refused)
+        return columns[is_ours], refused
+
+    def _pieces(self, columns: Columns, partition: int) -> list[Columns]:
+        """The records cut at digests, at new epochs, and where an open gap ends."""
+        if not len(columns):
+            return []
+        is_digest, epoch = columns.key == 0, columns.epoch
+        is_behind = columns.offset >= self.shards[partition].complete_from
+        is_cut = is_digest[1:] | is_digest[:-1] | (epoch[1:] != epoch[:-1]) | (is_behind[1:] != is_behind[:-1])
+        bounds = [0, *(np.flatnonzero(is_cut) + 1).tolist(), len(columns)]
+        return [columns[begin:end] for begin, end in pairwise(bounds)]
+
+    def _take_changes(
+        self, view: ShardView, piece: Columns, counts: npt.NDArray[np.bool_], log_end: int | None
+    ) -> list[Changes]:
+        """Applies those of a piece's changes that count, and marks them; returns what others must apply."""
+        if view.gap is not None and piece.offset[0] >= view.complete_from:
+            view.gap = None
+        epoch = int(piece.epoch[0])
+        if epoch < view.epoch:
+            view.num_stale += len(piece)
+            return []
+        is_new, open_from = _follow(view, piece, log_end)
+        forgotten = _begin_epoch(view, epoch) if epoch > view.epoch else Changes.empty()
+        if view.gap is not None:
+            view.gap.count(piece[open_from:], is_new[open_from:])
+        view.seq = max(view.seq, int(piece.seq.max()))
+        counts[piece.index] = is_new
+        changes = piece[is_new].to_changes()
+        view.num_applied += len(changes)
+        view.num_stale += len(piece) - len(changes)
+        others = self.num_hot - view.table.num_hot
+        view.table.apply(changes)
+        self.max_hot = max(self.max_hot, others + view.table.peak_hot)
+        return [forgotten, changes]
+
+    @property
+    def num_hot(self) -> int:
+        """Hot features."""
+        return sum(view.table.num_hot for view in self.shards)
+
+    @property
+    def is_verified(self) -> bool:
+        """Whether every shard, as it stands, was found equal to its agent's table, and none ever differed."""
+        return all(view.seq == view.verified_seq and not view.mismatches for view in self.shards)
+
+    @property
+    def verified(self) -> bool | None:
+        """Whether the table is the agent's: True, False if a digest differed, None if not yet compared."""
+        if any(view.mismatches for view in self.shards):
+            return False
+        return True if self.is_verified else None
+
+    def describe(self) -> dict[str, bool | int | None]:
+        """The verdict and its counts, for reports."""
+        sums = {name: sum(getattr(view, name) for view in self.shards) for name in _COUNTERS}
+        counts = {"applied": "num_applied", "stale": "num_stale", "refused": "num_refused", "mismatches": "mismatches"}
+        return {"verified": self.verified, **{name: sums[counter] for name, counter in counts.items()}}
+
+    def standings(self) -> dict[str, list[int]]:
+        """[epoch, seq] of every shard of which a change was applied, for JSON."""
+        return {str(number): [view.epoch, view.seq] for number, view in enumerate(self.shards) if view.seq}
+
+    def to_state(self) -> dict[str, Any]:
+        """What `load` needs beside the arrays, for JSON."""
+        shards = [
+            {**{name: getattr(view, name) for name in _COUNTERS}, "floor": view.gap and view.gap.floor}
+            for view in self.shards
+        ]
+        return {"shards": shards, "max_hot": self.max_hot}
+
+    def to_arrays(self) -> Arrays:
+        """The tables and open gaps: copies. Keys of a table stand in no order, which takes no longer than a copy."""
+        arrays: Arrays = {}
+        for number, view in enumerate(self.shards):
+            keys, rows = view.table.unsorted_items()
+            parts: Arrays = {"keys": keys, "rows": rows, **(view.gap.to_arrays() if view.gap else {})}
+            arrays.update({f"{number}.{name}": array for name, array in parts.items()})
+        return arrays
+
+    def load(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
+        """Goes on from what `to_state` and `to_arrays` gave; keys may be int64 of the same bits.
+
+        Raises:
+            ValueError: they are of another number of shards.
+        """
+        if len(state["shards"]) != len(self.shards):
+            raise ValueError(f"{len(state['shards'])} shards, expected {len(self.shards)}")
+        self.max_hot = int(state["max_hot"])
+        for number, (view, known) in enumerate(zip(self.shards, state["shards"], strict=True)):
+            for name in _COUNTERS:
+                setattr(view, name, int(known[name]))
+            mine = {name.partition(".")[2]: array for name, array in arrays.items() if name.startswith(f"{number}.")}
+            view.table.load(mine["keys"].view(np.uint64), mine["rows"])
+            view.gap = None if known["floor"] is None else OpenGap.load(int(known["floor"]), mine)
+
+
+def _follow(view: ShardView, piece: Columns, log_end: int | None) -> tuple[npt.NDArray[np.bool_], int]:
+    """(K,) which changes are their shard's newest, and from which one on a gap is open, which is opened here."""
+    begins_epoch = int(piece.epoch[0]) > view.epoch
+    floor = int(piece.seq[0]) - 1 if begins_epoch else view.seq
+    newest = np.maximum.accumulate(np.concatenate([[floor], piece.seq[:-1]]))  # before each record
+    is_new = piece.seq > newest
+    is_jump = is_new & (piece.seq != newest + 1)
+    is_jump[0] = is_new[0] & (piece.seq[0] != view.seq + 1)
+    jumps = np.flatnonzero(is_jump)
+    if log_end is None or not len(jumps):
+        return is_new, 0
+    view.complete_from = log_end
+    if view.gap is not None:
+        return is_new, 0
+    first = int(jumps[0])
+    view.gap = OpenGap(int(newest[first]) if first else view.seq)
+    return is_new, first
+
+
+def _begin_epoch(view: ShardView, epoch: int) -> Changes:
+    """Empties the shard; returns the changes that make its keys cold."""
+    keys, _, _ = view.table.items()
+    view.table.clear()
+    view.epoch, view.seq = epoch, 0
+    view.gap = view.gap and OpenGap(view.gap.floor)
+    count = len(keys)
+    return Changes(keys, np.full(count, COLD, np.uint8), np.full(count, NO_ROW, np.int32), np.zeros(count, np.float32))
+
+
+def _compare(view: ShardView, digest: Digest, offset: int) -> Verdict:
+    """What a digest proves of the shard's table."""
+    if (digest.epoch, digest.seq) > (view.epoch, view.seq):
+        view.verified_seq = -1
+        return "ahead"
+    if (digest.epoch, digest.seq) < (view.epoch, view.seq):
+        return "stale"
+    if (digest.digest, digest.hot, digest.warm) == (view.table.digest, view.table.num_hot, view.table.num_warm):
+        view.verified_seq = view.seq
+        return "equal"
+    if offset + 1 >= view.complete_from:
+        view.mismatches += 1
+        return "differs"
+    return "unproven"

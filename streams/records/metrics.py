@@ -1,0 +1,170 @@
+"""Metrics records: what an agent or a trainer reports of itself about once a second, as one JSON object."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from typing import Any, TypeVar
+
+from streams.records.headers import JSON, VERSION, BadRecord
+
+__all__ = ["AgentMetrics", "Metrics", "ShardMetrics", "TrainerMetrics", "decode_metrics", "encode_metrics"]
+
+_MAX_BYTES = 1 << 20
+Quantiles = dict[str, float | None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardMetrics:
+    """What an agent reports of one shard; all but `epoch`, `seq`, `hot`, `warm` and `next_offset` count from its start.
+
+    Attributes:
+        epoch: of its configuration; `seq` of its last change.
+        hot: hot features now, `max_hot` at most so far, `warm` warm ones now.
+        counted: importance records counted, `repeated` skipped as counted before.
+        rejected_scores: scores that were not finite, not positive or too large.
+        events: feature events counted.
+        promotions: changes to hot, `demotions` from hot.
+        next_offset: the importance offset to read next.
+    """
+
+    epoch: int
+    seq: int
+    hot: int
+    max_hot: int
+    warm: int
+    counted: int
+    repeated: int
+    rejected_scores: int
+    events: int
+    promotions: int
+    demotions: int
+    next_offset: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class AgentMetrics:
+    """What an agent process reports.
+
+    Attributes:
+        time_ms: when, by its clock.
+        capacity: hot rows over all shards.
+        bad: records that it dead-lettered since it started.
+        shards: the shards that it has now, by number.
+    """
+
+    time_ms: int
+    capacity: int
+    bad: int
+    shards: dict[int, ShardMetrics] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainerMetrics:
+    """What a trainer reports.
+
+    Attributes:
+        time_ms: when, by its clock.
+        rows: click rows trained since the run began, `rows_per_s` since the record before.
+        lag_records: click records that wait.
+        hot: hot features that the model has.
+        applied: how many changes did what to the embedding.
+        assignments: `verified`, whether the hot set is the agent's (true; false: a digest differed; null: not yet
+            compared), and how many records were applied, stale and refused, and digests differed.
+        latency_ms: by name of the interval, `p50` and `p99`.
+        auc: of all rows by learner, `window_auc` of the latest window, `log_loss` of all rows.
+        windows: the latest finished window of rows, with what each learner reached in it.
+    """
+
+    time_ms: int
+    rows: int
+    rows_per_s: float
+    lag_records: int
+    hot: int
+    applied: dict[str, int] = field(default_factory=dict)
+    assignments: dict[str, bool | int | None] = field(default_factory=dict)
+    latency_ms: dict[str, Quantiles] = field(default_factory=dict)
+    auc: Quantiles = field(default_factory=dict)
+    window_auc: Quantiles = field(default_factory=dict)
+    log_loss: Quantiles = field(default_factory=dict)
+    windows: list[dict[str, Any]] = field(default_factory=list)
+
+
+Metrics = AgentMetrics | TrainerMetrics
+_PROCESSES: dict[str, type[AgentMetrics | TrainerMetrics]] = {"agent": AgentMetrics, "trainer": TrainerMetrics}
+Kind = TypeVar("Kind", ShardMetrics, AgentMetrics, TrainerMetrics)
+_NAMES = {kind: name for name, kind in _PROCESSES.items()}
+
+
+_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "list[dict[str, Any]]": (list,)}
+_VALUES: dict[str, tuple[type, ...]] = {  # of the values of objects, by annotation
+    "Quantiles": (int, float, type(None)),
+    "dict[int, ShardMetrics]": (ShardMetrics,),
+    "dict[str, Quantiles]": (dict,),
+    "dict[str, bool | int | None]": (bool, int, type(None)),
+    "dict[str, int]": (int,),
+}
+
+
+def encode_metrics(metrics: Metrics) -> tuple[bytes, list[tuple[str, bytes]]]:
+    """Value and headers; a number that is not finite becomes null."""
+    body = {"v": VERSION, "process": _NAMES[type(metrics)], **asdict(metrics)}
+    return json.dumps(_finite(body), allow_nan=False).encode(), [("content-type", JSON)]
+
+
+def _finite(value: Any) -> Any:
+    """The value with None for every number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def decode_metrics(value: bytes | None) -> Metrics | BadRecord:
+    """What a record of the metrics topic reports; unknown members are left out, those with a default may be missing."""
+    if value is None or len(value) > _MAX_BYTES:
+        return BadRecord(f"{0 if value is None else len(value)} bytes, expected 1 to {_MAX_BYTES}")
+    try:
+        body = json.loads(value, parse_constant=_refuse_constant)
+        if not isinstance(body, dict):
+            return BadRecord("expected a JSON object")
+        if body.get("v") != VERSION:
+            return BadRecord(f"version {str(body.get('v'))[:20]}, expected {VERSION}; upgrade the reader")
+        kind = _PROCESSES.get(body.get("process", ""))
+        if kind is None:
+            return BadRecord(f"process {str(body.get('process'))[:100]!r}, expected one of {sorted(_PROCESSES)}")
+        return _agent(body) if kind is AgentMetrics else _decode(TrainerMetrics, body)
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        return BadRecord(f"{type(error).__name__}: {error}")
+
+
+def _agent(body: Mapping[str, Any]) -> AgentMetrics:
+    shards = {int(number): _decode(ShardMetrics, shard) for number, shard in body["shards"].items()}
+    return _decode(AgentMetrics, {**body, "shards": shards})
+
+
+def _decode(kind: type[Kind], body: Mapping[str, Any]) -> Kind:
+    """The dataclass of a JSON object.
+
+    Raises:
+        TypeError: a member is missing or of another type.
+    """
+    annotated = {column.name: str(column.type) for column in fields(kind) if column.name in body}
+    for name, wanted in annotated.items():
+        if not _fits(body[name], wanted):
+            raise TypeError(f"{name!r}: got {str(body[name])[:100]!r}, expected {wanted}")
+    return kind(**{name: body[name] for name in annotated})
+
+
+def _fits(value: Any, wanted: str) -> bool:
+    """Whether a value is what a member's annotation asks for; of nested objects the first level is checked."""
+    if wanted in _PLAIN:
+        return type(value) in _PLAIN[wanted]
+    return isinstance(value, dict) and all(type(item) in _VALUES[wanted] for item in value.values())
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,20 @@
+"""The TOML parser: `tomllib` of the standard library, or `tomli` before Python 3.11."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import Any
+
+__all__ = ["parse_toml"]
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """The document of a TOML text.
+
+    Raises:
+        ValueError: the text is not valid TOML; the message names the line.
+    """
+    parser: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    document: dict[str, Any] = parser.loads(text)
+    return document
