@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from contextlib import suppress
 
 import numpy as np
@@ -14,7 +13,7 @@ from streams.agent.shard import Shard, ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker, Record
 from streams.errors import BrokerError, TopicError
-from streams.records import ImportanceBatch, decode_importance
+from streams.records import ImportanceBatch, TrainerMetrics, decode_importance, decode_metrics
 from streams.topics import Topics
 from trainer.embedding.lookup import Importance
 from trainer.process.outbox import Outbox
@@ -75,15 +74,14 @@ def test_importance_is_held_until_it_is_released():
 
 def test_metrics_come_after_the_importance_before_them():
     broker = empty_broker()
-    seen = []
+    seen, metrics = [], TrainerMetrics(time_ms=1, rows=16, rows_per_s=2.0, lag_records=3, hot=4)
     with Outbox(broker, TOPICS, SHARDS) as outbox:
         send(outbox, 0)
-        outbox.send_metrics({"rows": 16})
+        outbox.send_metrics(metrics)
         outbox.after_delivery(lambda: seen.append(broker.num_sent))
     assert seen == [SHARDS + 1]
     [record] = broker.records(TOPICS.metrics)
-    assert json.loads(record.value or b"") == {"rows": 16}
-    assert dict(record.headers)["content-type"] == b"application/json"
+    assert decode_metrics(record.value) == metrics
 
 
 @pytest.mark.parametrize("topic", [TOPICS.clicks, TOPICS.assignments])
