@@ -13,8 +13,9 @@ from trainer_batches import NUM_FIELDS, click_batch
 from sketch import HotSet, HotSketch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
-from trainer.embedding.plans import ROW_FORMATS, RowFormatName, hash_plan, plan_for_capacity
+from trainer.embedding.plans import hash_plan, plan_for_capacity
 from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.registry import ROW_FORMATS
 from trainer.errors import PlanError
 from trainer.learning.learner import DenseOptimizer
 from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig, build_trainer
@@ -147,14 +148,14 @@ def test_the_embedding_serves_any_model_and_any_optimizer() -> None:
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_warming_up_compiles_what_a_step_needs_and_leaves_the_random_state_alone(row_format: RowFormatName) -> None:
+def test_warming_up_compiles_what_a_step_needs_and_leaves_the_random_state_alone(row_format: str) -> None:
     torch.manual_seed(5)
     before, dim = torch.get_rng_state(), 7
     batch = click_batch(16, 0)
     config = ModelConfig(compression=1000, dim=dim, row_format=row_format, gate=True, compare_hash=True)
     warm_up(config, batch.fields, batch.dense_names, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
-    compiled = [len(kernel.signatures) for kernel in row_kernels(dim)]
+    compiled = [len(kernel.signatures) for parts in (1, 2) for kernel in row_kernels(dim, parts)]
     assert min(compiled) >= 1
     build_trainer(config, batch.fields, len(batch.dense_names), torch.device("cpu")).step(batch)
-    assert [len(kernel.signatures) for kernel in row_kernels(dim)] == compiled
+    assert [len(kernel.signatures) for parts in (1, 2) for kernel in row_kernels(dim, parts)] == compiled

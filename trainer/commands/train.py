@@ -17,7 +17,7 @@ from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from trainer.embedding.plans import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
+from trainer.embedding.stores.registry import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
     from trainer.learning.model_config import ModelConfig
@@ -49,7 +49,7 @@ def _progress(limit: int | None) -> Iterator[Callable[[TrainingRun], None]]:
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     """The model that the options mean, which are taken out of them."""
-    from trainer.embedding.stores.row_table import RowOptimizer  # noqa: PLC0415
+    from trainer.embedding.stores.rows import RowOptimizer  # noqa: PLC0415
     from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - seconds to import, and not for --help
     from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
@@ -63,6 +63,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         full_features=options.pop("full_features") or CRITEO_FEATURES,
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
+        hot_store=options.pop("hot_store"),
         gate=options.pop("gate"),
         rows=RowOptimizer(rate=options.pop("rate")),
         dense=DenseOptimizer(name=options.pop("dense_optimizer"), rate=options.pop("dense_rate")),
@@ -103,6 +104,11 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     default=DEFAULT_ROW_FORMAT,
     show_default=True,
     help="What rows are stored as, and trained in; smaller ones buy more rows.",
+)
+@click.option(
+    "--hot-store",
+    type=click.Choice(list(STORES)),
+    help="The same for the rows of hot features alone.  [default: as all rows]",
 )
 @click.option(
     "--gate/--no-gate",

@@ -11,17 +11,10 @@ import torch
 from streams.keys import Field
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
-from trainer.embedding.plans import (
-    DEFAULT_ROW_FORMAT,
-    EmbeddingPlan,
-    OptimizerName,
-    PlanOptions,
-    RowFormatName,
-    hash_plan,
-    plan,
-    plan_for_capacity,
-)
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.plans import EmbeddingPlan, PlanOptions, hash_plan, plan, plan_for_capacity
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT
+from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.store import OptimizerName
 from trainer.errors import PlanError
 from trainer.learning.learner import DenseOptimizer
 from trainer.learning.models import build_model
@@ -58,7 +51,8 @@ class ModelConfig:
         full_features: for `compression`.
         row_optimizer: `adagrad` or `sgd`, of the embedding.
         rows: its constants.
-        row_format: what the embedding's rows are stored as.
+        row_format: the store of the embedding's rows, by name.
+        hot_store: that of its unique rows, if another.
         gate: whether the embedding has a learned gate for each field and tier.
         dense: the optimizer of the dense part.
         compare_hash: whether a plain hash table of the same bytes learns beside it.
@@ -73,7 +67,8 @@ class ModelConfig:
     full_features: int = CRITEO_FEATURES
     row_optimizer: OptimizerName = "adagrad"
     rows: RowOptimizer = field(default_factory=RowOptimizer)
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT
+    row_format: str = DEFAULT_ROW_FORMAT
+    hot_store: str | None = None
     gate: bool = False
     dense: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
@@ -94,7 +89,12 @@ class ModelConfig:
         Raises:
             PlanError: they cannot be met.
         """
-        options: PlanOptions = {"optimizer": self.row_optimizer, "row_format": self.row_format, "gate": self.gate}
+        options: PlanOptions = {
+            "optimizer": self.row_optimizer,
+            "row_format": self.row_format,
+            "hot_store": self.hot_store,
+            "gate": self.gate,
+        }
         if self.capacity_rows is not None:
             return plan_for_capacity(self.capacity_rows, self.dim, num_fields, **options)
         size = self.embedding_bytes
@@ -113,6 +113,7 @@ class ModelConfig:
             "level_1_per_field": layout.level_1_per_field,
             "level_2_rows": layout.level_2_rows,
             "row_format": self.row_format,
+            "hot_store": self.hot_store,
             "gate": self.gate,
             "row_optimizer": [self.row_optimizer, self.rows.rate, self.rows.epsilon],
             "dense_optimizer": [self.dense.name, self.dense.rate],

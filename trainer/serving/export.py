@@ -1,13 +1,14 @@
 """What serving needs of a trained run, as files that any language reads.
 
     DIR/dense.safetensors     the model's weights, by their torch names
-        rows.safetensors      values (R, D), and scales (R,) of int8 rows (a number is its int8 times its row's scale);
+        rows.safetensors      of each store `hot`, `level_1` and `level_2`: STORE.values (R, D), and STORE.scales (R,)
+                              of int8 rows (a number is its int8 times its row's scale);
                               gate (F, 2) if there is one: what a field's shared and unique vectors are times
         router.safetensors    keys (K,) int64 (the feature keys' bits) of hot keys, ascending; values (K,) int32: rows
         export.json           sizes, format, fields, and where it stands: seq by shard, offsets by topic; checksums
 
 A hot key has its unique row; any other a row of level 1 plus the halves of two rows of level 2
-(`trainer.embedding.layout` and `trainer.embedding.kernels.route` have the arithmetic and the seeds). A replica that
+(`trainer.embedding.layout` and `trainer.embedding.stores.addressing` have the seeds and the arithmetic). A replica that
 applies the assignments behind the seq named here, and is sent the promoted rows, follows the trainer.
 """
 
@@ -35,7 +36,7 @@ from trainer.process.run import TrainingRun
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 3
+VERSION = 4
 _ABOUT = "export.json"
 
 
@@ -53,7 +54,9 @@ def export(run: TrainingRun, directory: Path) -> None:
     tensors = embedding.tensors()
     parts: dict[str, dict[str, Tensor]] = {
         "dense": dict(learner.model.state_dict()),
-        "rows": {name: tensors[name] for name in ("values", "scales", "gate") if name in tensors},
+        "rows": {
+            name: tensor for name, tensor in tensors.items() if name.endswith((".values", ".scales")) or name == "gate"
+        },
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,7 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "model": run.config.model.model,
         "dim": plan.dim,
         "row_format": plan.row_format,
+        "hot_store": plan.hot_store,
         "gate": plan.gate,
         "layout": asdict(plan.layout),
         "fields": [[column.name, column.kind] for column in fields],
@@ -104,21 +108,13 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     }
     plan = EmbeddingPlan(
         layout=Layout(**about["layout"]), dim=about["dim"], optimizer="sgd", row_format=about["row_format"],
-        router_keys=len(parts["router"]["keys"]), gate=about["gate"],
+        hot_store=about["hot_store"],        router_keys=len(parts["router"]["keys"]), gate=about["gate"],
     )  # fmt: skip
     fields = [Field(*pair) for pair in about["fields"]]
     model = build_model(about["model"], num_dense=about["num_dense"], num_fields=len(fields), dim=plan.dim)
     model.load_state_dict(parts["dense"])
     embedding = AdaptiveEmbedding(plan)
-    embedding.load_tensors(
-        {
-            **parts["rows"],
-            "state": torch.empty(0),
-            "gate_state": torch.zeros_like(parts["rows"].get("gate", torch.empty(0))),
-            "rounds": torch.zeros(1, dtype=torch.int64),
-            "seed": torch.zeros(1, dtype=torch.int64),
-            "router_keys": parts["router"]["keys"],
-            "router_values": parts["router"]["values"],
-        }
-    )
+    unexported = {name: torch.zeros_like(tensor) for name, tensor in embedding.tensors().items()}
+    router = {"router_keys": parts["router"]["keys"], "router_values": parts["router"]["values"]}
+    embedding.load_tensors({**unexported, **parts["rows"], **router})
     return model, embedding, about
