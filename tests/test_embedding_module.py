@@ -315,7 +315,7 @@ def test_a_model_around_an_embedding_can_be_compiled() -> None:
     plain, other = Model(make()), Model(make())
     words = torch.from_numpy(keys_of(0).view(np.int64))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch's own, while it compiles
+        warnings.simplefilter("ignore")  # torch warns of its own code while it compiles
         compiled = torch.compile(other)
         for _ in range(2):
             expected, found = plain(words), compiled(words)
@@ -324,6 +324,12 @@ def test_a_model_around_an_embedding_can_be_compiled() -> None:
                 loss.backward()
                 model.embedding.apply_gradients()
     torch.testing.assert_close(rows_of(other.embedding), rows_of(plain.embedding))
+
+
+def test_a_model_around_an_embedding_in_one_graph_is_refused_with_what_to_do() -> None:
+    model = torch.compile(Model(make()), backend="aot_eager", fullgraph=True)
+    with pytest.raises(Exception, match="compile with fullgraph=False"):
+        model(torch.from_numpy(keys_of(0).view(np.int64)))
 
 
 # ---- what is captured ------------------------------------------------------------------------------------------------

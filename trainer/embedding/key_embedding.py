@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 __all__ = ["CapturingEmbedding"]
 
+_NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled graphs: compile with fullgraph=False"
 _MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
 
 
@@ -106,7 +107,9 @@ class CapturingEmbedding(Capturing[Lookup]):
             KeyRangeError: a key's field number is not 1 to F (on a CPU).
             KeyTypeError: the keys are of another dtype.
         """
-        if torch.compiler.is_compiling():  # `disable` as a decorator would import the compiler, which takes seconds
+        if torch.compiler.is_compiling():
+            # Not as a decorator: that would import the compiler, which takes seconds.
+            torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
             disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
             return disabled(self, keys)
         return _forward(self, keys)
