@@ -13,13 +13,13 @@ from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from sketch.hashing import mix64_array
 from sketch.keymap import ABSENT
 from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.backends import Backend
 from trainer.embedding.gathers import mix64_tensor
 from trainer.embedding.hashed import HashEmbedding
-from trainer.embedding.layout import Layout, left_half
-from trainer.embedding.lookup import Routes
-from trainer.embedding.plans import EmbeddingPlan, OptimizerName, hash_plan, plan, plan_for_capacity
-from trainer.embedding.router import Backend
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.layout import Layout
+from trainer.embedding.plans import EmbeddingPlan, hash_plan, plan, plan_for_capacity
+from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.store import OptimizerName
 from trainer.errors import CapacityError, GradientError, KeyRangeError, PlanError
 
 FIELDS, DIM, CAPACITY = 3, 5, 8  # an odd D: halves of different lengths
@@ -67,10 +67,32 @@ def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: tor
     return vectors.grad
 
 
-def composed(table: torch.Tensor, routes: Routes) -> torch.Tensor:
-    """The vectors (N, D) of (N,) routes, from a float32 table (R, D): what the layout promises."""
-    row, left, right = (table[rows.long()] for rows in routes)
-    half = left_half(table.shape[1])
+def rows_of(embedding: AdaptiveEmbedding | HashEmbedding) -> torch.Tensor:
+    """The rows of all stores (R, D), the last one zero, a copy."""
+    if isinstance(embedding, HashEmbedding):
+        return embedding.rows.values.clone()
+    return torch.cat([embedding.stores[name].values for name in ("hot", "level_1", "level_2")])  # type: ignore[arg-type]
+
+
+def sums_of(embedding: AdaptiveEmbedding) -> torch.Tensor:
+    """The optimizer sums of all stores (R,)."""
+    return torch.cat([embedding.stores[name].state for name in ("hot", "level_1", "level_2")])  # type: ignore[arg-type]
+
+
+def routes_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> list[torch.Tensor]:
+    """Which of `rows_of` the keys (N,) read: a row, and one whose left and one whose right half is added, (N,) each."""
+    layout, row = embedding.plan.layout, embedding.router.route(keys).long()
+    first = embedding.store("level_1").address(keys)[:, 0].long() + layout.capacity_rows
+    halves = embedding.store("level_2").address(keys).long() + layout.capacity_rows + layout.level_1_rows
+    is_hot = row >= 0
+    halves = torch.where(is_hot[:, None], layout.num_rows - 1, halves)
+    return [torch.where(is_hot, row, first), *halves.unbind(1)]
+
+
+def composed(table: torch.Tensor, routes: list[torch.Tensor]) -> torch.Tensor:
+    """The vectors (N, D) of (N,) routes, from float32 rows (R, D): what the layout promises."""
+    row, left, right = (table[rows] for rows in routes)
+    half = table.shape[1] // 2
     return row + torch.cat([left[:, :half], right[:, half:]], dim=1)
 
 
@@ -96,26 +118,26 @@ def test_both_bodies_of_the_router_agree() -> None:
     numba.migrate(changes)
     torch_body.migrate(changes)
     words = torch.from_numpy(keys.reshape(-1).view(np.int64))
-    for mine, other in zip(numba.router.route(words), torch_body.router.route(words), strict=True):
+    for mine, other in zip(routes_of(numba, words), routes_of(torch_body, words), strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
-    row, left, right = (rows.numpy() for rows in numba.router.route(words))
+    row, left, right = (rows.numpy() for rows in routes_of(numba, words))
     is_hot = np.isin(keys, some[:CAPACITY]).reshape(-1)
     np.testing.assert_array_equal(row < CAPACITY, is_hot)
     for half in (left, right):
-        np.testing.assert_array_equal(half == numba.plan.layout.padding_row, is_hot)
+        np.testing.assert_array_equal(half == numba.plan.layout.num_rows - 1, is_hot)
 
 
 def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
     embedding = make()
     layout = embedding.plan.layout
     keys = random_keys(2, rows=300, values=1 << 20)
-    routes = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    routes = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
     row, left, right = (rows.numpy().reshape(keys.shape) for rows in routes)
     for field in range(FIELDS):
         start = CAPACITY + 6 * field
         assert set(row[:, field]) == set(range(start, start + 6))
         for half in (left, right):
-            assert set(half[:, field]) == set(range(layout.level_2_start, layout.padding_row))
+            assert set(half[:, field]) == set(range(CAPACITY + layout.level_1_rows, layout.num_rows - 1))
     assert len({*zip(left.flat, right.flat, strict=True)}) > 100, "two halves make many rows of few"
 
 
@@ -124,9 +146,8 @@ def test_without_a_second_level_there_is_one_row_a_key(backend: Backend) -> None
     embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(rate=0.1), backend=backend)
     keys = random_keys(3)
     embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
-    row, left, right = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
-    assert len(left) == len(right) == 0
-    expected = embedding.table.values[row.long()].view(*keys.shape, DIM)
+    row = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))[0]
+    expected = rows_of(embedding)[row].view(*keys.shape, DIM)
     np.testing.assert_array_equal(vectors_of(embedding, keys), expected.numpy())
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
@@ -149,8 +170,8 @@ def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
     )
     np.testing.assert_array_equal(vectors_of(embedding, keys), before)
     assert (report.promoted, report.moved) == (6, 1)
-    assert torch.equal(embedding.table.state[1:7], torch.zeros(6)), "the optimizer starts afresh"
-    assert embedding.table.state[7] == embedding.table.state[0] > 0, "a moved row takes its state along"
+    assert torch.equal(sums_of(embedding)[1:7], torch.zeros(6)), "the optimizer starts afresh"
+    assert sums_of(embedding)[7] == sums_of(embedding)[0] > 0, "a moved row takes its state along"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -231,8 +252,8 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
     keys = random_keys(5)
     distinct = np.unique(keys)
     embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
-    routes = embedding.router.route(torch.from_numpy(keys.reshape(-1).view(np.int64)))
-    table = embedding.table.values.clone().requires_grad_()
+    routes = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    table = rows_of(embedding).requires_grad_()
     state = torch.zeros(len(table))
     for step in range(4):
         weights = weights_for(keys, step)
@@ -244,8 +265,8 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
         table = (table - 0.1 * gradient / divisor).detach().requires_grad_()
         learn(embedding, keys, weights)
         embedding.apply_gradients()
-    torch.testing.assert_close(embedding.table.values, table.detach(), rtol=1e-5, atol=1e-6)
-    assert torch.count_nonzero(embedding.table.values[-1]) == 0
+    torch.testing.assert_close(rows_of(embedding), table.detach(), rtol=1e-5, atol=1e-6)
+    assert torch.count_nonzero(rows_of(embedding)[-1]) == 0
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -274,7 +295,7 @@ def test_forward_changes_nothing_and_a_step_is_deterministic() -> None:
     for embedding in (one, other):
         learn(embedding, keys, weights_for(keys))
         embedding.apply_gradients()
-    assert torch.equal(one.table.values, other.table.values)
+    assert torch.equal(rows_of(one), rows_of(other))
 
 
 def test_read_only_keys_of_an_arrow_batch_are_accepted() -> None:
@@ -329,9 +350,10 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
     embedding = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), backend=backend)
     keys = random_keys(11)
     lookup = embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
-    rows = lookup.routes.row.long()
-    rows = rows if lookup.inverse is None else rows[lookup.inverse.long()]
-    table = embedding.table.values.clone().requires_grad_()
+    reads = lookup.reads["rows"]
+    rows = reads.addresses[:, 0].long()
+    rows = rows if reads.inverse is None else rows[reads.inverse.long()]
+    table = rows_of(embedding).requires_grad_()
     weights = weights_for(keys)
     vectors = table[rows].view(*keys.shape, DIM)
     (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
@@ -339,7 +361,7 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
     learn(embedding, keys, weights)
     embedding.apply_gradients()
     expected = (table - 0.1 * gradient / divisor).detach()
-    torch.testing.assert_close(embedding.table.values, expected, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(rows_of(embedding), expected, rtol=1e-5, atol=1e-6)
 
 
 @settings(deadline=None, max_examples=30)
@@ -351,9 +373,8 @@ def test_nbytes_equal_what_is_allocated_and_fit_the_budget(
     embedding = AdaptiveEmbedding(sizes)
     allocated = embedding.nbytes
     assert {name: allocated[name] for name in sizes.nbytes} == sizes.nbytes
-    table = embedding.table
-    assert allocated["rows"] == table.values.untyped_storage().nbytes()
-    assert allocated["optimizer"] == table.state.untyped_storage().nbytes()
+    for part, tensors in (("rows", rows_of(embedding)), ("optimizer", sums_of(embedding))):
+        assert allocated[part] == tensors.untyped_storage().nbytes()
     assert 0.97 * size - 27 * (dim + 1) * 4 <= allocated["total"] <= size
     baseline = HashEmbedding(hash_plan(allocated["total"], dim, 26, optimizer=optimizer))
     assert 0 <= allocated["total"] - baseline.nbytes["total"] <= 27 * (dim + 1) * 4

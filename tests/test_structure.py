@@ -69,6 +69,39 @@ def test_a_kafka_library_is_imported_in_one_room_only(library):
     assert {name.rpartition(".")[0] for name in importing} == {ROOM_OF[library]}, importing
 
 
+def imported_rooms(path: Path, package: str) -> set[str]:
+    """The rooms (sub-packages, modules) of one of our packages that a module imports."""
+    rooms: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            is_package = node.module == package
+            names = [f"{package}.{alias.name}" for alias in node.names] if is_package else [node.module]
+        else:
+            continue
+        rooms.update(name.split(".")[1] for name in names if name.startswith(f"{package}."))
+    return rooms
+
+
+# What the rooms of `trainer` may see of `streams`. The first row is the trainer itself; the others also run whole
+# processes, read logs or start brokers, and say why.
+TRAINER_SEES = {"assignments", "cli", "clients", "errors", "importance", "keys", "records", "telemetry", "topics"}
+TRAINER_ALSO_SEES = {
+    "trainer.bench": {"agent", "generator", "processes"},  # measures agents and replays as processes, on made-up rows
+    "trainer.commands": {"broker", "generator", "logs"},  # starts brokers, reads schemas
+    "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows
+    "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker
+}
+
+
+@pytest.mark.parametrize("name", sorted(name for name in MODULES if name.startswith("trainer.")))
+def test_the_trainer_sees_only_the_rooms_of_streams_that_it_needs(name):
+    room = ".".join(name.split(".")[:2])
+    allowed = TRAINER_SEES | TRAINER_ALSO_SEES.get(room, {"commands"} if name == "trainer.cli" else set())
+    assert imported_rooms(MODULES[name], "streams") - allowed == set()
+
+
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
@@ -177,6 +210,15 @@ def test_topic_names_are_written_in_one_file_only():
         if isinstance(node, ast.JoinedStr) and pattern.search(ast.unparse(node))
     ]
     assert offenders == []
+
+
+# One idea each, whatever their length: the sketch's loops, and the vector words of a row's numbers.
+MAY_BE_LONG = {"sketch.kernels", "trainer.embedding.stores.lanes"}
+
+
+def test_no_file_is_longer_than_350_lines():
+    lengths = {name: len(path.read_text().splitlines()) for name, path in MODULES.items() if name not in MAY_BE_LONG}
+    assert {name: length for name, length in lengths.items() if length > 350} == {}
 
 
 # ---- files ---------------------------------------------------------------------------------------------------------

@@ -8,15 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, weights_for
+from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
 
 from sketch.changes import HOT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
-from trainer.embedding.plans import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan
-from trainer.embedding.stores.formats import Chance
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.plans import EmbeddingPlan, hash_plan
+from trainer.embedding.stores.noise import Noise
+from trainer.embedding.stores.registry import ROW_FORMATS
+from trainer.embedding.stores.rows import RowOptimizer
 
 DEVICES = [
     "cpu",
@@ -30,17 +31,17 @@ DEVICES = [
         ],
     ),
 ]
-ROUNDING: dict[RowFormatName, float] = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02}
+ROUNDING: dict[str, float] = {"float32": 1e-5, "bfloat16": 0.01, "int8": 0.02}
 
 pytestmark = [pytest.mark.parametrize("device", DEVICES), pytest.mark.parametrize("row_format", ROW_FORMATS)]
 
 
-def plan_of(row_format: RowFormatName) -> EmbeddingPlan:
+def plan_of(row_format: str) -> EmbeddingPlan:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
     return EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, gate=True)
 
 
-def make(row_format: RowFormatName, device: str) -> AdaptiveEmbedding:
+def make(row_format: str, device: str) -> AdaptiveEmbedding:
     """With the torch body."""
     optimizer = RowOptimizer(rate=0.1)
     return AdaptiveEmbedding(
@@ -60,7 +61,7 @@ def train(embedding: AdaptiveEmbedding | HashEmbedding, keys: np.ndarray, steps:
     return said
 
 
-def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, device: str) -> None:
+def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str) -> None:
     numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(rate=0.1), seed=3)
     other, keys = make(row_format, device), random_keys(12)
     distinct = np.unique(keys)
@@ -75,10 +76,10 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: RowFormatName, de
     assert numba.gate is not None
     assert other.gate is not None
     torch.testing.assert_close(other.gate.values.cpu(), numba.gate.values, rtol=0, atol=ROUNDING[row_format])
-    assert other.table.values.device.type == other.gate.values.device.type == device
+    assert rows_of(other).device.type == other.gate.values.device.type == device
 
 
-def test_promotion_keeps_the_vector_for_every_field(row_format: RowFormatName, device: str) -> None:
+def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str) -> None:
     embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
     embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
     train(embedding, keys, 2)
@@ -92,7 +93,7 @@ def test_promotion_keeps_the_vector_for_every_field(row_format: RowFormatName, d
     np.testing.assert_array_equal(after[2], before[2])
 
 
-def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: RowFormatName, device: str) -> None:
+def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, device: str) -> None:
     sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13)
     numba = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1))
     other = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), device=torch.device(device), backend="torch")
@@ -101,4 +102,4 @@ def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: RowFormat
     with torch.no_grad():
         torch.testing.assert_close(other(keys).cpu(), numba(keys), rtol=0, atol=ROUNDING[row_format])
     rows = torch.arange(100)
-    assert torch.equal(Chance(1, 2).bits(rows.to(device), 37).cpu(), Chance(1, 2).bits(rows, 37))
+    assert torch.equal(Noise(1, 2).bits(rows.to(device), 37).cpu(), Noise(1, 2).bits(rows, 37))

@@ -13,7 +13,8 @@ from test_checkpoint import drive, run_config
 from trainer_batches import NUM_FIELDS, click_batch
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.plans import ROW_FORMATS, RowFormatName, plan_for_capacity
+from trainer.embedding.plans import plan_for_capacity
+from trainer.embedding.stores.registry import ROW_FORMATS
 from trainer.errors import CheckpointError
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.run import TrainingRun
@@ -40,7 +41,7 @@ def test_the_example_runs() -> None:
 
 @pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: RowFormatName, gate: bool) -> None:
+def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: str, gate: bool) -> None:
     run = drive(TrainingRun(run_config(None, row_format=row_format, gate=gate), 1), 12)
     export(run, tmp_path / "out")
     export(run, tmp_path / "out")  # replaces the first

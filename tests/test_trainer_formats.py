@@ -21,93 +21,143 @@ from torch import Tensor
 
 from sketch.changes import HOT
 from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.backends import Backend
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
-from trainer.embedding.plans import ROW_FORMATS, EmbeddingPlan, RowFormatName, hash_plan, plan
-from trainer.embedding.router import Backend
-from trainer.embedding.stores.formats import FORMATS, Chance, Rows
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.plans import EmbeddingPlan, hash_plan, plan
+from trainer.embedding.stores.registry import ROW_FORMATS, STORES, store_class
+from trainer.embedding.stores.rows import RowOptimizer, RowSizes, RowStore
+from trainer.embedding.stores.store import OptimizerName, Reads, Sums
 from trainer.errors import CheckpointError, PlanError
 
-SMALL: list[RowFormatName] = ["bfloat16", "int8"]
+SMALL: list[str] = ["bfloat16", "int8"]
 NUM_ROWS = 40
 
 
-def make(row_format: RowFormatName, backend: Backend = "numba", level_2: int = 12) -> AdaptiveEmbedding:
+def make(row_format: str, backend: Backend = "numba", level_2: int = 12) -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=level_2)
     sizes = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format)
     return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), seed=3, backend=backend)
 
 
-def random_rows(row_format: RowFormatName, dim: int = 16, seed: int = 0) -> tuple[Rows, Tensor]:
-    numbers = torch.randn(NUM_ROWS, dim, generator=torch.Generator().manual_seed(seed))
-    return FORMATS[row_format].make(numbers.clone()), numbers
+def store_of(
+    row_format: str, dim: int = 16, backend: Backend = "numba", optimizer: OptimizerName = "adagrad", rate: float = 0.1
+) -> RowStore:
+    sizes = RowSizes(num_rows=NUM_ROWS, dim=dim, optimizer=optimizer, first_row=100)
+    constants = RowOptimizer(rate=rate, epsilon=1e-8)
+    initial = torch.Generator().manual_seed(1)
+    return store_class(row_format)(sizes, optimizer=constants, initial=initial, seed=7, backend=backend)
 
 
-def quanta(row_format: RowFormatName, table: Rows, numbers: Tensor) -> Tensor:
+def random_numbers(dim: int = 16, seed: int = 0) -> Tensor:
+    return torch.randn(NUM_ROWS, dim, generator=torch.Generator().manual_seed(seed))
+
+
+def everything() -> Tensor:
+    return torch.arange(NUM_ROWS)[:, None]
+
+
+def learn_rows(store: RowStore, rows: Tensor, gradients: Tensor) -> None:
+    store.learn(Sums(rows=rows, gradients=gradients, padding=NUM_ROWS))
+
+
+def quanta(store: RowStore, numbers: Tensor) -> Tensor:
     """The distance between neighbouring numbers of the format, (R, 1) or (R, D)."""
-    if row_format == "int8":
-        return table.scales.float()[:, None]
-    return torch.ldexp(torch.ones_like(numbers), torch.frexp(numbers).exponent - 8)
+    if len(store.row_scales):
+        return store.row_scales.float()[:, None]
+    if store.values.dtype == torch.bfloat16:
+        return torch.ldexp(torch.ones_like(numbers), torch.frexp(numbers).exponent - 8)
+    return torch.full_like(numbers, 1e-6)
 
 
 @pytest.mark.parametrize("row_format", SMALL)
-def test_numbers_are_kept_to_the_nearest(row_format: RowFormatName) -> None:
-    table, numbers = random_rows(row_format)
-    read = FORMATS[row_format].read(table, torch.arange(NUM_ROWS))
-    assert ((read - numbers).abs() <= quanta(row_format, table, numbers) * 0.5001).all()
+def test_numbers_are_kept_to_the_nearest(row_format: str) -> None:
+    store, numbers = store_of(row_format), random_numbers()
+    store.write(everything(), numbers)
+    assert ((store.read(everything()) - numbers).abs() <= quanta(store, numbers) * 0.5001).all()
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
-@pytest.mark.parametrize("row_format", ROW_FORMATS)
+@pytest.mark.parametrize("row_format", STORES)
 @pytest.mark.parametrize("dim", [3, 16, 29])
-def test_numba_and_torch_train_the_same_rows(row_format: RowFormatName, optimizer: str, dim: int) -> None:
-    kind, rows = FORMATS[row_format], torch.arange(0, NUM_ROWS, 2)
-    (mine, numbers), (other, _) = random_rows(row_format, dim), random_rows(row_format, dim)
-    state = torch.zeros(NUM_ROWS if optimizer == "adagrad" else 0)
-    other_state = state.clone()
+def test_numba_and_torch_train_the_same_rows(row_format: str, optimizer: OptimizerName, dim: int) -> None:
+    mine, other = (store_of(row_format, dim, backend, optimizer) for backend in BACKENDS)
+    assert torch.equal(mine.read(everything()), other.read(everything()))
+    for store in (mine, other):
+        store.write(everything(), random_numbers(dim))
+    before, rows = mine.read(everything()), torch.arange(0, NUM_ROWS, 2)
     for turn in range(6):
-        merged = torch.randn(len(rows), dim, generator=torch.Generator().manual_seed(turn)) * 3.0 ** (turn - 3)
-        chance = Chance(7, turn)
-        kind.descend(mine, state, rows.int(), merged, (0.1, 1e-8), chance)
-        rate: Tensor | float = 0.1
-        if optimizer == "adagrad":
-            other_state[rows] += merged.square().mean(dim=1)
-            rate = (0.1 / (other_state[rows].sqrt() + 1e-8))[:, None]
-        kind.write(other, rows, kind.read(other, rows) - rate * merged, rows, chance)
-    everything = torch.arange(NUM_ROWS)
-    distance = (kind.read(mine, everything) - kind.read(other, everything)).abs()
-    assert (distance <= 1.01 * quanta(row_format, mine, numbers.abs() + 2)).all()
+        gradients = torch.randn(len(rows), dim, generator=torch.Generator().manual_seed(turn)) * 3.0 ** (turn - 3)
+        learn_rows(mine, rows.int(), gradients)
+        learn_rows(other, rows, gradients)
+    distance = (mine.read(everything()) - other.read(everything())).abs()
+    assert (distance <= 1.01 * quanta(mine, before.abs() + 2)).all()
     assert (distance > 1e-5).float().mean() < 0.02, "the random bits are the same"
-    torch.testing.assert_close(
-        kind.read(mine, everything[1::2]), kind.read(random_rows(row_format, dim)[0], everything[1::2])
-    )
+    torch.testing.assert_close(mine.state, other.state)
+    assert torch.equal(mine.read(everything()[1::2]), before[1::2])
+    assert not torch.equal(mine.read(everything()[::2]), before[::2])
     if row_format == "int8":
         peaks = mine.values.abs().amax(dim=1)
         assert ((peaks >= 62) & (peaks <= 127)).all(), "every row uses at least half of its range"
 
 
+@pytest.mark.parametrize("row_format", STORES)
+@pytest.mark.parametrize("parts", [1, 2])
+@pytest.mark.parametrize("dim", [5, 16, 29])
+def test_numba_and_torch_gather_the_same_vectors_and_sum_the_same_gradients(
+    row_format: str, parts: int, dim: int
+) -> None:
+    if parts > 1 and not STORES[row_format].has_parts:
+        pytest.skip(f"a vector is not put together from parts of {row_format} rows")
+    initial, rng = torch.Generator(), np.random.default_rng(dim)
+    sizes = RowSizes(num_rows=NUM_ROWS, dim=dim, parts=parts)
+    numba, other = (
+        store_class(row_format)(sizes, optimizer=RowOptimizer(), initial=initial.manual_seed(1), backend=backend)
+        for backend in BACKENDS
+    )
+    inverse = torch.from_numpy(rng.integers(0, 9, 50).astype(np.int32))
+    addresses, gates = torch.from_numpy(rng.integers(0, NUM_ROWS, (9, parts)).astype(np.int32)), torch.rand(9) + 0.5
+    is_there = inverse % 3 != 0  # the store serves two keys of three
+    served = torch.arange(9)[torch.arange(9) % 3 != 0].int()
+    mine = Reads(
+        addresses=addresses, inverse=inverse, where=torch.nonzero(is_there)[:, 0].int(), members=served, gates=gates,
+        is_first=False,
+    )  # fmt: skip
+    words = torch.where(is_there[:, None], addresses[inverse.long()].long(), -1)
+    theirs = Reads(addresses=words, gates=gates[inverse.long()])
+    out, expected, gradient = torch.ones(50, dim), torch.ones(50, dim), torch.randn(50, dim)
+    numba.gather_add(mine, out)
+    other.gather_add(theirs, expected)
+    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(out[~is_there], torch.ones(50, dim)[~is_there])
+    one, two = numba.sum_gradients(mine, gradient), other.sum_gradients(theirs, gradient)
+    sums = torch.zeros(2, NUM_ROWS + 1, dim)
+    sums[0][one.rows.long()] = one.gradients
+    sums[1].index_add_(0, two.rows, two.gradients)
+    torch.testing.assert_close(sums[0, :NUM_ROWS], sums[1, :NUM_ROWS], rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("row_format", SMALL)
-def test_rounding_is_right_on_average_and_small_steps_are_not_lost(row_format: RowFormatName) -> None:
-    kind, rows = FORMATS[row_format], torch.arange(NUM_ROWS)
-    table, _ = random_rows(row_format)
-    before = kind.read(table, rows)
-    quantum = quanta(row_format, table, before)
+def test_rounding_is_right_on_average_and_small_steps_are_not_lost(row_format: str) -> None:
+    store, rows = store_of(row_format, optimizer="sgd", rate=1.0), torch.arange(NUM_ROWS)
+    store.write(everything(), random_numbers())
+    before = store.read(everything())
+    quantum = quanta(store, before)
     step = (quantum * 0.01).expand_as(before).contiguous()
-    for turn in range(400):
-        kind.descend(table, torch.empty(0), rows.int(), step, (1.0, 1e-8), Chance(1, turn))
-    moved = (before - kind.read(table, rows)) / quantum
+    for _ in range(400):
+        learn_rows(store, rows.int(), step)
+    moved = (before - store.read(everything())) / quantum
     assert abs(moved.mean() - 4.0) < 0.2  # 400 steps of a hundredth; to the nearest, none would have moved anything
-    again, _ = random_rows(row_format)
-    kind.descend(again, torch.empty(0), rows.int(), torch.zeros_like(before), (1.0, 1e-8), Chance(1, 1))
-    assert torch.equal(kind.read(again, rows), before), "no gradient, no change"
+    before = store.read(everything())
+    learn_rows(store, rows.int(), torch.zeros_like(before))
+    assert torch.equal(store.read(everything()), before), "no gradient, no change"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize("row_format", SMALL)
 @pytest.mark.parametrize("level_2", [0, 12])
 def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
-    row_format: RowFormatName, backend: Backend, level_2: int
+    row_format: str, backend: Backend, level_2: int
 ) -> None:
     embedding = make(row_format, backend, level_2)
     keys = keys_of([[11, 12, 13], [21, 22, 23]])
@@ -121,7 +171,7 @@ def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_steps_of_both_backends_agree_within_a_rounding(row_format: RowFormatName) -> None:
+def test_steps_of_both_backends_agree_within_a_rounding(row_format: str) -> None:
     one, other = make(row_format, "numba"), make(row_format, "torch")
     keys = random_keys(5)
     hot = changes_of(*[(int(key), HOT, row) for row, key in enumerate(np.unique(keys)[:CAPACITY])])
@@ -136,7 +186,7 @@ def test_steps_of_both_backends_agree_within_a_rounding(row_format: RowFormatNam
 
 
 @pytest.mark.parametrize("row_format", SMALL)
-def test_learning_in_a_small_format_follows_float32(row_format: RowFormatName) -> None:
+def test_learning_in_a_small_format_follows_float32(row_format: str) -> None:
     embeddings = [HashEmbedding(hash_plan(20_000, DIM, FIELDS, row_format=name)) for name in ("float32", row_format)]
     target = torch.randn(64, FIELDS, DIM, generator=torch.Generator().manual_seed(1))
     keys = random_keys(3)
@@ -151,7 +201,7 @@ def test_learning_in_a_small_format_follows_float32(row_format: RowFormatName) -
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_bytes_are_what_the_format_takes(row_format: RowFormatName) -> None:
+def test_bytes_are_what_the_format_takes(row_format: str) -> None:
     sizes = plan(300_000, 16, 26, row_format=row_format)
     allocated = AdaptiveEmbedding(sizes).nbytes
     assert {name: allocated[name] for name in sizes.nbytes} == sizes.nbytes
@@ -168,7 +218,7 @@ def test_a_checkpoint_of_another_format_and_a_format_that_is_none_are_refused() 
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_rounding_goes_on_from_a_checkpoint(row_format: RowFormatName) -> None:
+def test_rounding_goes_on_from_a_checkpoint(row_format: str) -> None:
     one, other = make(row_format), make(row_format)
     keys = random_keys(6)
     for _ in range(3):

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
-from trainer.embedding.plans import DEFAULT_ROW_FORMAT, ROW_FORMATS
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, ROW_FORMATS
 
 if TYPE_CHECKING:
     from trainer.bench.step import Case

@@ -14,7 +14,7 @@ from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from trainer.embedding.plans import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS
+from trainer.embedding.stores.registry import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
     from trainer.learning.model_config import ModelConfig
@@ -31,7 +31,7 @@ def _describe(run: TrainingRun) -> str:
 
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     """Returns the model configuration of the options, and removes these options from the dictionary."""
-    from trainer.embedding.stores.row_table import RowOptimizer  # noqa: PLC0415
+    from trainer.embedding.stores.rows import RowOptimizer  # noqa: PLC0415
     from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
     from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
@@ -45,6 +45,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         full_features=options.pop("full_features") or CRITEO_FEATURES,
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
+        hot_store=options.pop("hot_store"),
         gate=options.pop("gate"),
         row_hyperparameters=RowOptimizer(rate=options.pop("rate")),
         dense_optimizer=DenseOptimizer(
@@ -114,6 +115,11 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     default=DEFAULT_ROW_FORMAT,
     show_default=True,
     help="Storage format of the rows, also during training.",
+)
+@click.option(
+    "--hot-store",
+    type=click.Choice(list(STORES)),
+    help="The same for the rows of hot features alone.  [default: as all rows]",
 )
 @click.option(
     "--gate/--no-gate",

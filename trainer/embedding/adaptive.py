@@ -1,42 +1,38 @@
-"""`AdaptiveEmbedding`: unique rows for the hot features, a few shared ones for all others, one table.
+"""`AdaptiveEmbedding`: a router in front of a store of unique rows and two of shared ones.
 
-    keys (B, F) --router--> a unique row, or a row and two half rows --sum--> vectors (B, F, D)
+    keys (B, F) --router--> hot:    a row of `hot`
+                            others: a row of `level_1` + two halves of `level_2`  --sum--> vectors (B, F, D)
 
-A lookup is an embedding bag over one physical table, so promotion is a row copy inside it, and what a key mattered is
-the norm of the gradient at the bag's output.
+A promotion writes into one store what was read from others, and what a key mattered is the norm of the gradient at its
+vector.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer.embedding import gathers, kernels
-from trainer.embedding.captured import CapturingEmbedding, Touched
+from trainer.embedding.backends import Backend
+from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
-from trainer.embedding.layout import left_half
-from trainer.embedding.lookup import Importance, Lookup, Numbering, Routes, distinct, empty_slots
-from trainer.embedding.migration import MigrationReport, resolve
+from trainer.embedding.key_embedding import CapturingEmbedding
+from trainer.embedding.lookup import Importance, Lookup, distinct
+from trainer.embedding.migration import Migration, MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.embedding.router import Backend, Router
-from trainer.embedding.stores.kernels import row_kernels
-from trainer.embedding.stores.row_table import RowOptimizer
-from trainer.errors import GradientError
+from trainer.embedding.router import Router
+from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.store import Reads, Store, Tally
+from trainer.embedding.tiers import HOT_STORE, SHARED_STORES, build_stores
+from trainer.errors import CheckpointError, GradientError
 
-__all__ = ["AdaptiveEmbedding", "CapturingEmbedding"]
-
-
-def _by_part(routes: Routes, gradient: Tensor) -> Tensor:
-    """The gradients (N, D) of each part's rows, one part after the other; half of a half row's is 0."""
-    if not len(routes.left):
-        return gradient
-    is_left = torch.arange(gradient.shape[1], device=gradient.device) < left_half(gradient.shape[1])
-    return torch.cat([gradient, gradient * is_left, gradient * ~is_left])
+__all__ = ["AdaptiveEmbedding"]
 
 
 class AdaptiveEmbedding(CapturingEmbedding):
@@ -70,9 +66,22 @@ class AdaptiveEmbedding(CapturingEmbedding):
         device: torch.device | None = None,
         backend: Backend | None = None,
     ) -> None:
-        super().__init__(plan, optimizer=optimizer, seed=seed, device=device, backend=backend)
+        super().__init__(plan, device=device, backend=backend)
+        self.stores = nn.ModuleDict(
+            build_stores(
+                plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
+            )
+        )
         self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
-        self.gate = Gate(plan.layout, self.device) if plan.gate else None
+        self.gate = Gate(plan.layout.num_fields, self.device) if plan.gate else None
+        self.keeps_vectors = plan.gate
+        self._shared = SHARED_STORES if plan.layout.level_2_rows else SHARED_STORES[:1]
+
+    def store(self, name: str) -> Store:
+        """The store of that name: `hot`, `level_1` or `level_2`."""
+        found = self.stores[name]
+        assert isinstance(found, Store)  # noqa: S101  there are no others
+        return found
 
     @property
     def num_hot(self) -> int:
@@ -82,40 +91,79 @@ class AdaptiveEmbedding(CapturingEmbedding):
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes allocated: rows, optimizer, router, gate; `device` what is on the device, `total` everything."""
-        router = self.router.nbytes
-        table = {**self.table.nbytes, "gate": self.gate.nbytes if self.gate else 0}
+        router, stores = self.router.nbytes, [self.store(name).nbytes for name in self.stores]
+        table = {part: sum(store[part] for store in stores) for part in ("rows", "optimizer")}
+        table["gate"] = self.gate.nbytes if self.gate else 0
         on_device = sum(table.values()) + (router["host"] if self.device.type == "cpu" else router["device"])
         total = sum(table.values()) + sum(router.values())
         return {**table, "router": sum(router.values()), "device": on_device, "total": total}
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """The routes of (N,) int64 keys, each distinct key routed once on a CPU."""
-        inverse = None
+        """What (N,) int64 keys read of each store, each distinct key routed once on a CPU."""
+        num_lookups = len(keys)
         if self.backend == "numba":
-            unique, places = distinct(keys.numpy().view(np.uint64))
-            keys, inverse = torch.from_numpy(unique.view(np.int64)), torch.from_numpy(places)
-        routes = self.router.route(keys)
-        numbering = None
-        if inverse is not None and torch.is_grad_enabled():  # now, while the routes are in the cache
-            numbering = self.number(routes)
+            unique, inverse = distinct(keys.numpy().view(np.uint64))
+            keys = torch.from_numpy(unique.view(np.int64))
+            rows = self.router.route(keys)  # (U,)
+            gated = self.gate.of(keys, rows >= 0) if self.gate else None
+            reads = dict(self._reads_numba(keys, rows, inverse, None if gated is None else gated.factors))
+        else:
+            rows = self.router.route(keys)
+            gated = self.gate.of(keys, rows >= 0) if self.gate else None
+            reads = dict(self._reads_torch(keys, rows, None if gated is None else gated.factors))
         return Lookup(
             keys=keys,
-            inverse=inverse,
-            routes=routes,
+            reads=reads,
+            num_lookups=num_lookups,
             batch_rows=batch_rows,
             version=self.router.version,
-            numbering=numbering,
-            gated=self.gate.of(keys, routes.row) if self.gate else None,
+            gated=gated,
         )
 
-    def number(self, routes: Routes) -> Numbering:
-        """The distinct rows of (U,) routes."""
-        row, left, right = (part.numpy() for part in routes)
-        capacity, num_levels = self.plan.capacity_rows, 3 if len(left) else 1
-        slots, shift = empty_slots(num_levels * int(np.count_nonzero(row >= capacity)))
-        rows, numbers = np.empty(1 + num_levels * len(row), np.int32), np.empty((len(row), 3), np.int32)
-        count = kernels.number_rows(row, left, right, capacity, slots, shift, rows, numbers)
-        return Numbering(rows[1 : 1 + count], numbers)
+    def _reads_numba(
+        self, keys: Tensor, rows: Tensor, inverse: npt.NDArray[np.int32], gates: Tensor | None
+    ) -> Iterator[tuple[str, Reads]]:
+        """What U keys with these unique rows, or none, read of each store, for lookups (N,)."""
+        members, where = np.empty((2, len(keys)), np.int32), np.empty((2, len(inverse)), np.int32)
+        num_hot, num_lookups = kernels.split(rows.numpy(), inverse, members, where)
+        hot = Reads(
+            addresses=rows[:, None],
+            inverse=torch.from_numpy(inverse),
+            where=torch.from_numpy(where[0, :num_lookups]),
+            members=torch.from_numpy(members[0, :num_hot]),
+            gates=gates,
+            is_distinct=True,
+        )
+        yield HOT_STORE, hot
+        others = torch.from_numpy(where[1, : len(inverse) - num_lookups])
+        sharing = torch.from_numpy(members[1, : len(keys) - num_hot])
+        for name in self._shared:
+            yield (
+                name,
+                replace(
+                    hot,
+                    addresses=self.store(name).address(keys),
+                    where=others,
+                    members=sharing,
+                    is_distinct=False,
+                    is_first=name == self._shared[0],
+                ),
+            )
+
+    def _reads_torch(self, keys: Tensor, rows: Tensor, gates: Tensor | None) -> Iterator[tuple[str, Reads]]:
+        """Likewise, in shapes that do not depend on the data."""
+        yield HOT_STORE, Reads(addresses=rows[:, None].long(), gates=gates)
+        is_hot = (rows >= 0)[:, None]
+        for name in self._shared:
+            yield name, Reads(addresses=torch.where(is_hot, -1, self.store(name).address(keys)), gates=gates)
+
+    def gather(self, lookup: Lookup) -> Tensor:
+        """The vectors (N, D), times their gates."""
+        blank = torch.empty if self.backend == "numba" else torch.zeros
+        out = blank(lookup.num_lookups, self.plan.dim, device=self.device)
+        for name, reads in lookup.reads.items():
+            self.store(name).gather_add(reads, out)
+        return out
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:
@@ -131,7 +179,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
             return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
         if self.gate is not None and touched.slopes is not None:
             self.gate.learn(touched.slopes)
-        self.table.update(touched.rows, touched.sums)  # all queued before the only wait, which the reported loss shares
+        for name, sums in touched.sums.items():
+            self.store(name).learn(sums)  # all queued before the only wait, which the reported loss shares
         keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
         return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
 
@@ -146,35 +195,23 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return (self._reduce_numba if self.backend == "numba" else self._reduce_torch)(lookup, gradient, vectors)
 
     def _reduce_numba(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        assert lookup.inverse is not None  # noqa: S101  the numba body always has one
-        assert lookup.numbering is not None  # noqa: S101
-        num_keys, dim, numbering = len(lookup.keys), gradient.shape[1], lookup.numbering
-        sums, scores = np.zeros((len(numbering.rows), dim), np.float32), np.zeros(num_keys, np.float32)  # (P, D), (U,)
-        scale = np.float32(lookup.batch_rows)
-        gates = np.empty(0, np.float32) if lookup.gated is None else lookup.gated.factors.numpy()
-        dots = np.zeros(len(gates), np.float32)
+        scores = np.zeros(len(lookup.keys), np.float32)
+        dots = np.zeros(len(lookup.keys) if lookup.gated else 0, np.float32)
         looked_up = (gradient if vectors is None else vectors).numpy()
-        merge = row_kernels(dim).merge_scores
-        merge(gradient.numpy(), lookup.inverse.numpy(), numbering.numbers, scale, sums, scores, gates, looked_up, dots)
-        return Touched(
-            rows=torch.from_numpy(numbering.rows),
-            sums=torch.from_numpy(sums),
-            keys=lookup.keys,
-            scores=torch.from_numpy(scores),
-            slopes=self._slopes(lookup, torch.from_numpy(dots)),
-        )
+        tally = Tally(factor=np.float32(lookup.batch_rows), scores=scores, dots=dots, vectors=looked_up)
+        sums = {
+            name: self.store(name).sum_gradients(reads, gradient, tally if reads.is_first else None)
+            for name, reads in lookup.reads.items()  # every key has one first store
+        }
+        slopes = self._slopes(lookup, torch.from_numpy(dots))
+        return Touched(sums=sums, keys=lookup.keys, scores=torch.from_numpy(scores), slopes=slopes)
 
     def _reduce_torch(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        padding = self.plan.layout.padding_row
         norms = gradient.norm(dim=1) * lookup.batch_rows  # (N,)
         keys, scores = gathers.merge_by_id(lookup.keys, norms, 0)
-        slopes = None
-        if vectors is not None and lookup.gated is not None:
-            slopes = self._slopes(lookup, (gradient * vectors).sum(dim=1))
-            gradient = gradient * lookup.gated.factors[:, None]
-        rows, merged = gathers.merge_by_id(torch.cat(lookup.routes), _by_part(lookup.routes, gradient), padding)
-        merged = torch.where((rows == padding)[:, None], 0.0, merged)
-        return Touched(rows=rows, sums=merged, keys=keys, scores=scores, slopes=slopes)
+        slopes = None if vectors is None else self._slopes(lookup, (gradient * vectors).sum(dim=1))
+        sums = {name: self.store(name).sum_gradients(reads, gradient) for name, reads in lookup.reads.items()}
+        return Touched(sums=sums, keys=keys, scores=scores, slopes=slopes)
 
     def _slopes(self, lookup: Lookup, dots: Tensor) -> Tensor | None:
         """The slopes (F, 2) of the gates, of (U,) gradient times gated vector of each key."""
@@ -198,19 +235,43 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if not len(changes):
             return MigrationReport()
         migration = resolve(changes, self.router, self.plan.capacity_rows)
-        taking = migration.takes_row
-        keys = torch.from_numpy(migration.keys[taking].view(np.int64)).to(self.device)
-        routes = self.router.route(keys)
-        vectors = self.table.read(routes)  # (K, D), before anything moves
-        was_hot = torch.from_numpy(migration.before[taking] >= 0).to(self.device)
-        state = torch.where(was_hot, self.table.read_state(routes.row.long()), 0.0)
+        self._move(migration)
         self.router.update(migration.keys, migration.after)
-        if self.gate is not None:
-            before, after = (self.gate.of(keys, rows).factors for rows in (routes.row, self.router.route(keys).row))
-            vectors *= (before / after)[:, None]
-        rows = torch.from_numpy(migration.after[taking].astype(np.int64)).to(self.device)
-        self.table.write(rows, vectors, state, like=routes.row)
         return migration.report
+
+    def _move(self, migration: Migration) -> None:
+        """Writes the vectors of the keys that get a row into it: `hot.write(new, old.read(...))`."""
+        hot = self.store(HOT_STORE)
+        self.router.route(self._on_device(migration.keys.view(np.int64)))  # refuses keys of other fields
+        takes, was_hot = migration.takes_row, migration.before >= 0
+        moved, promoted = takes & was_hot, takes & ~was_hot
+        before = self._on_device(migration.before[moved].astype(np.int64))[:, None]
+        vectors, state, like = hot.read(before), hot.state_of(before), hot.scales(before)  # before anything is written
+        self._promote(migration.keys[promoted], migration.after[promoted])
+        after = self._on_device(migration.after[moved].astype(np.int64))[:, None]
+        hot.write(after, vectors, state=state, like=like)
+
+    def _promote(self, words: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]) -> None:
+        """Writes the vectors of keys (K,) that shared rows into rows (K,)."""
+        hot, first = self.store(HOT_STORE), self.store(self._shared[0])
+        keys = self._on_device(words.view(np.int64))
+        vectors = self.read_shared(keys)
+        if self.gate is not None:
+            no, yes = torch.zeros_like(keys, dtype=torch.bool), torch.ones_like(keys, dtype=torch.bool)
+            vectors = vectors * (self.gate.of(keys, no).factors / self.gate.of(keys, yes).factors)[:, None]
+        like = first.scales(first.address(keys)) if type(first) is type(hot) else None
+        hot.write(self._on_device(rows.astype(np.int64))[:, None], vectors, like=like)
+
+    def read_shared(self, keys: Tensor) -> Tensor:
+        """The vectors (K, D) that keys (K,) int64 have where they share rows, without a gate."""
+        stores = [self.store(name) for name in self._shared]
+        vectors = stores[0].read(stores[0].address(keys))
+        for store in stores[1:]:
+            vectors = vectors + store.read(store.address(keys))
+        return vectors
+
+    def _on_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(numbers).to(self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold: rows, optimizer state, hot keys."""
@@ -222,8 +283,11 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return self._name_tensors(*self.router.unsorted_items())
 
     def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:
+        named = {
+            f"{name}.{part}": tensor for name in self.stores for part, tensor in self.store(name).tensors().items()
+        }
         return {
-            **self.table.tensors(),
+            **named,
             **(self.gate.tensors() if self.gate else {}),
             "router_keys": torch.from_numpy(keys.view(np.int64)),
             "router_values": torch.from_numpy(values),
@@ -236,7 +300,12 @@ class AdaptiveEmbedding(CapturingEmbedding):
         Raises:
             CheckpointError: they are of another size.
         """
-        self.table.load_tensors(tensors)
+        for name in self.stores:
+            start = f"{name}."
+            parts = {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
+            if not parts:
+                raise CheckpointError(f"{name}: the checkpoint has no such store")
+            self.store(name).load_tensors(parts)
         if self.gate is not None:
             self.gate.load_tensors(tensors)
         self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())

@@ -1,37 +1,88 @@
-"""`CapturingEmbedding`: a torch module whose rows are no parameters, and the gradients that wait to be applied to them.
+"""`Capturing`: rows are no parameters, so `backward` captures the gradient at the vectors, to be applied on request.
 
-backward --> captured passes (at most 8) --reduce, merge--> `Touched`: rows and sums --apply_gradients--> the table
+    forward: look up, gather  ->  vectors (N, D)  ->  model, loss  ->  backward: gradient (N, D), captured
 
-N lookups, P distinct rows, K distinct keys, D numbers a row, F fields
+The one body of it, for the trainer's embeddings and for `evaluate`'s methods alike.
+
+N lookups, P distinct rows of a store, K distinct keys, D numbers a row, F fields
 """
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from sketch.changes import Changes
 from trainer.embedding import gathers
-from trainer.embedding.lookup import Lookup, as_words, distinct
-from trainer.embedding.plans import EmbeddingPlan
-from trainer.embedding.router import Backend, choose_backend
-from trainer.embedding.stores.row_table import RowOptimizer, RowTable
-from trainer.errors import CheckpointError, DeviceError
+from trainer.embedding.backends import Backend
+from trainer.embedding.lookup import distinct
+from trainer.embedding.stores.store import Sums
 
-if TYPE_CHECKING:
-    from typing_extensions import Self  # of `typing` from Python 3.11 on
+__all__ = ["Captured", "Capturing", "Touched", "add_up"]
 
-__all__ = ["CapturingEmbedding", "Touched"]
+L = TypeVar("L")  # what was looked up
+Captured = tuple[L, Tensor, Tensor | None]
 
-_NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled graphs: compile with fullgraph=False"
-_MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
+
+class _Gather(torch.autograd.Function):
+    """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
+
+    @staticmethod
+    def forward(ctx: Any, anchor: Tensor, embedding: Capturing[L], lookup: L) -> Tensor:  # noqa: ARG004
+        """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
+        ctx.embedding, ctx.lookup = embedding, lookup
+        vectors = embedding.gather(lookup)
+        if embedding.keeps_vectors:
+            ctx.save_for_backward(vectors)
+        return vectors
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
+        """Keeps the gradient (N, D)."""
+        vectors = ctx.saved_tensors[0].detach() if ctx.embedding.keeps_vectors else None
+        ctx.embedding.capture(ctx.lookup, gradients[0].detach().contiguous(), vectors)
+        return None, None, None
+
+
+class Capturing(nn.Module, Generic[L]):
+    """Captures the gradients at what it gathers.
+
+    Attributes:
+        anchor: a scalar that makes autograd ask for the gradient of what is gathered.
+        keeps_vectors: whether the gathered vectors are kept for the update, too.
+    """
+
+    keeps_vectors = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.anchor = torch.zeros((), requires_grad=True)
+        self._captured: list[Captured[L]] = []
+
+    def gather(self, lookup: L) -> Tensor:
+        """The vectors (N, D)."""
+        raise NotImplementedError
+
+    def gather_learning(self, lookup: L) -> Tensor:
+        """Likewise, such that `backward` captures their gradient if gradients are enabled."""
+        if not torch.is_grad_enabled():
+            return self.gather(lookup)
+        vectors: Tensor = _Gather.apply(self.anchor, self, lookup)
+        return vectors
+
+    @torch.no_grad()
+    def capture(self, lookup: L, gradient: Tensor, vectors: Tensor | None) -> None:
+        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are kept; `backward` calls this."""
+        self._captured.append((lookup, gradient, vectors))
+
+    def take_captured(self) -> list[Captured[L]]:
+        """What was captured since the last call, in order."""
+        captured, self._captured = self._captured, []
+        return captured
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,232 +90,32 @@ class Touched:
     """The gradients of one or more passes, summed by row.
 
     Attributes:
-        rows: (P,) distinct, but for the padding row.
-        sums: (P, D) float32, zero at the padding row.
+        sums: of each store that was read, by its name.
         keys: (K,) int64, distinct, but for 0, which is no key; (0,) from an embedding without importance.
         scores: (K,) float32, what each key mattered.
         slopes: (F, 2) float32, of the gates; None without gates.
     """
 
-    rows: Tensor
-    sums: Tensor
+    sums: Mapping[str, Sums]
     keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     slopes: Tensor | None = None
 
 
-class _LookUp(torch.autograd.Function):
-    """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
-
-    @staticmethod
-    def forward(ctx: Any, anchor: Tensor, embedding: CapturingEmbedding, lookup: Lookup) -> Tensor:  # noqa: ARG004
-        """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
-        ctx.embedding, ctx.lookup = embedding, lookup
-        vectors = embedding.table.gather(lookup)
-        if lookup.gated is not None:
-            ctx.save_for_backward(vectors)
-        return vectors
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        """Keeps the gradient (N, D) until `apply_gradients`."""
-        vectors = ctx.saved_tensors[0].detach() if ctx.lookup.gated is not None else None
-        ctx.embedding.capture(ctx.lookup, gradients[0].detach().contiguous(), vectors)
-        return None, None, None
-
-
-def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
-    words = as_words(keys, embedding.device)
-    lookup = embedding.look_up(words.view(-1), len(words))
-    learns = torch.is_grad_enabled()
-    vectors: Tensor = _LookUp.apply(embedding.anchor, embedding, lookup) if learns else embedding.table.gather(lookup)
-    return vectors.view(*words.shape, embedding.plan.dim)
-
-
-class CapturingEmbedding(nn.Module):
-    """An embedding whose rows are no parameters: gradients are captured by `backward` and applied on request.
-
-    Derived classes give the rows that a lookup reads (`look_up`), sum a pass's gradients by row (`reduce`), and name
-    all of their state (`tensors`, `unsorted_tensors`, `load_tensors`).
-
-    As a torch module:
-        - `state_dict` holds all state as tensors (rows, optimizer state, rounds and seed, gates, hot keys), so
-          `torch.load(weights_only=True)` and safetensors read it. Plan and rates, which the constructor takes, are not
-          in it.
-          An embedding is loaded as a whole: where one tensor is missing, all are reported missing and nothing changes.
-        - Several forward and backward passes before `apply_gradients` add up, as in torch. Each loss counts as a mean
-          over the rows of its own pass. After 8 passes they are merged to sums by row. After 64 a warning tells once
-          that `apply_gradients` is missing; after 1,024 all that waits is dropped. `zero_grad` drops it, too.
-        - `eval` changes nothing; under `no_grad` nothing is captured.
-        - `half`, `double` and other conversions leave the rows in the plan's format, and vectors are float32. A move to
-          another device raises `DeviceError`.
-        - `torch.compile` of a model around it breaks the graph here. Under `fullgraph=True` torch reports that.
-
-    Args:
-        plan: the sizes.
-        optimizer: how touched rows learn.
-        seed: of the initial values.
-        device: where the rows are.
-        backend: `numba` or `torch`; None for the device's own.
-    """
-
-    def __init__(
-        self,
-        plan: EmbeddingPlan,
-        *,
-        optimizer: RowOptimizer | None = None,
-        seed: int = 0,
-        device: torch.device | None = None,
-        backend: Backend | None = None,
-    ) -> None:
-        super().__init__()
-        self.plan = plan
-        self.device = device or torch.device("cpu")
-        self.backend = choose_backend(self.device, backend)
-        self.table = RowTable(
-            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
-        )
-        self.anchor = torch.zeros((), requires_grad=True)
-        self._captured: list[tuple[Lookup, Tensor, Tensor | None]] = []
-        self._merged: Touched | None = None
-        self._num_waiting, self._has_warned = 0, False
-
-    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """The routes of (N,) int64 keys."""
-        raise NotImplementedError
-
-    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        """The sums of one pass's gradient (N, D) by row; `vectors` (N, D) are the gated ones that it looked up."""
-        raise NotImplementedError
-
-    def tensors(self) -> dict[str, Tensor]:
-        """All state, hot keys in ascending order."""
-        raise NotImplementedError
-
-    def unsorted_tensors(self) -> dict[str, Tensor]:
-        """All state, hot keys in no order, which takes no longer than a copy."""
-        raise NotImplementedError
-
-    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replaces all state by what `tensors` gave; drops gradients that wait.
-
-        Raises:
-            CheckpointError: they are of another size.
-        """
-        raise NotImplementedError
-
-    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
-        """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Nothing is changed by it.
-
-        Raises:
-            KeyRangeError: a key's field number is not 1 to F (on a CPU).
-            KeyTypeError: the keys are of another dtype.
-        """
-        if torch.compiler.is_compiling():
-            # Not as a decorator: that would import the compiler, which takes seconds.
-            torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
-            disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
-            return disabled(self, keys)
-        return _forward(self, keys)
-
-    @torch.no_grad()
-    def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are gated; `backward` calls this."""
-        if self._num_waiting >= _MOST_PASSES:
-            self.zero_grad()
-        self._captured.append((lookup, gradient, vectors))
-        self._num_waiting += 1
-        if len(self._captured) > _MERGED_AFTER:
-            waiting = self._num_waiting
-            self._merged, self._num_waiting = self.take_touched(), waiting
-        if self._num_waiting > _WARNED_AFTER and not self._has_warned:
-            self._has_warned = True
-            warnings.warn(
-                f"the gradients of {self._num_waiting} backward passes wait, and rows learn nothing: call the "
-                f"embedding's apply_gradients() after optimizer.step(), or its zero_grad(); after {_MOST_PASSES} "
-                "passes they are dropped",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-
-    def take_touched(self) -> Touched | None:
-        """The summed gradients of all passes since the last call, which are then forgotten; None if there were none.
-
-        Raises:
-            GradientError: rows have moved since one of the forward passes.
-        """
-        merged, captured = self._merged, self._captured
-        self.zero_grad()
-        parts = [*([merged] if merged else []), *(self.reduce(*one) for one in captured)]
-        return _merge(parts, self.plan.layout.padding_row, self.backend) if parts else None
-
-    @property
-    def has_captured(self) -> bool:
-        """Whether gradients wait to be applied."""
-        return self._num_waiting > 0
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops gradients that wait to be applied."""
-        super().zero_grad(set_to_none)
-        self._captured, self._merged, self._num_waiting = [], None, 0
-
-    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
-        """`torch.nn.Module.apply`: calls `fn` with every module in this one, and with this one.
-
-        Raises:
-            TypeError: changes instead of a function.
-        """
-        if isinstance(fn, Changes):
-            raise TypeError("apply: got Changes, expected a function of a module; for changes call migrate(changes)")
-        return super().apply(fn)
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: ARG002
-        """What `to`, `half`, `cuda` and the like call: leaves the rows alone, and refuses another device."""
-        before = torch.empty(0, device=self.device)
-        after = fn(before)
-        if after.device != before.device:
-            raise DeviceError(
-                f"the embedding is on {before.device} and cannot be moved to {after.device}: make one with "
-                f"device=torch.device({str(after.device)!r}) and load this one's state_dict() into it"
-            )
-        return self
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination.update({prefix + name: tensor.detach() for name, tensor in self.tensors().items()})
-
-    def _load_from_state_dict(
-        self,
-        state_dict: dict[str, Any],
-        prefix: str,
-        local_metadata: dict[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        own = {prefix + name: name for name in self.unsorted_tensors()}
-        others = {name: tensor for name, tensor in state_dict.items() if name not in own}
-        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
-        if not own.keys() <= state_dict.keys():
-            missing_keys.extend(own)
-            return
-        try:
-            self.load_tensors({name: state_dict[full].detach().cpu() for full, name in own.items()})
-        except CheckpointError as error:
-            error_msgs.append(f"{prefix.rstrip('.') or 'embedding'}: {error}")
-
-
-def _merge(parts: list[Touched], padding: int, backend: Backend) -> Touched:
+def add_up(parts: list[Touched], backend: Backend) -> Touched:
     """The sum of several passes' gradients; waits for the device if there is more than one."""
     if len(parts) == 1:
         return parts[0]
-    add_up = _add_up_numba if backend == "numba" else _add_up_torch
-    rows, sums = add_up([part.rows for part in parts], [part.sums for part in parts], padding)
-    keys, scores = add_up([part.keys for part in parts], [part.scores for part in parts], 0)
+    merge = _add_up_numba if backend == "numba" else _add_up_torch
+    sums = {}
+    for name in parts[0].sums:
+        each = [part.sums[name] for part in parts]
+        rows, gradients = merge([one.rows for one in each], [one.gradients for one in each], each[0].padding)
+        sums[name] = Sums(rows=rows, gradients=gradients, padding=each[0].padding)
+    keys, scores = merge([part.keys for part in parts], [part.scores for part in parts], 0)
     slopes = [part.slopes for part in parts if part.slopes is not None]
     total = torch.stack(slopes).sum(dim=0) if slopes else None
-    return Touched(rows=rows, sums=sums, keys=keys, scores=scores, slopes=total)
+    return Touched(sums=sums, keys=keys, scores=scores, slopes=total)
 
 
 def _add_up_numba(ids: list[Tensor], numbers: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001

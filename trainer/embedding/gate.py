@@ -15,7 +15,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from trainer.embedding.layout import Layout
 from trainer.errors import CheckpointError
 
 __all__ = ["Gate", "Gated"]
@@ -42,29 +41,27 @@ class Gate(nn.Module):
     """The gates of all fields, and their Adagrad sums.
 
     Args:
-        layout: which rows are unique.
+        num_fields: F.
         device: where lookups happen.
     """
 
     values: Tensor
     state: Tensor
 
-    def __init__(self, layout: Layout, device: torch.device) -> None:
+    def __init__(self, num_fields: int, device: torch.device) -> None:
         super().__init__()
-        self._layout = layout
-        self.register_buffer("values", torch.ones(layout.num_fields, _TIERS, device=device), persistent=False)
-        self.register_buffer("state", torch.zeros(layout.num_fields, _TIERS, device=device), persistent=False)
+        self.register_buffer("values", torch.ones(num_fields, _TIERS, device=device), persistent=False)
+        self.register_buffer("state", torch.zeros(num_fields, _TIERS, device=device), persistent=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the gates and of their sums."""
         return self.values.nbytes + self.state.nbytes
 
-    def of(self, keys: Tensor, rows: Tensor) -> Gated:
-        """The gates of (U,) int64 keys with these rows, unique or of level 1."""
-        tiers = (rows < self._layout.capacity_rows).long()  # (U,)
-        fields = ((keys >> 56 & 0xFF) - 1).clamp(0, self._layout.num_fields - 1)
-        places = fields * _TIERS + tiers
+    def of(self, keys: Tensor, is_hot: Tensor) -> Gated:
+        """The gates of (U,) int64 keys, in a unique row or not."""
+        fields = ((keys >> 56 & 0xFF) - 1).clamp(0, len(self.values) - 1)
+        places = fields * _TIERS + is_hot.long()
         return Gated(places, self.values.view(-1)[places])
 
     def slopes(self, gated: Gated, dots: Tensor) -> Tensor:

@@ -10,10 +10,8 @@ import torch
 from torch import Tensor
 
 from sketch.keymap import ABSENT
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED, Layout
-from trainer.embedding.lookup import Routes
 
-__all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "route_keys"]
+__all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "part_rows"]
 
 _LOW = 0xFFFFFFFF
 _MULTIPLIER_1 = 0xFF51AFD7ED558CCD - (1 << 64)  # `sketch.hashing` has them unsigned; the golden vectors bind the two
@@ -61,17 +59,10 @@ def level_rows(keys: Tensor, seed: int, rows_per_field: int, num_fields: int) ->
     return field * rows_per_field + place
 
 
-def route_keys(keys: Tensor, values: Tensor, layout: Layout) -> Routes:
-    """The rows of each key, (N,) int64. A field that is not there counts as the nearest one."""
-    shared = layout.capacity_rows + level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
-    is_hot = values >= 0
-    row = torch.where(is_hot, values.long(), shared)
-    if layout.level_2_rows == 0:
-        return Routes.of_rows(row)
-    word = mix64_tensor(keys ^ _signed(int(LEVEL_2_SEED)))
-    halves = (half * layout.level_2_rows >> 32 for half in (word >> 32 & _LOW, word & _LOW))
-    left, right = (torch.where(is_hot, layout.padding_row, layout.level_2_start + half) for half in halves)
-    return Routes(row, left, right)
+def part_rows(keys: Tensor, seed: int, num_rows: int) -> Tensor:
+    """The two rows of each key, (N, 2) int64."""
+    word = mix64_tensor(keys ^ _signed(seed))
+    return torch.stack([half * num_rows >> 32 for half in (word >> 32 & _LOW, word & _LOW)], dim=1)
 
 
 def merge_by_id(ids: Tensor, numbers: Tensor, padding: int) -> tuple[Tensor, Tensor]:

@@ -9,67 +9,101 @@ import torch
 from torch import Tensor
 
 from trainer.embedding import gathers, kernels
-from trainer.embedding.captured import CapturingEmbedding, Touched
+from trainer.embedding.backends import Backend
+from trainer.embedding.captured import Touched
+from trainer.embedding.key_embedding import CapturingEmbedding
 from trainer.embedding.layout import LEVEL_1_SEED
-from trainer.embedding.lookup import Lookup, Routes, distinct
-from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.lookup import Lookup, reads_of_rows
+from trainer.embedding.plans import EmbeddingPlan
+from trainer.embedding.stores.registry import store_class
+from trainer.embedding.stores.rows import RowOptimizer, RowSizes
+from trainer.embedding.stores.store import Reads
 from trainer.errors import KeyRangeError
 
 __all__ = ["HashEmbedding"]
 
+_ROWS = "rows"
+
 
 class HashEmbedding(CapturingEmbedding):
-    """One level of hashed rows and nothing else: no router, no importance, the same rows and the same optimizer.
+    """One store of hashed rows and nothing else: no router, no importance, the same rows and the same optimizer.
 
-    Made from a `sizing.hash_plan`; arguments as `CapturingEmbedding`.
+    Args:
+        plan: a `plans.hash_plan`.
+        optimizer: how touched rows learn.
+        seed: of the initial values.
+        device: where the rows are.
+        backend: `numba` or `torch`; None for the device's own.
     """
+
+    def __init__(
+        self,
+        plan: EmbeddingPlan,
+        *,
+        optimizer: RowOptimizer | None = None,
+        seed: int = 0,
+        device: torch.device | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__(plan, device=device, backend=backend)
+        sizes = RowSizes(
+            num_rows=plan.layout.level_1_rows, dim=plan.dim, optimizer=plan.optimizer, is_padded=True
+        )  # padded, so that it has as many bytes as an adaptive embedding of no unique rows
+        self.rows = store_class(plan.row_format)(
+            sizes,
+            optimizer=optimizer or RowOptimizer(),
+            initial=torch.Generator().manual_seed(seed),
+            seed=seed,
+            device=self.device,
+            backend=self.backend,
+        )
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes allocated."""
-        table = self.table.nbytes
-        total = sum(table.values())
-        return {**table, "router": 0, "gate": 0, "device": total, "total": total}
+        rows = self.rows.nbytes
+        total = sum(rows.values())
+        return {**rows, "router": 0, "gate": 0, "device": total, "total": total}
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
         """The rows of (N,) int64 keys; on a CPU each distinct row once."""
         layout = self.plan.layout
         if self.backend == "torch":
-            first = gathers.level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
-            inverse = None
+            rows = gathers.level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
+            reads = Reads(addresses=rows[:, None])
         else:
             hashed = np.empty(len(keys), np.uint64)
-            words = keys.numpy().view(np.uint64)
-            if strangers := kernels.hash_rows(words, layout.num_fields, layout.level_1_per_field, hashed):
-                raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {layout.num_fields}")
-            unique, places = distinct(hashed)
-            first, inverse = torch.from_numpy(unique.astype(np.int32)), torch.from_numpy(places)
-        routes = Routes.of_rows(first)
-        return Lookup(keys=keys, inverse=inverse, routes=routes, batch_rows=batch_rows, version=0)
+            words, per_field = keys.numpy().view(np.uint64), layout.level_1_per_field
+            if unknown := kernels.hash_rows(words, LEVEL_1_SEED, layout.num_fields, per_field, hashed):
+                raise KeyRangeError(f"{unknown} keys whose field number is not 1 to {layout.num_fields}")
+            reads = reads_of_rows(hashed)
+        return Lookup(keys=keys, reads={_ROWS: reads}, num_lookups=len(keys), batch_rows=batch_rows)
+
+    def gather(self, lookup: Lookup) -> Tensor:
+        """The vectors (N, D)."""
+        blank = torch.empty if self.backend == "numba" else torch.zeros
+        out = blank(lookup.num_lookups, self.plan.dim, device=self.device)
+        self.rows.gather_add(lookup.reads[_ROWS], out)
+        return out
 
     @torch.no_grad()
     def apply_gradients(self) -> None:
         """Updates the rows that backward passes touched since the last call, each once."""
         touched = self.take_touched()
         if touched is not None:
-            self.table.update(touched.rows, touched.sums)
+            self.rows.learn(touched.sums[_ROWS])
 
     def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:  # noqa: ARG002
         """The sums of one pass's gradient (N, D) by row."""
-        if lookup.inverse is None:
-            rows, merged = gathers.merge_by_id(lookup.routes.row, gradient, self.plan.layout.padding_row)
-            return Touched(rows=rows, sums=merged)
-        sums = np.zeros((len(lookup.routes.row), gradient.shape[1]), np.float32)  # (P, D)
-        row_kernels(gradient.shape[1]).merge_gradients(gradient.numpy(), lookup.inverse.numpy(), sums)
-        return Touched(rows=lookup.routes.row, sums=torch.from_numpy(sums))
+        return Touched(sums={_ROWS: self.rows.sum_gradients(lookup.reads[_ROWS], gradient)})
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything that a checkpoint must hold."""
-        return self.table.tensors()
+        return self.rows.tensors()
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
         """Likewise."""
-        return self.table.tensors()
+        return self.rows.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
         """Takes over what `tensors` gave.
@@ -77,5 +111,5 @@ class HashEmbedding(CapturingEmbedding):
         Raises:
             CheckpointError: they are of another size.
         """
-        self.table.load_tensors(tensors)
+        self.rows.load_tensors(tensors)
         self.zero_grad()

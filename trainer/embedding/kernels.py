@@ -12,11 +12,10 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import GOLDEN_RATIO, mix64
-from sketch.keymap import SLOTS, find_slot
+from sketch.keymap import ABSENT, SLOTS, find_slot
 from sketch.simd import load_i32, prefetch, select
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED
 
-__all__ = ["deduplicate", "hash_rows", "number_rows", "route"]
+__all__ = ["deduplicate", "find", "hash_field", "hash_parts", "hash_rows", "number_distinct", "number_rows", "split"]
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -59,45 +58,24 @@ def deduplicate(keys, slots, shift, unique, inverse):
     return count
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _shared_row(key, seed, rows_per_field):
-    """The row of a key within one level, counted from the level's start."""
-    field = np.int64(key >> _FIELD_SHIFT) - 1
-    place = (mix64(key ^ seed) >> _HALF) * np.uint64(rows_per_field) >> _HALF
-    return field * rows_per_field + np.int64(place)
-
-
 @njit(nogil=True, cache=True)
-def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, rows, left, right):
-    """Fills the rows of each key; returns how many keys have no field of the model (their rows mean nothing).
+def find(keys, slots, values, num_fields, found):
+    """Fills what the map holds of each key, `ABSENT` if nothing; returns how many keys have no field of the model.
 
-    Which tier a key is in cannot be guessed, so nothing here jumps on it: all keys are routed as if they were cold, in
-    loops that become vectors, then those that are hot again.
+    Which keys are held cannot be guessed, so nothing here jumps on it.
 
     Args:
         keys: (U,) uint64.
-        slots: (W, 4) uint64, the router's map of hot keys.
-        values: (W, 4) int32, their unique rows.
+        slots: (W, 4) uint64, the keys of the map.
+        values: (W, 4) int32.
         num_fields: F.
-        capacity: unique rows.
-        per_field: rows of level 1 that each field owns.
-        level_2_rows: of level 2.
-        rows: (U,) int32.
-        left: (U,) int32, the row of level 2 whose left half is added; (0,) if there is no such level.
-        right: likewise.
+        found: (U,) int32.
     """
-    level_2 = capacity + num_fields * per_field
-    padding, has_level_2, num_halves = level_2 + level_2_rows, left.shape[0] > 0, np.uint64(level_2_rows)
     num_buckets, start, values_start = np.uint64(slots.shape[0]), slots.ctypes.data, values.ctypes.data
-    strangers = 0
+    unknown = 0
     for i in range(keys.shape[0]):
         field = np.int64(keys[i] >> _FIELD_SHIFT)
-        strangers += (field < 1) | (field > num_fields)
-        rows[i] = capacity + _shared_row(keys[i], LEVEL_1_SEED, per_field)
-    for i in range(left.shape[0]):
-        word = mix64(keys[i] ^ LEVEL_2_SEED)
-        left[i] = level_2 + np.int64((word >> _HALF) * num_halves >> _HALF)
-        right[i] = level_2 + np.int64((word & _LOW) * num_halves >> _HALF)
+        unknown += (field < 1) | (field > num_fields)
     for i in range(keys.shape[0]):
         if i + _AHEAD < keys.shape[0]:
             word = mix64(keys[i + _AHEAD])
@@ -107,27 +85,66 @@ def route(keys, slots, values, num_fields, capacity, per_field, level_2_rows, ro
             bucket = np.int64((word >> _HALF) * num_buckets >> _HALF)
             prefetch(start + bucket * _BUCKET_BYTES)
             prefetch(values_start + bucket * _VALUES_BYTES)
-        place = find_slot(slots, keys[i])
-        is_hot = place >= 0
-        rows[i] = select(is_hot, load_i32(values_start + max(place, 0) * 4), rows[i])
-        if has_level_2:
-            left[i] = select(is_hot, padding, left[i])
-            right[i] = select(is_hot, padding, right[i])
-    return strangers
+        slot = find_slot(slots, keys[i])
+        found[i] = select(slot >= 0, load_i32(values_start + max(slot, 0) * 4), np.int32(ABSENT))
+    return unknown
 
 
 @njit(nogil=True, cache=True)
-def hash_rows(keys, num_fields, per_field, rows):
-    """Fills the one shared row of each key, as `uint64`; returns how many keys have no field of the model."""
-    strangers = 0
+def hash_field(keys, seed, per_field, rows):
+    """Fills the row (U, 1) of each key among those that its field owns; a column of int32."""
     for i in range(keys.shape[0]):
-        field = np.int64(keys[i] >> _FIELD_SHIFT)
-        if field < 1 or field > num_fields:
+        field = np.int64(keys[i] >> _FIELD_SHIFT) - 1
+        hashed = (mix64(keys[i] ^ seed) >> _HALF) * np.uint64(per_field) >> _HALF
+        rows[i, 0] = field * per_field + np.int64(hashed)
+
+
+@njit(nogil=True, cache=True)
+def hash_parts(keys, seed, num_rows, rows):
+    """Fills the two rows (U, 2) int32 of each key: the halves of one mixed word, each scaled to the number of rows."""
+    count = np.uint64(num_rows)
+    for i in range(keys.shape[0]):
+        word = mix64(keys[i] ^ seed)
+        rows[i, 0] = np.int64((word >> _HALF) * count >> _HALF)
+        rows[i, 1] = np.int64((word & _LOW) * count >> _HALF)
+
+
+@njit(nogil=True, cache=True)
+def hash_rows(keys, seed, num_fields, per_field, rows):
+    """Fills the row of each key as `hash_field` does, as `uint64`; returns how many keys have no field of the model."""
+    unknown = 0
+    for i in range(keys.shape[0]):
+        field = np.int64(keys[i] >> _FIELD_SHIFT) - 1
+        if field < 0 or field >= num_fields:
             rows[i] = np.uint64(0)
-            strangers += 1
+            unknown += 1
         else:
-            rows[i] = np.uint64(_shared_row(keys[i], LEVEL_1_SEED, per_field))
-    return strangers
+            hashed = (mix64(keys[i] ^ seed) >> _HALF) * np.uint64(per_field) >> _HALF
+            rows[i] = np.uint64(field * per_field) + hashed
+    return unknown
+
+
+@njit(nogil=True, cache=True)
+def split(rows, inverse, keys, lookups):
+    """Parts keys and lookups into those that have a row of their own and the others; returns how many have, of each.
+
+    Args:
+        rows: (U,) int32, negative for a key that has none.
+        inverse: (N,) int32, the key of each lookup.
+        keys: (2, U) int32: first the numbers of those that have one, in order, then of the others.
+        lookups: (2, N) int32, likewise.
+    """
+    num_keys, num_lookups = 0, 0
+    for i in range(rows.shape[0]):
+        has_row = np.int64(rows[i] >= 0)
+        keys[0, np.uint64(num_keys)], keys[1, np.uint64(i - num_keys)] = i, i
+        num_keys += has_row
+    start = rows.ctypes.data
+    for i in range(inverse.shape[0]):
+        has_row = np.int64(load_i32(start + np.int64(inverse[i]) * 4) >= 0)
+        lookups[0, np.uint64(num_lookups)], lookups[1, np.uint64(i - num_lookups)] = i, i
+        num_lookups += has_row
+    return num_keys, num_lookups
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -146,31 +163,28 @@ def _number_row(row, slots, shift, rows, count):
 
 
 @njit(nogil=True, cache=True)
-def number_rows(first, left, right, capacity, slots, shift, rows, numbers):
-    """Numbers the distinct rows of the keys; returns how many there are. A unique row has one key, so needs no search.
+def number_rows(addresses, members, slots, shift, rows, numbers):
+    """Numbers the distinct rows of some keys; returns how many there are.
 
     Args:
-        first: (U,) int32, unique rows or rows of level 1.
-        left: (U,) or (0,) int32, rows of level 2.
-        right: likewise.
-        capacity: unique rows.
-        slots: (2^k,) int32, zeros, more than 5/4 times as many as routes to shared rows.
-        shift: 64 - k, uint64.
-        rows: (1 + 3 U,) int32, or (1 + U,) if there is no level 2; its first is scratch, the P after it are filled.
-        numbers: (U, 3) int32, filled with the numbers of each key's rows; -1 where there is none.
+        addresses: (U, k) int32.
+        members: (M,) int32, the keys.
+        slots: (2^b,) int32, zeros, more than 5/4 k M.
+        shift: 64 - b, uint64.
+        rows: (1 + k M,) int32; its first is scratch, the P after it are filled.
+        numbers: (U, k) int32, filled for the members with the numbers of their rows.
     """
-    sharing = np.empty(first.shape[0], np.int32)  # the keys without a unique row, whose turn comes afterwards
-    count, num_sharing = 0, 0
-    for i in range(first.shape[0]):
-        is_unique = np.int64(first[i] < capacity)
-        rows[count + 1], sharing[num_sharing] = first[i], i
-        numbers[i, 0], numbers[i, 1], numbers[i, 2] = count, -1, -1
-        count += is_unique
-        num_sharing += 1 - is_unique
-    for n in range(num_sharing):
-        i = np.uint32(sharing[n])
-        numbers[i, 0], count = _number_row(first[i], slots, shift, rows, count)
-        if left.shape[0] > 0:
-            numbers[i, 1], count = _number_row(left[i], slots, shift, rows, count)
-            numbers[i, 2], count = _number_row(right[i], slots, shift, rows, count)
+    count = 0
+    for n in range(members.shape[0]):
+        i = np.uint32(members[n])
+        for part in range(addresses.shape[1]):
+            numbers[i, part], count = _number_row(addresses[i, part], slots, shift, rows, count)
     return count
+
+
+@njit(nogil=True, cache=True)
+def number_distinct(addresses, members, rows, numbers):
+    """As `number_rows`, for one row a key and no two keys with the same: (U, 1), rows (M,)."""
+    for n in range(members.shape[0]):
+        i = np.uint32(members[n])
+        rows[n], numbers[i, 0] = addresses[i, 0], n

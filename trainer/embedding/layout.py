@@ -1,16 +1,12 @@
-"""Where each row of an embedding stands in its one physical table.
+"""The sizes of an adaptive embedding's three stores.
 
-    0            capacity_rows        level_2_start       padding_row
-    +------------+--------------------+-------------------+---+
-    | unique     | level 1            | level 2           | 0 |
-    +------------+--------------------+-------------------+---+
-     the agent's  field 1 | 2 | ... F  common to all       always zero: what a hot key reads of level 2
-     row numbers
+    hot        capacity_rows rows, the agent's row numbers           read by hot keys alone
+    level_1    each field owns a few rows                            read by every other key: the sum of
+    level_2    level_2_rows rows, common to all fields               a row of level 1 and two halves of level 2
 
-A hot key reads its unique row. Every other key reads the sum of two: a row of level 1, of which each field owns a few,
-and a row that level 2 is put together for it from the left half of one row and the right half of another (R rows make
-R^2 of them, so that hardly two keys share both halves). A key's places are seeded hashes, so nothing about shared rows
-is ever stored.
+A row of level 2 is put together for a key from the left half of one row and the right half of another (R rows make R^2
+of them, so that hardly two keys share both halves). A key's rows are seeded hashes, so nothing about shared rows is
+ever stored.
 """
 
 from __future__ import annotations
@@ -21,21 +17,16 @@ import numpy as np
 
 from trainer.errors import PlanError
 
-__all__ = ["LEVEL_1_SEED", "LEVEL_2_SEED", "Layout", "left_half"]
+__all__ = ["LEVEL_1_SEED", "LEVEL_2_SEED", "Layout"]
 
 LEVEL_1_SEED = np.uint64(0x4C45564C00000001)  # "LEVL", 1
 LEVEL_2_SEED = np.uint64(0x4C45564C00000002)
 _MAX_ROWS = (1 << 31) - 1
 
 
-def left_half(dim: int) -> int:
-    """How many of a row's D numbers are its left half."""
-    return dim // 2
-
-
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The sizes that fix every row number.
+    """The sizes that fix every address.
 
     Args:
         num_fields: F, categorical fields, 1 to 255.
@@ -60,16 +51,16 @@ class Layout:
             raise PlanError(f"{self.num_rows} rows, expected at most {_MAX_ROWS}")
 
     @property
-    def level_2_start(self) -> int:
-        """The first row of level 2."""
-        return self.capacity_rows + self.num_fields * self.level_1_per_field
+    def level_1_rows(self) -> int:
+        """Rows of level 1, of all fields."""
+        return self.num_fields * self.level_1_per_field
 
     @property
-    def padding_row(self) -> int:
-        """The row that is always zero."""
-        return self.level_2_start + self.level_2_rows
+    def num_shared_rows(self) -> int:
+        """Rows of both levels, and one that stays zero, behind those of level 2."""
+        return self.level_1_rows + self.level_2_rows + 1
 
     @property
     def num_rows(self) -> int:
-        """All physical rows, the padding row included."""
-        return self.padding_row + 1
+        """All rows."""
+        return self.capacity_rows + self.num_shared_rows

@@ -1,9 +1,9 @@
-"""What one forward pass looked up: the routes of its keys, kept until its gradients come."""
+"""What one forward pass looked up: what it read from each store, kept until its gradients come."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -12,41 +12,11 @@ from torch import Tensor
 
 from trainer.embedding import kernels
 from trainer.embedding.gate import Gated
+from trainer.embedding.slots import empty_slots
+from trainer.embedding.stores.store import Reads
 from trainer.errors import KeyTypeError
 
-__all__ = ["Importance", "Lookup", "Numbering", "Routes", "as_words", "distinct", "empty_slots"]
-
-
-class Routes(NamedTuple):
-    """The rows of U keys (`trainer.embedding.layout`), (U,) each.
-
-    Attributes:
-        row: a unique row, or one of level 1.
-        left: of level 2, whose left half is added; the padding row for a hot key. (0,) where there is no level 2.
-        right: likewise the right half.
-    """
-
-    row: Tensor
-    left: Tensor
-    right: Tensor
-
-    @classmethod
-    def of_rows(cls, rows: Tensor) -> Routes:
-        """One row a key, and nothing of level 2."""
-        return cls(rows, rows[:0], rows[:0])
-
-
-@dataclass(frozen=True)
-class Numbering:
-    """The P distinct physical rows of a lookup, numbered.
-
-    Attributes:
-        rows: (P,) int32.
-        numbers: (U, 3) int32, the numbers of each key's rows, in the order of `Routes`; -1 where there is none.
-    """
-
-    rows: npt.NDArray[np.int32]
-    numbers: npt.NDArray[np.int32]
+__all__ = ["Importance", "Lookup", "as_words", "distinct", "reads_of_rows"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,20 +25,18 @@ class Lookup:
 
     Attributes:
         keys: (U,) int64, the words of the keys.
-        inverse: (N,) int32, the place in `keys` of each lookup; None if U is N.
-        routes: of the keys.
+        reads: what is read from each store, by its name; none that no key of the batch reads.
+        num_lookups: N.
         batch_rows: B, over which the loss is a mean.
-        version: of the router that made the routes.
-        numbering: of the rows, where the lookup is to learn and the backend is numba.
+        version: of the router that was asked.
         gated: the gates of the keys, where there are gates.
     """
 
     keys: Tensor
-    inverse: Tensor | None
-    routes: Routes
+    reads: Mapping[str, Reads]
+    num_lookups: int
     batch_rows: int
-    version: int
-    numbering: Numbering | None = None
+    version: int = 0
     gated: Gated | None = None
 
 
@@ -84,12 +52,6 @@ class Importance:
 
     keys: npt.NDArray[np.uint64]
     scores: npt.NDArray[np.float32]
-
-
-def empty_slots(count: int) -> tuple[npt.NDArray[np.int32], np.uint64]:
-    """An open-addressed table for `count` entries, at most four fifths full, and the shift that addresses it."""
-    bits = max(4, (5 * count // 4).bit_length())
-    return np.zeros(1 << bits, np.int32), np.uint64(64 - bits)
 
 
 def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
@@ -116,3 +78,15 @@ def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Ten
     if isinstance(keys, np.ndarray):
         keys = torch.from_numpy(np.array(keys, order="C", copy=not keys.flags.writeable or None))
     return keys.view(torch.int64).to(device, non_blocking=True).contiguous()
+
+
+def reads_of_rows(rows: npt.NDArray[np.uint64]) -> Reads:
+    """What (N,) lookups read of one store, row numbers given: each distinct row once. For the numba body."""
+    unique, inverse = distinct(rows)
+    return Reads(
+        addresses=torch.from_numpy(unique.astype(np.int32)[:, None]),
+        inverse=torch.from_numpy(inverse),
+        where=torch.arange(len(rows), dtype=torch.int32),
+        members=torch.arange(len(unique), dtype=torch.int32),
+        is_distinct=True,
+    )

@@ -7,52 +7,26 @@ keys. The agent's sketch lives elsewhere and is not the trainer's memory; the re
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, TypedDict
 
 from sketch.keymap import SLOTS, num_buckets_for
 from trainer.embedding.layout import Layout
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES, store_class
 from trainer.errors import PlanError
 
 if TYPE_CHECKING:
     from typing_extensions import Unpack  # of `typing` from Python 3.11 on
 
-__all__ = [
-    "DEFAULT_EPSILON",
-    "DEFAULT_RATE",
-    "DEFAULT_ROW_FORMAT",
-    "ROW_FORMATS",
-    "EmbeddingPlan",
-    "OptimizerName",
-    "PlanOptions",
-    "RowFormatName",
-    "filled",
-    "hash_plan",
-    "map_bytes",
-    "numbers_bytes",
-    "plan",
-    "plan_for_capacity",
-]
+    from trainer.embedding.stores.store import OptimizerName
 
-OptimizerName = Literal["adagrad", "sgd"]
-RowFormatName = Literal["float32", "bfloat16", "int8"]
-ROW_FORMATS: tuple[RowFormatName, ...] = ("float32", "bfloat16", "int8")
-DEFAULT_ROW_FORMAT: RowFormatName = "float32"
-DEFAULT_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; docs/trainer.md says how they were chosen
+__all__ = ["EmbeddingPlan", "PlanOptions", "filled", "hash_plan", "map_bytes", "plan", "plan_for_capacity"]
+
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _USED_BYTES = 1  # of each unique row: whether it has a key
 _GATE_BYTES = 16  # of each field: a float32 and its Adagrad sum, for shared and for unique rows
 _UNIQUE_SHARE = 0.35
 _MOST_LEVEL_1, _LEVEL_2_PER_LEVEL_1 = 4, 32
-
-
-def numbers_bytes(dim: int, row_format: RowFormatName) -> int:
-    """Bytes of one row's numbers, and of its scale where the format has one."""
-    return {"float32": 4 * dim, "bfloat16": 2 * dim, "int8": dim + 2}[row_format]
-
-
-def _row_bytes(dim: int, row_format: RowFormatName, optimizer: OptimizerName) -> int:
-    return numbers_bytes(dim, row_format) + (_FLOAT_BYTES if optimizer == "adagrad" else 0)
 
 
 def map_bytes(num_keys: int) -> int:
@@ -69,7 +43,8 @@ class EmbeddingPlan:
         dim: D, numbers a row.
         optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
         router_keys: hot keys that the router has room for without growing; 0 for an embedding without one.
-        row_format: what a row's numbers are stored as.
+        row_format: the store of all rows, by name.
+        hot_store: that of the unique rows, if another.
         gate: whether there is a learned gate for each field and tier.
     """
 
@@ -77,7 +52,8 @@ class EmbeddingPlan:
     dim: int
     optimizer: OptimizerName = "adagrad"
     router_keys: int = 0
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT
+    row_format: str = DEFAULT_ROW_FORMAT
+    hot_store: str | None = None
     gate: bool = False
 
     def __post_init__(self) -> None:
@@ -85,8 +61,10 @@ class EmbeddingPlan:
             raise PlanError(f"dim: got {self.dim}, expected 1 to 4096")
         if self.optimizer not in ("adagrad", "sgd"):
             raise PlanError(f"optimizer: got {self.optimizer!r}, expected 'adagrad' or 'sgd'")
-        if self.row_format not in ROW_FORMATS:
+        if self.row_format not in ROW_FORMATS and (self.layout.level_2_rows or self.row_format not in STORES):
             raise PlanError(f"row format: got {self.row_format!r}, expected one of {', '.join(ROW_FORMATS)}")
+        if self.hot_store is not None and self.hot_store not in STORES:
+            raise PlanError(f"hot store: got {self.hot_store!r}, expected one of {', '.join(STORES)}")
 
     @property
     def capacity_rows(self) -> int:
@@ -95,13 +73,15 @@ class EmbeddingPlan:
 
     @property
     def row_bytes(self) -> int:
-        """Bytes of one row and of its optimizer state."""
-        return _row_bytes(self.dim, self.row_format, self.optimizer)
+        """Bytes of one shared row and of its optimizer state."""
+        return store_class(self.row_format).row_bytes(self.dim, self.optimizer)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows, the optimizer state, the router and the gate, and their total."""
-        rows = self.layout.num_rows * numbers_bytes(self.dim, self.row_format)
+        hot, shared = store_class(self.hot_store or self.row_format), store_class(self.row_format)
+        rows = self.capacity_rows * hot.vector_bytes(self.dim)
+        rows += self.layout.num_shared_rows * shared.vector_bytes(self.dim)
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
         used = self.capacity_rows * _USED_BYTES
         router = used + map_bytes(self.router_keys) if self.router_keys else 0
@@ -119,13 +99,15 @@ class PlanOptions(TypedDict, total=False):
         most_level_1: rows of level 1 for each field at most, default 4; fewer where level 2 has less than 32 for each.
         optimizer: decides the bytes of its state.
         row_format: decides the bytes of a row.
+        hot_store: decides the bytes of a unique row, if not as all others.
         gate: whether there is a learned gate for each field and tier.
     """
 
     unique_share: float
     most_level_1: int
     optimizer: OptimizerName
-    row_format: RowFormatName
+    row_format: str
+    hot_store: str | None
     gate: bool
 
 
@@ -160,6 +142,7 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
         optimizer=options.get("optimizer", "adagrad"),
         router_keys=capacity_rows,
         row_format=options.get("row_format", DEFAULT_ROW_FORMAT),
+        hot_store=options.get("hot_store"),
         gate=options.get("gate", False),
     )
 
@@ -182,7 +165,8 @@ def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[Plan
             f"--embedding-bytes {embedding_bytes}: too few for {num_fields} fields of dimension {dim}; "
             f"expected at least {smallest.nbytes['total']}"
         )
-    fits, too_many = 1, embedding_bytes // numbers_bytes(dim, smallest.row_format) + 2
+    hot = store_class(smallest.hot_store or smallest.row_format)
+    fits, too_many = 1, embedding_bytes // hot.vector_bytes(dim) + 2
     while too_many - fits > 1:
         middle = (fits + too_many) // 2
         if sized(middle).nbytes["total"] <= embedding_bytes:
@@ -207,15 +191,16 @@ def hash_plan(
     num_fields: int,
     *,
     optimizer: OptimizerName = "adagrad",
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT,
+    row_format: str = DEFAULT_ROW_FORMAT,
 ) -> EmbeddingPlan:
     """A plain hash table of (almost exactly) so many bytes: one level, no unique rows, no router.
 
     Raises:
         PlanError: less than a row per field fits.
     """
-    row_bytes = _row_bytes(dim, row_format, optimizer)
-    per_field = (embedding_bytes // row_bytes - 1) // num_fields
+    kind = store_class(row_format)
+    row_bytes = kind.row_bytes(dim, optimizer)
+    per_field = (kind.plan(embedding_bytes, dim, optimizer) - 1) // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
     layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_rows=0)

@@ -1,4 +1,4 @@
-"""Key -> one or two physical rows: the whole of an adaptive embedding but its arithmetic.
+"""Key -> tier and address: which unique row a key has, or that it has none and shares rows.
 
 The host keeps hot keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two arrays are searched
 with gathers. What is warm shares rows like what is cold, so the router does not know it: to keep it for a second level
@@ -7,7 +7,7 @@ of its own cost more bytes than it won.
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,28 +16,18 @@ from torch import Tensor
 
 from sketch.keymap import ABSENT, KeyMap
 from trainer.embedding import gathers, kernels
+from trainer.embedding.backends import Backend, choose_backend
 from trainer.embedding.layout import Layout
-from trainer.embedding.lookup import Routes
 from trainer.errors import CheckpointError, KeyRangeError
 
-__all__ = ["Backend", "Router", "choose_backend"]
-
-Backend = Literal["numba", "torch"]
-
-
-def choose_backend(device: torch.device, backend: Backend | None) -> Backend:
-    """Numba on a CPU, torch elsewhere, unless one is asked for."""
-    chosen = backend or ("numba" if device.type == "cpu" else "torch")
-    if chosen == "numba" and device.type != "cpu":
-        raise ValueError(f"backend 'numba' needs a CPU, got device {device}")
-    return chosen
+__all__ = ["Router"]
 
 
 class Router:
-    """Which rows each key has now.
+    """Which unique row each key has now.
 
     Args:
-        layout: the rows' places.
+        layout: the fields, and the unique rows.
         expected_keys: hot keys to make room for.
         device: where lookups happen.
         backend: `numba` or `torch`; None for the device's own.
@@ -54,7 +44,7 @@ class Router:
         device: torch.device | None = None,
         backend: Backend | None = None,
     ) -> None:
-        self._layout = layout
+        self._num_fields = layout.num_fields
         self._device = device or torch.device("cpu")
         self._backend = choose_backend(self._device, backend)
         self._expected_keys = expected_keys
@@ -94,35 +84,20 @@ class Router:
         for copy, array in zip(self._copies, arrays, strict=True):
             copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[places]).to(self._device)
 
-    def route(self, keys: Tensor) -> Routes:
-        """The rows of each of (N,) int64 keys.
+    def route(self, keys: Tensor) -> Tensor:
+        """The unique row of each of (U,) int64 keys, (U,) int32, negative where it has none: it shares rows.
 
         Raises:
-            KeyRangeError: a key's field is not the layout's (on CUDA it is not checked, and counts as the nearest).
+            KeyRangeError: a key's field number is not 1 to F (on CUDA it is not checked, and counts as the nearest).
         """
         if self._backend == "torch":
             slots, known = self._copies
-            values = gathers.find_values(slots, known, keys)
-            return gathers.route_keys(keys, values, self._layout)
+            return gathers.find_values(slots, known, keys)
+        rows = np.empty(len(keys), np.int32)
         words = keys.numpy().view(np.uint64)
-        num_halves = len(words) if self._layout.level_2_rows else 0
-        rows = np.empty(len(words), np.int32)
-        left, right = np.empty(num_halves, np.int32), np.empty(num_halves, np.int32)
-        strangers = kernels.route(
-            words,
-            self._map.keys,
-            self._map.values,
-            self._layout.num_fields,
-            self._layout.capacity_rows,
-            self._layout.level_1_per_field,
-            self._layout.level_2_rows,
-            rows,
-            left,
-            right,
-        )
-        if strangers:
-            raise KeyRangeError(f"{strangers} keys whose field number is not 1 to {self._layout.num_fields}")
-        return Routes(torch.from_numpy(rows), torch.from_numpy(left), torch.from_numpy(right))
+        if unknown := kernels.find(words, self._map.keys, self._map.values, self._num_fields, rows):
+            raise KeyRangeError(f"{unknown} keys whose field number is not 1 to {self._num_fields}")
+        return torch.from_numpy(rows)
 
     def values(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
         """The unique row of each key, `ABSENT` where it has none."""

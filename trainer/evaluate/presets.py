@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from trainer.embedding.plans import OptimizerName
+from trainer.embedding.stores.store import OptimizerName
 from trainer.learning.learner import DenseOptimizer
 from trainer.learning.models import MODELS
 

@@ -7,16 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from streams.keys import Field
-from trainer.embedding.plans import (
-    DEFAULT_ROW_FORMAT,
-    EmbeddingPlan,
-    OptimizerName,
-    PlanOptions,
-    RowFormatName,
-    plan,
-    plan_for_capacity,
-)
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.plans import EmbeddingPlan, PlanOptions, plan, plan_for_capacity
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT
+from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.store import OptimizerName
 from trainer.errors import PlanError
 from trainer.learning.learner import DenseOptimizer
 
@@ -38,7 +32,8 @@ class ModelConfig:
         full_features: features of the full table that `compression` refers to.
         row_optimizer: the optimizer of the embedding's rows, `adagrad` or `sgd`.
         row_hyperparameters: learning rate and epsilon of `row_optimizer`.
-        row_format: the storage format of the embedding's rows.
+        row_format: the store of the embedding's rows, by name.
+        hot_store: the store of its unique rows, by name; None for the same.
         gate: whether the embedding learns a gate for each field and tier.
         dense_optimizer: the optimizer of the model's parameters.
         compare_hash: whether a plain hash table of equal size trains on the same rows.
@@ -56,7 +51,8 @@ class ModelConfig:
     full_features: int = CRITEO_FEATURES
     row_optimizer: OptimizerName = "adagrad"
     row_hyperparameters: RowOptimizer = field(default_factory=RowOptimizer)
-    row_format: RowFormatName = DEFAULT_ROW_FORMAT
+    row_format: str = DEFAULT_ROW_FORMAT
+    hot_store: str | None = None
     gate: bool = False
     dense_optimizer: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
@@ -77,7 +73,12 @@ class ModelConfig:
         Raises:
             PlanError: the size budget is too small.
         """
-        options: PlanOptions = {"optimizer": self.row_optimizer, "row_format": self.row_format, "gate": self.gate}
+        options: PlanOptions = {
+            "optimizer": self.row_optimizer,
+            "row_format": self.row_format,
+            "hot_store": self.hot_store,
+            "gate": self.gate,
+        }
         if self.capacity_rows is not None:
             return plan_for_capacity(self.capacity_rows, self.dim, num_fields, **options)
         size = self.embedding_bytes
@@ -96,6 +97,7 @@ class ModelConfig:
             "level_1_per_field": layout.level_1_per_field,
             "level_2_rows": layout.level_2_rows,
             "row_format": self.row_format,
+            "hot_store": self.hot_store,
             "gate": self.gate,
             "row_optimizer": [self.row_optimizer, self.row_hyperparameters.rate, self.row_hyperparameters.epsilon],
             "dense_optimizer": [self.dense_optimizer.name, self.dense_optimizer.learning_rate],

@@ -1,14 +1,15 @@
 """Exports the adaptive learner of a run as files that a program in any language can read.
 
     DIR/dense.safetensors     the model's weights, by their torch names
-        rows.safetensors      values (R, D); for int8 rows scales (R,), a value is int8 times scale; with a gate
-                              gate (F, 2), the factors of each field's shared and unique vectors
+        rows.safetensors      of each store `hot`, `level_1` and `level_2`: STORE.values (R, D), and STORE.scales (R,)
+                              for int8 rows (a value is int8 times scale); with a gate gate (F, 2), the factors of
+                              each field's shared and unique vectors
         router.safetensors    keys (K,) int64, bits of the hot feature keys, ascending; values (K,) int32, their rows
         export.json           sizes, row format and fields; seq by shard, offsets by topic; checksums of the other files
 
-A hot key reads its unique row. Any other key reads the sum of a row of level 1 and the halves of two rows of level 2;
-`trainer.embedding.layout` and `trainer.embedding.kernels.route` define the hashes and their seeds. A replica follows
-the trainer if it applies the assignments after the exported seq and receives the rows of promoted keys.
+A hot key reads its unique row. Any other key reads the sum of a row of level 1 and the halves of two rows of level 2
+(`trainer.embedding.layout` and `trainer.embedding.stores.addressing` define the hashes and their seeds). A replica
+follows the trainer if it applies the assignments after the exported seq and receives the rows of promoted keys.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ from trainer.process.run import TrainingRun
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 3
+VERSION = 4
 _MANIFEST = "export.json"
 
 
@@ -53,7 +54,9 @@ def export(run: TrainingRun, directory: Path) -> None:
     tensors = embedding.tensors()
     parts: dict[str, dict[str, Tensor]] = {
         "dense": dict(learner.model.state_dict()),
-        "rows": {name: tensors[name] for name in ("values", "scales", "gate") if name in tensors},
+        "rows": {
+            name: tensor for name, tensor in tensors.items() if name.endswith((".values", ".scales")) or name == "gate"
+        },
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -80,6 +83,7 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "model": run.config.model.model,
         "dim": plan.dim,
         "row_format": plan.row_format,
+        "hot_store": plan.hot_store,
         "gate": plan.gate,
         "layout": asdict(plan.layout),
         "fields": [[column.name, column.kind] for column in fields],
@@ -104,21 +108,13 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     }
     plan = EmbeddingPlan(
         layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
-        router_keys=len(parts["router"]["keys"]), gate=manifest["gate"],
+        hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]), gate=manifest["gate"],
     )  # fmt: skip
     fields = [Field(*pair) for pair in manifest["fields"]]
     model = build_model(manifest["model"], num_dense=manifest["num_dense"], num_fields=len(fields), dim=plan.dim)
     model.load_state_dict(parts["dense"])
     embedding = AdaptiveEmbedding(plan)
-    embedding.load_tensors(
-        {
-            **parts["rows"],
-            "state": torch.empty(0),
-            "gate_state": torch.zeros_like(parts["rows"].get("gate", torch.empty(0))),
-            "rounds": torch.zeros(1, dtype=torch.int64),
-            "seed": torch.zeros(1, dtype=torch.int64),
-            "router_keys": parts["router"]["keys"],
-            "router_values": parts["router"]["values"],
-        }
-    )
+    unexported = {name: torch.zeros_like(tensor) for name, tensor in embedding.tensors().items()}
+    router = {"router_keys": parts["router"]["keys"], "router_values": parts["router"]["values"]}
+    embedding.load_tensors({**unexported, **parts["rows"], **router})
     return model, embedding, manifest

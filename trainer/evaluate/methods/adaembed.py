@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["AdaEmbed", "build"]
 
@@ -18,7 +18,7 @@ _CHECK_BATCHES = 64
 _TOLERATED = 0.05
 
 
-class AdaEmbed(Method):
+class AdaEmbed(RowTables):
     """What is not among the most important features is a zero vector, and a feature that gets a row starts from zero.
 
     Importance is the sum of gradient norms, which are divided by their field's mean in the batch, decayed. It is
@@ -32,8 +32,7 @@ class AdaEmbed(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
-        super().__init__()
-        self.rows = TrainedRows(num_rows, brief, row_format=brief.row_format)
+        super().__init__(Rows(num_rows, brief, row_format=brief.row_format))
         self._row_of = np.full(brief.num_features, num_rows, np.int32)  # the zero row
         self._importance = np.zeros(brief.num_features, np.float32)
         self._num_rows, self._num_fields = num_rows, len(brief.field_sizes)
@@ -53,7 +52,7 @@ class AdaEmbed(Method):
 
     def learn(self) -> None:
         """As `Method.learn`."""
-        for _, gradient in self.rows.learn():
+        for gradient in self.rows.learn():
             norms = np.linalg.norm(gradient, axis=1).reshape(-1, self._num_fields)  # (B, F)
             norms /= np.maximum(norms.mean(axis=0), 1e-30)
             np.add.at(self._importance, self._ids, norms.reshape(-1))
@@ -77,17 +76,17 @@ class AdaEmbed(Method):
         fresh = np.array([self._free.pop() for _ in has_none], np.int32)
         self._row_of[has_none] = fresh
         self.num_moves += len(has_none)
-        self.rows.copy_from(fresh, torch.zeros(len(fresh), self.rows.table.values.shape[1]))
+        self.rows.copy_from(fresh, torch.zeros(len(fresh), self.rows.store.dim))
 
     @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`: rows that are free are counted as rows, the list of them is their own memory."""
-        return self.rows.nbytes + self._importance.nbytes + self._row_of.nbytes
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`: rows that are free are counted as rows, the list of them is their own memory."""
+        return self._importance.nbytes + self._row_of.nbytes
 
     @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.rows.numbers_nbytes + self._importance.nbytes + self._row_of.nbytes
+    def extra_paper_bytes(self) -> int:
+        """As `RowTables.extra_paper_bytes`."""
+        return self.extra_bytes
 
     def describe(self) -> dict[str, float]:
         """As `Method.describe`."""

@@ -7,7 +7,7 @@ deployment the sketch is the agent's and takes nothing of the trainer's memory; 
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,11 +17,12 @@ from sketch.hashing import mix64_array
 from sketch.hotset import HotSet
 from sketch.hotsketch import HotSketch
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.plans import EmbeddingPlan, RowFormatName, filled, map_bytes, plan_for_capacity
+from trainer.embedding.plans import EmbeddingPlan, filled, map_bytes, plan_for_capacity
+from trainer.embedding.stores.rows import RowStore
 from trainer.errors import PlanError
 from trainer.evaluate.methods.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.methods.method import Brief, Infeasible, Method
-from trainer.evaluate.methods.trained_rows import scale_first_values
+from trainer.evaluate.methods.row_tables import scale_initial_values
 
 __all__ = ["Cafe", "build", "build_remote"]
 
@@ -55,16 +56,18 @@ def _growth(plan: EmbeddingPlan) -> int:
 
 
 class Cafe(Method):
-    """Knobs: `row_format`, `unique_share`, `most_level_1` (rows a field), `buckets_per_row`, `half_life` (events a
-    row), `gate` (1: learned), `score` (`raw`, `field`, `count`), `fields` (`own` rows of level 1, or `one` range for
-    all), `first_values`, and those of `Rules`.
+    """The hot set and the embedding that follows it.
+
+    Knobs: `row_format`, `hot_store` (of unique rows alone), `unique_share`, `most_level_1` (rows per field),
+    `buckets_per_row`, `half_life` (events per row), `gate` (1: learned), `score` (`raw`, `field`, `count`), `fields`
+    (`own` rows of level 1, or `one` range for all), `first_values`, and those of `Rules`.
 
     Args:
         brief: with the knobs.
         plan: the embedding's sizes.
         num_buckets: of the sketch.
         is_remote: whether sketch and hot set are somebody else's memory.
-    """  # noqa: D205
+    """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
     reads_ids: ClassVar[bool] = False
@@ -77,7 +80,9 @@ class Cafe(Method):
             if rules == Rules()
             else RuledEmbedding(plan, brief, rules)
         )
-        scale_first_values(self.embedding.table, brief)
+        for store in self.embedding.stores.values():
+            assert isinstance(store, RowStore)  # noqa: S101  there are no others
+            scale_initial_values(store, brief)
         self._score, self._words = brief.word("score", "raw"), torch.empty(0, 0, dtype=torch.int64)
         half_life = brief.number("half_life", 0) * plan.capacity_rows
         self.hot_set = HotSet(
@@ -140,7 +145,8 @@ def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
         unique_share=brief.number("unique_share", _DEFAULTS["unique_share"]),
         most_level_1=int(brief.number("most_level_1", _DEFAULTS["most_level_1"])),
         optimizer=brief.optimizer,
-        row_format=cast("RowFormatName", brief.word("row_format", _DEFAULT_FORMAT)),
+        row_format=brief.word("row_format", _DEFAULT_FORMAT),
+        hot_store=brief.word("hot_store", "") or None,
         gate=bool(brief.number("gate", 0)),
     )
 

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from trainer.evaluate.methods.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.placing import Placing, split_rows
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["CafePaper", "build"]
 
@@ -29,7 +29,7 @@ _MEDIUM = 0.2  # of the threshold
 _LEVEL_1 = 0.7  # of the shared rows, where there are two levels
 
 
-class CafePaper(Method):
+class CafePaper(RowTables):
     """Knobs: `threshold` (mean lookups), `score` (`field` or `raw`), `levels`, `unique_share` (of the bytes),
     `slots_per_row`, `split`, `decay`, `row_format`.
 
@@ -43,19 +43,19 @@ class CafePaper(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
 
     def __init__(self, brief: Brief, num_hot: int, num_buckets: int, num_shared: int) -> None:
-        super().__init__()
         sizes, how = brief.field_sizes, brief.word("split", "proportional")
-        self._num_fields, self._is_two_level = len(sizes), brief.number("levels", 1) == 2
-        num_level_1 = num_shared
-        if self._is_two_level:
+        is_two_level, num_level_1 = brief.number("levels", 1) == 2, num_shared
+        if is_two_level:
             num_level_1 = min(max(len(sizes), int(num_shared * _LEVEL_1)), num_shared - len(sizes))
-        self._level_1 = Placing(sizes, split_rows(num_level_1, sizes, how), 2 * brief.seed, first_row=num_hot)
-        start = num_hot + self._level_1.num_rows
-        if self._is_two_level:
+        level_1 = Placing(sizes, split_rows(num_level_1, sizes, how), 2 * brief.seed, first_row=num_hot)
+        start, level_2 = num_hot + level_1.num_rows, level_1
+        if is_two_level:
             split = split_rows(num_shared - num_level_1, sizes, how)
-            self._level_2 = Placing(sizes, split, 2 * brief.seed + 1, first_row=start)
-            start += self._level_2.num_rows
-        self.rows = TrainedRows(start, brief, row_format=brief.row_format)
+            level_2 = Placing(sizes, split, 2 * brief.seed + 1, first_row=start)
+            start += level_2.num_rows
+        super().__init__(Rows(start, brief, row_format=brief.row_format))
+        self._num_fields, self._is_two_level = len(sizes), is_two_level
+        self._level_1, self._level_2 = level_1, level_2
         threshold = brief.number("threshold", 20.0)
         self.sketch = CafeSketch(
             num_buckets, num_hot, threshold=threshold, factor=brief.number("decay", 0.98), seed=brief.seed
@@ -79,27 +79,27 @@ class CafePaper(Method):
     @torch.no_grad()
     def learn(self) -> None:
         """As `Method.learn`."""
-        captured = self.rows.learn()
+        gradients = self.rows.learn()
         before = self.sketch.find(self._ids)[1] if self._is_two_level else None
-        places, rows = self.sketch.insert(self._ids, self._score(captured[-1][1]))
+        places, rows = self.sketch.insert(self._ids, self._score(gradients[-1]))
         if not len(places):
             return
         ids, fields = self._ids[places], places % self._num_fields
-        vectors = self.rows.read(self._level_1.of_fields(ids, fields))
+        vectors = self.rows.gather(self._level_1.of_fields(ids, fields))
         if before is not None:
             second = np.where(before[places] > self._medium, self._level_2.of_fields(ids, fields), self.rows.padding)
-            vectors = vectors + self.rows.read(second)
+            vectors = vectors + self.rows.gather(second)
         self.rows.copy_from(rows, vectors)
 
     @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.rows.nbytes + sum(self.sketch.nbytes.values())
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`: the sketch."""
+        return sum(self.sketch.nbytes.values())
 
     @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.rows.numbers_nbytes + self.sketch.nbytes["slots"]
+    def extra_paper_bytes(self) -> int:
+        """As `RowTables.extra_paper_bytes`."""
+        return self.sketch.nbytes["slots"]
 
     def describe(self) -> dict[str, float]:
         """As `Method.describe`."""

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from sketch.changes import HOT, Changes
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.lookup import Importance, Routes
+from trainer.embedding.lookup import Importance
 from trainer.embedding.migration import MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
+from trainer.embedding.tiers import HOT_STORE, SHARED_STORES
 from trainer.evaluate.methods.method import Brief
 
 __all__ = ["RuledEmbedding", "Rules", "rated"]
@@ -78,19 +79,19 @@ class RuledEmbedding(AdaptiveEmbedding):
         migration = resolve(changes, self.router, self.plan.capacity_rows)
         new = migration.takes_row & (migration.before < 0)
         lost = (migration.before >= 0) & (migration.after < 0)
-        shared_state = self.table.read_state(self.router.route(_words(migration.keys[new])).row.long())
-        given_up = self.table.read(self.router.route(_words(migration.keys[lost])))  # (L, D)
+        hot, shared = self.store(HOT_STORE), self.store(SHARED_STORES[0])
+        shared_state = shared.state_of(shared.address(_words(migration.keys[new])))
+        given_up = hot.read(_addresses(migration.before[lost]))  # (L, D)
         report = super().migrate(changes)
-        rows = torch.from_numpy(migration.after[new].astype(np.int64))
-        vectors = self.table.read(Routes.of_rows(rows))
-        state = self.table.read_state(rows)
+        rows = _addresses(migration.after[new])
+        vectors, state = hot.read(rows), hot.state_of(rows)
         if self._rules.state == "shared":
             state = shared_state
         elif self._rules.state == "own":
             state = self._state_of(_scores(changes, migration.keys[new]))
         if self._rules.promotion == "zero":
             vectors = torch.zeros_like(vectors)
-        self.table.write(rows, vectors, state, like=rows)
+        hot.write(rows, vectors, state=state, like=hot.scales(rows))
         if self._rules.is_written_back and lost.any():
             self._write_back(migration.keys[lost], given_up)
         return report
@@ -104,12 +105,12 @@ class RuledEmbedding(AdaptiveEmbedding):
         return torch.from_numpy((scores * self._mean_score / (self._batch_rows**2 * self._dim)).astype(np.float32))
 
     def _write_back(self, keys: npt.NDArray[np.uint64], vectors: Tensor) -> None:
-        first = self.router.route(_words(keys)).row.numpy()
-        rows, places = np.unique(first, return_index=True)
-        shared = torch.from_numpy(rows.astype(np.int64))
-        now = self.table.read(Routes.of_rows(shared))
+        store = self.store(SHARED_STORES[0])
+        rows, places = np.unique(store.address(_words(keys)).numpy()[:, 0], return_index=True)
+        shared = _addresses(rows)
+        now = store.read(shared)
         moved = now + _WRITTEN_BACK * (vectors[torch.from_numpy(places)] - now)
-        self.table.write(shared, moved, self.table.read_state(shared), like=shared)
+        store.write(shared, moved, state=store.state_of(shared), like=store.scales(shared))
 
 
 def rated(importance: Importance, how: str, words: Tensor) -> npt.NDArray[np.float32]:
@@ -135,6 +136,10 @@ def rated(importance: Importance, how: str, words: Tensor) -> npt.NDArray[np.flo
 
 def _words(keys: npt.NDArray[np.uint64]) -> Tensor:
     return torch.from_numpy(np.ascontiguousarray(keys).view(np.int64))
+
+
+def _addresses(rows: npt.NDArray[np.int32]) -> Tensor:
+    return torch.from_numpy(rows.astype(np.int64))[:, None]
 
 
 def _scores(changes: Changes, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:

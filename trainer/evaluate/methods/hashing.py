@@ -6,14 +6,14 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.placing import Placing, split_rows
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["DoubleHash", "Hash", "build", "build_double"]
 
 
-class Hash(Method):
+class Hash(RowTables):
     """The hashing trick.
 
     Knobs: `split` of the rows among fields (`proportional`, as published, or `equal`), and `row_format`.
@@ -22,32 +22,18 @@ class Hash(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
-        super().__init__()
         split = split_rows(num_rows, brief.field_sizes, brief.word("split", "proportional"))
-        self._places = Placing(brief.field_sizes, split, brief.seed)
-        self.rows = TrainedRows(self._places.num_rows, brief, row_format=brief.row_format)
+        places = Placing(brief.field_sizes, split, brief.seed)
+        super().__init__(Rows(places.num_rows, brief, row_format=brief.row_format))
+        self._places = places
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         vectors: Tensor = self.rows(self._places(words.numpy()))
         return vectors
 
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        self.rows.learn()
 
-    @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.rows.nbytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.rows.numbers_nbytes
-
-
-class DoubleHash(Method):
+class DoubleHash(RowTables):
     """Two tables, two hashes: a (1 + b), which is the published product started near a, or a + b.
 
     Knobs: `operation` (`multiply` or `add`), and those of `Hash`.
@@ -56,35 +42,19 @@ class DoubleHash(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
-        super().__init__()
         split = split_rows(num_rows // 2, brief.field_sizes, brief.word("split", "proportional"))
-        self._places = [Placing(brief.field_sizes, split, 2 * brief.seed + which) for which in range(2)]
-        self._operation = brief.word("operation", "add")
-        left, right = (places.num_rows for places in self._places)
-        self.left = TrainedRows(left, brief, row_format=brief.row_format)
-        self.right = TrainedRows(right, brief, row_format=brief.row_format, salt=1)
+        places = [Placing(brief.field_sizes, split, 2 * brief.seed + which) for which in range(2)]
+        super().__init__(
+            *(Rows(each.num_rows, brief, row_format=brief.row_format, salt=salt) for salt, each in enumerate(places))
+        )
+        self._places, self._operation = places, brief.word("operation", "add")
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         ids = words.numpy()
-        left: Tensor = self.left(self._places[0](ids))
-        right: Tensor = self.right(self._places[1](ids))
-        return left + right if self._operation == "add" else left * (1 + right)
-
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        self.left.learn()
-        self.right.learn()
-
-    @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.left.nbytes + self.right.nbytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.left.numbers_nbytes + self.right.numbers_nbytes
+        left, right = (table(places(ids)) for table, places in zip(self.tables, self._places, strict=True))
+        vectors: Tensor = left + right if self._operation == "add" else left * (1 + right)
+        return vectors
 
 
 def build(brief: Brief) -> Hash | Infeasible:

@@ -13,19 +13,19 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import ClassVar, cast
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor, nn
 
-from trainer.embedding.plans import OptimizerName, RowFormatName, numbers_bytes
-from trainer.embedding.stores.row_table import RowOptimizer
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, store_class
+from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.store import OptimizerName
 
 __all__ = ["Brief", "Infeasible", "Knob", "Method"]
 
 Knob = str | float
-_STATE_BYTES = 4
 
 
 @dataclass(frozen=True)
@@ -66,15 +66,14 @@ class Brief:
         """n, the rows of a full table."""
         return sum(self.field_sizes)
 
-    def row_bytes(self, row_format: RowFormatName = "float32", dim: int | None = None) -> int:
+    def row_bytes(self, row_format: str = DEFAULT_ROW_FORMAT, dim: int | None = None) -> int:
         """Bytes of one row and of its optimizer state."""
-        state = _STATE_BYTES if self.optimizer == "adagrad" else 0
-        return numbers_bytes(dim or self.dim, row_format) + state
+        return store_class(row_format).row_bytes(dim or self.dim, self.optimizer)
 
     @property
-    def row_format(self) -> RowFormatName:
-        """Knob `row_format`: what rows are stored as, float32 by default."""
-        return cast("RowFormatName", self.word("row_format", "float32"))
+    def row_format(self) -> str:
+        """Knob `row_format`: the store of the rows by name, float32 by default."""
+        return self.word("row_format", DEFAULT_ROW_FORMAT)
 
     @property
     def row_optimizer(self) -> RowOptimizer:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["MixedDim", "build", "field_dims"]
 
@@ -28,10 +28,14 @@ def _total_bytes(brief: Brief, dims: list[int]) -> int:
         (size + 1) * brief.row_bytes(brief.row_format, dim=dim)
         for size, dim in zip(brief.field_sizes, dims, strict=True)
     )
-    return rows + sum(dim * brief.dim * _FLOAT_BYTES * _ADAM_WORDS for dim in dims if dim < brief.dim)
+    return rows + _projection_bytes(brief, dims)
 
 
-class MixedDim(Method):
+def _projection_bytes(brief: Brief, dims: list[int]) -> int:
+    return sum(dim * brief.dim * _FLOAT_BYTES * _ADAM_WORDS for dim in dims if dim < brief.dim)
+
+
+class MixedDim(RowTables):
     """A table a field, with rows of `dims[f]` numbers and a projection to D that learns with the model.
 
     Knob: `row_format`.
@@ -40,12 +44,13 @@ class MixedDim(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
 
     def __init__(self, brief: Brief, dims: list[int]) -> None:
-        super().__init__()
-        self._first_ids = np.concatenate([[0], np.cumsum(brief.field_sizes)[:-1]])
-        self.tables = nn.ModuleList(
-            TrainedRows(size, brief, dim=dim, row_format=brief.row_format, salt=field)
-            for field, (size, dim) in enumerate(zip(brief.field_sizes, dims, strict=True))
+        super().__init__(
+            *(
+                Rows(size, brief, dim=dim, row_format=brief.row_format, salt=field)
+                for field, (size, dim) in enumerate(zip(brief.field_sizes, dims, strict=True))
+            )
         )
+        self._first_ids = np.concatenate([[0], np.cumsum(brief.field_sizes)[:-1]])
         seeded = torch.Generator().manual_seed(brief.seed)
         self.projections = nn.ParameterDict()
         for field, dim in enumerate(dims):
@@ -53,7 +58,7 @@ class MixedDim(Method):
                 bound = (6 / (dim + brief.dim)) ** 0.5  # Xavier
                 start = torch.empty(dim, brief.dim).uniform_(-bound, bound, generator=seeded)
                 self.projections[str(field)] = nn.Parameter(start)
-        self._nbytes = _total_bytes(brief, dims)
+        self._projection_bytes = _projection_bytes(brief, dims)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -65,20 +70,10 @@ class MixedDim(Method):
             vectors.append(short @ self.projections[name] if name in self.projections else short)
         return torch.stack(vectors, dim=1)
 
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        for table in self.tables:
-            table.learn()  # type: ignore[operator]
-
     @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`: with the projections and their Adam state."""
-        return self._nbytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`: without them."""
-        return sum(table.numbers_nbytes for table in self.tables)  # type: ignore[misc]
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`: the projections and their Adam state."""
+        return self._projection_bytes
 
 
 def build(brief: Brief) -> MixedDim | Infeasible:

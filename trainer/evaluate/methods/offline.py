@@ -8,14 +8,14 @@ import numpy as np
 from torch import Tensor
 
 from trainer.embedding.plans import map_bytes
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
+from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.placing import Placing, split_rows
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["Offline", "build"]
 
 
-class Offline(Method):
+class Offline(RowTables):
     """Private rows for the top of the true counts, which no online method can know; hashed rows for the rest.
 
     Args:
@@ -27,16 +27,15 @@ class Offline(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary", "sees_future"})
 
     def __init__(self, brief: Brief, num_hot: int, num_shared: int) -> None:
-        super().__init__()
         assert brief.counts is not None  # noqa: S101  the harness gives an oracle its future
         counts = brief.counts()
         top = np.argsort(-counts, kind="stable")[:num_hot]
+        split = split_rows(num_shared, brief.field_sizes, brief.word("split", "equal"))
+        places = Placing(brief.field_sizes, split, brief.seed, first_row=num_hot)
+        super().__init__(Rows(num_hot + places.num_rows, brief, row_format=brief.row_format))
+        self._places, self._map_bytes = places, map_bytes(num_hot)
         self._row_of = np.full(len(counts), -1, np.int64)  # of the oracle; what a serving map would take is charged
         self._row_of[top] = np.arange(len(top))
-        split = split_rows(num_shared, brief.field_sizes, brief.word("split", "equal"))
-        self._places = Placing(brief.field_sizes, split, brief.seed, first_row=num_hot)
-        self.rows = TrainedRows(num_hot + self._places.num_rows, brief, row_format=brief.row_format)
-        self._map_bytes = map_bytes(num_hot)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -45,19 +44,10 @@ class Offline(Method):
         vectors: Tensor = self.rows(np.where(private >= 0, private, self._places(ids)))
         return vectors
 
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        self.rows.learn()
-
     @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.rows.nbytes + self._map_bytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.rows.numbers_nbytes
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`: the map of the private rows."""
+        return self._map_bytes
 
 
 def build(brief: Brief) -> Offline | Infeasible:

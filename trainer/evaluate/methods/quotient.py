@@ -9,15 +9,15 @@ import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["QuotientRemainder", "build"]
 
-Rows = npt.NDArray[np.int64]
+Numbers = npt.NDArray[np.int64]
 
 
-class QuotientRemainder(Method):
+class QuotientRemainder(RowTables):
     """remainder row (1 + quotient row), which is the published product started near one of them, or their sum.
 
     Args:
@@ -27,38 +27,25 @@ class QuotientRemainder(Method):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
 
-    def __init__(self, brief: Brief, remainders: Rows) -> None:
-        super().__init__()
+    def __init__(self, brief: Brief, remainders: Numbers) -> None:
         sizes = np.asarray(brief.field_sizes)
         quotients = -(-sizes // remainders)
+        super().__init__(
+            Rows(int(remainders.sum()), brief, row_format=brief.row_format),
+            Rows(int(quotients.sum()), brief, row_format=brief.row_format, salt=1),
+        )
         self._divisors = remainders
         self._first_ids = np.concatenate([[0], np.cumsum(sizes)[:-1]])
         self._firsts = [np.concatenate([[0], np.cumsum(rows)[:-1]]) for rows in (remainders, quotients)]
         self._operation = brief.word("operation", "multiply")
-        self.remainders = TrainedRows(int(remainders.sum()), brief, row_format=brief.row_format)
-        self.quotients = TrainedRows(int(quotients.sum()), brief, row_format=brief.row_format, salt=1)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         quotient, remainder = np.divmod(words.numpy() - self._first_ids, self._divisors)  # (B, F)
-        left: Tensor = self.remainders(remainder + self._firsts[0])
-        right: Tensor = self.quotients(quotient + self._firsts[1])
-        return left + right if self._operation == "add" else left * (1 + right)
-
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        self.remainders.learn()
-        self.quotients.learn()
-
-    @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.remainders.nbytes + self.quotients.nbytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.remainders.numbers_nbytes + self.quotients.numbers_nbytes
+        numbers = (remainder + self._firsts[0], quotient + self._firsts[1])
+        left, right = (table(rows) for table, rows in zip(self.tables, numbers, strict=True))
+        vectors: Tensor = left + right if self._operation == "add" else left * (1 + right)
+        return vectors
 
 
 def build(brief: Brief) -> QuotientRemainder | Infeasible:
@@ -68,7 +55,7 @@ def build(brief: Brief) -> QuotientRemainder | Infeasible:
     row_bytes = brief.row_bytes(brief.row_format)
     room = brief.budget_bytes // row_bytes - 2
 
-    def divisors(share: float) -> Rows:
+    def divisors(share: float) -> Numbers:
         return np.maximum(roots, np.minimum(sizes, np.floor(share * sizes).astype(np.int64)))
 
     def num_rows(share: float) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from trainer.embedding.plans import ROW_FORMATS
 from trainer.evaluate.methods import (
     adaembed,
     cafe,
@@ -52,7 +51,7 @@ _THRESHOLDS: tuple[Knob, ...] = (20.0, 5.0, 80.0)
 _SCORES: tuple[Knob, ...] = ("field", "raw")
 _SPLITS: tuple[Knob, ...] = ("proportional", "equal")
 _RATE: Mapping[str, tuple[Knob, ...]] = {"rate_factor": (1.0, 0.5, 2.0)}
-_ROWS: Mapping[str, tuple[Knob, ...]] = {"row_format": ROW_FORMATS, **_RATE}
+_ROWS: Mapping[str, tuple[Knob, ...]] = {"row_format": ("float32", "bfloat16", "int8"), **_RATE}
 _PAPER: Mapping[str, tuple[Knob, ...]] = {
     "threshold": _THRESHOLDS,
     "score": _SCORES,

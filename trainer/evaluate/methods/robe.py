@@ -8,15 +8,15 @@ import numpy as np
 from torch import Tensor
 
 from sketch.hashing import GOLDEN_RATIO, mix64_array
-from trainer.evaluate.methods.method import Brief, Infeasible, Method
-from trainer.evaluate.methods.trained_rows import TrainedRows
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["Robe", "build"]
 
 _HALF = np.uint64(32)
 
 
-class Robe(Method):
+class Robe(RowTables):
     """D / Z blocks of Z numbers, each from a place that a hash names, one array for all fields.
 
     As published but for two things, so that the same row-wise kernels train it: blocks begin at multiples of Z, and
@@ -30,35 +30,20 @@ class Robe(Method):
     capabilities: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, brief: Brief, num_blocks: int) -> None:
-        super().__init__()
         block = int(brief.number("block", 8))
+        super().__init__(Rows(num_blocks, brief, dim=block, row_format=brief.row_format))
         parts = brief.dim // block
         seeds = np.array(
             [(brief.seed * parts + part + 1) * int(GOLDEN_RATIO) % (1 << 64) for part in range(parts)], np.uint64
         )
         self._salts = mix64_array(seeds)  # (D / Z,)
         self._num_blocks = np.uint64(num_blocks)
-        self.rows = TrainedRows(num_blocks, brief, dim=block, row_format=brief.row_format)
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         hashed = mix64_array(words.numpy().astype(np.uint64)[..., None] ^ self._salts) >> _HALF  # (B, F, D / Z)
         blocks: Tensor = self.rows((hashed * self._num_blocks >> _HALF).astype(np.int64))  # (B, F, D / Z, Z)
         return blocks.flatten(2)
-
-    def learn(self) -> None:
-        """As `Method.learn`."""
-        self.rows.learn()
-
-    @property
-    def nbytes(self) -> int:
-        """As `Method.nbytes`."""
-        return self.rows.nbytes
-
-    @property
-    def paper_bytes(self) -> int:
-        """As `Method.paper_bytes`."""
-        return self.rows.numbers_nbytes
 
 
 def build(brief: Brief) -> Robe | Infeasible:

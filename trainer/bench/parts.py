@@ -1,0 +1,124 @@
+"""Parts of a step measured alone: where the embedding's time goes, its lower bound, and bursts of changes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from sketch.changes import COLD, HOT, NO_ROW, Changes
+from streams.records import ClickBatch
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.lookup import distinct
+from trainer.embedding.stores import kernels as store_kernels
+from trainer.process.change_pacer import ChangePacer
+
+__all__ = ["burst", "checkpoint_copy_ms", "limit_ms", "parts_ms", "swaps"]
+
+_BURST = 100_000
+
+
+def burst(embedding: AdaptiveEmbedding, step_ms: float, now: Callable[[], float]) -> dict[str, float]:
+    """The longest pause between steps while 100,000 changes that came at once are applied, and how many steps."""
+    pacer, applied, pauses_ms, steps = ChangePacer(), 0, [], 0
+    pacer.note_step(step_ms / 1e3)
+    changes = swaps(embedding, min(_BURST, 2 * embedding.num_hot))
+    while applied < len(changes):
+        started_s = now()
+        part = slice(applied, applied + pacer.limit)
+        chosen = Changes(changes.key[part], changes.tier[part], changes.row[part], changes.score[part])
+        embedding.migrate(chosen)
+        took_s = now() - started_s
+        pacer.note_changes(len(chosen), took_s)
+        applied, steps = applied + len(chosen), steps + 1
+        pauses_ms.append(took_s * 1e3)
+    return {"changes": applied, "steps": steps, "longest_pause_ms": max(pauses_ms), "total_ms": sum(pauses_ms)}
+
+
+def checkpoint_copy_ms(name_tensors: Callable[[], Mapping[str, Tensor]], now: Callable[[], float]) -> float:
+    """How long training stands still for a checkpoint."""
+    started_s = now()
+    copies = [tensor.detach().clone() for tensor in name_tensors().values()]
+    took_s = now() - started_s
+    return took_s * 1e3 if copies else 0.0
+
+
+def limit_ms(embedding: AdaptiveEmbedding, keys: npt.NDArray[np.uint64], between: Callable[[], Any]) -> float:
+    """The embedding part's bytes moved once: distinct rows read and written, a gradient read, vectors written.
+
+    Args:
+        embedding: whose rows.
+        keys: (B, F) of a batch.
+        between: other work, done before each measurement.
+    """
+    words = torch.from_numpy(keys.reshape(-1).view(np.int64))
+    rows, num_rows = _touched(embedding, words, len(keys))
+    rows = np.random.default_rng(0).permutation(rows)
+    table = np.zeros((num_rows, embedding.plan.row_bytes), np.uint8)
+    source, target = (torch.zeros(keys.size, embedding.plan.dim) for _ in range(2))
+    copies = torch.empty(keys.size, dtype=torch.int64)
+    times = []
+    for _ in range(9):
+        between()
+        started_s = time.perf_counter()
+        store_kernels.touch(table, rows)
+        target.copy_(source)  # reads a gradient's bytes, writes a vector's
+        copies.copy_(words)
+        times.append(time.perf_counter() - started_s)
+    return float(np.median(times)) * 1e3
+
+
+def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tuple[npt.NDArray[np.int32], int]:
+    """The distinct rows that keys (N,) touch, numbered through all stores, and how many rows there are."""
+    touched, first = [], 0
+    for name, reads in embedding.look_up(words, batch_rows).reads.items():
+        assert reads.members is not None  # noqa: S101  the numba body always has them
+        touched.append(np.unique(reads.addresses.numpy()[reads.members.numpy()]) + first)
+        first += embedding.store(name).num_rows
+    return np.concatenate(touched).astype(np.int32), first
+
+
+def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float]:
+    """Where the time of the adaptive embedding's part goes, on a CPU."""
+    taken: dict[str, list[float]] = {}
+    words = np.array(batch.keys).reshape(-1)
+    gradient = torch.randn(len(words), embedding.plan.dim) * 1e-6
+
+    def note(name: str, started_s: float) -> float:
+        now_s = time.perf_counter()
+        taken.setdefault(name, []).append((now_s - started_s) * 1e3)
+        return time.perf_counter()
+
+    for _ in range(7):
+        clock_s = time.perf_counter()
+        unique, _places = distinct(words)
+        clock_s = note("find distinct keys", clock_s)
+        embedding.router.route(torch.from_numpy(unique.view(np.int64)))
+        clock_s = note("route", clock_s)
+        lookup = embedding.look_up(torch.from_numpy(words.view(np.int64)), len(batch.keys))
+        clock_s = note("look up (both, and addresses)", clock_s)
+        embedding.gather(lookup)
+        clock_s = note("gather", clock_s)
+        touched = embedding.reduce(lookup, gradient, gradient if embedding.gate else None)
+        clock_s = note("merge gradients, scores", clock_s)
+        for name, sums in touched.sums.items():
+            embedding.store(name).learn(sums)
+        note("update rows", clock_s)
+    return {name: float(np.median(times)) for name, times in taken.items()}
+
+
+def swaps(embedding: AdaptiveEmbedding, count: int) -> Changes:
+    """`count` changes: every hot key that is there made cold, in turn with a new one that takes its row."""
+    keys, values = embedding.router.items()
+    hot = values >= 0
+    leaving, rows = keys[hot][: count // 2], values[hot][: count // 2]
+    coming = (np.uint64(1) << np.uint64(56)) | (np.arange(len(rows), dtype=np.uint64) + np.uint64(1 << 40))
+    both = np.stack([leaving, coming], axis=1).reshape(-1)
+    tiers = np.tile(np.array([COLD, HOT], np.uint8), len(rows))
+    placed = np.stack([np.full(len(rows), NO_ROW, np.int32), rows], axis=1).reshape(-1)
+    return Changes(both, tiers, placed, np.ones(len(both), np.float32))

@@ -1,0 +1,202 @@
+"""`CapturingEmbedding`: keys in, vectors out, as a torch module; gradients wait in it until they are applied.
+
+backward --> captured passes (at most 8) --reduce, add up--> `Touched`: rows and sums --apply_gradients--> the stores
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from sketch.changes import Changes
+from trainer.embedding.backends import Backend, choose_backend
+from trainer.embedding.captured import Capturing, Touched, add_up
+from trainer.embedding.lookup import Lookup, as_words
+from trainer.embedding.plans import EmbeddingPlan
+from trainer.errors import CheckpointError, DeviceError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # of `typing` from Python 3.11 on
+
+__all__ = ["CapturingEmbedding"]
+
+_NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled graphs: compile with fullgraph=False"
+_MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
+
+
+def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+    words = as_words(keys, embedding.device)
+    lookup = embedding.look_up(words.view(-1), len(words))
+    vectors = embedding.gather_learning(lookup)
+    return vectors.view(*words.shape, embedding.plan.dim)
+
+
+class CapturingEmbedding(Capturing[Lookup]):
+    """An embedding whose rows are no parameters: gradients are captured by `backward` and applied on request.
+
+    Derived classes have the stores: they give what a lookup reads (`look_up`) and its vectors (`gather`), sum a pass's
+    gradients by row (`reduce`), and name all of their state (`tensors`, `unsorted_tensors`, `load_tensors`).
+
+    As a torch module:
+        - `state_dict` holds all state as tensors (rows, optimizer state, steps and seeds, gates, hot keys), so
+          `torch.load(weights_only=True)` and safetensors read it. Plan and rates, which the constructor takes, are not
+          in it.
+          An embedding is loaded as a whole: where one tensor is missing, all are reported missing and nothing changes.
+        - Several forward and backward passes before `apply_gradients` add up, as in torch. Each loss counts as a mean
+          over the rows of its own pass. After 8 passes they are merged to sums by row. After 64 a warning tells once
+          that `apply_gradients` is missing; after 1,024 all that waits is dropped. `zero_grad` drops it, too.
+        - `eval` changes nothing; under `no_grad` nothing is captured.
+        - `half`, `double` and other conversions leave the rows in the plan's format, and vectors are float32. A move to
+          another device raises `DeviceError`.
+        - `torch.compile` of a model around it breaks the graph here. Under `fullgraph=True` torch reports that.
+
+    Args:
+        plan: the sizes.
+        device: where the rows are.
+        backend: `numba` or `torch`; None for the device's own.
+    """
+
+    def __init__(
+        self,
+        plan: EmbeddingPlan,
+        *,
+        device: torch.device | None = None,
+        backend: Backend | None = None,
+    ) -> None:
+        super().__init__()
+        self.plan = plan
+        self.device = device or torch.device("cpu")
+        self.backend = choose_backend(self.device, backend)
+        self._merged: Touched | None = None
+        self._num_waiting, self._has_warned = 0, False
+
+    def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
+        """What is read of each store for (N,) int64 keys."""
+        raise NotImplementedError
+
+    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
+        """The sums of one pass's gradient (N, D) by row; `vectors` (N, D) are the gated ones that it looked up."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All state, hot keys in ascending order."""
+        raise NotImplementedError
+
+    def unsorted_tensors(self) -> dict[str, Tensor]:
+        """All state, hot keys in no order, which takes no longer than a copy."""
+        raise NotImplementedError
+
+    def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
+        """Replaces all state by what `tensors` gave; drops gradients that wait.
+
+        Raises:
+            CheckpointError: they are of another size.
+        """
+        raise NotImplementedError
+
+    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+        """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Nothing is changed by it.
+
+        Raises:
+            KeyRangeError: a key's field number is not 1 to F (on a CPU).
+            KeyTypeError: the keys are of another dtype.
+        """
+        if torch.compiler.is_compiling():
+            # Not as a decorator: that would import the compiler, which takes seconds.
+            torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
+            disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
+            return disabled(self, keys)
+        return _forward(self, keys)
+
+    @torch.no_grad()
+    def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
+        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are gated; `backward` calls this."""
+        if self._num_waiting >= _MOST_PASSES:
+            self.zero_grad()
+        super().capture(lookup, gradient, vectors)
+        self._num_waiting += 1
+        if len(self._captured) > _MERGED_AFTER:
+            waiting = self._num_waiting
+            self._merged, self._num_waiting = self.take_touched(), waiting
+        if self._num_waiting > _WARNED_AFTER and not self._has_warned:
+            self._has_warned = True
+            warnings.warn(
+                f"the gradients of {self._num_waiting} backward passes wait, and rows learn nothing: call the "
+                f"embedding's apply_gradients() after optimizer.step(), or its zero_grad(); after {_MOST_PASSES} "
+                "passes they are dropped",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def take_touched(self) -> Touched | None:
+        """The summed gradients of all passes since the last call, which are then forgotten; None if there were none.
+
+        Raises:
+            GradientError: rows have moved since one of the forward passes.
+        """
+        merged, captured = self._merged, self._captured
+        self.zero_grad()
+        parts = [*([merged] if merged else []), *(self.reduce(*one) for one in captured)]
+        return add_up(parts, self.backend) if parts else None
+
+    @property
+    def has_captured(self) -> bool:
+        """Whether gradients wait to be applied."""
+        return self._num_waiting > 0
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Drops gradients that wait to be applied."""
+        super().zero_grad(set_to_none)
+        self._captured, self._merged, self._num_waiting = [], None, 0
+
+    def apply(self, fn: Callable[[nn.Module], None]) -> Self:
+        """`torch.nn.Module.apply`: calls `fn` with every module in this one, and with this one.
+
+        Raises:
+            TypeError: changes instead of a function.
+        """
+        if isinstance(fn, Changes):
+            raise TypeError("apply: got Changes, expected a function of a module; for changes call migrate(changes)")
+        return super().apply(fn)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: ARG002
+        """What `to`, `half`, `cuda` and the like call: leaves the rows alone, and refuses another device."""
+        before = torch.empty(0, device=self.device)
+        after = fn(before)
+        if after.device != before.device:
+            raise DeviceError(
+                f"the embedding is on {before.device} and cannot be moved to {after.device}: make one with "
+                f"device=torch.device({str(after.device)!r}) and load this one's state_dict() into it"
+            )
+        return self
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination.update({prefix + name: tensor.detach() for name, tensor in self.tensors().items()})
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        own = {prefix + name: name for name in self.unsorted_tensors()}
+        others = {name: tensor for name, tensor in state_dict.items() if name not in own}
+        super()._load_from_state_dict(others, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
+        if not own.keys() <= state_dict.keys():
+            missing_keys.extend(own)
+            return
+        try:
+            self.load_tensors({name: state_dict[full].detach().cpu() for full, name in own.items()})
+        except CheckpointError as error:
+            error_msgs.append(f"{prefix.rstrip('.') or 'embedding'}: {error}")

@@ -1,0 +1,134 @@
+"""`Rows`: a store of rows that a method numbers itself; `RowTables`: a method that is nothing but such rows.
+
+A lookup is differentiable, so what a method computes from rows (sums, products, projections) is plain torch; the
+gradient at the looked-up rows is captured, summed by row, and applied once by `learn`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+
+from trainer.embedding.captured import Capturing
+from trainer.embedding.lookup import reads_of_rows
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, store_class
+from trainer.embedding.stores.rows import RowSizes, RowStore
+from trainer.evaluate.methods.method import Brief, Method
+
+__all__ = ["RowTables", "Rows", "scale_initial_values"]
+
+RowNumbers = npt.NDArray[np.integer[Any]]
+
+
+def scale_initial_values(store: RowStore, brief: Brief) -> None:
+    """The same initial values for rows of any length, uniform within +-sqrt(1 / D); times the knob `first_values`."""
+    factor = brief.number("first_values", 1.0) * (store.dim / brief.dim) ** 0.5
+    if factor != 1.0:
+        store.scale_initial_values(factor)
+
+
+class Rows(Capturing[RowNumbers]):
+    """`num_rows` rows and one more, number `num_rows`, that stays zero.
+
+    Args:
+        num_rows: rows that learn.
+        brief: optimizer, rate, seed and D.
+        dim: numbers a row, if not D.
+        row_format: the store, by name.
+        salt: makes rows of one method start with different values.
+    """
+
+    def __init__(
+        self,
+        num_rows: int,
+        brief: Brief,
+        *,
+        dim: int | None = None,
+        row_format: str = DEFAULT_ROW_FORMAT,
+        salt: int = 0,
+    ) -> None:
+        super().__init__()
+        self.padding, seed = num_rows, brief.seed * 1009 + salt
+        sizes = RowSizes(num_rows=num_rows, dim=dim or brief.dim, optimizer=brief.optimizer, is_padded=True)
+        self.store = store_class(row_format)(
+            sizes, optimizer=brief.row_optimizer, initial=torch.Generator().manual_seed(seed), seed=seed
+        )
+        scale_initial_values(self.store, brief)
+
+    def gather(self, lookup: RowNumbers) -> Tensor:
+        """The rows (N, D), with no gradient."""
+        out = torch.empty(len(lookup), self.store.dim)
+        self.store.gather_add(reads_of_rows(lookup.astype(np.uint64)), out)
+        return out
+
+    def forward(self, rows: RowNumbers) -> Tensor:
+        """The rows (..., D) of row numbers of any shape."""
+        return self.gather_learning(np.ascontiguousarray(rows).reshape(-1)).view(*rows.shape, -1)
+
+    @torch.no_grad()
+    def learn(self) -> list[npt.NDArray[np.float32]]:
+        """One optimizer step on every row that was looked up; returns the gradients, last lookup first."""
+        captured = self.take_captured()
+        gradients = [gradient for _, gradient, _ in captured]
+        if captured:
+            rows, gradient = np.concatenate([rows for rows, _, _ in captured]), torch.cat(gradients)  # (N,), (N, D)
+            is_row = rows != self.padding
+            if not is_row.all():
+                rows, gradient = rows[is_row], gradient[torch.from_numpy(is_row)]
+            self.store.learn(self.store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient))
+        return [gradient.numpy() for gradient in gradients]
+
+    def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:
+        """Overwrites distinct rows (K,) with vectors (K, D); their optimizer state starts afresh."""
+        addresses = torch.from_numpy(rows.astype(np.int64))[:, None]
+        self.store.write(addresses, vectors, like=self.store.scales(addresses))
+
+
+class RowTables(Method):
+    """A method whose memory is rows, and bytes that it names itself.
+
+    Args:
+        tables: its rows, in the order in which they learn.
+    """
+
+    def __init__(self, *tables: Rows) -> None:
+        super().__init__()
+        self.tables = nn.ModuleList(tables)
+
+    @property
+    def _rows(self) -> list[Rows]:
+        return [table for table in self.tables if isinstance(table, Rows)]
+
+    @property
+    def rows(self) -> Rows:
+        """The first table."""
+        return self._rows[0]
+
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        for table in self._rows:
+            table.learn()
+
+    @property
+    def extra_bytes(self) -> int:
+        """What the method allocates besides its rows."""
+        return 0
+
+    @property
+    def extra_paper_bytes(self) -> int:
+        """What the CAFE paper would count of that."""
+        return 0
+
+    @property
+    def nbytes(self) -> int:
+        """As `Method.nbytes`."""
+        return sum(sum(table.store.nbytes.values()) for table in self._rows) + self.extra_bytes
+
+    @property
+    def paper_bytes(self) -> int:
+        """As `Method.paper_bytes`."""
+        return sum(table.store.nbytes["rows"] for table in self._rows) + self.extra_paper_bytes
