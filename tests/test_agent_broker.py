@@ -223,7 +223,7 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
         for first, second in zip(*written, strict=True):
             assert second in (first, [*first, first[-1]])  # only the newest digest is said again
         assert metrics.total("counted") == 2 * 30
-        assert followed.refresh() > 100
+        assert followed.refresh() > 60  # the hot set filled, and turned over
         assert followed.table.is_verified
         assert [view.epoch for view in followed.table.shards] == [1, 1]
         letters = [record for records in read_topic(kafka, topics.dead_letters(topics.importance)).values()
