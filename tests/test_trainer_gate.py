@@ -26,7 +26,7 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.embedding.stores.registry import ROW_FORMATS
+from trainer.embedding.stores.registry import ROW_FORMATS, store_class
 from trainer.embedding.stores.rows import RowOptimizer
 from trainer.errors import CheckpointError
 
@@ -100,7 +100,7 @@ def test_promotion_keeps_the_gated_vector_for_every_field(row_format: str, backe
     embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
     after = vectors_of(embedding, keys)
     peaks = np.abs(before).max(axis=-1, keepdims=True)
-    unit = peaks * {"float32": 1e-6, "bfloat16": 2.0**-8, "int8": 0.51 / 62}[row_format]
+    unit = peaks * (2e-6 + 1.1 * store_class(row_format).precision)
     assert (np.abs(after - before) <= unit).all()
     np.testing.assert_array_equal(after[2], before[2])
 

@@ -12,6 +12,10 @@ its range, and then set so that it sits at .85.
 
 from __future__ import annotations
 
+from abc import abstractmethod
+from typing import ClassVar
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -19,9 +23,7 @@ from trainer.embedding.stores import kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.rows import RowStore
 
-__all__ = ["BFloat16Rows", "Float32Rows", "Int8Rows"]
-
-_LIMIT, _TARGET = float(kernels.INT8_LIMIT), float(kernels.INT8_TARGET)
+__all__ = ["BFloat16Rows", "Float32Rows", "Int8Rows", "ScaledRows"]
 
 
 def _no_scales() -> Tensor:
@@ -30,6 +32,8 @@ def _no_scales() -> Tensor:
 
 class Float32Rows(RowStore):
     """Numbers as they are."""
+
+    precision: ClassVar[float] = 2.0**-24
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -48,6 +52,8 @@ class Float32Rows(RowStore):
 
 class BFloat16Rows(RowStore):
     """The upper half of a float32."""
+
+    precision: ClassVar[float] = 2.0**-8
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -68,19 +74,24 @@ class BFloat16Rows(RowStore):
         self.values[rows] = (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
-class Int8Rows(RowStore):
-    """Whole numbers of -127 to 127 times a scale of the row's own."""
+class ScaledRows(RowStore):
+    """Whole numbers of -`limit` to `limit` times a scale of the row's own, a bfloat16."""
 
-    @classmethod
-    def vector_bytes(cls, dim: int) -> int:
-        """As `Store.vector_bytes`."""
-        return dim + 2
+    limit: ClassVar[float]
+
+    @abstractmethod
+    def _pack(self, whole: Tensor) -> Tensor:
+        """What is stored of whole numbers (K, D) float32."""
+
+    @abstractmethod
+    def _unpack(self, packed: Tensor) -> Tensor:
+        """The whole numbers (K, D) float32."""
 
     def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
         return self._quantised(numbers, torch.ones(len(numbers), dtype=torch.bfloat16), 0.5)
 
     def _read_rows(self, rows: Tensor) -> Tensor:
-        return self.values[rows].float() * self.row_scales[rows].float()[:, None]
+        return self._unpack(self.values[rows]) * self.row_scales[rows].float()[:, None]
 
     def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
         up = 0.5 if noise is None else (noise.bits(rows, self.dim).float() + 0.5) / 65536.0
@@ -88,12 +99,29 @@ class Int8Rows(RowStore):
             scales = torch.ones_like(self.row_scales[rows])
         self.values[rows], self.row_scales[rows] = self._quantised(numbers, scales, up)
 
-    @staticmethod
-    def _quantised(numbers: Tensor, scales: Tensor, up: float | Tensor) -> tuple[Tensor, Tensor]:
-        """The int8 (K, D) of numbers, and their scales (K,): the given ones where they suit."""
+    def _quantised(self, numbers: Tensor, scales: Tensor, up: float | Tensor) -> tuple[Tensor, Tensor]:
+        """What is stored of numbers (K, D), and their scales (K,): the given ones where they suit."""
         peaks = numbers.abs().amax(dim=1)  # (K,)
-        limits = _LIMIT * scales.float()
-        renewed = (peaks / _TARGET).to(torch.bfloat16)
+        limits = self.limit * scales.float()
+        renewed = (peaks / float(kernels.TARGET * np.float32(self.limit))).to(torch.bfloat16)
         kept = ((limits * 0.5 <= peaks) & (peaks <= limits)) | (renewed == 0)
         scales = torch.where(kept, scales, renewed)
-        return (numbers / scales.float()[:, None] + up).floor().to(torch.int8), scales
+        return self._pack((numbers / scales.float()[:, None] + up).floor()), scales
+
+
+class Int8Rows(ScaledRows):
+    """A byte a number."""
+
+    limit: ClassVar[float] = float(kernels.INT8_LIMIT)
+    precision: ClassVar[float] = 1 / 127
+
+    @classmethod
+    def vector_bytes(cls, dim: int) -> int:
+        """As `Store.vector_bytes`."""
+        return dim + 2
+
+    def _pack(self, whole: Tensor) -> Tensor:
+        return whole.to(torch.int8)
+
+    def _unpack(self, packed: Tensor) -> Tensor:
+        return packed.float()

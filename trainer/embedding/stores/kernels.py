@@ -20,10 +20,10 @@ from sketch.hashing import mix64
 from sketch.simd import bits_of_float32, float32_of_bits, load_u32, prefetch
 from trainer.embedding.stores.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
 
-__all__ = ["INT8_LIMIT", "INT8_TARGET", "RowKernels", "row_kernels", "touch"]
+__all__ = ["INT8_LIMIT", "TARGET", "RowKernels", "renewed_scale", "row_kernels", "touch", "widen"]
 
 INT8_LIMIT = np.float32(127.0)
-INT8_TARGET = np.float32(0.85 * 127.0)  # a new scale puts the row's maximum here
+TARGET = np.float32(0.85)  # of the range: a new scale puts the row's maximum here
 _HALF = np.float32(0.5)
 _16 = np.uint32(16)
 _ROUND = np.uint32(0x7FFF)
@@ -34,18 +34,17 @@ _STREAM_BYTES = 2048  # likewise of what is read or written in order: the machin
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _widen(word):
+def widen(word):
     """The float32 of a bfloat16, given as uint16."""
     return float32_of_bits(np.uint32(np.uint32(word) << _16))
 
 
 @njit(nogil=True, cache=True)
-def _renewed(scale, peak):
+def renewed_scale(scale, peak, limit):
     """The scale of a row whose largest magnitude has left [.5, 1] of its range, bfloat16 as uint16; 0: keep the old."""
-    limit = INT8_LIMIT * scale
-    if _HALF * limit <= peak <= limit:
+    if _HALF * (limit * scale) <= peak <= limit * scale:
         return np.uint16(0)
-    bits = bits_of_float32(peak / INT8_TARGET)
+    bits = bits_of_float32(peak / (TARGET * limit))
     return np.uint16((bits + _ROUND + (bits >> _16 & _ONE)) >> _16)  # to the nearest, ties to even
 
 
@@ -85,7 +84,7 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             for part in range(parts):
                 first, stop = part * dim // parts, (part + 1) * dim // parts
                 row = load_u32(addresses_at + (key * parts + part) * 4)
-                scale = gate * _widen(scales[np.uint64(row)]) if scaled else gate
+                scale = gate * widen(scales[np.uint64(row)]) if scaled else gate
                 if is_first:
                     read_row(table, start + row * row_bytes + first * item, scale, at + first * 4, stop - first)
                 else:
@@ -111,13 +110,13 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
                 state[row] += dot(gradient, gradient, dim) * per_number
                 length = rate / (np.sqrt(state[row]) + epsilon)
             if scaled:
-                scale = _widen(scales[row])
+                scale = widen(scales[row])
             peak = step_row(table, address, scale, gradient, length, scratch, dim)
             if scaled:
-                renewed = _renewed(scale, peak)
+                renewed = renewed_scale(scale, peak, INT8_LIMIT)
                 if renewed != 0:
                     scales[row] = renewed
-                    scale = _widen(renewed)
+                    scale = widen(renewed)
             salt = np.uint32(mix64(seed ^ np.uint64(first_row + row)))  # 32 random bits for one row in one step
             round_row(table, scratch, scale, salt, address, dim)
             gradient += vector_bytes

@@ -42,6 +42,8 @@ STORES: dict[str, StoreEntry] = {
     "float32": StoreEntry("trainer.embedding.stores.formats:Float32Rows"),
     "bfloat16": StoreEntry("trainer.embedding.stores.formats:BFloat16Rows"),
     "int8": StoreEntry("trainer.embedding.stores.formats:Int8Rows"),
+    "int4": StoreEntry("trainer.embedding.stores.int4:Int4Rows"),
+    "half_width": StoreEntry("trainer.embedding.stores.half_width:HalfWidthRows", has_parts=False),
 }
 ROW_FORMATS = tuple(name for name, entry in STORES.items() if entry.has_parts)  # of all rows; of hot ones any store
 DEFAULT_ROW_FORMAT = "float32"

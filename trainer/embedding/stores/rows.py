@@ -147,22 +147,28 @@ class RowStore(Store):
             noise: of stochastic rounding; None: to the nearest.
         """
 
-    def _gather(self, reads: Reads, out: Tensor) -> None:
+    @property
+    def _gather_kernel(self) -> Any:
         """The numba body of `gather_add`."""
+        return row_kernels(self.dim, self.sizes.parts).gather_add
+
+    @property
+    def _step_kernel(self) -> Any:
+        """The numba body of a step."""
+        return row_kernels(self.dim, self.sizes.parts).step
+
+    def _gather_numba(self, reads: Reads, out: Tensor) -> None:
         assert reads.inverse is not None  # noqa: S101  the numba body always has them
         assert reads.where is not None  # noqa: S101
         gates = _NONE if reads.gates is None else reads.gates.numpy()
         lists = (reads.addresses.numpy(), gates, reads.inverse.numpy(), reads.where.numpy())
-        gather = row_kernels(self.dim, self.sizes.parts).gather_add
-        gather(array_of(self.values), array_of(self.row_scales), *lists, reads.is_first, out.numpy())
+        self._gather_kernel(_array(self.values), _array(self.row_scales), *lists, reads.is_first, out.numpy())
 
-    def _step_rows(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
-        """One optimizer step on distinct rows (P,) with summed gradients (P, D). Numba."""
-        step = row_kernels(self.dim, self.sizes.parts).step
+    def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
+        """One optimizer step on distinct rows (P,) with summed gradients (P, D)."""
         constants = (np.float32(self._optimizer.rate), np.float32(self._optimizer.epsilon), noise.word)
-        line = np.empty(self.dim, np.float32)
-        tensors = (array_of(self.values), array_of(self.row_scales), self.state.numpy())
-        step(*tensors, rows, noise.first_row, sums, *constants, line)
+        tensors = (_array(self.values), _array(self.row_scales), self.state.numpy())
+        self._step_kernel(*tensors, rows, noise.first_row, sums, *constants, np.empty(sums.shape[1], np.float32))
 
     # ---- the store ----
 
@@ -179,7 +185,7 @@ class RowStore(Store):
     def gather_add(self, reads: Reads, out: Tensor) -> None:
         """As `Store.gather_add`."""
         if self._backend == "numba":
-            self._gather(reads, out)
+            self._gather_numba(reads, out)
             return
         is_there = (reads.addresses[:, :1] >= 0).float()  # (N, 1)
         vectors = self.read(reads.addresses.clamp(min=0)) * is_there
@@ -225,7 +231,7 @@ class RowStore(Store):
         self.steps += 1
         noise = Noise(self._seed, self.steps, self.sizes.first_row)
         if self._backend == "numba":
-            self._step_rows(sums.rows.numpy(), sums.gradients.numpy(), noise)
+            self._step_numba(sums.rows.numpy(), sums.gradients.numpy(), noise)
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise)
 
@@ -311,6 +317,6 @@ class RowStore(Store):
         self.steps, self._seed = int(tensors["steps"][0]), int(tensors["seed"][0])
 
 
-def array_of(tensor: Tensor) -> npt.NDArray[Any]:
+def _array(tensor: Tensor) -> npt.NDArray[Any]:
     """A tensor as numba sees it: bfloat16 as uint16."""
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -89,8 +89,10 @@ class Store(nn.Module, ABC):
     Attributes:
         dim: D.
         num_rows: addresses are 0 to `num_rows` - 1.
+        precision: the largest error of `write`, over the largest number of the vector.
     """
 
+    precision: ClassVar[float]
     dim: int
     num_rows: int
 

@@ -1,0 +1,71 @@
+"""`HalfWidthRows`: rows of D / 2 float32 numbers (rounded down), read as vectors of D whose other half is zero."""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# The loops at the end are numba's, which infers their types.
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from numba import njit
+from torch import Tensor
+
+from trainer.embedding.stores.formats import Float32Rows
+from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.noise import Noise
+from trainer.errors import PlanError
+
+__all__ = ["HalfWidthRows"]
+
+
+class HalfWidthRows(Float32Rows):
+    """The left half of each vector; what is written to the right half is dropped, and its gradient has no effect."""
+
+    precision: ClassVar[float] = 1.0
+
+    @classmethod
+    def vector_bytes(cls, dim: int) -> int:
+        """As `Store.vector_bytes`."""
+        return super().vector_bytes(dim // 2)
+
+    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        if self.dim < 2:
+            raise PlanError(f"half_width: got dimension {self.dim}, expected at least 2")
+        return super()._make(numbers[:, : self.dim // 2].contiguous())
+
+    def _read_rows(self, rows: Tensor) -> Tensor:
+        return torch.nn.functional.pad(self.values[rows], (0, self.dim - self.dim // 2))
+
+    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
+        super()._write_rows(rows, numbers[:, : self.dim // 2], scales, noise)
+
+    def _mean_square(self, merged: Tensor) -> Tensor:
+        return super()._mean_square(merged[:, : self.dim // 2])
+
+    @property
+    def _gather_kernel(self) -> Any:
+        return gather_add
+
+    @property
+    def _step_kernel(self) -> Any:
+        return row_kernels(self.dim // 2).step
+
+    def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
+        super()._step_numba(rows, np.ascontiguousarray(sums[:, : self.dim // 2]), noise)
+
+
+@njit(nogil=True, cache=True)
+def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):  # noqa: ARG001
+    """As `stores.kernels.row_kernels`'s, for whole rows (R, D / 2) and vectors (N, D)."""
+    for n in range(where.shape[0]):
+        i = where[n]
+        key = inverse[i]
+        gate = gates[key] if gates.shape[0] > 0 else np.float32(1)
+        if is_first:
+            out[i, values.shape[1] :] = 0
+        for column in range(values.shape[1]):
+            number = values[addresses[key, 0], column] * gate
+            out[i, column] = number if is_first else out[i, column] + number

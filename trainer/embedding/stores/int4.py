@@ -1,0 +1,128 @@
+"""`Int4Rows`: two numbers a byte, and a scale a row: D / 2 + 2 bytes.
+
+    values (R, H) uint8, H = D / 2 rounded up    byte j: number j in the lower four bits, number H + j in the upper four
+    scales (R,) bfloat16                         a number is its four bits less 8, which are -7 to 7, times the scale
+
+Stored, rounded and trained as int8 rows are. The loops are plain ones of this file: `lanes` are vectors of whole bytes.
+"""
+
+# mypy: allow-untyped-defs, allow-untyped-calls
+# The loops at the end are numba's, which infers their types.
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numba import njit
+from torch import Tensor
+
+from sketch.hashing import mix64
+from trainer.embedding.stores.formats import ScaledRows
+from trainer.embedding.stores.kernels import renewed_scale, widen
+from trainer.embedding.stores.lanes import NOISE_CONSTANTS
+
+__all__ = ["Int4Rows"]
+
+_LIMIT = np.float32(7)
+_OFFSET = 8
+_MASK = np.uint64(0xFFFFFFFF)
+_STEP, _FACTOR_1, _FACTOR_2 = (np.uint64(word) for word in NOISE_CONSTANTS)
+_15, _16 = np.uint64(15), np.uint64(16)
+
+
+class Int4Rows(ScaledRows):
+    """Four bits a number."""
+
+    limit: ClassVar[float] = float(_LIMIT)
+    precision: ClassVar[float] = 1 / 7
+
+    @classmethod
+    def vector_bytes(cls, dim: int) -> int:
+        """As `Store.vector_bytes`."""
+        return (dim + 1) // 2 + 2
+
+    def _pack(self, whole: Tensor) -> Tensor:
+        half = (whole.shape[1] + 1) // 2
+        bits = torch.nn.functional.pad(whole + _OFFSET, (0, 2 * half - whole.shape[1])).to(torch.uint8)
+        return bits[:, :half] | bits[:, half:] << 4
+
+    def _unpack(self, packed: Tensor) -> Tensor:
+        return torch.cat([packed & 15, packed >> 4], dim=1)[:, : self.dim].float() - _OFFSET
+
+    @property
+    def _gather_kernel(self) -> Any:
+        return gather_add
+
+    @property
+    def _step_kernel(self) -> Any:
+        return step
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _bits(values, row, column):
+    """The four bits of one number, less 8."""
+    half = values.shape[1]
+    byte = values[row, column - half] >> 4 if column >= half else values[row, column] & 15
+    return np.float32(np.int32(byte) - _OFFSET)
+
+
+@njit(nogil=True, cache=True)
+def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
+    """As `stores.kernels.row_kernels`'s."""
+    parts, dim, gated = addresses.shape[1], out.shape[1], gates.shape[0] > 0
+    for n in range(where.shape[0]):
+        i = where[n]
+        key = inverse[i]
+        for part in range(parts):
+            row = addresses[key, part]
+            scale = (gates[key] if gated else np.float32(1)) * widen(scales[row])
+            for column in range(part * dim // parts, (part + 1) * dim // parts):
+                number = _bits(values, row, column) * scale
+                out[i, column] = number if is_first else out[i, column] + number
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _random_bits(salt, column):
+    """16 random bits of one column: `Noise.bits`."""
+    word = np.uint64(column >> 4 << 3 | column & 7) * _STEP + salt & _MASK
+    word = (word ^ word >> _16) * _FACTOR_1 & _MASK
+    word = (word ^ word >> _15) * _FACTOR_2 & _MASK
+    return word >> _16 if column & 8 else word & np.uint64(0xFFFF)
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def _round_row(values, row, numbers, scale, salt):
+    """Stores numbers (D,), rounded stochastically."""
+    half = values.shape[1]
+    for column in range(numbers.shape[0]):
+        up = (np.float32(_random_bits(salt, column)) + np.float32(0.5)) * np.float32(1 / 65536)
+        bits = np.uint8(np.int32(np.floor(numbers[column] / scale + up)) + _OFFSET)
+        if column < half:
+            values[row, column] = values[row, column] & 240 | bits
+        else:
+            values[row, column - half] = values[row, column - half] & 15 | bits << 4
+
+
+@njit(nogil=True, cache=True, error_model="numpy")
+def step(values, scales, state, rows, first_row, merged, rate, epsilon, seed, line):  # noqa: PLR0913
+    """As `stores.kernels.row_kernels`'s."""
+    dim = merged.shape[1]
+    for i in range(rows.shape[0]):
+        row, length, peak = rows[i], rate, np.float32(0)
+        if state.shape[0] > 0:
+            square = np.float32(0)
+            for column in range(dim):
+                square += merged[i, column] * merged[i, column]
+            state[row] += square / np.float32(dim)
+            length = rate / (np.sqrt(state[row]) + epsilon)
+        scale = widen(scales[row])
+        for column in range(dim):
+            line[column] = _bits(values, row, column) * scale - length * merged[i, column]
+            peak = max(peak, abs(line[column]))
+        renewed = renewed_scale(scale, peak, _LIMIT)
+        if renewed != 0:
+            scales[row] = renewed
+            scale = widen(renewed)
+        _round_row(values, row, line, scale, mix64(seed ^ np.uint64(first_row + row)) & _MASK)
