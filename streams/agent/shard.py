@@ -36,7 +36,7 @@ from streams.records import (
     encode_clicks,
     encode_digest,
     encode_importance,
-    find_alien,
+    has_foreign_key,
 )
 
 __all__ = ["Shard", "ShardConfig", "compile_kernels"]
@@ -152,7 +152,7 @@ class Shard:
             self.fields = batch.fields
         if batch.fields != self.fields[: len(batch.fields)]:
             return BadRecord(f"fields {batch.fields}, expected those of the shard so far, {self.fields}")
-        if find_alien(batch.keys, self.number, self.config.num_shards):
+        if has_foreign_key(batch.keys, self.number, self.config.num_shards):
             return BadRecord(f"keys of other shards than {self.number} of {self.config.num_shards}")
         mark = (batch.source.signal, batch.source.partition)
         if batch.source.offset <= self.marks.get(mark, -1):

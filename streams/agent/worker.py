@@ -39,7 +39,7 @@ from streams.records import (
     decode_importance,
     encode_importance,
     encode_metrics,
-    place_of,
+    version_of,
 )
 from streams.topics import Topics
 
@@ -175,7 +175,7 @@ class AgentWorker:
         newest = (0, 0)
         async with aclosing(fetch_partition(self._connector, self.topics.assignments, number)) as fetches:
             async for records in fetches:
-                versions = sorted(((place_of(record.headers), record.offset) for record in records), reverse=True)
+                versions = sorted(((version_of(record.headers), record.offset) for record in records), reverse=True)
                 by_offset = {record.offset: record for record in records}
                 for version, offset in versions:
                     if version <= newest:
