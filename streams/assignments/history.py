@@ -40,11 +40,11 @@ class ShardView:
         num_applied: changes applied.
         num_stale: changes dropped, because they or newer ones had already been applied.
         num_refused: records of the shard's partition that belong to another shard.
-        verified_seq: the newest `seq` at which the agent's digest was equal (0: an empty table needs no digest); -1 once a
-            digest refers to a change that the reader has not received.
+        verified_seq: the newest `seq` at which the agent's digest was equal (0: an empty table needs no digest); -1
+            once a digest refers to a change that the reader has not received.
         mismatches: digests that differed although no gap was open: a change was lost.
         complete_from: no change is missing from this offset on. A gap in `seq` means that compaction removed changes
-            that later ones supersede; those lie before the end that the partition had when the gap was read.
+            that later ones supersede; those lie before the partition's end as of that read.
         gap: the newest `seq` of each key and row up to that offset; None if no gap is open.
     """
 

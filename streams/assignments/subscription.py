@@ -146,9 +146,7 @@ class AssignmentReader:
         deadline_s = time.monotonic() + timeout_s
         while any(position < ends[number] for number, position in self.positions().items()):
             if time.monotonic() > deadline_s:
-                raise BrokerError(
-                    f"{self._topic}: reached offsets {self.positions()} within {timeout_s:.0f} s, expected {ends}; check the broker"
-                )
+                raise BrokerError(f"{self._topic}: at {self.positions()} after {timeout_s:.0f} s, expected {ends}")
             self.poll()
 
 
@@ -266,7 +264,7 @@ class HotFeatureTable:
         missing = set(self.offsets()) - set(offsets)
         if missing:
             raise ConfigError(
-                f"as_of: partition {min(missing)} has no offset, expected one for each partition; pass what `offsets()` returned"
+                f"as_of: no offset of partition {min(missing)}, expected one for each, as from `offsets()`"
             )
         with AssignmentReader(self._connector, until=offsets) as reader:
             reader.catch_up(timeout_s=self._timeout_s, until=offsets)

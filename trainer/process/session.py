@@ -93,7 +93,7 @@ class Session:
         on_progress: called after every step.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
         TopicError: a topic is missing.
         CheckpointError: no checkpoint can be used.
     """
@@ -217,7 +217,7 @@ class Session:
 
     def _train(self, taken: Taken) -> None:
         """One step on one click record; what cannot be trained goes to the dead letters."""
-        record, batch = taken.record, taken.said
+        record, batch = taken.record, taken.decoded
         reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
         if reason is not None:
             self.run.progress.bad_clicks += 1
@@ -233,15 +233,15 @@ class Session:
         """Applies assignment records as one batch; what cannot be applied goes to the dead letters."""
         by_partition: dict[int, list[Taken]] = {}
         for taken in changes:
-            if isinstance(taken.said, BadRecord):
+            if isinstance(taken.decoded, BadRecord):
                 self.run.progress.bad_assignments += 1
-                self._refuse_assignment(taken, taken.said.reason)
-            elif isinstance(taken.said, Record):
+                self._refuse_assignment(taken, taken.decoded.reason)
+            elif isinstance(taken.decoded, Record):
                 by_partition.setdefault(taken.record.partition, []).append(taken)
         fetches = [
             Fetch(
                 partition=partition,
-                records=[taken.said for taken in taken_there],
+                records=[taken.decoded for taken in taken_there],
                 offsets=[taken.record.offset for taken in taken_there],
                 end_offset=log_ends.get(partition),
             )
@@ -251,7 +251,7 @@ class Session:
             for index, reason in outcome.refused.items():
                 self._refuse_assignment(taken_there[index], reason)
         now_ms = time.time_ns() // 1_000_000
-        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.said, Assignment)]
+        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.decoded, Assignment)]
         if ages_ms:
             self.run.progress.latency.add(ages_ms)
 
