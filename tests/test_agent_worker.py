@@ -205,7 +205,7 @@ def test_a_shard_whose_snapshots_are_all_damaged_is_not_begun_afresh():
     count_all(broker)
     log = broker.topics[TOPICS.snapshots][1]
     log.records = [record._replace(value=b"damaged") if b"/" in record.key else record for record in log.records]
-    with pytest.raises(InvariantError, match="shard 1: no snapshot"):
+    with pytest.raises(InvariantError, match="shard 1: got only damaged snapshots"):
         count_all(broker)
 
 

@@ -217,7 +217,7 @@ def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path, dies_
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path: Path) -> None:
     drive(TrainingRun(run_config(tmp_path), 1), 8)
-    with pytest.raises(TrainerError, match=r"made with dim 8, this run has 16.*--fresh"):
+    with pytest.raises(TrainerError, match=r"has dim 8, expected 16.*--fresh"):
         TrainingRun(run_config(tmp_path, dim=16), 1)
     assert TrainingRun(run_config(tmp_path, dim=16), 1, resume=False).progress.rows == 0
     assert not Checkpoints(tmp_path).paths()
