@@ -1,4 +1,4 @@
-"""hotstream's commands as child processes of a test, what they read, and what the topics hold while they run."""
+"""Runs hotstream's commands as child processes of a test, writes their input, and reads their topics."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from streams.topics import Topics
 
 
 class Running:
-    """A `hotstream` command under way; what it prints is in `log`, or comes through `stdout`."""
+    """A running `hotstream` command, whose output goes to `log`, or to `stdout`."""
 
     def __init__(self, process: subprocess.Popen[str], log: Path) -> None:
         self.process = process
         self.log = log
 
     def kill(self) -> None:
-        """Ends it as a power cut would."""
+        """Kills the process, as a power failure would."""
         self.process.kill()
         self.process.wait()
 
@@ -42,14 +42,14 @@ class Running:
         return self.process.wait(timeout_s)
 
     def must_run(self) -> None:
-        """Fails, with the end of the log, if it has ended."""
+        """Fails with the end of the log if the process has ended."""
         code = self.process.poll()
         assert code is None, f"{self.process.args[-8:]} ended with {code}:\n{log_tail(self.log, 30)}"  # type: ignore[index]
 
 
 @contextmanager
 def running(log: Path, *arguments: object, stdout: int | None = None, **environment: str) -> Iterator[Running]:
-    """Starts `hotstream ARGUMENTS...`, killed at the end of the `with` if it still runs, and with us in any case."""
+    """Starts `hotstream ARGUMENTS...`; kills it at the end of the `with` block, or when the test process dies."""
     command = die_with_parent([sys.executable, "-m", "trainer", *map(str, arguments)])
     with log.open("ab") as file, subprocess.Popen(
         command, stdin=subprocess.DEVNULL, stdout=stdout or file, stderr=file, text=True, start_new_session=True
@@ -61,18 +61,18 @@ def running(log: Path, *arguments: object, stdout: int | None = None, **environm
 
 
 def run_hotstream(*arguments: object, timeout_s: float = 120.0) -> subprocess.CompletedProcess[str]:
-    """Runs `hotstream ARGUMENTS...` to its end."""
+    """Runs `hotstream ARGUMENTS...` and waits until it ends."""
     command = die_with_parent([sys.executable, "-m", "trainer", *map(str, arguments)])
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 
 def where(kafka: KafkaConfig) -> list[str]:
-    """The options that lead a command to the test's topics."""
+    """The options that point a command to the test's topics."""
     return ["--bootstrap-servers", kafka.bootstrap_servers, "--prefix", kafka.prefix]
 
 
 def wait_until(is_true: Callable[[], bool], *processes: Running, timeout_s: float = 90.0) -> None:
-    """Returns when it is true; fails when it is not in time, or one of the processes has ended before."""
+    """Waits until `is_true` holds; fails after the timeout, or if one of the processes ends before."""
     deadline_s = time.monotonic() + timeout_s
     while not is_true():
         for process in processes:
@@ -83,7 +83,7 @@ def wait_until(is_true: Callable[[], bool], *processes: Running, timeout_s: floa
 
 
 class Tail:
-    """What was written to a topic so far, from its beginning; grows with every `look`."""
+    """The records of a topic from its beginning; `look` adds new ones."""
 
     def __init__(self, kafka: KafkaConfig, topic: str) -> None:
         self._reader = TopicReader(kafka, topic)
@@ -96,24 +96,24 @@ class Tail:
         self._reader.close()
 
     def look(self) -> int:
-        """Takes in what has come; returns how many records there are in all."""
+        """Reads new records; returns the total number so far."""
         for partition, records in self._reader.poll(timeout_ms=20).items():
             self.records[partition] += records
         return self.count
 
     @property
     def count(self) -> int:
-        """Records so far."""
+        """The number of records so far."""
         return sum(map(len, self.records.values()))
 
     def read_to_end(self) -> dict[int, list[Any]]:
-        """All records by partition, when five looks in a row have found nothing."""
+        """All records by partition; stops after five empty reads in a row at the end."""
         quiet = 0
         deadline_s = time.monotonic() + 30
         while quiet < 5:
             before = self.count
             quiet = quiet + 1 if self.look() == before and self._reader.is_at_end() else 0
-            assert time.monotonic() < deadline_s, "the end is not reached"
+            assert time.monotonic() < deadline_s, "the end of the topic was not reached within 30 s"
         return {partition: self.records[partition] for partition in self._reader.partitions}
 
 
@@ -124,12 +124,12 @@ def read_topic(kafka: KafkaConfig, topic: str) -> dict[int, list[Any]]:
 
 
 class Metrics:
-    """What the processes under a prefix say of themselves."""
+    """The metrics of the processes under a prefix."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self._tail = Tail(kafka, Topics(kafka.prefix).metrics)
         self.shards: dict[int, dict[str, Any]] = {}
-        self.said: list[dict[str, Any]] = []  # by agents
+        self.reports: list[dict[str, Any]] = []  # of agents
         self.rows_trained = 0
 
     def __enter__(self) -> Metrics:
@@ -139,25 +139,25 @@ class Metrics:
         self._tail.__exit__()
 
     def look(self) -> None:
-        """Takes in what has come."""
+        """Reads new records."""
         before = len(self._tail.records[0])
         self._tail.look()
         for record in self._tail.records[0][before:]:
-            said = json.loads(record.value)
-            if said["process"] == "trainer":
-                self.rows_trained = said["rows"]
+            report = json.loads(record.value)
+            if report["process"] == "trainer":
+                self.rows_trained = report["rows"]
             else:
-                self.said.append(said)
-                self.shards.update({int(number): shard for number, shard in said["shards"].items()})
+                self.reports.append(report)
+                self.shards.update({int(number): shard for number, shard in report["shards"].items()})
 
     def total(self, name: str) -> int:
-        """A figure, summed over the shards, as they were last heard of."""
+        """The sum of a figure over the shards, from their latest reports."""
         self.look()
         return sum(shard[name] for shard in self.shards.values())
 
 
 def write_criteo_log(path: Path, rows: int) -> Path:
-    """A log in Criteo's format: few values are frequent, C2's are often missing, and new ones come into fashion."""
+    """Writes a log in Criteo's format: few values are frequent, C2 is often missing, and popularity drifts."""
     random = np.random.default_rng(5)
     with path.open("w") as file:
         for row in range(rows):
@@ -170,7 +170,7 @@ def write_criteo_log(path: Path, rows: int) -> Path:
 
 
 def tokens_of(path: Path) -> set[str]:
-    """Every value of a log in Criteo's format as hotstream prints it, straight from the text."""
+    """Every value of a log in Criteo's format, formatted as hotstream prints it."""
     return {
         f"C{number}:{token or 'missing'}"
         for line in path.read_text().splitlines()
@@ -188,7 +188,7 @@ def sources_of(kafka: KafkaConfig) -> list[set[tuple[int, int]]]:
 
 
 def publish_by_rule(kafka: KafkaConfig, config: ShardConfig) -> tuple[list[Shard], list[list[Encoded]]]:
-    """The shards, and what they must have published, by their own pure rule over the importance log."""
+    """The shards and the records that they must have published, computed by `Shard` from the importance topic."""
     shards = [Shard(number, config) for number in range(config.num_shards)]
     published: list[list[Encoded]] = [[] for _ in shards]
     for number, records in read_topic(kafka, Topics(kafka.prefix).importance).items():

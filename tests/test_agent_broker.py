@@ -33,7 +33,7 @@ FIELD_BITS = np.arange(1, 27, dtype=np.uint64) << np.uint64(56)
 
 
 def keys_of(step: int) -> np.ndarray:
-    """(256, 26) keys of a popularity that drifts with the step, so that what was hot is demoted again."""
+    """(256, 26) keys whose popularity drifts with the step, so that hot keys are demoted again."""
     tokens = np.random.default_rng(step).zipf(1.2, (ROWS, 26)).astype(np.uint64) % np.uint64(3000)
     return FIELD_BITS | (tokens * np.uint64(2654435761) + np.uint64(step // 12)) & np.uint64(0xFFFFFFFF)
 
@@ -85,7 +85,7 @@ def with_topics(servers: str, prefix: str) -> KafkaConfig:
 
 @pytest.fixture
 def session(request: pytest.FixtureRequest) -> tuple[object, ...]:
-    """As short as the engine allows: so long a killed agent's place in the group is kept."""
+    """The shortest session timeout of the engine; a killed agent stays in the group for so long."""
     is_embedded = request.node.callspec.params["bootstrap_servers"] == "embedded"
     return ("--session-timeout", 2 if is_embedded else 6)
 
@@ -105,7 +105,7 @@ def seq_of(record: Any) -> int:
 
 
 def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
-    """The records of a shard without repetitions, which must be identical; and no change may be missing."""
+    """The records of a shard without copies; checks that copies are identical and that no change is missing."""
     distinct: dict[tuple[int, bool], tuple[Any, ...]] = {}
     for record in records:
         known = distinct.setdefault((seq_of(record), record.key == bytes(8)), change(record))
@@ -115,7 +115,7 @@ def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def wait_for_all(kafka: KafkaConfig, metrics: Metrics, clicks: int, *agents: Running) -> None:
-    """Until every click record has its importance, and every importance record is counted or known as repeated."""
+    """Waits until every click record has its importance, and every importance record is counted or repeated."""
     wait_until(lambda: metrics.total("counted") >= clicks * SHARDS, *agents)
     ends = sum(map(len, read_topic(kafka, Topics(kafka.prefix).importance).values()))
     wait_until(lambda: metrics.total("next_offset") == ends, *agents)
@@ -146,12 +146,12 @@ def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
             for record in records:
                 producer.send(f"{undisturbed.prefix}.importance", shard, record.value, record.headers)
     arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(undisturbed))
-    with Metrics(undisturbed) as said, running(log, *arguments) as agent:
-        wait_for_all(undisturbed, said, 70, agent)
+    with Metrics(undisturbed) as expected, running(log, *arguments) as agent:
+        wait_for_all(undisturbed, expected, 70, agent)
         assert agent.stop() == 0
         names = ("counted", "repeated", "seq", "hot", "warm", "promotions", "demotions", "next_offset", "epoch")
         for shard in range(SHARDS):
-            assert {name: said.shards[shard][name] for name in names} == {
+            assert {name: expected.shards[shard][name] for name in names} == {
                 name: metrics.shards[shard][name] for name in names
             }
     written = read_topic(undisturbed, f"{undisturbed.prefix}.assignments")
@@ -176,7 +176,7 @@ def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_o
 
     def both_work() -> bool:
         metrics.look()
-        return [set(said["shards"]) for said in metrics.said[-2:]] in ([{"0"}, {"1"}], [{"1"}, {"0"}])
+        return [set(report["shards"]) for report in metrics.reports[-2:]] in ([{"0"}, {"1"}], [{"1"}, {"0"}])
 
     with ExitStack() as stack:
         agents = [stack.enter_context(running(tmp_path / f"{name}.log", *arguments)) for name in ("one", "two")]
@@ -190,7 +190,7 @@ def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_o
         wait_for_all(kafka, metrics, 50, agents[1])
         assert agents[1].stop() == 0
     assert [len(sources) for sources in sources_of(kafka)] == [50, 50]
-    assert set(metrics.said[-1]["shards"]) == {"0", "1"}
+    assert set(metrics.reports[-1]["shards"]) == {"0", "1"}
     _, expected = publish_by_rule(kafka, SHARD_CONFIG)
     for shard, records in read_topic(kafka, topics.assignments).items():
         assert once_each(records) == expected[shard]
@@ -214,14 +214,14 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
 
     with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as followed:
         written = []
-        for _ in range(2):  # the second one finds no snapshot but the empty one, and makes everything once more
+        for _ in range(2):  # the second one finds only the empty snapshot, and computes everything again
             metrics.shards.clear()
             with running(log, *same(CAPACITY)) as agent:
                 wait_until(lambda: metrics.total("next_offset") == 2 * 30 + len(bad), agent)
                 agent.kill()
             written.append([list(map(change, records)) for records in read_topic(kafka, topics.assignments).values()])
         for first, second in zip(*written, strict=True):
-            assert second in (first, [*first, first[-1]])  # only the newest digest is said again
+            assert second in (first, [*first, first[-1]])  # only the newest digest is written again
         assert metrics.total("counted") == 2 * 30
         assert followed.refresh() > 60  # the hot set filled, and turned over
         assert followed.table.is_verified
@@ -258,7 +258,7 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
             assert late.table == followed.table
 
 
-def test_importance_that_a_rebalance_made_faust_skip_is_counted_in_its_place(kafka: KafkaConfig) -> None:
+def test_importance_that_faust_skips_in_a_rebalance_is_counted_in_order(kafka: KafkaConfig) -> None:
     send_importance(kafka, range(30))
     worker = AgentWorker(AgentConfig(shards=SHARD_CONFIG, schema=SCHEMAS["criteo-kaggle"]), kafka)
     records = read_topic(kafka, Topics(kafka.prefix).importance)[1]

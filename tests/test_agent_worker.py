@@ -1,4 +1,4 @@
-"""The agent over an in-memory broker: crashed at every record that it sends, started again, and no trace of it left."""
+"""The agent on an in-memory broker: after a crash at any record that it sends and a restart, the result is the same."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ FREQUENCY = AgentConfig(shards=SHARD_CONFIG, schema=SCHEMA, signals=frozenset({"
 
 
 def keys_of(step: int) -> np.ndarray:
-    """(200, 26) keys of a popularity that drifts with the step, so that what was hot is demoted again."""
+    """(200, 26) keys whose popularity drifts with the step, so that hot keys are demoted again."""
     tokens = np.random.default_rng(step).zipf(1.1, (ROWS, 26)).astype(np.uint64) % np.uint64(3000)
     return (np.arange(1, 27, dtype=np.uint64) << np.uint64(56)) | (tokens + np.uint64(100 * (step // 2)))
 
@@ -83,7 +83,7 @@ def inputs(broker: InMemoryBroker, topic: str, starts: dict[int, int]) -> list[I
 
 
 def count_all(broker: InMemoryBroker, config: AgentConfig = GRADIENT) -> AgentWorker:
-    """An agent's life: it takes both shards, counts what there is, and stops in order, if it lives so long."""
+    """Runs an agent that takes both shards, counts all records and stops, unless it crashes before."""
 
     async def live() -> AgentWorker:
         worker = AgentWorker(config, broker)
@@ -97,7 +97,7 @@ def count_all(broker: InMemoryBroker, config: AgentConfig = GRADIENT) -> AgentWo
 
 
 def published_by_rule() -> tuple[list[Shard], list[list[Any]]]:
-    """The shards, and what they must have published, by their own pure rule."""
+    """The shards and the records that they must have published, computed by `Shard` alone."""
     shards = [Shard(number, SHARD_CONFIG) for number in range(SHARDS)]
     published: list[list[Any]] = [[] for _ in shards]
     for (step, shard), encoded in IMPORTANCE.items():
@@ -117,12 +117,12 @@ def written(broker: InMemoryBroker, shard: int) -> list[Any]:
 
 
 def without_copies(records: list[Any]) -> list[Any]:
-    """The records, each where it comes first."""
-    return [record for place, record in enumerate(records) if record not in records[:place]]
+    """The records without later copies."""
+    return [record for index, record in enumerate(records) if record not in records[:index]]
 
 
 def assert_no_trace(broker: InMemoryBroker, worker: AgentWorker) -> None:
-    """The state is that of an agent that never crashed, to the bit; the topic has every change, in order."""
+    """Checks that the state is, bit for bit, that of an agent without a crash, and that no change is missing."""
     for number, (shard, expected) in enumerate(zip(*RULE, strict=True)):
         assert worker.shards[number].to_bytes() == shard.to_bytes()
         assert without_copies(written(broker, number)) == expected
@@ -135,7 +135,7 @@ def assert_no_trace(broker: InMemoryBroker, worker: AgentWorker) -> None:
 
 
 def crash_points() -> list[int]:
-    """After how many records of an agent's life each of its requests comes."""
+    """The number of records that an agent has sent before each of its requests."""
     broker = broker_with_importance()
     before = broker.num_sent
     worker = count_all(broker)
@@ -205,7 +205,7 @@ def test_a_shard_whose_snapshots_are_all_damaged_is_not_begun_afresh():
     count_all(broker)
     log = broker.topics[TOPICS.snapshots][1]
     log.records = [record._replace(value=b"damaged") if b"/" in record.key else record for record in log.records]
-    with pytest.raises(InvariantError, match="shard 1: no snapshot"):
+    with pytest.raises(InvariantError, match="shard 1: got only damaged snapshots"):
         count_all(broker)
 
 

@@ -1,4 +1,4 @@
-"""One list of record sequences through subscriber and trainer: the same table and the same verdict on every digest."""
+"""Subscriber and trainer read the same record sequences and get the same tables and verdicts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def cold(key: int, seq: int, *, epoch: int = 1) -> Assignment:
 
 
 def digest(seq: int, table: Table, *, epoch: int = 1, shard: int = 0) -> Digest:
-    """The agent's digest of a table, from its definition."""
+    """The agent's digest of a table, computed from its definition."""
     rows = np.array(list(table.values()), np.int32)
     tiers = np.where(rows >= 0, 2, 1).astype(np.uint8)
     value = table_digest(np.array(list(table), np.uint64), tiers, rows)
@@ -53,7 +53,7 @@ def digest(seq: int, table: Table, *, epoch: int = 1, shard: int = 0) -> Digest:
 
 @dataclass(frozen=True, kw_only=True)
 class Sequence:
-    """Records at offsets 0, 1, ... of partition 0, and what a reader must make of them by docs/protocol.md."""
+    """Records at offsets 0, 1, ... of partition 0, and the result that docs/protocol.md requires."""
 
     name: str
     records: list[Record]
@@ -165,7 +165,7 @@ SEQUENCES = [
 
 
 def fetches_of(records: list[Record], end: int | None, size: int, offsets: list[int] | None = None) -> list[Fetch]:
-    """The records cut into fetches of `size`."""
+    """The records, split into fetches of `size`."""
     offsets = offsets or list(range(len(records)))
     starts = range(0, len(records), size)
     return [
@@ -176,7 +176,7 @@ def fetches_of(records: list[Record], end: int | None, size: int, offsets: list[
 
 @dataclass
 class Read:
-    """What a reader made of a sequence."""
+    """A reader's result of a sequence."""
 
     table: Table
     verdicts: list[Verdict]
@@ -201,7 +201,7 @@ def trainer_of(directory: Path | None = None) -> TrainingRun:
 
 
 def trainer_reads(fetches: list[Fetch], directory: Path | None = None) -> Read:
-    """With a directory, the trainer starts again from its checkpoint before each fetch."""
+    """With a directory, the trainer restarts from its checkpoint before each fetch."""
     run = trainer_of(directory)
     run.train(click_batch(8, 0))
     outcomes = []
@@ -252,7 +252,7 @@ def test_a_gap_is_open_as_far_as_the_topic_went_when_it_was_read() -> None:
         assert reads([opened, both]).table == {A: 1}
 
 
-def test_an_end_that_the_broker_names_too_early_is_behind_the_fetch() -> None:
+def test_an_end_that_the_broker_reports_too_early_is_moved_behind_the_fetch() -> None:
     records = [hot(A, 1, 3), hot(B, 0, 2)]
     for reads in (subscriber_reads, trainer_reads):
         assert reads([Fetch(partition=0, records=records, offsets=[7, 8], end_offset=7)]).table == {A: 1, B: 0}
@@ -265,7 +265,7 @@ def test_a_fetch_names_all_offsets_or_none() -> None:
         Fetch(partition=0, records=[hot(A, 0, 1)], end_offset=3)
 
 
-def test_records_of_a_partition_that_the_topic_has_not_are_refused() -> None:
+def test_records_of_a_missing_partition_are_refused() -> None:
     outcome = History(SHARDS).take(Fetch(partition=SHARDS, records=[hot(A, 0, 1, shard=SHARDS)]))
     assert list(outcome.refused) == [0]
     assert not outcome.counts.any()
@@ -289,7 +289,7 @@ def test_the_most_hot_features_are_counted_after_every_change_of_a_batch() -> No
 
 
 class Oracle:
-    """The rules of docs/protocol.md one record at a time, in dicts."""
+    """The rules of docs/protocol.md, applied to one record at a time, with dicts."""
 
     def __init__(self) -> None:
         self.epoch = self.seq = self.complete_from = 0
@@ -344,7 +344,7 @@ class Oracle:
 
 @st.composite
 def histories(draw: st.DrawFn) -> list[Record]:
-    """What an agent may write: changes with digests among them, and new epochs."""
+    """Any valid history of an agent: changes, digests and new epochs."""
     records: list[Record] = []
     oracle, epoch = Oracle(), 1
     for seq in range(1, draw(st.integers(2, 40))):
@@ -361,7 +361,7 @@ def histories(draw: st.DrawFn) -> list[Record]:
 
 @st.composite
 def logs(draw: st.DrawFn) -> tuple[list[Record], list[int], int | None]:
-    """What may be left of a history: records lost, copied and compacted away; offsets, and the end that is named."""
+    """Any possible log of a history, with records lost, copied and compacted: records, offsets and reported end."""
     records = draw(histories())
     for _ in range(draw(st.integers(0, 2))):  # another agent writes a part once more
         begin = draw(st.integers(0, len(records) - 1))
@@ -407,7 +407,7 @@ def test_any_log_gives_subscriber_and_trainer_the_same_table_and_verdicts(
 
 @settings(max_examples=100)
 @given(logs(), st.integers(1, 60), st.integers(0, 60))
-def test_a_history_that_is_saved_and_loaded_goes_on_as_if_nothing_had_happened(
+def test_a_saved_and_loaded_history_continues_unchanged(
     log: tuple[list[Record], list[int], int | None], size: int, saved_at: int
 ) -> None:
     records, offsets, end = log
@@ -429,7 +429,7 @@ def test_a_state_of_other_shards_is_refused() -> None:
 
 
 def test_a_changed_record_of_a_sequence_is_seen() -> None:
-    """The comparison itself can fail: a wrong row gives another table and another verdict."""
+    """The comparison can fail: a wrong row gives another table and another verdict."""
     sequence = SEQUENCES[0]
     wrong = [*sequence.records[:3], replace(sequence.records[3], row=2), sequence.records[4]]
     read = trainer_reads(fetches_of(wrong, None, 99))

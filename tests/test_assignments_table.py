@@ -1,4 +1,4 @@
-"""HotTable: a subscriber's view, fed with the records of real shards, whole, repeated, compacted or with a loss."""
+"""`HotTable` reads the records of real shards: complete, repeated, compacted, and with losses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Record = Assignment | Digest
 
 
 def make_records(config: ShardConfig = CONFIG, num_batches: int = 100, shard: Shard | None = None) -> list[tuple]:
-    """What a shard publishes for a stream whose popular keys move on: (Kafka key, value, headers)."""
+    """The records that a shard publishes for a stream with drifting popularity: (Kafka key, value, headers)."""
     shard = shard or Shard(0, config)
     config = shard.config
     published = []
@@ -55,7 +55,7 @@ def follow(records: list[Record]) -> HotTable:
 
 
 def compacted(records: list[tuple], up_to: int | None = None) -> list[tuple[int, tuple]]:
-    """What compaction of the first `up_to` offsets leaves: of each key the last record; offsets stay."""
+    """The log after compaction of the first `up_to` offsets: the last record of each key, at its offset."""
     cleaned = records[:up_to]
     last = {key: offset for offset, (key, _, _) in enumerate(cleaned)}
     return [
@@ -74,7 +74,7 @@ def read(listed: list[tuple[int, tuple]], end_offset: int | None, *, fetch_recor
     return table
 
 
-def test_one_who_followed_from_the_start_is_verified_at_every_digest():
+def test_a_reader_from_the_start_is_verified_at_every_digest():
     table, compared = HotTable(1), 0
     for offset, record in enumerate(DECODED):
         assert table.apply(record, offset=offset) == isinstance(record, Assignment)
@@ -147,7 +147,7 @@ def test_a_new_epoch_begins_with_an_empty_table_and_the_old_one_is_stale():
 
 
 def test_the_digest_finds_a_change_that_was_lost():
-    lost = max(place for place, record in enumerate(DECODED) if isinstance(record, Assignment) and record.tier == "hot")
+    lost = max(index for index, record in enumerate(DECODED) if isinstance(record, Assignment) and record.tier == "hot")
     table = follow([*DECODED[:lost], *DECODED[lost + 1 :]])
     assert not table.is_verified
     assert table.shards[0].mismatches >= 1
@@ -157,14 +157,14 @@ def test_the_digest_finds_a_change_that_was_lost():
 def test_no_lost_change_goes_unseen_at_the_digest_that_closes_its_batch(lost):
     if isinstance(DECODED[lost], Digest):
         return
-    closing = next(place for place in range(lost, len(DECODED)) if isinstance(DECODED[place], Digest))
+    closing = next(index for index in range(lost, len(DECODED)) if isinstance(DECODED[index], Digest))
     whole, gapped = follow(DECODED[: closing + 1]), follow([*DECODED[:lost], *DECODED[lost + 1 : closing + 1]])
     assert whole.is_verified
     assert gapped.is_verified == (gapped == whole and gapped.shards[0].seq == whole.shards[0].seq)
 
 
 def test_a_loss_in_a_live_reader_is_found_once_it_has_read_past_the_gap():
-    lost = next(place for place, record in enumerate(DECODED) if isinstance(record, Assignment) and place > 100)
+    lost = next(index for index, record in enumerate(DECODED) if isinstance(record, Assignment) and index > 100)
     table = HotTable(1)
     for offset, record in enumerate(DECODED):
         if offset != lost:  # a live reader stands at the end, so its fetches end a few records on
@@ -173,7 +173,7 @@ def test_a_loss_in_a_live_reader_is_found_once_it_has_read_past_the_gap():
 
 
 @pytest.mark.parametrize("up_to", [None, len(RECORDS) // 2, len(RECORDS) - 5])
-def test_after_compaction_a_new_reader_has_the_table_of_one_who_followed_everything(up_to):
+def test_after_compaction_a_new_reader_has_the_table_of_a_reader_of_everything(up_to):
     listed = compacted(RECORDS, up_to)
     assert len(listed) < len(RECORDS)
     table = read(listed, end_offset=len(RECORDS))
@@ -216,7 +216,7 @@ def test_a_copy_of_old_records_behind_newer_ones_misleads_no_late_reader_whereve
     assert table.max_hot <= CONFIG.capacity
 
 
-def test_keys_of_many_shards_are_looked_up_where_they_live():
+def test_keys_of_many_shards_are_looked_up_in_their_own_shard():
     config = ShardConfig(capacity=40, num_shards=2)
     table, expected = HotTable(2), {}
     for number in range(2):

@@ -73,9 +73,9 @@ def test_every_byte_of_a_checkpoint_is_guarded(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for file in sorted(path.iterdir()):
         good = file.read_bytes()
-        for place in rng.integers(0, len(good), 20):
+        for position in rng.integers(0, len(good), 20):
             bad = bytearray(good)
-            bad[place] ^= 0x10
+            bad[position] ^= 0x10
             file.write_bytes(bad)
             try:
                 loaded = Checkpoints(tmp_path).load()
@@ -159,7 +159,7 @@ def run_config(directory: Path | None, **model: object) -> RunConfig:
 def assignments_before(step: int) -> Fetch:
     """Six changes with a gap before them, a late one, and a digest that differs; read to the end of the topic."""
     keys = click_batch(32, step).keys.reshape(-1).tolist()
-    seqs = [10 * step + place for place in (0, 1, 3, 4, 5, 2)]
+    seqs = [10 * step + i for i in (0, 1, 3, 4, 5, 2)]
     records = [assignment(key, "hot", seq, row=(3 * step + seq) % 60) for key, seq in zip(keys[:6], seqs, strict=True)]
     digest = Digest(shard=0, epoch=1, seq=10 * step + 5, hot=1, warm=0, digest=7)
     offsets = range(10 * step, 10 * step + 7)
@@ -167,7 +167,7 @@ def assignments_before(step: int) -> Fetch:
 
 
 def drive(run: TrainingRun, last_step: int, *, dies_at_event: int | None = None) -> TrainingRun:
-    """What a session does, with batch i at offset i and the assignments of step i at offset i of partition 0."""
+    """Acts as a session; batch i and the assignments of step i both have offset i of partition 0."""
 
     def perform(event: Apply | Train) -> None:
         if isinstance(event, Apply):
@@ -217,7 +217,7 @@ def test_a_killed_run_ends_in_the_same_weights_bit_for_bit(tmp_path: Path, dies_
 
 def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path: Path) -> None:
     drive(TrainingRun(run_config(tmp_path), 1), 8)
-    with pytest.raises(TrainerError, match=r"made with dim 8, this run has 16.*--fresh"):
+    with pytest.raises(TrainerError, match=r"has dim 8, expected 16.*--fresh"):
         TrainingRun(run_config(tmp_path, dim=16), 1)
     assert TrainingRun(run_config(tmp_path, dim=16), 1, resume=False).progress.rows == 0
     assert not Checkpoints(tmp_path).paths()

@@ -1,4 +1,4 @@
-"""The in-memory broker: its clients behave as the real ones do, and fail where they are told to."""
+"""The in-memory broker: its clients behave like the real ones, and fail on demand."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from streams.records import Assignment, ChangeEncoder
 from streams.topics import Topics, TopicSpec
 
 
-def test_the_examples_in_the_docstring_are_true():
+def test_the_examples_in_the_docstring_pass():
     assert doctest.testmod(in_memory).failed == 0
 
 
@@ -50,7 +50,7 @@ def topic(connector: Connector) -> str:
 
 
 def poll_to(consumer: Any, count: int) -> list[Any]:
-    """Polls until so many records have come."""
+    """Polls until `count` records have arrived."""
     records: list[Any] = []
     for _ in range(200):
         for fetched in consumer.poll(timeout_ms=50).values():
@@ -253,10 +253,10 @@ def test_topics_and_partitions_that_are_not_there_are_errors():
         producer.send("u", 0, b"", [])
 
 
-# ---- what users do with it -------------------------------------------------------------------------------------------
+# ---- use in users' tests ---------------------------------------------------------------------------------------------
 
 
-def test_a_subscriber_of_ones_own_is_tested_without_a_broker():
+def test_a_custom_subscriber_can_be_tested_without_a_broker():
     broker = InMemoryBroker(prefix="mine")
     topics = Topics("mine")
     create_topics(broker, topics.specs(shards=2))

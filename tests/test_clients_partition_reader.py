@@ -1,4 +1,4 @@
-"""Partition logs: where they end, whatever the broker lists, and what lies between two offsets."""
+"""Partition logs: their ends, whatever the broker lists, and ranges of offsets."""
 
 from __future__ import annotations
 
@@ -92,12 +92,12 @@ def test_the_newest_record_comes_first(window):
         assert [record.offset for record in log.newest_first("t", 0, window=window)] == list(range(8, -1, -1))
 
 
-def test_a_log_that_stands_still_is_settled():
+def test_a_log_that_does_not_grow_is_settled():
     with open_partition_log(broker_with({0: 1})) as log:
         log.settle("t", 3, still_s=0)
 
 
-def test_a_failed_broker_is_an_error_of_ours():
+def test_a_failed_broker_raises_a_broker_error():
     broker = broker_with({0: 1})
     log = ExitStack()
     bounds = log.enter_context(open_partition_log(broker)).bounds

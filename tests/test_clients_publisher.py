@@ -1,4 +1,4 @@
-"""The publisher: order within a partition, no failure forgotten, and what a crash leaves can be sent again."""
+"""`Publisher`: order within a partition, reported failures, and sending again after a crash."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ def test_a_sender_that_waits_for_room_learns_of_the_failure(monkeypatch):
 
 
 def send_from(broker: InMemoryBroker, start: int, flush_every: int, flushed: list[int]) -> None:
-    """Sends the records from `start` on; the last element of `flushed` is where a restart goes on."""
+    """Sends the records from `start` on; the last element of `flushed` is the index to restart from."""
 
     async def use(publisher: Publisher) -> None:
         for number in range(start, NUM_RECORDS):
@@ -134,7 +134,7 @@ def send_from(broker: InMemoryBroker, start: int, flush_every: int, flushed: lis
     flush_every=st.integers(1, 5),
 )
 def test_what_is_sent_again_from_the_last_flush_makes_the_log_whole(faults, batch, flush_every):
-    """First copies come in order and none is missing; a run never leaves a gap, wherever it ends."""
+    """First copies are in order and complete; no run leaves a gap, wherever it ends."""
     broker, flushed = InMemoryBroker({"t": 1}, max_batch_records=batch), [0]
     for kind, point in faults:
         if kind == "twice":

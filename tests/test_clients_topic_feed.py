@@ -1,4 +1,4 @@
-"""A topic feed: what it hands out, in which order, and that its offsets are all that a restart needs."""
+"""`TopicFeed`: the order of its records, and restarts from its offsets."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def feeding(
         yield feed
 
 
-def place_of(taken: Any) -> tuple[int, int]:
+def address_of(taken: Any) -> tuple[int, int]:
     return taken.record.partition, taken.record.offset
 
 
@@ -62,7 +62,7 @@ def test_records_are_taken_oldest_first_over_all_partitions_and_come_decoded():
         while (partition := feed.oldest()) is not None:
             taken.append(feed.take(partition))
         assert [item.record.timestamp for item in taken] == [0, 1, 2, 3, 4]
-        assert [item.said for item in taken] == [0, 1, 0, 1, 2]
+        assert [item.decoded for item in taken] == [0, 1, 0, 1, 2]
         assert feed.offsets == {0: 2, 1: 3}
 
 
@@ -91,17 +91,17 @@ def test_a_feed_is_at_the_end_when_all_is_taken_and_not_before(lists_last_batch)
             producer.send("t", 1, b"8", [])
         assert not feed.is_at_end()
         feed.fetch()
-        assert [item.said for item in feed.take_all(limit=10)] == [7, 8]
+        assert [item.decoded for item in feed.take_all(limit=10)] == [7, 8]
         assert feed.is_at_end()
 
 
-def test_reading_begins_where_it_is_told_to_and_at_the_oldest_record_elsewhere():
+def test_reading_begins_at_the_given_offsets_and_at_the_oldest_record_elsewhere():
     broker = broker_with(5, 5)
     broker.delete_before("t", 1, 2)
     with feeding(broker, {0: 3}) as feed:
         assert feed.offsets == {0: 3, 1: 2}
         feed.fetch()
-        assert {place_of(item) for item in feed.take_all(limit=10)} == {(0, 3), (0, 4), (1, 2), (1, 3), (1, 4)}
+        assert {address_of(item) for item in feed.take_all(limit=10)} == {(0, 3), (0, 4), (1, 2), (1, 3), (1, 4)}
 
 
 def test_records_that_retention_took_are_reported_and_reading_goes_on_behind_them(caplog):
@@ -112,14 +112,14 @@ def test_records_that_retention_took_are_reported_and_reading_goes_on_behind_the
     assert "t[0]: 3 records were deleted before they were read" in caplog.text
 
 
-def test_an_offset_beyond_the_topic_is_refused_with_what_to_do():
+def test_an_offset_beyond_the_topic_is_refused_with_advice():
     with pytest.raises(BrokerError, match=r"t\[0\] has no offset 9(?s:.*)--fresh"), feeding(broker_with(), {0: 9}):
         pass
     with feeding(broker_with(5), {0: 9}) as feed, pytest.raises(BrokerError, match=r"t\[0\] has no offset 9"):
         feed.fetch()
 
 
-def test_a_failed_broker_is_an_error_of_ours():
+def test_a_failed_broker_raises_a_broker_error():
     broker = broker_with(5)
     with feeding(broker) as feed:
         broker.fail_now()
@@ -132,7 +132,7 @@ def test_a_failed_broker_is_an_error_of_ours():
 def test_take_until_gives_exactly_the_records_before_the_ends_however_few_may_be_held():
     with feeding(broker_with(9, 9), max_records=2) as feed:
         taken = feed.take_until({0: 7, 1: 2})
-        assert [place_of(item) for item in taken] == [*((0, n) for n in range(7)), (1, 0), (1, 1)]
+        assert [address_of(item) for item in taken] == [*((0, n) for n in range(7)), (1, 0), (1, 1)]
         assert feed.offsets == {0: 7, 1: 2}
         assert feed.take_until({0: 7}) == []
 
@@ -143,7 +143,7 @@ def test_take_until_passes_over_what_compaction_took():
     with feeding(broker) as feed:
         assert feed.take_until({0: 5}) == []
         assert feed.offsets[0] == 5
-        assert [place_of(item) for item in feed.take_until({0: 8})] == [(0, 6), (0, 7)]
+        assert [address_of(item) for item in feed.take_until({0: 8})] == [(0, 6), (0, 7)]
 
 
 def test_an_error_of_the_decoder_is_raised_where_records_are_fetched():
@@ -168,7 +168,7 @@ def test_an_error_of_the_decoder_is_raised_where_records_are_fetched():
     is_compacted=st.booleans(),
 )
 def test_a_run_that_is_killed_at_any_records_takes_each_once(counts, max_records, lives, is_compacted):
-    """Each life takes so many records, and leaves its offsets; the last one takes the rest."""
+    """Each run takes some records and saves its offsets; the last run takes the rest."""
     broker = broker_with(*counts)
     if is_compacted:
         broker.compact("t")
@@ -181,7 +181,7 @@ def test_a_run_that_is_killed_at_any_records_takes_each_once(counts, max_records
                     break
                 partition = feed.oldest()
                 if partition is not None:
-                    taken.append(place_of(feed.take(partition)))
+                    taken.append(address_of(feed.take(partition)))
             offsets = dict(feed.offsets)
     for number in range(PARTITIONS):
         stored = [record.offset for record in broker.records("t", number)]

@@ -1,4 +1,4 @@
-"""The assignments topic on a real Kafka: compaction, a restart, and what a foreign client reads."""
+"""The assignments topic on a real Kafka: compaction, a restart, and a foreign client."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ QUICK = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "max.compact
 
 
 def importance(number: int) -> ImportanceBatch:
-    """A stream whose popular keys move on, so that most changes are superseded by later ones."""
+    """A stream with drifting popularity, so that later changes supersede most changes."""
     random = np.random.default_rng(number)
     keys = ((random.zipf(1.2, 1500) + number * 5) % 3000).astype(np.uint64) | np.uint64(5 << 56)
     keys = keys[shard_of(keys, 1) == 0]
@@ -61,7 +61,7 @@ def num_records(config: KafkaConfig) -> int:
         return sum(1 for _ in log.read(topic, 0, *log.bounds(topic, 0)))
 
 
-def test_after_compaction_and_a_restart_a_late_reader_has_the_table_of_one_that_followed(tmp_path, topic_prefix):
+def test_after_compaction_and_a_restart_a_late_reader_has_the_table_of_an_early_one(tmp_path, topic_prefix):
     require_java()
     with run_broker("apache", data_dir=tmp_path / "kafka") as broker:
         config = KafkaConfig(bootstrap_servers=broker.bootstrap_servers, prefix=topic_prefix)

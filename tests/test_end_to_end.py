@@ -1,4 +1,4 @@
-"""Replay, agent and trainer as a user runs them by hand: each of them killed, and over a restart of the broker."""
+"""Replay, agent and trainer run as a user runs them; each is killed, and the broker restarts."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ REPLAY = f"replay --batch-rows {BATCH_ROWS} --rate 1000 --resume"
 
 
 class Stage:
-    """The three commands on one broker, each started as often as it is needed."""
+    """The three commands on one broker, each started as often as needed."""
 
     def __init__(self, kafka: KafkaConfig, folder: Path, stack: ExitStack) -> None:
         self.kafka = kafka
@@ -52,7 +52,7 @@ class Stage:
         create_topics(kafka, Topics(kafka.prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
 
     def start(self, command: str, *more: object) -> Running:
-        """Starts a command; its log is kept over restarts."""
+        """Starts a command and appends to its log."""
         name, *options = command.split()
         log = self._folder / f"{name}.log"
         return self._stack.enter_context(running(log, name, *options, *more, *where(self.kafka)))
@@ -71,7 +71,7 @@ class Stage:
             wait_until(lambda: tail.look() >= count, *processes)
 
     def finish(self, agent: Running, trainer: Running) -> None:
-        """Waits until all is trained and counted, stops both, and checks every book."""
+        """Waits until all rows are trained and counted, stops both, and checks all totals."""
         with Metrics(self.kafka) as metrics:  # kafka-python leaks sockets to a broker that is down: only now
 
             def is_trained() -> bool:
@@ -93,8 +93,8 @@ class Stage:
         report = json.loads(self.report.read_text())
         assert report["rows"]["trained"] == ROWS
         assert report["click_records"] == {"trained": len(clicks), "bad": 0}
-        places = {(record.partition, record.offset) for record in clicks}
-        assert sources_of(self.kafka) == [places] * SHARDS
+        addresses = {(record.partition, record.offset) for record in clicks}
+        assert sources_of(self.kafka) == [addresses] * SHARDS
         assert [metrics.shards[shard]["counted"] for shard in range(SHARDS)] == [len(clicks)] * SHARDS
         shards, _ = publish_by_rule(self.kafka, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
         with HotFeatureTable(self.kafka.bootstrap_servers, prefix=self.kafka.prefix) as hot:
@@ -107,7 +107,7 @@ class Stage:
                 assert seq <= hot.table.shards[int(shard)].seq
 
 
-def test_replay_agent_and_trainer_are_each_killed_and_the_books_balance(
+def test_replay_agent_and_trainer_are_each_killed_and_the_totals_match(
     bootstrap_servers: str, topic_prefix: str, tmp_path: Path
 ) -> None:
     kafka, chance = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=topic_prefix), random.Random(time.time_ns())
@@ -137,7 +137,7 @@ def test_agent_and_trainer_go_on_when_the_broker_comes_back(topic_prefix: str, t
         stage.wait_for(Topics(topic_prefix).assignments, 20, agent, trainer)
         broker.stop()
         broker.start()
-        replay.process.wait(90)  # it may have given up, and says how to go on
+        replay.process.wait(90)  # it may have given up; its message names --resume
         if replay.process.returncode:
             assert stage.start_replay().process.wait(60) == 0
         stage.finish(agent, trainer)

@@ -1,4 +1,4 @@
-"""The wire contract: what is written reads back the same, and whatever else arrives is a value that says why."""
+"""The wire contract: records survive a round trip, and invalid ones decode to a `BadRecord` with the reason."""
 
 from __future__ import annotations
 
@@ -161,21 +161,21 @@ K1, K2 = 1 << 56 | 5, 2 << 56 | 6
     [
         ({"label": pa.array([0, 1], pa.int64())}, "'label': got int64, expected int8"),
         ({"label": pa.array([0, None], pa.int8())}, "'label': 1 nulls"),
-        ({"label": pa.array([0, 2], pa.int8())}, "label: expected 0 or 1"),
-        ({"label": pa.array([0, -1], pa.int8())}, "label: expected 0 or 1"),
+        ({"label": pa.array([0, 2], pa.int8())}, "label.*expected 0 or 1"),
+        ({"label": pa.array([0, -1], pa.int8())}, "label.*expected 0 or 1"),
         ({"dense": lists([[1, 2, 3]] * 2, pa.float64(), 3)}, r"'dense': got fixed_size_list<.*double>\[3\]"),
         ({"dense": pa.array([[1.0, 2.0, 3.0]] * 2, pa.list_(pa.float32()))}, "'dense': got list<"),
         ({"dense": lists([[1, 2, 3], None], pa.float32(), 3)}, "'dense': 1 nulls"),
         ({"dense": lists([[1, 2, None]] * 2, pa.float32(), 3)}, "'dense': nulls inside the lists"),
-        ({"dense": lists([[0.0] * 4097] * 2, pa.float32(), 4097)}, "'dense': 4097 a row, expected at most 4096"),
-        ({"dense": lists([[1.0]] * 2, pa.float32(), 1)}, "metadata 'dense' names"),
+        ({"dense": lists([[0.0] * 4097] * 2, pa.float32(), 4097)}, "'dense': 4097 values a row, expected at most 4096"),
+        ({"dense": lists([[1.0]] * 2, pa.float32(), 1)}, "metadata 'dense': got"),
         ({"keys": lists([[K1, K2]] * 2, pa.int64(), 2)}, "'keys': got fixed_size_list"),
         ({"keys": lists([[K1, K2], None], pa.uint64(), 2)}, "'keys': 1 nulls"),
         ({"keys": lists([[K1, None]] * 2, pa.uint64(), 2)}, "'keys': nulls inside the lists"),
-        ({"keys": lists([[K1, K2], [K2, K1]], pa.uint64(), 2)}, "field number is not its column's"),
-        ({"keys": lists([[K1, K2], [0, 0]], pa.uint64(), 2)}, "field number is not its column's"),
-        ({"keys": lists([[K1]] * 2, pa.uint64(), 1)}, "metadata names 2 fields, the keys column has 1"),
-        ({"keys": lists([[K1] * 256] * 2, pa.uint64(), 256)}, "'keys': 256 a row, expected at most 255"),
+        ({"keys": lists([[K1, K2], [K2, K1]], pa.uint64(), 2)}, "another field than its column's"),
+        ({"keys": lists([[K1, K2], [0, 0]], pa.uint64(), 2)}, "another field than its column's"),
+        ({"keys": lists([[K1]] * 2, pa.uint64(), 1)}, "column 'keys': 1 values a row, expected 2"),
+        ({"keys": lists([[K1] * 256] * 2, pa.uint64(), 256)}, "'keys': 256 values a row, expected at most 255"),
         ({"event_time": pa.array([1, 2], pa.int64())}, "'event_time': got int64"),
         ({"event_time": pa.array([1, 2], pa.timestamp("ms"))}, r"'event_time': got timestamp\[ms\], expected"),
         ({"event_time": pa.array([1, None], TIME)}, "'event_time': 1 nulls"),
@@ -201,15 +201,15 @@ def test_a_missing_click_column_is_named(name):
         ({"fields": "[[1, 2], [3, 4]]"}, "schema metadata 'fields'"),
         ({"fields": '[["C1","hex32"],["a b","hash"]]'}, "field name 'a b'"),
         ({"fields": '[["C1","hex32"],["b","int"]]'}, "got kind 'int'"),
-        ({"fields": '[["C1","hex32"]]'}, "metadata names 1 fields"),
-        ({**METADATA, "dense": '["I1"]'}, "metadata 'dense' names"),
-        ({**METADATA, "dense": '{"I1": 1}'}, "metadata 'dense' names"),
+        ({"fields": '[["C1","hex32"]]'}, "column 'keys': 2 values a row, expected 1"),
+        ({**METADATA, "dense": '["I1"]'}, "metadata 'dense': got"),
+        ({**METADATA, "dense": '{"I1": 1}'}, "metadata 'dense': got"),
         ({**METADATA, "dense": "["}, "JSONDecodeError"),
         ({"fields": "[" * 60_000}, "RecursionError"),
         ({"fields": "[" * 100_000}, "100000 bytes"),
     ],
 )
-def test_schema_metadata_that_cannot_be_meant_is_refused(metadata, why):
+def test_schema_metadata_that_is_malformed_is_refused(metadata, why):
     assert why in reason(decode_clicks(write_arrow(clicks_table(), metadata), []))
 
 
@@ -351,15 +351,15 @@ def with_header(name: str, raw: bytes | None, headers=None):
         ("signal", None, "header 'signal': got ''"),
         ("signal", b"clicks", "header 'signal': got 'clicks'"),
         ("signal", b"\xff", "UnicodeDecodeError"),
-        ("topic", b"(none)", "headers 'topic', 'partition' and 'offset'"),
-        ("topic", None, "headers 'topic', 'partition' and 'offset'"),
+        ("topic", b"(none)", "headers 'topic', 'partition', 'offset': got"),
+        ("topic", None, "headers 'topic', 'partition', 'offset': got"),
         ("partition", b"(none)", "header 'partition' is missing"),
         ("partition", None, "header 'partition' is missing"),
-        ("partition", b"-1", "headers 'topic', 'partition' and 'offset'"),
-        ("offset", b"-1", "headers 'topic', 'partition' and 'offset'"),
+        ("partition", b"-1", "headers 'topic', 'partition', 'offset': got"),
+        ("offset", b"-1", "headers 'topic', 'partition', 'offset': got"),
         ("offset", b"1.5", "ValueError"),
         ("offset", b"9" * 21, "21 bytes, expected an integer"),
-        ("offset", b"9" * 20, "does not fit 64 bits"),
+        ("offset", b"9" * 20, "signed integer of 64 bits"),
         ("event-time-ms", b"(none)", "header 'event-time-ms' is missing"),
         ("ingest-ms", b"", "ValueError"),
     ],
@@ -470,10 +470,10 @@ def test_members_that_a_later_writer_adds_are_ignored():
 @pytest.mark.parametrize(
     ("broken", "why"),
     [
-        ({"shard": 1}, "value and headers disagree"),
-        ({"epoch": 4}, "value and headers disagree"),
-        ({"seq": 888}, "value and headers disagree"),
-        ({"seq": "889"}, "value and headers disagree"),
+        ({"shard": 1}, "differ between value and headers"),
+        ({"epoch": 4}, "differ between value and headers"),
+        ({"seq": 888}, "differ between value and headers"),
+        ({"seq": "889"}, "differ between value and headers"),
         ({"tier": "cold"}, "tier 'cold'"),
         ({"tier": "lukewarm"}, "tier 'lukewarm'"),
         ({"tier": ["hot"]}, "tier ['hot']"),
@@ -548,7 +548,7 @@ def test_a_record_of_a_later_version_is_refused_by_its_headers():
 
 
 def test_a_hot_change_without_its_source_is_not_written():
-    with pytest.raises(ValueError, match="needs source, score and event_time_ms"):
+    with pytest.raises(ValueError, match="source, score or event_time_ms is None"):
         encode_assignment(replace(HOT, source=None), CRITEO_FIELDS)
 
 
@@ -567,7 +567,7 @@ HEADERS = st.lists(st.tuples(st.sampled_from(_HEADER_NAMES), _RAW), max_size=8)
 def check_every_decoder(key: bytes | None, value: bytes | None, headers: list[tuple[str, bytes]]) -> None:
     clicks = decode_clicks(value, headers, fields=FIELDS, dense_names=DENSE)
     assert isinstance(clicks, ClickBatch | BadRecord)
-    if isinstance(clicks, ClickBatch):  # what is believed can be used, and written again
+    if isinstance(clicks, ClickBatch):  # decoded clicks can be used and encoded again
         assert isinstance(decode_clicks(encode_clicks(clicks), []), ClickBatch)
     assert isinstance(decode_importance(value, headers), ImportanceBatch | BadRecord)
     assert isinstance(decode_assignment(key, value, headers), Assignment | Digest | OtherKind | BadRecord)
@@ -618,8 +618,8 @@ def test_records_with_flipped_bits_never_raise(kind, data):
     key, value, headers = _GOOD[kind]
     assert value is not None
     damaged = bytearray(value)
-    for place in data.draw(st.lists(st.integers(0, 8 * len(value) - 1), min_size=1, max_size=4)):
-        damaged[place // 8] ^= 1 << place % 8
+    for position in data.draw(st.lists(st.integers(0, 8 * len(value) - 1), min_size=1, max_size=4)):
+        damaged[position // 8] ^= 1 << position % 8
     check_every_decoder(key, bytes(damaged), headers)
 
 
@@ -627,9 +627,9 @@ def test_records_with_flipped_bits_never_raise(kind, data):
 def test_arrow_records_with_any_word_in_their_place_never_raise(kind, data):
     key, value, headers = _GOOD[kind]
     assert value is not None
-    place = data.draw(st.integers(0, len(value) // 4 - 1)) * 4
+    start = data.draw(st.integers(0, len(value) // 4 - 1)) * 4
     word = struct.pack("<i", data.draw(st.sampled_from([0, 1, -1, 255, 1 << 20, (1 << 31) - 1, -(1 << 31)])))
-    check_every_decoder(key, value[:place] + word + value[place + 4 :], headers)
+    check_every_decoder(key, value[:start] + word + value[start + 4 :], headers)
 
 
 @given(st.sampled_from(["importance", "hot", "digest"]), HEADERS)

@@ -1,4 +1,4 @@
-"""Dead letters hold what was rejected: key, bytes and nulls as they were, cut only where they do not fit."""
+"""Dead letters hold the rejected record unchanged, nulls included, cut only where it does not fit."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def record(key: bytes | None = b"k", value: bytes | None = b"v", headers: object
 
 
 def size_of(letter) -> int:
-    """The bytes of the letter as a record, lengths left out."""
+    """The size of the letter as a record, without the length fields."""
     headers = sum(len(name) + len(value) for name, value in letter.headers)
     return headers + len(letter.key or b"") + len(letter.value or b"")
 

@@ -59,7 +59,7 @@ def test_unknown_members_are_left_out_and_those_with_a_default_may_be_missing() 
     [
         (None, "0 bytes"),
         (b"{", "JSONDecodeError"),
-        (b"[]", "expected a JSON object"),
+        (b"[]", "got a JSON list, expected an object"),
         (b"{}", "version None, expected 1"),
         (b'{"v":2,"process":"agent"}', "version 2, expected 1"),
         (b'{"v":1,"process":"kettle"}', "'kettle', expected one of"),

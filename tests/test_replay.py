@@ -1,4 +1,4 @@
-"""Replay: pacing, every row once whatever happens, dead letters, and clear ends."""
+"""Replay: pacing, every row exactly once after any failure, dead letters, and clear errors."""
 
 from __future__ import annotations
 
@@ -59,7 +59,9 @@ def config_with_topics(servers: str, prefix: str, partitions: int = PARTITIONS) 
 
 def read_topic(config: KafkaConfig, topic: str, partitions: int) -> list[Any]:
     with open_partition_log(config) as log:
-        return [record for place in range(partitions) for record in log.read(topic, place, *log.bounds(topic, place))]
+        return [
+            record for number in range(partitions) for record in log.read(topic, number, *log.bounds(topic, number))
+        ]
 
 
 def wait_for_records(config: KafkaConfig, more: int, process: subprocess.Popen[Any]) -> None:
@@ -74,7 +76,7 @@ def wait_for_records(config: KafkaConfig, more: int, process: subprocess.Popen[A
 def assert_every_row_once(
     config: KafkaConfig, path: Path, *, last_line: int | None = None, file: str = "log.tsv"
 ) -> None:
-    """Holds the topics against the file: line ranges without gap or overlap, the rows themselves, the dead letters."""
+    """Compares the topics with the file: line ranges without gap or overlap, the rows, and the dead letters."""
     topics = Topics(config.prefix)
     records = read_topic(config, topics.clicks, PARTITIONS)
     named = sorted((dict(record.headers) for record in records), key=lambda headers: int(headers["first-row"]))
@@ -105,7 +107,7 @@ def assert_every_row_once(
 
 
 class FakeClock:
-    """A clock that only sleeping moves."""
+    """A clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0
@@ -127,7 +129,7 @@ def test_a_rate_spaces_batches_evenly() -> None:
     assert sent_s == [0, 0.5, 1.0, 1.1]
 
 
-def test_a_stall_is_made_up_for_by_one_second_of_rows_at_most() -> None:
+def test_after_a_stall_the_pacer_catches_up_by_at_most_one_second_of_rows() -> None:
     clock = FakeClock()
     pacer = Pacer(rate_rows_s=1000, clock=clock, sleep=clock.sleep)
     assert pacer.wait(1000, 0)
@@ -158,9 +160,9 @@ def test_waiting_ends_when_asked_to_stop() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
-        ({"paths": ()}, "no files"),
+        ({"paths": ()}, "files: got none"),
         ({"batch_rows": 0}, "--batch-rows: got 0, expected 1 to 8192"),
         ({"batch_rows": 8193}, "--batch-rows: got 8193"),
         ({"rate_rows_s": 0.0}, "--rate: got 0.0"),
@@ -169,8 +171,8 @@ def test_waiting_ends_when_asked_to_stop() -> None:
         ({"schema": SCHEMAS["avazu"], "speedup": 2.0, "rate_rows_s": 2.0}, "--rate and --speedup"),
     ],
 )
-def test_a_plan_that_cannot_be_meant_is_refused(options: dict[str, Any], said: str) -> None:
-    with pytest.raises(ConfigError, match=said):
+def test_an_invalid_plan_is_refused(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
         ReplayPlan(**{"paths": (Path("log"),), "schema": KAGGLE, **options})
 
 
@@ -200,7 +202,7 @@ def test_a_mark_is_read_back_and_nothing_else_is_taken_for_one() -> None:
 def test_a_resume_point_knows_what_is_there() -> None:
     point = ResumePoint(run=1, floors=(8, 5), last_lines={8: 90, 11: 120}, letter_batch=7, letter_lines=frozenset({71}))
     assert [point.line_done(batch, 100) for batch in (0, 6, 8, 10, 3, 5, 11)] == [100, 100, 90, 0, 100, 0, 120]
-    assert [point.has_letter(*place) for place in ((6, 99), (7, 71), (7, 72), (8, 71))] == [True, True, False, False]
+    assert [point.has_letter(*letter) for letter in ((6, 99), (7, 71), (7, 72), (8, 71))] == [True, True, False, False]
     assert point.first_open_batch == 5
 
 
@@ -217,17 +219,17 @@ def closed_port() -> int:
         return int(sock.getsockname()[1])
 
 
-def test_files_that_cannot_be_replayed_are_told_before_a_broker_is_asked(tmp_path: Path) -> None:
+def test_files_that_cannot_be_replayed_are_reported_before_a_broker_is_used(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     nobody = f"127.0.0.1:{closed_port()}"
-    for file, code, said in [("none", 2, "no such file"), (".", 2, "is a directory"), ("empty", 1, "no rows in it")]:
+    for file, code, message in [("none", 2, "no such file"), (".", 2, "is a directory"), ("empty", 1, "no rows in it")]:
         done = run_command("replay", tmp_path / file, "--bootstrap-servers", nobody)
         assert (done.returncode, done.stdout) == (code, "")
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr
 
 
-def test_a_broker_that_is_not_there_is_told_within_its_timeout(tmp_path: Path) -> None:
+def test_a_missing_broker_is_reported_within_the_timeout(tmp_path: Path) -> None:
     started_s = time.monotonic()
     done = run_command("replay", write_log(tmp_path / "log", 10), KAFKA_BOOTSTRAP_SERVERS=f"127.0.0.1:{closed_port()}")
     assert done.returncode == 1
@@ -357,16 +359,16 @@ def test_other_records_between_do_not_hide_where_a_replay_stands(config: KafkaCo
 
 
 @pytest.mark.broker
-def test_sigterm_stops_between_batches_and_says_how_to_go_on(config: KafkaConfig, tmp_path: Path) -> None:
+def test_sigterm_stops_between_batches_and_the_message_names_resume(config: KafkaConfig, tmp_path: Path) -> None:
     path = write_log(tmp_path / "log.tsv", 5000)
     arguments = ["replay", str(path), "--batch-rows", "50", *command_options(config)]
     command = [sys.executable, "-c", "from trainer.cli import main; main()", *arguments, "--rate", "500"]
     with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
         wait_for_records(config, 3, process)
         process.send_signal(signal.SIGTERM)
-        _, said = process.communicate(timeout=20)
+        _, printed = process.communicate(timeout=20)
     assert process.returncode == 128 + signal.SIGTERM
-    assert "--resume" in said
+    assert "--resume" in printed
     assert run_command(*arguments, "--resume").returncode == 0
     assert_every_row_once(config, path)
 
@@ -388,7 +390,7 @@ def test_a_cut_off_file_is_sent_up_to_the_damage(config: KafkaConfig, tmp_path: 
 
 
 @pytest.mark.broker
-def test_missing_topics_are_told_with_the_command_that_makes_them(
+def test_the_error_for_missing_topics_names_the_command_that_creates_them(
     embedded_broker: BrokerProcess, topic_prefix: str, tmp_path: Path
 ) -> None:
     path = write_log(tmp_path / "log.tsv", 10)
@@ -417,7 +419,7 @@ except BrokerError as error:
 
 
 @pytest.mark.broker
-def test_a_broker_that_dies_is_told_within_the_delivery_timeout(topic_prefix: str, tmp_path: Path) -> None:
+def test_a_broker_that_dies_is_reported_within_the_delivery_timeout(topic_prefix: str, tmp_path: Path) -> None:
     # In a process of its own: kafka-python 3.0.12 leaves the socket of a refused connection to the garbage collector.
     path = write_log(tmp_path / "log.tsv", 20_000)
     with run_broker("embedded") as broker:
@@ -426,9 +428,9 @@ def test_a_broker_that_dies_is_told_within_the_delivery_timeout(topic_prefix: st
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
             wait_for_records(config, 5, process)
             broker.kill()
-            _, said = process.communicate(timeout=15)
+            _, printed = process.communicate(timeout=15)
     assert process.returncode == 1
-    assert "run again with --resume" in said
+    assert "run again with --resume" in printed
 
 
 @pytest.mark.broker

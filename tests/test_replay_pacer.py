@@ -1,4 +1,4 @@
-"""The replay's pacer under a clock that a test turns: even distances, bounded catching up, and the log's own pace."""
+"""The replay's pacer with a test clock: even intervals, bounded catching up, and the log's own pace."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from streams.replay.pacer import Pacer
 
 
 class Clock:
-    """A clock that only sleeping moves."""
+    """A clock that only sleeping advances."""
 
     def __init__(self) -> None:
         self.now_s = 100.0

@@ -91,17 +91,19 @@ def test_a_click_record_that_comes_again_counts_once():
 
 def test_click_offsets_are_marked_apart_for_each_signal_and_partition():
     shard = Shard(1, CONFIG)
-    for place, (signal, partition) in enumerate([("gradient", 0), ("frequency", 0), ("gradient", 1), ("frequency", 1)]):
-        assert isinstance(shard.count(place, make_batch(7, signal=signal, partition=partition)), list)
-        assert shard.num_counted == place + 1
+    for offset, (signal, partition) in enumerate(
+        [("gradient", 0), ("frequency", 0), ("gradient", 1), ("frequency", 1)]
+    ):
+        assert isinstance(shard.count(offset, make_batch(7, signal=signal, partition=partition)), list)
+        assert shard.num_counted == offset + 1
     shard.count(4, make_batch(7, signal="frequency", partition=1))
     assert (shard.num_counted, shard.num_repeated) == (4, 1)
 
 
 def test_a_gap_in_the_click_offsets_is_no_repetition():
     shard = Shard(1, CONFIG)
-    for place, offset in enumerate([0, 5, 1000]):
-        shard.count(place, make_batch(place, offset=offset))
+    for step, offset in enumerate([0, 5, 1000]):
+        shard.count(step, make_batch(step, offset=offset))
     assert shard.num_counted == 3
 
 
@@ -114,7 +116,7 @@ def test_an_importance_offset_that_was_seen_is_ignored_whatever_it_holds():
     assert shard.to_bytes() == state
 
 
-def test_a_record_that_cannot_be_believed_is_moved_past_for_good():
+def test_a_bad_record_is_skipped_for_good():
     shard = Shard(1, CONFIG)
     shard.skip(4)
     assert shard.next_offset == 5
@@ -284,13 +286,13 @@ def test_a_new_configuration_is_a_new_epoch_with_an_empty_table_and_seq_goes_on(
 @given(st.data())
 def test_a_damaged_snapshot_is_refused(undisturbed, data):
     _, snapshots, _ = undisturbed
-    place = data.draw(st.integers(0, 8 * len(snapshots[50]) - 1))
+    bit = data.draw(st.integers(0, 8 * len(snapshots[50]) - 1))
     damaged = bytearray(snapshots[50])
-    damaged[place // 8] ^= 1 << place % 8
+    damaged[bit // 8] ^= 1 << bit % 8
     with pytest.raises(SnapshotError):
         Shard.from_bytes(bytes(damaged), CONFIG)
     with pytest.raises(SnapshotError):
-        Shard.from_bytes(snapshots[50][: place // 8], CONFIG)
+        Shard.from_bytes(snapshots[50][: bit // 8], CONFIG)
 
 
 # ---- the shards together -------------------------------------------------------------------------------------------
@@ -315,12 +317,12 @@ def test_the_shards_rows_are_contiguous_disjoint_and_cover_the_capacity(capacity
 
 
 @pytest.mark.parametrize("broken", [{"warm_ratio": -1.0}, {"buckets_per_row": 0.0}, {"warm_ratio": float("nan")}])
-def test_a_ratio_that_cannot_be_meant_is_refused(broken):
+def test_a_ratio_that_is_invalid_is_refused(broken):
     with pytest.raises(ConfigError, match="warm_ratio"):
         ShardConfig(capacity=4, num_shards=1, **broken)
 
 
-def test_a_hot_set_is_made_as_the_configuration_says():
+def test_a_hot_set_follows_the_configuration():
     config = ShardConfig(
         capacity=10, num_shards=4, warm_ratio=0.5, buckets_per_row=1.5, half_life_events=8000, admission="replace_min"
     )
@@ -338,7 +340,7 @@ def test_a_half_life_in_event_time_is_the_same_for_every_shard():
 @pytest.mark.parametrize(
     "broken", [{"half_life_events": 100.0}, {"half_life_s": 0.0}, {"half_life_s": 60.0, "half_life_events": 1e6}]
 )
-def test_a_half_life_that_cannot_be_meant_is_refused(broken):
+def test_a_half_life_that_is_invalid_is_refused(broken):
     with pytest.raises(ConfigError, match="half-life of a shard"):
         ShardConfig(capacity=10, num_shards=4, **broken)
 
@@ -358,7 +360,7 @@ def test_the_half_life_is_read_as_events_or_time(text, meant):
 
 
 @pytest.mark.parametrize("text", ["", "soon", "h", "6 weeks"])
-def test_a_half_life_that_cannot_be_read_is_named(text):
+def test_the_error_for_a_malformed_half_life_names_it(text):
     with pytest.raises(click.BadParameter, match="expected a number of events"):
         _parse_half_life(text)
 
@@ -404,10 +406,10 @@ def test_the_counter_gives_every_shard_its_own_keys_and_every_occurrence_once(nu
 
 def test_keys_of_another_shard_are_refused():
     batch = make_batch(0)
-    stranger = replace(batch, keys=np.arange(1 << 56, (1 << 56) + 600, dtype=np.uint64))
-    refused = Shard(1, CONFIG).count(0, stranger)
+    foreign = replace(batch, keys=np.arange(1 << 56, (1 << 56) + 600, dtype=np.uint64))
+    refused = Shard(1, CONFIG).count(0, foreign)
     assert isinstance(refused, BadRecord)
-    assert "other shards" in refused.reason
+    assert "another shard" in refused.reason
 
 
 def test_a_new_epoch_follows_whatever_the_topic_ends_with():
@@ -434,5 +436,7 @@ def test_a_shard_that_begins_again_writes_only_what_the_topic_lacks(undisturbed,
     shard.follow(*max(((record.epoch, record.seq) for record in decoded(there)), default=(0, 0)))
     more = [record for records in run(shard, range(start, 60)) for record in records]
     if there and more and there[-1] == more[0]:
-        assert isinstance(decode_assignment(*more.pop(0)), Digest)  # the newest digest may come again: it says the same
+        assert isinstance(
+            decode_assignment(*more.pop(0)), Digest
+        )  # the newest digest may come again, with the same content
     assert [*there, *more] == whole

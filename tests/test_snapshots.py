@@ -1,4 +1,4 @@
-"""Snapshots in a compacted topic: whatever a crash or compaction takes, the newest whole one can be read."""
+"""Snapshots in a compacted topic: after any crash or compaction the newest whole snapshot is found."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def small_chunks(monkeypatch):
 
 
 def compact(records: list[SnapshotRecord]) -> list[SnapshotRecord]:
-    """What compaction may leave: of each key the last record, in the old order."""
-    last = {record.key: place for place, record in enumerate(records)}
-    return [record for place, record in enumerate(records) if last[record.key] == place]
+    """A possible result of compaction: the last record of each key, in the original order."""
+    last = {record.key: index for index, record in enumerate(records)}
+    return [record for index, record in enumerate(records) if last[record.key] == index]
 
 
 def read(records: list[SnapshotRecord]) -> SnapshotReader:
@@ -34,7 +34,7 @@ def read(records: list[SnapshotRecord]) -> SnapshotReader:
 
 
 def log_of(snapshots_in_order: list[bytes]) -> tuple[list[SnapshotRecord], list[int]]:
-    """The topic after these snapshots, and how long it was when each of them counted."""
+    """The topic after these snapshots, and its length at the moment when each of them took effect."""
     records: list[SnapshotRecord] = []
     closed, manifest = [], None
     for data in snapshots_in_order:
@@ -106,12 +106,12 @@ def test_two_writers_of_the_same_bytes_do_not_disturb_each_other():
 @pytest.mark.parametrize("is_compacted", [False, True])
 def test_a_damaged_chunk_is_named_and_the_snapshot_before_counts(is_compacted):
     records, closed = log_of([b"1" * 35, b"2" * 35])
-    place = closed[0] + 1
-    records[place] = SnapshotRecord(records[place].key, b"x" * 10, records[place].headers)
+    index = closed[0] + 1
+    records[index] = SnapshotRecord(records[index].key, b"x" * 10, records[index].headers)
     reader = read(compact(records) if is_compacted else records)
     assert reader.data == b"1" * 35
     assert "checksum" in reader.problems[0]
-    assert "not whole" in reader.problems[1]
+    assert "missing or damaged" in reader.problems[1]
 
 
 def test_the_writer_then_leaves_alone_the_place_that_counts():

@@ -1,4 +1,4 @@
-"""Subscribing on a real broker: late or early, doubled or not, everybody ends with the agent's own table."""
+"""Subscribing on a real broker: early or late, with or without copies, every reader ends with the agent's table."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ CONFIG = ShardConfig(capacity=40, num_shards=SHARDS, half_life_events=20_000)
 
 
 def changes_of(shards: list[Shard], steps: range) -> list[tuple[int, Encoded]]:
-    """What the shards publish over a stream whose popular keys move on: (shard, record)."""
+    """The records that the shards publish for a stream with drifting popularity: (shard, record)."""
     published: list[tuple[int, Encoded]] = []
     for step in steps:
         random = np.random.default_rng(step)
@@ -76,7 +76,7 @@ def open_table(kafka: KafkaConfig) -> HotFeatureTable:
     return HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix)
 
 
-def test_a_late_table_equals_one_that_followed_and_both_tell_how_it_was_at_any_offset(
+def test_a_late_table_equals_an_early_one_and_both_give_the_table_as_of_any_offset(
     kafka: KafkaConfig, shards: list[Shard]
 ) -> None:
     with open_table(kafka) as followed:
@@ -147,7 +147,7 @@ def test_subscribe_yields_each_change_once_and_in_order_although_the_records_com
         assert [view.num_stale > view.num_applied for view in reader.table.shards] == [True, True]
 
 
-def test_from_now_on_only_the_next_changes_come_and_a_stop_is_heeded(kafka: KafkaConfig, shards: list[Shard]) -> None:
+def test_from_now_on_only_later_changes_come_and_a_stop_ends_it(kafka: KafkaConfig, shards: list[Shard]) -> None:
     send(kafka, changes_of(shards, range(20)))
     asked = []
 
@@ -186,6 +186,6 @@ def test_a_program_that_leaves_its_readers_open_ends(kafka: KafkaConfig, shards:
     assert done.stdout.strip()
 
 
-def test_a_missing_topic_is_told_with_the_command_that_makes_it(bootstrap_servers: str) -> None:
+def test_the_error_for_a_missing_topic_names_the_command_that_creates_it(bootstrap_servers: str) -> None:
     with pytest.raises(TopicError, match="hotstream topics create"):
         HotFeatureTable(bootstrap_servers, prefix="nobody-made-it")

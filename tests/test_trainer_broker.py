@@ -61,7 +61,7 @@ def send_clicks(kafka: KafkaConfig, steps: range) -> None:
 
 
 def send_assignments(kafka: KafkaConfig, keys: np.ndarray) -> dict[int, int]:
-    """Makes the keys hot, each in a row of its own; gives the number of changes by shard."""
+    """Makes the keys hot, each with its own row; returns the number of changes by shard."""
     shards = shard_of(keys, SHARDS)
     seqs = dict.fromkeys(range(SHARDS), 0)
     with RecordProducer(kafka) as producer:
@@ -160,10 +160,10 @@ def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: Kafka
         batches = answered[step % CLICK_PARTITIONS, step // CLICK_PARTITIONS]
         keys = np.concatenate([batch.keys for batch in batches])
         np.testing.assert_array_equal(np.sort(keys), np.unique(click_batch(ROWS, step).keys))
-    said = [json.loads(record.value) for record in records_of(kafka, topics.metrics, 1)]
-    assert said[-1]["rows"] == report["rows"]["trained"]
-    assert said[-1]["hot"] == len(hot)
-    assert said[-1]["assignments"] == report["assignments"]
+    reports = [json.loads(record.value) for record in records_of(kafka, topics.metrics, 1)]
+    assert reports[-1]["rows"] == report["rows"]["trained"]
+    assert reports[-1]["hot"] == len(hot)
+    assert reports[-1]["assignments"] == report["assignments"]
 
 
 def test_a_resumed_trainer_knows_that_its_hot_set_was_proved(kafka: KafkaConfig, tmp_path: Path) -> None:
@@ -187,7 +187,7 @@ def train_command(kafka: KafkaConfig, directory: Path, *more: str) -> list[str]:
 
 
 def answered_clicks(kafka: KafkaConfig) -> set[tuple[int, int]]:
-    """Partition and offset of the click records whose importance stands in the topic."""
+    """Partition and offset of the click records whose importance is in the topic."""
     named = [dict(record.headers) for record in records_of(kafka, Topics(kafka.prefix).importance, SHARDS)]
     return {(header_int(headers, "partition"), header_int(headers, "offset")) for headers in named}
 
@@ -204,7 +204,7 @@ def wait_for_answers(kafka: KafkaConfig, count: int, process: subprocess.Popen[b
 
 @contextmanager
 def running_trainer(command: list[str]) -> Iterator[subprocess.Popen[bytes]]:
-    """A trainer, killed at the end of the `with` if it still runs, and reaped in any case."""
+    """A trainer that is killed at the end of the `with` block if it still runs."""
     with subprocess.Popen(command) as process:
         try:
             yield process

@@ -1,4 +1,4 @@
-"""The trainer's outbox: what it sends, in which order, and that a checkpoint never counts on what was not delivered."""
+"""The trainer's outbox: its records, their order, and checkpoints that wait for delivery."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_a_missing_dead_letter_topic_is_named_at_the_start():
 
 
 def train(broker: InMemoryBroker, checkpoints: list[int]) -> None:
-    """A run that goes on from the last checkpoint, and writes the next ones as a session does."""
+    """A run that resumes from the last checkpoint, and writes further ones as a session does."""
     with Outbox(broker, TOPICS, SHARDS) as outbox:
         for offset in range(checkpoints[-1], STEPS):
             send(outbox, offset)
@@ -142,10 +142,10 @@ def test_a_crash_at_any_record_loses_no_importance_and_the_agent_counts_each_onc
 
 
 def assert_counted_once(broker: InMemoryBroker, reference: InMemoryBroker, shard: int) -> None:
-    """Copies are equal to what they repeat, first copies are in order, and a shard ends in the state without crash."""
+    """Checks that copies are equal, first copies are in order, and the shard's state is that without a crash."""
     records = [(record.value, record.headers) for record in broker.records(TOPICS.importance, shard)]
     expected = [(record.value, record.headers) for record in reference.records(TOPICS.importance, shard)]
-    assert [record for place, record in enumerate(records) if record not in records[:place]] == expected
+    assert [record for index, record in enumerate(records) if record not in records[:index]] == expected
     states = []
     for batches in (stored(broker, shard), stored(reference, shard)):
         counter = Shard(shard, ShardConfig(capacity=8, num_shards=SHARDS))

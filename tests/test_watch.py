@@ -1,4 +1,4 @@
-"""`hotstream watch`: what it prints is what the topic says, in the tokens of the log."""
+"""`hotstream watch` prints the contents of the topic, with the tokens of the log."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ SHARDS, CAPACITY = 2, 60
 
 
 def publish(kafka: KafkaConfig, path: Path) -> list[Shard]:
-    """Counts the log as an agent would, and publishes every change."""
+    """Counts the log like an agent, and publishes every change."""
     (block,) = read_log(path, SCHEMAS["criteo-kaggle"], 1 << 30)
     keys = block.parse().batch.keys
     shards = [
@@ -127,11 +127,11 @@ def test_the_table_shows_the_hot_set_by_field_with_the_best_tokens(kafka: KafkaC
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_it_goes_on_with_what_comes_until_it_is_stopped_and_then_reports(
+def test_it_prints_new_changes_until_it_is_stopped_and_then_reports(
     kafka: KafkaConfig, log: Path, number: signal.Signals
 ) -> None:
-    path, said = log.with_name("report.json"), log.with_name("said")
-    with running(said, "watch", "--json", path, *where(kafka), stdout=subprocess.PIPE) as watch:
+    path, summary = log.with_name("report.json"), log.with_name("summary")
+    with running(summary, "watch", "--json", path, *where(kafka), stdout=subprocess.PIPE) as watch:
         shards = publish(kafka, log)
         lines = itertools.islice(watch.process.stdout or (), sum(shard.seq for shard in shards))
         assert {line.split()[1] for line in lines} <= tokens_of(log)
@@ -139,15 +139,15 @@ def test_it_goes_on_with_what_comes_until_it_is_stopped_and_then_reports(
     report = json.loads(path.read_text())
     assert report["ok"]
     assert report["changes"]["total"] == sum(shard.seq for shard in shards)
-    (told,) = said.read_text().splitlines()
-    assert f"{report['changes']['total']:,} changes; {report['hot']:,} hot" in told
-    assert "equal to the agent's" in told
+    (line,) = summary.read_text().splitlines()
+    assert f"{report['changes']['total']:,} changes; {report['hot']:,} hot" in line
+    assert "equal to the agent's" in line
 
 
-def test_from_now_nothing_is_said_of_the_table_which_lacks_its_beginning(kafka: KafkaConfig, log: Path) -> None:
+def test_from_now_the_incomplete_table_is_not_reported(kafka: KafkaConfig, log: Path) -> None:
     shards = publish(kafka, log)
     config = ("--from-now", "--limit", 1, "--json", "-", *where(kafka))
-    with running(log.with_name("said"), "watch", *config, stdout=subprocess.PIPE) as watch:
+    with running(log.with_name("summary"), "watch", *config, stdout=subprocess.PIPE) as watch:
         while watch.process.poll() is None:  # until it is there to see one
             with RecordProducer(kafka) as producer:
                 for shard in shards:
@@ -175,14 +175,14 @@ def test_a_table_that_differs_from_its_digest_fails(kafka: KafkaConfig, log: Pat
 
 
 @pytest.mark.broker
-def test_what_cannot_be_watched_is_told_with_the_right_status(embedded_broker: Any, topic_prefix: str) -> None:
+def test_what_cannot_be_watched_is_reported_with_the_right_status(embedded_broker: Any, topic_prefix: str) -> None:
     missing = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
-    for arguments, code, said in [
+    for arguments, code, message in [
         (("--until-end", *where(missing)), 1, "run `hotstream topics create`"),
         (("--limit", "0"), 2, "--limit"),
         (("--prefix", "a_b"), 2, "--prefix"),
     ]:
         done = run_hotstream("watch", *arguments)
         assert done.returncode == code, done.stderr
-        assert said in done.stderr
+        assert message in done.stderr
         assert "Traceback" not in done.stderr

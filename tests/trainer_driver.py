@@ -1,6 +1,6 @@
 """A training run without a broker, as a process: `python trainer_driver.py DIRECTORY STEPS`.
 
-Batch i stands at offset i of partition 0, the assignments of step i at offset i. As in a session, checkpoints are
+Batch i and the assignments of step i both have offset i of partition 0. As in a session, checkpoints are
 captured between steps and written by another thread. Prints the digest of the final weights.
 """
 
@@ -26,16 +26,14 @@ ROWS = 32
 def assignments_of(step: int) -> Fetch:
     keys = click_batch(ROWS, step).keys.reshape(-1)
     records = [
-        Assignment(
-            key=int(key), tier="hot", row=(7 * step + place) % 60, shard=0, epoch=1, seq=10 * step + place, score=1.0
-        )
-        for place, key in enumerate(keys[:6])
+        Assignment(key=int(key), tier="hot", row=(7 * step + i) % 60, shard=0, epoch=1, seq=10 * step + i, score=1.0)
+        for i, key in enumerate(keys[:6])
     ]
     return Fetch(partition=0, records=records)
 
 
 def drive(directory: Path | None, last_step: int) -> str:
-    """Trains to the last step, from wherever the directory says; gives the digest of everything that was learned."""
+    """Trains to the last step, from the checkpoint in the directory if any; returns the digest of all weights."""
     model = ModelConfig(capacity_rows=60, dim=8, compare_hash=True, row_format="bfloat16")
     run = TrainingRun(
         RunConfig(model=model, device=torch.device("cpu"), checkpoint_dir=directory, checkpoint_every=3 * ROWS), 1

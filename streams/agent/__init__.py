@@ -1,4 +1,4 @@
-"""The sketch agent: a shard's rules, and the Faust worker around them."""
+"""The sketch agent: the rules of a shard, and the Faust worker that applies them."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The Faust app of an agent: streams and rebalances in, calls of `AgentWorker` out; it decides nothing.
+"""The Faust app of an agent: it passes records and rebalances to an `AgentWorker`, and makes no decisions.
 
-Faust restarts an agent function that raised and goes on with the next record, and would acknowledge the one that
-failed. Ours must not: a shard's state would have a hole. So every failure ends the process, unacknowledged.
+When an agent function raises, Faust acknowledges the failed record, restarts the function and continues with the next
+record. Here that would leave a gap in a shard's state, so every failure ends the process without an acknowledgement.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MAX_FETCH_BYTES = 16 << 20
 
 
 def run_agent(config: AgentConfig, kafka: KafkaConfig) -> None:
-    """Runs an agent until the process is asked to stop; Faust ends the process then."""
+    """Runs an agent until the process is asked to stop; Faust then ends the process."""
     for noisy in ("faust", "mode", "streams.agent.own_offsets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     app = create_app(config, kafka)
@@ -65,7 +65,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
 
 
 def _or_crash(app: faust.App, function: Callable[..., Awaitable[Any]]) -> Callable[..., Awaitable[Any]]:
-    """The function, run in the app's event loop (rebalances come from the consumer's); its failure ends the process."""
+    """Runs the function in the app's event loop (rebalances use the consumer's); its failure ends the process."""
 
     async def guarded_here(*args: Any, **kwargs: Any) -> Any:
         try:
@@ -90,10 +90,10 @@ def _connect_topic(
     *,
     deliver: Callable[[], Awaitable[None]] | None = None,
 ) -> None:
-    """Hands every record of a topic to `handle`, in order.
+    """Passes every record of a topic to `handle`, in order.
 
-    Records are acknowledged in order: when `handle` returns; or, with `deliver`, when that has returned afterwards,
-    while the next records are already handled.
+    Records are acknowledged in order: after `handle` has returned, or, with `deliver`, after a later `deliver` has
+    returned. `handle` processes the next records meanwhile.
     """
     handle = _or_crash(app, handle)
 
@@ -135,12 +135,12 @@ def _connect_topic(
                 await stream.ack(event)
 
     source = app.topic(topic, key_serializer="raw", value_serializer="raw")
-    # Concurrency above 1 can commit past a record in flight (faust-streaming issue 606).
+    # With concurrency above 1 Faust can commit past a record in flight (faust-streaming issue 606).
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
 def _connect_shards(app: faust.App, worker: AgentWorker) -> None:
-    """Loads the shards that come, before their records do, and saves them before they may go."""
+    """Loads assigned shards before their records arrive, and saves shards before they are revoked."""
     topic = worker.topics.importance
 
     async def adopt(assigned: set[TP]) -> dict[TP, int]:
@@ -159,7 +159,7 @@ def _connect_shards(app: faust.App, worker: AgentWorker) -> None:
 
 
 def _credentials(kafka: KafkaConfig) -> Any:
-    """Faust's own objects for TLS and SASL; None for a plain connection."""
+    """Faust's credentials for TLS and SASL; None for a plain connection."""
     arguments = kafka.client_arguments()
     protocol = arguments.get("security_protocol", "PLAINTEXT")
     if protocol == "PLAINTEXT":

@@ -1,9 +1,8 @@
-"""A Faust transport whose consumer starts where our snapshots say, and does not dawdle.
+"""A Faust transport whose consumer starts at the offsets of the shards' snapshots, and fetches with a short wait.
 
-Faust commits what it has acknowledged, which is a hint for monitoring; the truth is the offset inside each shard's
-snapshot. `perform_seek` is the one place where Faust decides where to read from, after every assignment of partitions
-and before the first record of it flows. So that is where the shards are loaded, too: the signal
-`on_partitions_assigned` runs beside it, and records may flow before its handlers are done.
+Faust's committed offsets serve monitoring only; each shard's snapshot holds the offset to resume from. Faust chooses
+the offsets to read from in `perform_seek`, after every assignment of partitions and before their first records. The
+shards are loaded there, too, because records may arrive before the handlers of `on_partitions_assigned` have finished.
 """
 
 from __future__ import annotations
@@ -24,21 +23,23 @@ _FETCH_MAX_WAIT_MS = 20
 
 
 def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]]) -> None:
-    """Makes the app read every partition that `adopt` names from the offset that it gives.
+    """Makes the app read every partition that `adopt` returns from the offset given there.
 
     Args:
-        app: not yet started.
-        adopt: takes the partitions of this process, makes ready for their records, and returns where to read from.
+        app: the app, not started yet.
+        adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
     """
     seeking = asyncio.Lock()
 
     class PromptThread(AIOKafkaConsumerThread):
         def _create_worker_consumer(self, transport: Any) -> Any:
             consumer = super()._create_worker_consumer(transport)
-            # Faust asks brokers to wait 1.5 s for more data, and has no setting for it. Kafka answers as soon as there
-            # is any; the embedded broker does not.
+            # Faust sets a fetch wait of 1.5 s and has no option for it. Kafka answers as soon as there is data;
+            # the embedded broker waits.
             if not hasattr(consumer, "_fetch_max_wait_ms"):
-                raise InvariantError("aiokafka has no _fetch_max_wait_ms any more; look for its new name")
+                raise InvariantError(
+                    "aiokafka: got a consumer without _fetch_max_wait_ms, expected it; find its new name"
+                )
             consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # noqa: SLF001
             return consumer
 
@@ -47,13 +48,13 @@ def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping
             return PromptThread(self, loop=self.loop, beacon=self.beacon)
 
         async def perform_seek(self) -> None:
-            # Faust calls this after a rebalance, and also, at the same time, where it throws away what it had fetched
-            # while it was rebalancing. Two at once would load a shard twice, the second time under a stream at work.
+            # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
+            # rebalance. Two concurrent calls would load a shard twice, the second time while it is in use.
             async with seeking:
                 await super().perform_seek()
                 assigned = set(self.assignment())
                 offsets = dict(await adopt(assigned))
-                # Where nothing was committed yet, Faust leaves the position behind the records that it threw away.
+                # Without a committed offset, Faust leaves the position after the records that it discarded.
                 fresh = [tp for tp in assigned - set(offsets) if not self._read_offset.get(tp)]
                 if fresh:
                     offsets.update(await self.earliest_offsets(*fresh))

@@ -1,8 +1,8 @@
-"""A shard of the sketch agent: importance records in, assignment records out. No Kafka here.
+"""A shard of the sketch agent: it turns importance records into assignment records, without Kafka.
 
-A shard's state is a pure function of its configuration and the ordered prefix of its importance partition, so an agent
-that starts again from an old snapshot writes the very same records with the very same `seq`, and a subscriber drops
-what it has. Nothing in here looks at a clock.
+A shard's state is a pure function of its configuration and of the prefix of its importance partition. So an agent that
+restarts from an old snapshot produces the same records with the same `seq`, and subscribers drop those that they have.
+The module uses no clock.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from streams.records import (
     encode_clicks,
     encode_digest,
     encode_importance,
-    find_alien,
+    has_foreign_key,
 )
 
 __all__ = ["Shard", "ShardConfig", "compile_kernels"]
@@ -46,16 +46,17 @@ _MAGIC = b"hotstream-shard"
 
 @dataclass(frozen=True, kw_only=True)
 class ShardConfig:
-    """What an agent is told, the same for every shard.
+    """The configuration of an agent, the same for every shard.
 
     Args:
         capacity: hot rows over all shards.
         num_shards: partitions of the importance topic.
         warm_ratio: warm keys for each hot row; 0 publishes none.
         buckets_per_row: sketch buckets (64 bytes) for each hot row.
-        half_life_events: after how many feature events over all shards a score counts half.
-        half_life_s: the same in seconds of event time, instead; shards then fade alike. Neither: 1000 events a row.
-        admission: the sketch's rule for newcomers.
+        half_life_events: the number of feature events, over all shards, after which a score counts half.
+        half_life_s: alternatively, the half-life in seconds of event time, equal for all shards. If neither is given:
+            1000 events a row.
+        admission: the sketch's rule for new keys.
         seed: the sketch's seed.
     """
 
@@ -71,19 +72,22 @@ class ShardConfig:
     def __post_init__(self) -> None:
         if self.capacity < self.num_shards:
             raise ConfigError(
-                f"capacity: got {self.capacity} rows for {self.num_shards} shards, expected one a shard at least"
+                f"capacity: got {self.capacity} rows for {self.num_shards} shards, expected at least one a shard"
             )
         if self.capacity > MAX_UNIQUE_ROWS:
             raise ConfigError(f"capacity: got {self.capacity} rows, expected at most {MAX_UNIQUE_ROWS}")
         if not (self.warm_ratio >= 0 and self.buckets_per_row > 0):
-            raise ConfigError("warm_ratio: expected 0 or more; buckets_per_row: expected more than 0")
+            raise ConfigError(
+                f"warm_ratio: got {self.warm_ratio}, expected 0 or more; "
+                f"buckets_per_row: got {self.buckets_per_row}, expected more than 0"
+            )
         try:
             HotSet(1, HotSketch(1), **self._half_life())
         except ParameterError as error:
             raise ConfigError(f"half-life of a shard (of {self.num_shards}): {error}") from error
 
     def rows_of(self, shard: int) -> tuple[int, int]:
-        """First row and number of rows of a shard: contiguous ranges whose sizes differ by one at most."""
+        """First row and number of rows of a shard; the ranges are contiguous and differ in size by at most one."""
         first = self.capacity * shard // self.num_shards
         return first, self.capacity * (shard + 1) // self.num_shards - first
 
@@ -96,7 +100,7 @@ class ShardConfig:
         }
 
     def make_hot_set(self, shard: int) -> HotSet:
-        """A fresh hot set for a shard."""
+        """A new hot set for a shard."""
         first_row, rows = self.rows_of(shard)
         buckets = max(1, math.ceil(rows * self.buckets_per_row))
         sketch = HotSketch(buckets, admission=self.admission, seed=self.seed)  # type: ignore[arg-type]
@@ -108,20 +112,20 @@ class Shard:
     """One shard's state.
 
     Args:
-        number: the shard, which is its partition's number.
+        number: the shard, equal to its partition.
         config: the agent's configuration.
-        epoch: the configuration's number.
-        seq: the last `seq` that was used.
+        epoch: the number of the configuration.
+        seq: the last `seq` used.
 
     Attributes:
-        next_offset: the importance offset to read next; all before it is in the state.
+        next_offset: the next importance offset to read; the state includes all records before it.
         marks: the last click offset counted, by (signal, click partition).
-        num_counted: importance records counted, those that were skipped as repeated left out.
+        num_counted: importance records counted, without repeated ones.
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
-        begins_epoch: whether this state is not that of a snapshot with the same configuration.
-        written: the newest (epoch, seq) that the assignments topic has: up to there changes are made, but not written
-            again. No part of the state.
+        begins_epoch: whether the shard starts a new epoch, and does not continue a snapshot of the same configuration.
+        written: the newest (epoch, seq) in the assignments topic; changes up to it are applied but not written again.
+            Not part of the state.
     """
 
     def __init__(self, number: int, config: ShardConfig, *, epoch: int = 1, seq: int = 0) -> None:
@@ -141,9 +145,9 @@ class Shard:
         self.max_hot = 0
 
     def count(self, offset: int, batch: ImportanceBatch) -> list[Encoded] | BadRecord:
-        """Counts one importance record; returns the records to publish: the changes, closed by a digest.
+        """Counts one importance record; returns the records to publish, the changes followed by a digest.
 
-        An offset that is already in the state, or a click record that was counted, gives no records.
+        Returns none for an offset that the state includes, or for a click record counted before.
         """
         if offset < self.next_offset:
             return []
@@ -151,9 +155,11 @@ class Shard:
         if len(batch.fields) > len(self.fields) and batch.fields[: len(self.fields)] == self.fields:
             self.fields = batch.fields
         if batch.fields != self.fields[: len(batch.fields)]:
-            return BadRecord(f"fields {batch.fields}, expected those of the shard so far, {self.fields}")
-        if find_alien(batch.keys, self.number, self.config.num_shards):
-            return BadRecord(f"keys of other shards than {self.number} of {self.config.num_shards}")
+            return BadRecord(f"fields: got {batch.fields}, expected the shard's fields so far, {self.fields}")
+        if has_foreign_key(batch.keys, self.number, self.config.num_shards):
+            return BadRecord(
+                f"keys: got a key of another shard, expected shard {self.number} of {self.config.num_shards}"
+            )
         mark = (batch.source.signal, batch.source.partition)
         if batch.source.offset <= self.marks.get(mark, -1):
             self.num_repeated += 1
@@ -165,7 +171,7 @@ class Shard:
         return self._publish(changes, offset, batch) if len(changes) else []
 
     def skip(self, offset: int) -> None:
-        """Moves past a record that cannot be believed."""
+        """Skips a malformed or invalid record."""
         self.next_offset = max(self.next_offset, offset + 1)
 
     def _publish(self, changes: Changes, offset: int, batch: ImportanceBatch) -> list[Encoded]:
@@ -187,7 +193,7 @@ class Shard:
         self.seq += len(changes)
         if (self.epoch, self.seq) < self.written:
             return []
-        # Of a batch that was cut short, the beginning is there and the rest, at least the digest, is not.
+        # After an interrupted write the topic has the first records of a batch, and lacks at least its digest.
         skipped = self.written[1] + 1 - first_seq if (self.epoch, first_seq) <= self.written else 0
         columns = (column[skipped:].tolist() for column in (changes.key, changes.tier, changes.row, changes.score))
         seqs = range(first_seq + skipped, self.seq + 1)
@@ -196,7 +202,7 @@ class Shard:
         return encoded
 
     def describe(self) -> Digest:
-        """The digest of the table as it stands."""
+        """The digest of the present table."""
         return Digest(
             shard=self.number,
             epoch=self.epoch,
@@ -207,7 +213,7 @@ class Shard:
         )
 
     def to_bytes(self) -> bytes:
-        """The whole state."""
+        """Serializes the whole state."""
         parameters = {
             "number": self.number,
             "config": dataclasses.asdict(self.config),
@@ -224,11 +230,11 @@ class Shard:
         return pack(_MAGIC, parameters, {"hot_set": np.frombuffer(self.hot_set.to_bytes(), np.uint8)})
 
     def follow(self, epoch: int, seq: int) -> None:
-        """Takes note of the newest record of the shard's assignments: what is there is not written again.
+        """Sets the version of the newest record in the shard's assignments; changes up to it are not written again.
 
-        A copy of an old change behind newer ones would make compaction remove the first copy, and with it the order.
-        A shard that begins an epoch comes after that record: `seq` never goes back, not even with a new epoch; and no
-        epoch is used twice, even if all snapshots were lost.
+        If an old change were written again after newer ones, compaction would remove the first copy and with it the
+        order. A shard that begins an epoch continues after this version: `seq` never decreases, not even with a new
+        epoch, and no epoch is used twice, even if all snapshots were lost.
         """
         self.written = (epoch, seq)
         if self.begins_epoch:
@@ -236,13 +242,13 @@ class Shard:
 
     @classmethod
     def from_bytes(cls, data: bytes, config: ShardConfig) -> Shard:
-        """The shard whose `to_bytes` these are; with another configuration, a fresh one in a new epoch.
+        """Restores a shard from `to_bytes`; with another configuration, begins a new epoch.
 
-        A new epoch begins at the snapshot's offset with an empty table; what subscribers hold of the old epoch is void
-        with the first record of the new one. Its `seq` goes on where the topic ends: see `follow`.
+        A new epoch begins at the snapshot's offset with an empty table; its first record invalidates the subscribers'
+        tables of the old epoch. `follow` then sets its first `seq`.
 
         Raises:
-            SnapshotError: they are not, or damaged.
+            SnapshotError: the data is damaged or no snapshot of a shard.
         """
         parameters, arrays = unpack(_MAGIC, data)
         try:
@@ -261,14 +267,16 @@ class Shard:
                 keys, tiers, rows = shard.hot_set.table()
                 shard.table.apply(Changes(keys, tiers, rows, np.zeros(len(keys), np.float32)))
         except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"shard snapshot cannot be read: {error!r}") from error
+            raise SnapshotError(
+                f"shard snapshot: got malformed data ({error!r}), expected the result of `Shard.to_bytes`"
+            ) from error
         return shard
 
 
 def compile_kernels() -> None:
-    """Compiles (or loads from the cache) what counting needs, so that the first record does not wait for it.
+    """Compiles the kernels for counting, or loads them from the cache, so that the first record does not wait.
 
-    Records go all the way, from the wire to the changes: read-only arrays are another type to the compiler.
+    Runs encoded records through the whole path, because read-only arrays are a different type to the compiler.
     """
     rows = 4096 // len(CRITEO_FIELDS) + 1  # enough for the hot set to be reviewed
     numbers = np.arange(1, len(CRITEO_FIELDS) + 1, dtype=np.uint64) << np.uint64(PAYLOAD_BITS)

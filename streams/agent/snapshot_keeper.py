@@ -1,4 +1,4 @@
-"""The snapshots of an agent's shards: loaded, written beside counting, and never ahead of what the broker has."""
+"""Loads the snapshots of an agent's shards, and writes them while counting goes on, never ahead of the broker."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ logger = logging.getLogger(__name__)
 class SnapshotKeeper:
     """Loads and writes snapshots.
 
-    Guarantee: a snapshot counts only when every change that was queued before its state was taken is acknowledged, so
-    whatever was published behind the newest snapshot is computed again after a crash.
+    Guarantee: a snapshot takes effect only after every change queued before its state was captured is acknowledged. So
+    after a crash the agent recomputes all changes after the newest snapshot.
 
     Args:
         connector: the broker.
-        topic: of the snapshots.
-        publisher: what the shards' changes go through, too.
+        topic: the topic of the snapshots.
+        publisher: the publisher that also sends the shards' changes.
         every: importance records of a shard between two snapshots.
     """
 
@@ -45,13 +45,15 @@ class SnapshotKeeper:
         """A shard's newest whole snapshot; None if it never had one.
 
         Raises:
-            InvariantError: there were snapshots, and none is whole.
+            InvariantError: there are snapshots, and none is whole.
         """
         reader = await self._read(number)
         for problem in reader.problems:
             logger.warning("shard %d: %s", number, problem)
         if reader.data is None and reader.num_manifests:
-            raise InvariantError(f"shard {number}: no snapshot in {self._topic} is whole: {reader.problems}")
+            raise InvariantError(
+                f"shard {number}: got only damaged snapshots in {self._topic}, expected a whole one: {reader.problems}"
+            )
         self._manifests[number] = reader.manifest
         return reader.data
 
@@ -63,7 +65,7 @@ class SnapshotKeeper:
         return reader
 
     async def save(self, number: int, state: bytes) -> None:
-        """Writes a snapshot of a shard whose changes up to this state are queued, once they are acknowledged."""
+        """Writes a shard's snapshot after the changes up to its state, which must be queued, are acknowledged."""
         self._since_snapshot[number] = 0
         await self._publisher.flush()
         chunks, closing, manifest = write_snapshot(number, state, previous=self._manifests[number])
@@ -74,12 +76,12 @@ class SnapshotKeeper:
         self._manifests[number] = manifest
 
     def note_count(self, shard: Shard) -> None:
-        """Notes that a shard has counted a record whose changes are queued; begins to write a snapshot if one is due.
+        """Registers a counted record whose changes are queued; starts to write a snapshot if one is due.
 
-        The state is taken at once: when the task first runs, a record may be counted whose changes are not yet queued.
+        Captures the state at once: when the task first runs, a record may be counted whose changes are not queued yet.
 
         Raises:
-            KafkaError: the snapshot before could not be written.
+            KafkaError: the previous snapshot could not be written.
         """
         number = shard.number
         if number in self._saving and self._saving[number].done():
@@ -89,10 +91,10 @@ class SnapshotKeeper:
             self._saving[number] = asyncio.get_running_loop().create_task(self.save(number, shard.to_bytes()))
 
     async def finish(self) -> None:
-        """Returns when no snapshot is being written.
+        """Waits until no snapshot is being written.
 
         Raises:
-            KafkaError: one could not be written.
+            KafkaError: a snapshot could not be written.
         """
         while self._saving:
             await self._saving.popitem()[1]

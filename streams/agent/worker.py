@@ -1,11 +1,11 @@
-"""The sketch agent: what a process does with the shards that it is given and the records that come.
+"""`AgentWorker`: an agent process, which loads and saves its shards and counts their records.
 
-Delivery: at-least-once input, deterministic output. An importance record is acknowledged to Kafka after its changes
-are queued, but that is only a hint: after a crash the agent loads each shard's newest snapshot and reads on from *its*
-offset. A snapshot is written only when every change before it is acknowledged by the broker, so nothing between
-snapshot and crash can be missing: it is computed again, with the same `seq`, and written if the topic lacks it.
+Delivery: at-least-once input, deterministic output. An importance record is acknowledged to Kafka after its changes are
+queued, but the committed offset is not used: after a crash the agent loads each shard's newest snapshot and continues
+at *its* offset. A snapshot is written only after the broker has acknowledged every change before it. Changes after it
+are computed again, with the same `seq`, and written if the topic lacks them, so none is lost.
 
-No Faust in here: `streams.agent.app` calls these methods, and so does a test, with the clients of an in-memory broker.
+The module does not use Faust: `streams.agent.app` calls these methods, and tests call them with an in-memory broker.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ from streams.records import (
     decode_importance,
     encode_importance,
     encode_metrics,
-    place_of,
+    version_of,
 )
 from streams.topics import Topics
 
@@ -49,7 +49,7 @@ logger = logging.getLogger(__name__)
 
 
 class InputRecord(NamedTuple):
-    """A record of the importance or clicks topic, as every Kafka client gives it."""
+    """A record of the importance or clicks topic, independent of the Kafka client."""
 
     topic: str
     partition: int
@@ -66,11 +66,12 @@ class AgentConfig:
 
     Args:
         shards: the shards' configuration; equal for all agents of a group.
-        signals: `gradient`, `frequency` or both: which importance this process counts and makes.
-        schema: how single clicks in JSON are read (frequency signal).
+        signals: `gradient`, `frequency` or both: the importance that this process counts and, for `frequency`,
+            computes.
+        schema: the columns of single clicks in JSON (frequency signal).
         group: the consumer group; the agents of one group share the partitions.
         snapshot_every: importance records of a shard between two snapshots.
-        session_timeout_s: after how long a silent agent's partitions go to others.
+        session_timeout_s: the time after which a silent agent's partitions are assigned to others.
     """
 
     shards: ShardConfig
@@ -82,7 +83,7 @@ class AgentConfig:
 
 
 class _Clients(NamedTuple):
-    """What a process that is running sends with."""
+    """The clients of a running process."""
 
     publisher: Publisher
     snapshots: SnapshotKeeper
@@ -90,16 +91,16 @@ class _Clients(NamedTuple):
 
 
 class AgentWorker:
-    """The shards that this process has been given, and what happens to a record.
+    """The shards of this process, and the handling of their records.
 
     Args:
         config: the configuration.
         connector: the broker.
 
     Attributes:
-        topics: the topics' names.
-        shards: by number.
-        num_bad: records that went to the dead letters.
+        topics: the topic names.
+        shards: the shards, by number.
+        num_bad: records sent to the dead letters.
     """
 
     def __init__(self, config: AgentConfig, connector: Connector) -> None:
@@ -109,10 +110,12 @@ class AgentWorker:
         self.num_bad = 0
         self._connector = connector
         self._clients: _Clients | None = None
-        self._turn = asyncio.Lock()  # a snapshot between a record's count and its changes' way out would lose them
+        self._turn = (
+            asyncio.Lock()
+        )  # a snapshot after a record is counted and before its changes are queued would lose them
 
     async def start(self) -> None:
-        """Connects; must run in the event loop that will use the clients."""
+        """Connects, in the event loop that will use the clients."""
         if self._clients is not None:
             return
         counts_clicks = "frequency" in self.config.signals
@@ -124,7 +127,7 @@ class AgentWorker:
         self._clients = _Clients(publisher, snapshots, dead_letters)
 
     async def stop(self) -> None:
-        """Writes the shards' snapshots and disconnects; records that still come are left for the next start."""
+        """Writes the shards' snapshots and disconnects; later records wait for the next start."""
         if self._clients is not None:
             clients, self._clients = self._clients, None
             await self._save_all(clients)
@@ -132,10 +135,10 @@ class AgentWorker:
             await clients.publisher.stop()
 
     def own_offsets(self) -> dict[int, int]:
-        """Where each shard's input goes on."""
+        """The next importance offset of each shard."""
         return {number: shard.next_offset for number, shard in self.shards.items()}
 
-    # ---- shards come and go ------------------------------------------------------------------------------------
+    # ---- shards ------------------------------------------------------------------------------------------------
 
     async def adopt_all(self, numbers: set[int]) -> None:
         """Makes these the shards of this process."""
@@ -145,23 +148,23 @@ class AgentWorker:
             del self.shards[number]
         for number in sorted(numbers - set(self.shards)):
             await self.adopt(number)
-        await self.publish_metrics()  # so that an observer knows at once who has which shards
+        await self.publish_metrics()  # shows observers at once which process has which shards
 
     async def adopt(self, number: int) -> None:
-        """Loads a shard's newest snapshot, or begins a fresh shard and writes its first snapshot.
+        """Loads a shard's newest snapshot, or creates the shard and writes its first snapshot.
 
         Raises:
-            InvariantError: there were snapshots, and none is whole.
+            InvariantError: there are snapshots, and none is whole.
         """
         publisher, snapshots, _ = await self._running()
         state = await snapshots.load(number)
         shard = Shard(number, self.config.shards) if state is None else Shard.from_bytes(state, self.config.shards)
-        await publisher.flush()  # what this process wrote when it had the shard before is in the topic, too
+        await publisher.flush()  # includes what this process wrote when it owned the shard before
         shard.follow(*await self._read_newest_change(number))
         await snapshots.save(number, shard.to_bytes())
-        self.shards[number] = shard  # from here on its records are counted
+        self.shards[number] = shard  # its records are counted from here on
         logger.info(
-            "shard %d: epoch %d, seq %d, %d hot rows, reads on from offset %d%s",
+            "shard %d: epoch %d, seq %d, %d hot rows, continues at offset %d%s",
             number, shard.epoch, shard.seq, shard.table.num_hot, shard.next_offset,
             " (no snapshot yet)" if state is None else "",
         )  # fmt: skip
@@ -169,13 +172,13 @@ class AgentWorker:
     async def _read_newest_change(self, number: int) -> tuple[int, int]:
         """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
 
-        They need not be the last record's: another agent that had the shard for a moment may have left older ones
-        behind the newest. So all are read, as any new subscriber does; but of each fetch only the newest is decoded.
+        The newest record need not be the last one: an agent that owned the shard for a moment may have written older
+        records after it. So this reads the whole partition, but decodes only the newest record of each fetch.
         """
         newest = (0, 0)
         async with aclosing(fetch_partition(self._connector, self.topics.assignments, number)) as fetches:
             async for records in fetches:
-                versions = sorted(((place_of(record.headers), record.offset) for record in records), reverse=True)
+                versions = sorted(((version_of(record.headers), record.offset) for record in records), reverse=True)
                 by_offset = {record.offset: record for record in records}
                 for version, offset in versions:
                     if version <= newest:
@@ -200,20 +203,20 @@ class AgentWorker:
     # ---- records -----------------------------------------------------------------------------------------------
 
     async def count_importance(self, record: InputRecord) -> None:
-        """One importance record: count it, publish what changed."""
+        """Counts an importance record and publishes its changes."""
         clients = await self._running()
         async with self._turn:
             shard = self.shards.get(record.partition)
             if shard is None or record.offset < shard.next_offset:
-                return  # left over from before a rebalance; whoever has the shard reads it, or the state has it
+                return  # fetched before a rebalance: the shard's owner reads it, or the state includes it
             if record.offset > shard.next_offset:
                 await self._count_between(clients, shard, record.offset)
             await self._count(clients, shard, record)
 
     async def _count_between(self, clients: _Clients, shard: Shard, end: int) -> None:
-        """Counts what lies between the shard's state and `end`: nothing, but if a rebalance made Faust skip records.
+        """Counts the records between the shard's state and `end`, which Faust may skip in a rebalance.
 
-        What Faust fetched before it sought back to the state's offset may be handed out after that.
+        After it has sought back to the state's offset, Faust may still deliver records that it fetched before.
         """
         fetching = fetch_partition(self._connector, self.topics.importance, shard.number, start=shard.next_offset)
         async with aclosing(fetching) as fetches:
@@ -238,7 +241,7 @@ class AgentWorker:
         clients.snapshots.note_count(shard)
 
     async def count_clicks(self, record: InputRecord) -> None:
-        """One click record: publish how often each key occurs; not to be acknowledged before `deliver`."""
+        """Publishes the number of occurrences of each key of a click record; acknowledge it only after `deliver`."""
         clients = await self._running()
         schema = self.config.schema
         batch = decode_clicks(record.value, record.headers, fields=schema.categorical, dense_names=schema.dense)
@@ -260,7 +263,7 @@ class AgentWorker:
             )
 
     async def deliver(self) -> None:
-        """Returns when all that was published so far is safe: then what it was made of may be acknowledged."""
+        """Waits until the broker has acknowledged all published records; their inputs may then be acknowledged."""
         await (await self._running()).publisher.flush()
 
     async def _dead_letter(self, clients: _Clients, record: Any, bad: BadRecord) -> None:
@@ -271,7 +274,7 @@ class AgentWorker:
         await clients.publisher.send(letter.topic, letter.partition, items, timestamp_ms=_now_ms())
 
     def metrics(self) -> AgentMetrics:
-        """What this process reports to the metrics topic."""
+        """The metrics of this process."""
         shards = {
             number: ShardMetrics(
                 epoch=shard.epoch,
@@ -301,14 +304,14 @@ class AgentWorker:
         await publisher.send(self.topics.metrics, 0, records, timestamp_ms=_now_ms())
 
     async def _running(self) -> _Clients:
-        """The clients; a process that is stopping waits here until it is cancelled, so nothing is acknowledged."""
+        """The clients. A stopping process waits here until it is cancelled, so that it acknowledges nothing."""
         if self._clients is None:
             await asyncio.Event().wait()
         if self._clients is None:
-            raise InvariantError("an event that nobody sets was set")
+            raise InvariantError("an event that is never set was set")
         return self._clients
 
 
 def _now_ms() -> int:
-    """The wall clock, for record timestamps only: nothing is decided by it."""
+    """The wall clock, for record timestamps only; no decision depends on it."""
     return time.time_ns() // 1_000_000

@@ -1,4 +1,4 @@
-"""The hot set as its topic tells it: which records count, the table they make, and subscribing to it."""
+"""Following the hot set: which assignment records count, the table that they make, and subscriptions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Records of one partition as they were fetched together, and the same records as arrays."""
+"""The records of one fetch from one partition, as objects and as arrays."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ class Fetch:
     """Records of one partition, in the order of the log.
 
     Args:
-        partition: where they were read.
-        records: what they are, decoded; bad records and other kinds are left out.
-        offsets: their offsets, ascending; may be left out together with `end_offset`.
-        end_offset: the end of the partition when they were fetched; None: the topic was never compacted.
+        partition: the partition of the records.
+        records: the decoded records, without bad ones and other kinds.
+        offsets: their offsets, ascending; may be omitted together with `end_offset`.
+        end_offset: the end of the partition at the time of the fetch; None if the topic was never compacted.
 
     Raises:
-        ValueError: there is an `end_offset`, and not one offset for each record.
+        ValueError: `end_offset` is given, and the offsets are not one for each record.
     """
 
     partition: int
@@ -44,7 +44,7 @@ class Fetch:
 
     @property
     def log_end(self) -> int | None:
-        """The end of the partition, which is behind the last record even if the broker named an older end."""
+        """The end of the partition; it lies after the last record even if the broker reported an older end."""
         if self.end_offset is None or not self.offsets:
             return self.end_offset
         return max(self.end_offset, self.offsets[-1] + 1)

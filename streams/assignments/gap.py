@@ -1,8 +1,8 @@
 """Which changes still count in a gap: a jump in `seq` whose missing changes later records supersede.
 
-Two agents that had one shard for a moment may leave records twice in the log, always with the same bytes. Compaction
-may then remove the first of two copies and leave later changes, which have only one copy, in front of the second. So
-inside a gap an older `seq` is not stale by itself: it is news if nothing newer was seen of its key and of its row.
+Two agents that owned one shard for a moment may leave two copies of a record in the log, always with the same bytes.
+Compaction may then remove the first copy and keep later changes, which have one copy only, before the second. So inside
+a gap an older `seq` does not make a change stale: it counts if nothing newer was applied of its key or row.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _GROWTH = 1.5
 
 
 class OpenGap:
-    """The newest `seq` that was applied of every key and every row since the gap began.
+    """The newest `seq` applied since the gap began, for every key and every row.
 
-    About 22 bytes a key and 8 a row, until the gap is closed.
+    Memory: about 22 bytes a key and 8 a row, until the gap is closed.
 
     Args:
-        floor: up to this `seq` every change was applied before the gap.
+        floor: every change up to this `seq` was applied before the gap.
     """
 
     def __init__(self, floor: int) -> None:
@@ -39,7 +39,7 @@ class OpenGap:
         self._row_seqs = np.empty(0, np.int64)
 
     def is_news(self, changes: Columns) -> npt.NDArray[np.bool_]:
-        """(K,) whether nothing newer was applied of each change's key, nor of its row."""
+        """(K,) whether each change is newer than all that was applied of its key and of its row."""
         slots = self._slots.get(changes.key)
         known = slots != ABSENT
         newest = np.full(len(changes), self.floor, np.int64)
@@ -49,27 +49,27 @@ class OpenGap:
         return changes.seq > newest
 
     def note(self, changes: Columns) -> None:
-        """Takes in applied changes, in order: of one key, and of one row, their `seq` ascends."""
+        """Records applied changes, whose `seq` must ascend for each key and for each row."""
         if not len(changes):
             return
         fresh = np.unique(changes.key[self._slots.get(changes.key) == ABSENT])
         first = len(self._slots)
         self._slots.put(fresh, np.arange(first, first + len(fresh), dtype=np.int32))
         self._seqs = _grown(self._seqs, len(self._slots), self.floor)
-        self._seqs[self._slots.get(changes.key)] = changes.seq  # of a repeated index numpy keeps the last value
+        self._seqs[self._slots.get(changes.key)] = changes.seq  # numpy keeps the last value of a repeated index
         has_row = changes.row >= 0
         self._row_seqs = _grown(self._row_seqs, int(changes.row.max()) + 1, self.floor)
         self._row_seqs[changes.row[has_row]] = changes.seq[has_row]
 
     def count(self, changes: Columns, counts: npt.NDArray[np.bool_]) -> None:
-        """Marks the late changes that count, and notes all that do.
+        """Marks the late changes that count, and records all changes that count.
 
         Args:
             changes: (K,) of one shard and epoch, in the order of the log.
-            counts: (K,) whether a change counts anyhow, as it is its shard's newest; late ones are set here.
+            counts: (K,) whether a change is the newest of its shard; late changes that count are set to True.
         """
         done = 0
-        # What is known of a key only grows, so what is no news now will be none when its turn comes.
+        # The newest `seq` of a key only grows, so a change that is not news now cannot become news later.
         for i in np.flatnonzero(~counts & self.is_news(changes)).tolist():
             before = slice(done, i)
             self.note(changes[before][counts[before]])
@@ -78,14 +78,14 @@ class OpenGap:
         self.note(changes[done:][counts[done:]])
 
     def to_arrays(self) -> dict[str, npt.NDArray[Any]]:
-        """What `load` needs: keys ascending with their `seq`, and a `seq` for each row."""
+        """The arrays that `load` needs: ascending keys, their `seq`, and a `seq` for each row."""
         keys, slots = self._slots.items()
         top_row = int(np.max(np.flatnonzero(self._row_seqs != self.floor), initial=-1))
         return {"gap_keys": keys, "gap_seqs": self._seqs[slots], "gap_row_seqs": self._row_seqs[: top_row + 1].copy()}
 
     @classmethod
     def load(cls, floor: int, arrays: Mapping[str, npt.NDArray[Any]]) -> OpenGap:
-        """The gap that `to_arrays` described."""
+        """Restores the gap that `to_arrays` saved."""
         gap = cls(floor)
         keys: Keys = arrays["gap_keys"].view(np.uint64)
         gap._slots.put(keys, np.arange(len(keys), dtype=np.int32))
@@ -94,7 +94,7 @@ class OpenGap:
 
 
 def _grown(seqs: Seqs, size: int, floor: int) -> Seqs:
-    """The array with room for `size` entries, new ones at the floor."""
+    """The array with room for `size` entries; new entries are set to the floor."""
     if size <= len(seqs):
         return seqs
     grown = np.full(max(size, int(_GROWTH * len(seqs))), floor, np.int64)

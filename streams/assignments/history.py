@@ -1,6 +1,6 @@
-"""Which assignment records count: the one body of the rule, for agents' subscribers and for the trainer alike.
+"""Which assignment records count: the only implementation of the rule, used by subscribers and by the trainer.
 
-`docs/protocol.md` ("The topic <prefix>.assignments", "Digests" and "Gaps") is this module in prose.
+`docs/protocol.md` ("The topic <prefix>.assignments", "Digests" and "Gaps") specifies the same rule in prose.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
-from streams.records import Digest, find_alien
+from streams.records import Digest, has_foreign_key
 
 __all__ = ["History", "Outcome", "ShardView", "Verdict"]
 
@@ -31,21 +31,21 @@ _COUNTERS = (
 
 @dataclass(kw_only=True)
 class ShardView:
-    """What a reader knows of one shard.
+    """A reader's state of one shard.
 
     Attributes:
         epoch: the newest configuration seen.
         seq: the newest change applied.
         table: tiers and rows.
         num_applied: changes applied.
-        num_stale: changes dropped, because they or newer ones had been applied.
+        num_stale: changes dropped, because they or newer ones had already been applied.
         num_refused: records of the shard's partition that belong to another shard.
-        verified_seq: the newest `seq` at which the agent's digest was found equal (0: an empty table needs no proof);
-            -1 as soon as a digest speaks of a change that has not come.
-        mismatches: digests that differed though no change was missing before them: a broken promise.
-        complete_from: from this offset on nothing can be missing. A gap in `seq` means that compaction removed changes
-            that later ones supersede; those later ones lie before the end of the topic as it was when the gap was read.
-        gap: what is known of each key until then; None where no gap is open.
+        verified_seq: the newest `seq` at which the agent's digest was equal (0: an empty table needs no digest); -1
+            once a digest refers to a change that the reader has not received.
+        mismatches: digests that differed although no gap was open: a change was lost.
+        complete_from: no change is missing from this offset on. A gap in `seq` means that compaction removed changes
+            that later ones supersede; those lie before the partition's end as of that read.
+        gap: the newest `seq` of each key and row up to that offset; None if no gap is open.
     """
 
     epoch: int = 0
@@ -62,15 +62,15 @@ class ShardView:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a fetch did.
+    """The result of one fetch.
 
     Attributes:
-        changes: what another table must apply, in order, to follow; a new epoch begins with every key of the shard
-            becoming cold.
+        changes: the changes that another table must apply, in order, to stay equal; at a new epoch every key of the
+            shard becomes cold first.
         counts: (K,) bool, whether each record of the fetch changed the table.
-        refused: the reasons of those records that belong to another shard, by their index in the fetch.
-        verdicts: of each digest, by its index in the fetch: `equal`; `differs`, which proves a loss; `unproven`, as
-            it differs inside a gap; `stale` or `ahead` of what was applied, and so not compared.
+        refused: index in the fetch -> reason, for records of another shard.
+        verdicts: index in the fetch -> verdict, for digests: `equal`; `differs`, which proves a loss; `unproven`: it
+            differs inside a gap; `stale` or `ahead` of the applied changes, and so not compared.
     """
 
     changes: Changes
@@ -80,27 +80,27 @@ class Outcome:
 
 
 class History:
-    """The shards' histories as far as they were read, and the tables that they make.
+    """The histories of the shards as far as they were read, and the tables that they make.
 
-    - A record of another shard than its partition's, or of a key of another shard, is refused.
-    - A change counts only if its (epoch, seq) is newer than what its shard has; so a record that is read again, or a
-      second agent's copy of it, changes nothing. Between a gap in `seq` and the end of the topic as it was when the gap
-      was read, newer than what its key and its row have is enough.
+    - A record is refused if its shard, or the shard of its key, is not its partition's.
+    - A change counts only if its (epoch, seq) is newer than its shard's; so a record that is read again, or a second
+      agent's copy of it, changes nothing. Between a gap in `seq` and the end that the partition had when the gap was
+      read, it is enough that the change is newer than its key's and its row's.
     - A newer epoch begins with an empty shard.
-    - At a digest for the (epoch, seq) at which a shard stands, the table is compared with the agent's. Equal is proof.
-      After compaction a new reader has gaps until it has read as far as the topic went; before that point a digest that
-      differs proves nothing and is passed over.
+    - A digest of the shard's present (epoch, seq) is compared with the table; if it is equal, the table is verified.
+      After compaction a new reader meets gaps until it reaches the end that the partition had; before that point a
+      digest that differs proves nothing and is ignored.
 
-    The result does not depend on how the log is cut into fetches, but for the ends that these name. Memory: the tables,
-    about 14 bytes a key and 8 a row. Cost of a fetch: O(K), in numpy except for what counts late in a gap.
+    The result does not depend on how the log is split into fetches, except for the end offsets that they report.
+    Memory: the tables, about 14 bytes a key and 8 a row. Cost of a fetch: O(K), in numpy but for late changes in a gap.
 
     Args:
         num_shards: partitions of the topic.
-        is_whole: whether the records come from the beginning of the topic; without it digests prove nothing.
+        is_whole: whether the records start at the beginning of the topic; otherwise digests prove nothing.
 
     Attributes:
-        shards: what is known of each shard.
-        max_hot: the most hot features that there ever were, after any one change.
+        shards: the state of each shard.
+        max_hot: the largest number of hot features after any single change.
     """
 
     def __init__(self, num_shards: int, *, is_whole: bool = True) -> None:
@@ -109,7 +109,7 @@ class History:
         self.max_hot = 0
 
     def take(self, fetch: Fetch) -> Outcome:
-        """Takes in what one fetch brought of one partition."""
+        """Applies the records of one fetch."""
         columns, refused = self._accept(fetch)
         counts = np.zeros(len(fetch.records), np.bool_)
         parts: list[Changes] = []
@@ -124,17 +124,17 @@ class History:
         return Outcome(Changes.concatenate(parts), counts, refused, verdicts)
 
     def _accept(self, fetch: Fetch) -> tuple[Columns, dict[int, str]]:
-        """The records of the partition's shard, and why each other one is refused."""
+        """The records of the partition's shard, and the reasons for refusing the others."""
         columns, partition, num_shards = Columns.of(fetch), fetch.partition, len(self.shards)
         is_ours = columns.shard == partition
         if partition < num_shards and is_ours.all():
             changed = columns.key[columns.key != 0]
-            if not find_alien(changed, partition, num_shards):  # nearly always
+            if not has_foreign_key(changed, partition, num_shards):  # nearly always
                 return columns, {}
         owners = np.where(columns.key != 0, shard_of(columns.key, num_shards), columns.shard)
         is_ours &= (owners == partition) & (partition < num_shards)
         refused = {
-            i: f"a record of shard {columns.shard[i]} with a key of shard {owners[i]} in partition {partition}"
+            i: f"got a record of shard {columns.shard[i]} with a key of shard {owners[i]}, expected shard {partition}"
             for i in np.flatnonzero(~is_ours).tolist()
         }
         if partition < num_shards:
@@ -142,7 +142,7 @@ class History:
         return columns[is_ours], refused
 
     def _pieces(self, columns: Columns, partition: int) -> list[Columns]:
-        """The records cut at digests, at new epochs, and where an open gap ends."""
+        """The records, split at digests, at new epochs, and at the end of an open gap."""
         if not len(columns):
             return []
         is_digest, epoch = columns.key == 0, columns.epoch
@@ -154,7 +154,7 @@ class History:
     def _take_changes(
         self, view: ShardView, piece: Columns, counts: npt.NDArray[np.bool_], log_end: int | None
     ) -> list[Changes]:
-        """Applies those of a piece's changes that count, and marks them; returns what others must apply."""
+        """Applies the changes that count, and marks them; returns the changes that other tables must apply."""
         if view.gap is not None and piece.offset[0] >= view.complete_from:
             view.gap = None
         epoch = int(piece.epoch[0])
@@ -177,17 +177,17 @@ class History:
 
     @property
     def num_hot(self) -> int:
-        """Hot features."""
+        """The number of hot features."""
         return sum(view.table.num_hot for view in self.shards)
 
     @property
     def is_verified(self) -> bool:
-        """Whether every shard, as it stands, was found equal to its agent's table, and none ever differed."""
+        """Whether every shard's present table equals its agent's, and no digest ever differed."""
         return all(view.seq == view.verified_seq and not view.mismatches for view in self.shards)
 
     @property
     def verified(self) -> bool | None:
-        """Whether the table is the agent's: True, False if a digest differed, None if not yet compared."""
+        """Whether the table equals the agent's: False if a digest differed, None if not yet compared."""
         if any(view.mismatches for view in self.shards):
             return False
         return True if self.is_verified else None
@@ -199,11 +199,11 @@ class History:
         return {"verified": self.verified, **{name: sums[counter] for name, counter in counts.items()}}
 
     def standings(self) -> dict[str, list[int]]:
-        """[epoch, seq] of every shard of which a change was applied, for JSON."""
+        """[epoch, seq] of every shard with an applied change, for JSON."""
         return {str(number): [view.epoch, view.seq] for number, view in enumerate(self.shards) if view.seq}
 
     def to_state(self) -> dict[str, Any]:
-        """What `load` needs beside the arrays, for JSON."""
+        """The part of the state that JSON holds; `load` needs it."""
         shards = [
             {**{name: getattr(view, name) for name in _COUNTERS}, "floor": view.gap and view.gap.floor}
             for view in self.shards
@@ -211,7 +211,7 @@ class History:
         return {"shards": shards, "max_hot": self.max_hot}
 
     def to_arrays(self) -> Arrays:
-        """The tables and open gaps: copies. Keys of a table stand in no order, which takes no longer than a copy."""
+        """Copies of the tables and open gaps; the keys are unsorted, as sorting would cost more than the copy."""
         arrays: Arrays = {}
         for number, view in enumerate(self.shards):
             keys, rows = view.table.unsorted_items()
@@ -220,13 +220,13 @@ class History:
         return arrays
 
     def load(self, state: Mapping[str, Any], arrays: Mapping[str, npt.NDArray[Any]]) -> None:
-        """Goes on from what `to_state` and `to_arrays` gave; keys may be int64 of the same bits.
+        """Restores the results of `to_state` and `to_arrays`; keys may be int64 with the same bits.
 
         Raises:
-            ValueError: they are of another number of shards.
+            ValueError: the state has another number of shards.
         """
         if len(state["shards"]) != len(self.shards):
-            raise ValueError(f"{len(state['shards'])} shards, expected {len(self.shards)}")
+            raise ValueError(f"state of {len(state['shards'])} shards, expected {len(self.shards)}")
         self.max_hot = int(state["max_hot"])
         for number, (view, known) in enumerate(zip(self.shards, state["shards"], strict=True)):
             for name in _COUNTERS:
@@ -237,7 +237,7 @@ class History:
 
 
 def _follow(view: ShardView, piece: Columns, log_end: int | None) -> tuple[npt.NDArray[np.bool_], int]:
-    """(K,) which changes are their shard's newest, and from which one on a gap is open, which is opened here."""
+    """(K,) whether each change is its shard's newest, and the index of the first one in an open gap; opens a gap."""
     begins_epoch = int(piece.epoch[0]) > view.epoch
     floor = int(piece.seq[0]) - 1 if begins_epoch else view.seq
     newest = np.maximum.accumulate(np.concatenate([[floor], piece.seq[:-1]]))  # before each record
@@ -266,7 +266,7 @@ def _begin_epoch(view: ShardView, epoch: int) -> Changes:
 
 
 def _compare(view: ShardView, digest: Digest, offset: int) -> Verdict:
-    """What a digest proves of the shard's table."""
+    """Compares a digest with the shard's table."""
     if (digest.epoch, digest.seq) > (view.epoch, view.seq):
         view.verified_seq = -1
         return "ahead"

@@ -1,4 +1,4 @@
-"""Following the assignments topic: as an iterator of changes, or as a table that is kept up to date.
+"""Following the assignments topic, as an iterator of changes or as a table.
 
 >>> for change in subscribe("localhost:9092"):               # doctest: +SKIP
 ...     print(change.feature, change.tier, change.row)
@@ -36,20 +36,20 @@ logger = logging.getLogger(__name__)
 
 
 class AssignmentReader:
-    """Reads the assignments topic with offsets of its own; no consumer group, nothing committed.
+    """Reads the assignments topic from its own offsets, without a consumer group or commits.
 
     Args:
         connector: the broker.
-        from_beginning: read the whole topic first (the hot set as it stands), or only what comes from now on.
-        until: offsets by partition; what lies behind them is not taken in.
+        from_beginning: whether to read the whole topic (the present hot set), or only records written from now on.
+        until: offsets by partition; records from these offsets on are ignored.
 
     Attributes:
-        table: the materialised view of what was read.
-        is_whole: whether that is the hot set, which only a reader from the beginning has.
-        num_bad: records that could not be believed.
+        table: the table of the records that were read.
+        is_whole: whether the table is the whole hot set, which needs `from_beginning`.
+        num_bad: malformed or invalid records.
 
     Raises:
-        BrokerError: nobody answers within 10 s.
+        BrokerError: no broker answers within 10 s.
         TopicError: the topic is missing.
     """
 
@@ -72,7 +72,7 @@ class AssignmentReader:
             self._records.seek(self.end_offsets())
 
     def close(self) -> None:
-        """Disconnects; without it, the end of the program does."""
+        """Disconnects; at the latest this happens when the program ends."""
         self._finalizer()
 
     def __enter__(self) -> AssignmentReader:
@@ -84,8 +84,8 @@ class AssignmentReader:
     def end_offsets(self) -> dict[int, int]:
         """The present end of every partition.
 
-        Asked on a connection of its own, which is kept: see `PartitionLog.all_bounds` for why a consumer's
-        `end_offsets` is not enough.
+        Uses a second connection, which stays open; `streams.clients.partition_reader` explains why a consumer's
+        `end_offsets` alone does not suffice.
         """
         if self._log is None:
             self._log = self._opened.enter_context(open_partition_log(self._connector))
@@ -98,13 +98,13 @@ class AssignmentReader:
 
     @property
     def num_behind(self) -> int:
-        """How many records lay between the last `poll` and the end of the topic as the broker last named it."""
+        """The number of records between the last `poll` and the end that the broker last reported."""
         return self._records.num_behind
 
     def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
-        """What came, in order within each shard, as (decoded, Kafka's record); changes are already in `table`.
+        """Reads new records into `table`; returns digests, and the changes that counted, as (decoded, Kafka's record).
 
-        Only changes that were news to the table are returned, and all digests.
+        Records of one shard are in order.
         """
         news: list[tuple[Record, Any]] = []
         for partition, records in self._records.poll(timeout_ms).items():
@@ -115,7 +115,7 @@ class AssignmentReader:
     def _take(
         self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
     ) -> list[tuple[Record, Any]]:
-        """Takes a partition's records into the table; returns the digests and those that changed it."""
+        """Applies a partition's records to the table; returns the digests, and the changes that counted."""
         fetch = Fetch(
             partition=partition,
             records=[known for known, _ in decoded],
@@ -137,16 +137,16 @@ class AssignmentReader:
         return decoded if isinstance(decoded, Record) else None
 
     def catch_up(self, *, timeout_s: float = 60.0, until: Mapping[int, int] | None = None) -> None:
-        """Reads as far as the topic goes now, or as `until` says (offsets by partition).
+        """Reads up to the present end of the topic, or up to the offsets `until`, by partition.
 
         Raises:
-            BrokerError: that is not reached within `timeout_s`.
+            BrokerError: the end is not reached within `timeout_s`.
         """
         ends = dict(until) if until is not None else self.end_offsets()
         deadline_s = time.monotonic() + timeout_s
         while any(position < ends[number] for number, position in self.positions().items()):
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"{self._topic}: read to {self.positions()} of {ends} within {timeout_s:.0f} s")
+                raise BrokerError(f"{self._topic}: at {self.positions()} after {timeout_s:.0f} s, expected {ends}")
             self.poll()
 
 
@@ -164,21 +164,21 @@ def subscribe(
     from_beginning: bool = True,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[Assignment]:
-    """Iterates over the changes of the hot set, for ever.
+    """Iterates over the changes of the hot set, without an end.
 
-    Changes of one shard come in order, each once. With `from_beginning` the first ones rebuild the hot set as it
-    stands: on a compacted topic that is about one change for each feature.
+    Yields the changes of one shard in order, each once. With `from_beginning` the first ones rebuild the present hot
+    set; on a compacted topic these are about one change for each feature.
 
     Args:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`, or a `Connector` such as an `InMemoryBroker`, which has its own
             prefix.
-        prefix: what the topic names begin with.
+        prefix: the prefix of the topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
-        from_beginning: begin with the hot set as it stands, or with the next change.
-        should_stop: asked about ten times a second; the iteration ends when it says so.
+        from_beginning: whether to begin with the present hot set, or with the next change.
+        should_stop: called about ten times a second; the iteration ends when it returns True.
 
     Raises:
-        BrokerError: nobody answers within 10 s.
+        BrokerError: no broker answers within 10 s.
         TopicError: the topic is missing.
     """
     connector = _connect(bootstrap_servers, prefix, properties)
@@ -190,19 +190,19 @@ def subscribe(
 
 
 class HotFeatureTable:
-    """The hot set, materialised: read from the topic when it is made, and on with every `refresh`.
+    """A materialised view of the hot set: the constructor reads the whole topic, and `refresh` the changes since.
 
-    Serving code refreshes between requests, or in a thread of its own around its own lock.
+    Serving code calls `refresh` between requests, or in a thread with a lock around `refresh` and `lookup`.
 
     Args:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`, or a `Connector` such as an `InMemoryBroker`, which has its own
             prefix.
-        prefix: what the topic names begin with.
+        prefix: the prefix of the topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
         timeout_s: how long reading the hot set may take.
 
     Raises:
-        BrokerError: nobody answers, or reading takes longer than `timeout_s`.
+        BrokerError: no broker answers, or reading takes longer than `timeout_s`.
         TopicError: the topic is missing.
     """
 
@@ -224,7 +224,7 @@ class HotFeatureTable:
             raise
 
     def close(self) -> None:
-        """Disconnects; the table stays readable. Without it, the end of the program does."""
+        """Disconnects, at the latest when the program ends; the table stays readable."""
         self._reader.close()
 
     def __enter__(self) -> HotFeatureTable:
@@ -235,11 +235,11 @@ class HotFeatureTable:
 
     @property
     def table(self) -> HotTable:
-        """The view itself: `items`, `num_hot`, `num_warm`, `is_verified` and the shards' `seq`."""
+        """The table, with `items`, `num_hot`, `num_warm`, `is_verified` and the shards' `seq`."""
         return self._reader.table
 
     def refresh(self) -> int:
-        """Reads on to the present end of the topic; returns how many changes there were."""
+        """Reads up to the present end of the topic; returns the number of changes."""
         before = sum(view.num_applied for view in self.table.shards)
         self._reader.catch_up(timeout_s=self._timeout_s)
         return sum(view.num_applied for view in self.table.shards) - before
@@ -249,21 +249,23 @@ class HotFeatureTable:
         return self.table.lookup(keys)
 
     def offsets(self) -> dict[int, int]:
-        """How far each partition was read: what `as_of` takes."""
+        """The offset of the next record of each partition; `as_of` takes these."""
         return self._reader.positions()
 
     def as_of(self, offsets: Mapping[int, int]) -> HotTable:
         """The hot set as it stood when the partitions ended at `offsets`.
 
-        Exact as far back as the topic has not been compacted.
+        Exact for offsets that compaction has not reached yet.
 
         Raises:
-            ConfigError: a partition has no offset.
-            BrokerError: the partitions do not reach so far within `timeout_s`.
+            ConfigError: `offsets` lacks a partition.
+            BrokerError: the partitions do not reach these offsets within `timeout_s`.
         """
         missing = set(self.offsets()) - set(offsets)
         if missing:
-            raise ConfigError(f"as_of: no offset of partition {min(missing)}; name one for each, as `offsets()` does")
+            raise ConfigError(
+                f"as_of: no offset of partition {min(missing)}, expected one for each, as from `offsets()`"
+            )
         with AssignmentReader(self._connector, until=offsets) as reader:
             reader.catch_up(timeout_s=self._timeout_s, until=offsets)
             return reader.table

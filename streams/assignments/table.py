@@ -1,4 +1,4 @@
-"""HotTable: the hot set as a subscriber holds it. Pure: feed it records, from Kafka or from anywhere."""
+"""`HotTable`: a subscriber's view of the hot set, without I/O: it takes records from Kafka or any other source."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ class HotTable:
 
     Args:
         num_shards: partitions of the topic.
-        is_whole: whether the records come from the beginning of the topic; without it digests prove nothing.
+        is_whole: whether the records start at the beginning of the topic; otherwise digests prove nothing.
 
     Attributes:
-        history: what is known of each shard.
+        history: the state of each shard.
     """
 
     def __init__(self, num_shards: int, *, is_whole: bool = True) -> None:
         self.history = History(num_shards, is_whole=is_whole)
 
     def apply(self, record: Record, *, offset: int = 0, end_offset: int | None = None) -> bool:
-        """Takes in one record of its shard's partition; returns whether it changed the table.
+        """Applies one record of its shard's partition; returns whether it changed the table.
 
         Args:
             record: a change or a digest.
             offset: its offset.
-            end_offset: the end of its partition as it was when it was fetched; None: nothing was compacted away.
+            end_offset: the end of its partition at the time of the fetch; None if the topic was never compacted.
         """
         fetch = Fetch(partition=record.shard, records=[record], offsets=[offset], end_offset=end_offset)
         return bool(self.take(fetch).counts[0])
 
     def take(self, fetch: Fetch) -> Outcome:
-        """Takes in what one fetch brought of one partition."""
+        """Applies the records of one fetch."""
         return self.history.take(fetch)
 
     @property
     def shards(self) -> list[ShardView]:
-        """What is known of each shard."""
+        """The state of each shard."""
         return self.history.shards
 
     @property
     def max_hot(self) -> int:
-        """The most hot features that there ever were, after any one change."""
+        """The largest number of hot features after any single change."""
         return self.history.max_hot
 
     def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
@@ -67,24 +67,24 @@ class HotTable:
         return tiers.reshape(keys.shape), rows.reshape(keys.shape)
 
     def items(self) -> Iterator[tuple[int, str, int | None]]:
-        """All hot and warm features: key, tier, row."""
+        """Iterates over all hot and warm features: key, tier, row (None for warm)."""
         for view in self.shards:
             for key, tier, row in zip(*(column.tolist() for column in view.table.items()), strict=True):
                 yield key, TIERS[tier], row if row >= 0 else None
 
     @property
     def num_hot(self) -> int:
-        """Hot features."""
+        """The number of hot features."""
         return self.history.num_hot
 
     @property
     def num_warm(self) -> int:
-        """Warm features."""
+        """The number of warm features."""
         return sum(view.table.num_warm for view in self.shards)
 
     @property
     def is_verified(self) -> bool:
-        """Whether every shard, as it stands, was found equal to its agent's table, and none ever differed."""
+        """Whether every shard's present table equals its agent's, and no digest ever differed."""
         return self.history.is_verified
 
     def __eq__(self, other: object) -> bool:

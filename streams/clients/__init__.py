@@ -1,4 +1,4 @@
-"""Everything that talks to a broker: clients are made here only, and handed to whoever needs one."""
+"""Kafka clients, and everything built on them; other rooms receive a client and never create one."""
 
 from __future__ import annotations
 

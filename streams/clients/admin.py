@@ -1,4 +1,4 @@
-"""Topics on a broker: created, described, and counted; what they must look like is `streams.topics'` business."""
+"""Creates and describes topics on a broker; `streams.topics` defines their specifications."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True)
 class TopicState:
-    """A specification beside what the broker has.
+    """A topic's specification and its state on the broker.
 
     Attributes:
-        spec: what it must look like.
-        partitions: what the broker has; None if the topic is missing.
-        problems: in what it does not fit; empty if it does.
-        created: whether this call created it.
+        spec: the specification.
+        partitions: the number of partitions on the broker; None if the topic is missing.
+        problems: the differences from the specification.
+        created: whether this call created the topic.
     """
 
     spec: TopicSpec
@@ -45,7 +45,7 @@ def connect_admin(connector: Connector, *, timeout_ms: int = 10_000) -> Iterator
     """An admin client.
 
     Raises:
-        BrokerError: nobody answers within `timeout_ms`.
+        BrokerError: no broker answers within `timeout_ms`.
     """
     admin = connector.open_admin(timeout_ms=timeout_ms)
     try:
@@ -55,7 +55,7 @@ def connect_admin(connector: Connector, *, timeout_ms: int = 10_000) -> Iterator
 
 
 def _fetch(admin: Any, specs: list[TopicSpec]) -> dict[str, tuple[int, dict[str, str]]]:
-    """Partitions and settings of those of the topics that exist."""
+    """Partitions and settings of the topics that exist, by name."""
     existing = sorted(set(admin.list_topics()) & {spec.name for spec in specs})
     if not existing:
         return {}
@@ -67,7 +67,7 @@ def _fetch(admin: Any, specs: list[TopicSpec]) -> dict[str, tuple[int, dict[str,
 
 
 def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, created: bool = False) -> TopicState:
-    """What of an existing topic does not fit (a broker that shows no settings is taken at its word)."""
+    """Compares a topic with its specification; settings that the broker does not list are assumed to be right."""
     if found is None:
         return TopicState(spec=spec, partitions=None, problems=("missing; run `hotstream topics create`",))
     partitions, settings = found
@@ -84,10 +84,10 @@ def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, creat
 
 
 def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicState]:
-    """Each specification beside what the broker has.
+    """The state of each topic on the broker.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
     """
     with connect_admin(connector) as admin:
         actual = _fetch(admin, specs)
@@ -95,7 +95,7 @@ def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicS
 
 
 def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_factor: int = -1) -> list[TopicState]:
-    """Creates what is missing, and says of what exists whether it fits; never changes an existing topic.
+    """Creates missing topics and compares existing ones with their specifications; never changes a topic.
 
     Args:
         connector: the broker.
@@ -103,7 +103,7 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
         replication_factor: -1 for the broker's default.
 
     Raises:
-        BrokerError: nobody answers, or the broker refuses.
+        BrokerError: no broker answers, or the broker refuses.
     """
     with connect_admin(connector) as admin:
         missing = [spec for spec in specs if spec.name not in set(admin.list_topics())]
@@ -119,7 +119,7 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
             try:
                 admin.create_topics(wanted, wait_for_metadata=True)
             except TopicAlreadyExistsError:
-                pass  # somebody else was quicker; what is there is compared below
+                pass  # another process created them first; the comparison follows below
             except KafkaError as error:
                 raise BrokerError(f"topics could not be created: {error}") from error
         actual = _fetch(admin, specs)
@@ -131,7 +131,7 @@ def require_partitions(connector: Connector, topic: str) -> int:
     """The number of partitions of a topic that must exist.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
         TopicError: the topic is missing.
     """
     with connect_admin(connector) as admin:

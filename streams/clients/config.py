@@ -1,7 +1,7 @@
-"""How a command reaches Kafka: one frozen object, made at the edge, handed to every client.
+"""The connection to Kafka: a frozen configuration that the command creates and every client receives.
 
 Precedence: flag > environment > file > default. Properties have Kafka's own names, so an existing
-`client.properties` works as it is; each client library gets them under the names that it knows.
+`client.properties` works unchanged; each client library receives them under its own names.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ def load_properties(path: Path) -> dict[str, str]:
     try:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); name a file") from error
+        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); expected a readable file") from error
     except UnicodeDecodeError as error:
         raise ConfigError(
             f"--config {path}: got bytes that are not UTF-8 at {error.start}; name a text file"
@@ -59,7 +59,7 @@ def load_properties(path: Path) -> dict[str, str]:
 
 
 def redact(properties: Mapping[str, str]) -> dict[str, str]:
-    """The same properties with every secret replaced by `***`, fit for printing."""
+    """The properties, with `***` in place of every secret, for printing."""
     return {name: "***" if _SECRET.search(name) else value for name, value in properties.items()}
 
 
@@ -67,7 +67,7 @@ def _parse_jaas(value: str) -> dict[str, str]:
     """Username and password of a `sasl.jaas.config`, as arguments of a client.
 
     Raises:
-        ConfigError: one of them is not there.
+        ConfigError: username or password is missing.
     """
     found = {name: re.sub(r"\\(.)", r"\1", quoted) for name, quoted in _JAAS.findall(value)}
     if found.keys() != {"username", "password"}:
@@ -79,17 +79,17 @@ def _parse_jaas(value: str) -> dict[str, str]:
 
 @dataclass(frozen=True, kw_only=True)
 class KafkaConfig:
-    """Where the broker is and how to talk to it.
+    """The address of the broker, and the settings for its clients.
 
     Args:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
-        prefix: what every topic name begins with.
+        prefix: the prefix of all topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
     """
 
     bootstrap_servers: str
     prefix: str = "hotstream"
-    properties: Mapping[str, str] = field(default_factory=dict, repr=False)  # it may hold secrets
+    properties: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
 
     def __post_init__(self) -> None:
         for server in self.bootstrap_servers.split(","):
@@ -106,16 +106,16 @@ class KafkaConfig:
         unknown = set(self.properties) - set(_ARGUMENTS) - {"sasl.jaas.config", "bootstrap.servers"}
         if unknown:
             known = ", ".join([*sorted(_ARGUMENTS), "sasl.jaas.config"])
-            raise ConfigError(f"client property {min(unknown)!r} is not known here; known: {known}")
-        self.client_arguments()  # a JAAS line that cannot be read is found here, not at the first connection
+            raise ConfigError(f"client property: got {min(unknown)!r}, expected one of {known}")
+        self.client_arguments()  # reports a malformed JAAS line now, not at the first connection
 
     @property
     def servers(self) -> list[str]:
-        """The bootstrap servers, one by one."""
+        """The bootstrap servers as a list."""
         return [server.strip() for server in self.bootstrap_servers.split(",")]
 
     def client_arguments(self) -> dict[str, Any]:
-        """Security arguments for kafka-python's and aiokafka's clients (both use the same names)."""
+        """Security arguments for clients of kafka-python and aiokafka, which share the names."""
         arguments: dict[str, Any] = {}
         for name, value in self.properties.items():
             if name in _ARGUMENTS:
@@ -124,7 +124,7 @@ class KafkaConfig:
                 arguments.update(_parse_jaas(value))
         return arguments
 
-    # ---- a `Connector`; the client libraries are imported by whoever opens a client, and by nobody else -------------
+    # ---- a `Connector`; the client libraries are imported when a client is opened, not before -----------------------
 
     def open_consumer(
         self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
@@ -161,5 +161,5 @@ class KafkaConfig:
         return kafka_clients.open_admin(self, timeout_ms=timeout_ms)
 
     def describe(self) -> dict[str, Any]:
-        """The configuration as it may be printed: secrets are redacted."""
+        """The configuration for printing, with secrets redacted."""
         return {**redact(self.properties), "bootstrap.servers": self.bootstrap_servers, "prefix": self.prefix}

@@ -1,4 +1,4 @@
-"""`Connector` opens the clients of a broker. Code that takes one runs without a broker, too."""
+"""`Connector` opens the clients of a broker. Code that takes a `Connector` also runs without a broker."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ __all__ = ["Connector"]
 class Connector(Protocol):
     """Opens the five kinds of clients that hotstream uses.
 
-    `KafkaConfig` opens kafka-python's and aiokafka's; `InMemoryBroker` opens clients of a log in this process, with
-    the same methods. A client belongs to the caller, who closes it.
+    `KafkaConfig` opens clients of kafka-python and aiokafka; `InMemoryBroker` opens clients with the same methods that
+    use a log in this process. The caller owns a client and closes it.
 
     Attributes:
-        bootstrap_servers: what messages call the broker.
-        prefix: what every topic name begins with.
+        bootstrap_servers: the name of the broker in messages.
+        prefix: the prefix of all topic names.
     """
 
     @property
@@ -27,35 +27,35 @@ class Connector(Protocol):
     def open_consumer(
         self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
     ) -> Any:
-        """A `kafka.KafkaConsumer` with no group, nothing assigned and nothing committed.
+        """A `kafka.KafkaConsumer` without a group, an assignment or commits.
 
         Args:
-            auto_offset_reset: where to go from an offset that the broker does not have: `earliest`, or `none` (raises).
-            max_poll_records: how many records a `poll` returns at most.
-            repeats_ends: have the broker repeat the end of each partition in every fetch, changed or not.
+            auto_offset_reset: what to do at an offset that the broker does not have: `earliest`, or `none` (raises).
+            max_poll_records: the largest number of records that a `poll` returns.
+            repeats_ends: whether every fetch reports the end of each partition, even if it has not changed.
 
         Raises:
-            BrokerError: nobody answers within 10 s.
+            BrokerError: no broker answers within 10 s.
         """
 
     def create_async_consumer(self) -> Any:
-        """An `aiokafka.AIOKafkaConsumer` with no group, not connected before its `start`; for reading much, quickly."""
+        """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading many records fast."""
 
     def open_producer(self, *, delivery_timeout_s: float) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.
 
-        `send` takes a record without key and value; `abandon` makes it forget what was not sent.
+        `send` accepts a record without key and value; `abandon` discards records that were not sent.
 
         Raises:
-            BrokerError: nobody answers within 10 s.
+            BrokerError: no broker answers within 10 s.
         """
 
     def create_batch_producer(self) -> Any:
-        """An `aiokafka.AIOKafkaProducer`, acknowledged by all replicas, that is not connected before its `start`."""
+        """An `aiokafka.AIOKafkaProducer`, acknowledged by all replicas, which `start` connects."""
 
     def open_admin(self, *, timeout_ms: int = 10_000) -> Any:
         """A `kafka.admin.KafkaAdminClient`.
 
         Raises:
-            BrokerError: nobody answers within `timeout_ms`.
+            BrokerError: no broker answers within `timeout_ms`.
         """

@@ -1,6 +1,6 @@
-"""Dead-letter topics: the one way a record is dead-lettered, read, and sent again.
+"""Writes, reads and resends the dead letters of all topics.
 
-`<topic>.dlq` has what readers of `<topic>` rejected, bytes as they were; `streams.records.dead_letters` has the format.
+`<topic>.dlq` holds the records that readers of `<topic>` rejected; `streams.records.dead_letters` defines the format.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ def _now_ms() -> int:
 
 
 class AddressedLetter(NamedTuple):
-    """A dead letter and where to send it."""
+    """A dead letter with its topic and partition."""
 
     topic: str
     partition: int
@@ -34,17 +34,17 @@ class AddressedLetter(NamedTuple):
 
 
 class DeadLetterTopics:
-    """Writes the letters of rejected records; the caller sends them with whatever producer it has.
+    """Addresses the letters of rejected records; the caller sends them with its own producer.
 
-    A letter goes to the partition of its record, modulo the partitions of the dead-letter topic.
+    A letter goes to the partition of its record, modulo the number of partitions of the dead-letter topic.
 
     Args:
         connector: the broker.
-        topics: whose records may be rejected.
+        topics: the topics whose records may be rejected.
         clock_ms: the wall clock.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
         TopicError: a dead-letter topic is missing.
     """
 
@@ -57,7 +57,7 @@ class DeadLetterTopics:
 
         Args:
             record: as a Kafka client gives it: `topic`, `partition`, `offset`, `key`, `value` and `headers`.
-            reason: what, got, expected.
+            reason: the reason (what, got, expected).
         """
         letter = write_letter(record, error="BadRecord", message=reason, time_ms=self._clock_ms())
         partition = record.partition % self._partitions[record.topic]
@@ -74,10 +74,10 @@ class DeadLetterTopics:
 
 
 def read_dead_letters(connector: Connector, topic: str) -> Iterator[DeadLetter]:
-    """The dead letters that a topic has now, partition by partition, oldest first.
+    """The present dead letters of a topic, partition by partition, oldest first.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
         TopicError: the dead-letter topic is missing.
     """
     target = Topics.dead_letters(topic)
@@ -89,7 +89,7 @@ def read_dead_letters(connector: Connector, topic: str) -> Iterator[DeadLetter]:
 
 
 class Resent(NamedTuple):
-    """What `resend` did: records sent; lines of files left; records left because they were cut."""
+    """The counts of `resend`: records sent, lines of files skipped, and cut records skipped."""
 
     sent: int
     left: int
@@ -97,12 +97,12 @@ class Resent(NamedTuple):
 
 
 def resend(connector: Connector, topic: str) -> Resent:
-    """Sends the dead-lettered records of a topic to it once more: key, value and headers as they were, nulls as nulls.
+    """Sends the dead-lettered records of a topic to it again, with their original key, value and headers.
 
-    The letters stay where they are: a second call sends them a second time.
+    The letters stay in the dead-letter topic, so a second call sends them again.
 
     Raises:
-        BrokerError: nobody answers, or a record cannot be delivered.
+        BrokerError: no broker answers, or a record cannot be delivered.
         TopicError: one of the topics is missing.
     """
     partitions = require_partitions(connector, topic)

@@ -1,4 +1,4 @@
-"""A broker in this process: topics as lists, for tests of code that reads or writes Kafka, with crashes on demand.
+"""An in-process broker for tests of code that reads or writes Kafka, with failures on demand.
 
 >>> from streams.clients.in_memory import InMemoryBroker
 >>> from streams.clients.producer import RecordProducer
@@ -8,11 +8,10 @@
 >>> [record.value for record in broker.records("clicks", 1)]
 [b'one']
 
-An `InMemoryBroker` is a `Connector`, so whatever takes a `KafkaConfig` takes one, too: `subscribe(broker)` and
-`HotFeatureTable(broker)` follow it, and read what the test of your own consumer has put into the topics. To crash a
-process at a chosen moment, name the moment:
+An `InMemoryBroker` is a `Connector`, so everything that accepts a `KafkaConfig` accepts it, too: `subscribe(broker)`
+and `HotFeatureTable(broker)` read the records that a test has written. `fail_after` makes it fail at a chosen record:
 
->>> broker.fail_after(1)                          # one more record is stored, then everything that is open fails
+>>> broker.fail_after(1)                          # one more record is stored, then all open clients fail
 >>> with RecordProducer(broker) as producer:
 ...     producer.send("clicks", 0, b"two", [])
 ...     producer.send("clicks", 0, b"lost", [])
@@ -21,7 +20,7 @@ streams.errors.BrokerError: in-memory broker: a record was not acknowledged with
 >>> [record.value for record in broker.records("clicks", 0)]
 [b'two']
 
-Clients opened after the failure work again: they are those of the process that is started next.
+Clients opened after the failure work; they stand for the clients of a restarted process.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ __all__ = ["CrashError", "InMemoryBroker", "Partition", "Record"]
 
 
 class CrashError(KafkaError):
-    """What a client of an `InMemoryBroker` raises when it has failed on demand, and at every call from then on."""
+    """The broker has failed on demand; every later call of a client opened before raises this again."""
 
     def __str__(self) -> str:
         return "the broker failed on demand"
@@ -66,9 +65,9 @@ class Partition:
 
     Attributes:
         records: in the order of their offsets, which may have gaps.
-        begin: the offset where the log begins; there may be no record there.
-        end: the offset that the next record gets.
-        last_batch: the offset of the first record of the batch that came last.
+        begin: the first offset of the log; compaction may have removed its record.
+        end: the offset of the next record to be stored.
+        last_batch: the offset of the first record of the last batch.
     """
 
     records: list[Record] = field(default_factory=list)
@@ -79,7 +78,7 @@ class Partition:
 
 @dataclass(kw_only=True)
 class _Fault:
-    """What is to happen when one more record than `records` is sent."""
+    """The failure that happens once more than `records` records are sent."""
 
     records: int
     kind: Literal["lose record", "lose acknowledgement", "store twice"]
@@ -89,21 +88,21 @@ Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], int | None
 
 
 class InMemoryBroker:
-    """Topics in memory, and clients of them that behave as kafka-python's and aiokafka's do.
+    """Topics in memory, with clients that behave like those of kafka-python and aiokafka.
 
-    Guarantees: records of a partition have offsets 0, 1, 2, ...; a batch is stored whole or not at all; every method
-    of the broker and of its clients may be called from any thread. A `poll` never waits, whatever its timeout.
+    Guarantees: the records of a partition have offsets 0, 1, 2, ...; a batch is stored whole or not at all; all methods
+    of the broker and its clients are thread-safe. A `poll` never waits, whatever its timeout.
 
     Args:
         topics: partitions by topic name; `create_topics` of `streams.clients.admin` works as well.
-        prefix: what the topic names of hotstream begin with.
-        max_batch_records: how many records `BatchProducer` puts into a batch; 1 makes every record a crash point.
-        lists_last_batch: whether `end_offsets` names the first record of the last batch, as the embedded broker does.
-        clock_ms: the wall clock, for records that are sent without a timestamp.
+        prefix: the prefix of hotstream's topic names.
+        max_batch_records: records in a batch of `BatchProducer`; with 1, the broker can fail at every record.
+        lists_last_batch: whether `end_offsets` gives the first record of the last batch, as the embedded broker does.
+        clock_ms: the wall clock, for records without a timestamp.
 
     Attributes:
-        num_sent: records that clients have sent so far and that were stored, copies left out.
-        crash_points: `num_sent` before each request so far: what `fail_after` needs to meet every one of them.
+        num_sent: records sent and stored so far, without copies.
+        crash_points: `num_sent` before each request so far; pass these to `fail_after` to fail at every request.
         topics: the partitions of each topic.
     """
 
@@ -136,46 +135,46 @@ class InMemoryBroker:
         """Creates an empty topic.
 
         Raises:
-            ConfigError: there is one of that name.
+            ConfigError: a topic of this name exists.
         """
         if name in self.topics:
-            raise ConfigError(f"topic {name!r} exists already")
+            raise ConfigError(f"topic {name!r} exists already, expected a new name")
         self.topics[name] = [Partition() for _ in range(partitions)]
         self.configs[name] = dict(configs or {})
 
-    # ---- what a test does and sees ---------------------------------------------------------------------------------
+    # ---- for tests -------------------------------------------------------------------------------------------------
 
     def records(self, topic: str, partition: int = 0) -> list[Record]:
-        """What a partition holds now, oldest first."""
+        """The present records of a partition, oldest first."""
         with self.lock:
             return list(self.partition(topic, partition).records)
 
     def fail_now(self) -> None:
-        """Makes everything that is open fail from now on."""
+        """Makes all open clients fail from now on."""
         self.generation += 1
 
     def fail_after(self, records: int, *, lose: Literal["record", "acknowledgement"] = "record") -> None:
-        """Makes everything that is open fail with the request that sends one more record than `records` from now on.
+        """Makes all open clients fail at the request that exceeds `records` more records.
 
         Args:
-            records: how many more are stored and acknowledged as usual.
-            lose: whether the failing request is not stored (`record`), or stored and not acknowledged.
+            records: records that are still stored and acknowledged.
+            lose: `record`: the failing request is not stored; `acknowledgement`: it is stored, not acknowledged.
         """
         self._fault = _Fault(
             records=self.num_sent + records, kind="lose record" if lose == "record" else "lose acknowledgement"
         )
 
     def store_twice_after(self, records: int) -> None:
-        """Stores the request that sends one more record than `records` from now on twice, as a retry may do."""
+        """Stores the request that exceeds `records` more records twice, as a retry may do."""
         self._fault = _Fault(records=self.num_sent + records, kind="store twice")
 
     @property
     def is_fault_due(self) -> bool:
-        """Whether a fault that was asked for has not happened yet."""
+        """Whether a requested fault has not happened yet."""
         return self._fault is not None
 
     def cancel_fault(self) -> None:
-        """Forgets a fault that has not happened."""
+        """Cancels a requested fault that has not happened."""
         self._fault = None
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
@@ -198,7 +197,7 @@ class InMemoryBroker:
         self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
     ) -> Consumer:
         """See `Connector.open_consumer`."""
-        del repeats_ends  # they are always repeated
+        del repeats_ends  # every poll reports them
         return Consumer(self, resets=auto_offset_reset == "earliest", max_poll_records=max_poll_records)
 
     def create_async_consumer(self) -> AsyncConsumer:
@@ -219,13 +218,13 @@ class InMemoryBroker:
         del timeout_ms
         return Admin(self)
 
-    # ---- what its clients do ---------------------------------------------------------------------------------------
+    # ---- for its clients -------------------------------------------------------------------------------------------
 
     def partition(self, topic: str, partition: int) -> Partition:
         """A partition's log.
 
         Raises:
-            UnknownTopicOrPartitionError: there is none.
+            UnknownTopicOrPartitionError: topic or partition does not exist.
         """
         try:
             return self.topics[topic][partition]
@@ -233,7 +232,7 @@ class InMemoryBroker:
             raise UnknownTopicOrPartitionError(f"{topic}[{partition}]") from None
 
     def check(self, generation: int) -> None:
-        """Raises what a client must that was opened in `generation`.
+        """Checks that a client opened in `generation` still works.
 
         Raises:
             CrashError: the broker has failed since.
@@ -245,8 +244,8 @@ class InMemoryBroker:
         """Stores one request; returns the offset of its first record.
 
         Raises:
-            CrashError: this is the request that fails, or it comes after it.
-            UnknownTopicOrPartitionError: there is no such partition.
+            CrashError: this request, or an earlier one, fails on demand.
+            UnknownTopicOrPartitionError: topic or partition does not exist.
         """
         with self.lock:
             self.check(generation)
@@ -283,12 +282,12 @@ class InMemoryBroker:
         return records[first : first + limit]
 
     def listed_end(self, topic: str, partition: int) -> int:
-        """The end as `end_offsets` lists it."""
+        """The end offset that `end_offsets` returns."""
         log = self.partition(topic, partition)
         return log.last_batch if self.lists_last_batch else log.end
 
     def create(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Creates topics as `KafkaAdminClient.create_topics` is asked to."""
+        """Creates topics from the arguments of `KafkaAdminClient.create_topics`."""
         with self.lock:
             for name, settings in wanted.items():
                 self.add_topic(name, settings["num_partitions"], settings["configs"])

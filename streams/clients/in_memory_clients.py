@@ -18,7 +18,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 
 class _Client:
-    """A client opened before the broker failed fails from then on."""
+    """A client that fails at every call once the broker has failed."""
 
     def __init__(self, broker: InMemoryBroker) -> None:
         self._broker = broker
@@ -29,12 +29,12 @@ class _Client:
 
 
 class Consumer(_Client):
-    """Reads as `kafka.KafkaConsumer` does without a group.
+    """Reads like a `kafka.KafkaConsumer` without a group.
 
     Args:
-        broker: where from.
-        resets: whether an offset that is not there becomes the oldest one; otherwise `poll` raises.
-        max_poll_records: how many records a `poll` returns at most.
+        broker: the broker.
+        resets: whether an offset outside the log is reset to the oldest one; otherwise `poll` raises.
+        max_poll_records: the largest number of records that a `poll` returns.
     """
 
     def __init__(self, broker: InMemoryBroker, *, resets: bool, max_poll_records: int) -> None:
@@ -46,28 +46,28 @@ class Consumer(_Client):
         self._num_polls = 0
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
-        """The numbers of a topic's partitions; None if there is no such topic."""
+        """The numbers of a topic's partitions; None if the topic does not exist."""
         self._check()
         partitions = self._broker.topics.get(topic)
         return None if partitions is None else set(range(len(partitions)))
 
     def assign(self, partitions: Sequence[TopicPartition]) -> None:
-        """Reads these partitions from now on; those that it has read before go on where they stand."""
+        """Reads these partitions from now on; those assigned before keep their positions."""
         self._positions = {partition: self._positions.get(partition) for partition in partitions}
         self._ends = {partition: end for partition, end in self._ends.items() if partition in self._positions}
 
     def unsubscribe(self) -> None:
-        """Reads no partition, and forgets where they stood."""
+        """Unassigns all partitions and discards their positions."""
         self._positions, self._ends = {}, {}
 
     def seek(self, partition: TopicPartition, offset: int) -> None:
-        """Goes on from an offset."""
+        """Sets the position to an offset."""
         if partition not in self._positions:
             raise KafkaError(f"{partition} is not assigned")
         self._positions[partition] = offset
 
     def seek_to_beginning(self, *partitions: TopicPartition) -> None:
-        """Goes on from the oldest record."""
+        """Sets the position to the oldest record."""
         for partition in partitions or self._positions:
             self._positions[partition] = None
 
@@ -78,26 +78,26 @@ class Consumer(_Client):
         return self._broker.partition(*partition).begin if offset is None else offset
 
     def highwater(self, partition: TopicPartition) -> int | None:
-        """The end as the last `poll` has seen it; None before there was one."""
+        """The end that the last `poll` reported; None before the first."""
         return self._ends.get(partition)
 
     def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the logs begin."""
+        """The first offset of each log."""
         self._check()
         return {partition: self._broker.partition(*partition).begin for partition in partitions}
 
     def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the logs end."""
+        """The end offset of each log."""
         self._check()
         return {partition: self._broker.listed_end(*partition) for partition in partitions}
 
     def poll(self, timeout_ms: int = 0, max_records: int | None = None) -> dict[TopicPartition, list[Record]]:
-        """The next records by partition; returns at once, and begins with another partition every time.
+        """The next records by partition; returns at once, and starts with a different partition each time.
 
         Raises:
-            OffsetOutOfRangeError: a position is not in the log, and must not be reset.
+            OffsetOutOfRangeError: a position is outside the log, and `resets` is False.
         """
-        del timeout_ms  # what comes while one waits comes from another thread, and can be polled for again
+        del timeout_ms  # records of other threads are returned by a later poll
         with self._broker.lock:
             self._check()
             room, fetched = max_records or self._max_poll_records, {}
@@ -111,7 +111,7 @@ class Consumer(_Client):
                     fetched[partition] = records
                     self._positions[partition] = records[-1].offset + 1
                 elif room:
-                    self._positions[partition] = log.end  # compaction has left nothing up to there
+                    self._positions[partition] = log.end  # compaction has removed the rest
             return fetched
 
     def _next_turn(self) -> list[TopicPartition]:
@@ -129,14 +129,14 @@ class Consumer(_Client):
         return begin
 
     def close(self, *, autocommit: bool = True, timeout_ms: int | None = None) -> None:
-        """Does nothing: there is nothing to disconnect from."""
+        """Does nothing: there is no connection."""
 
 
 class AsyncConsumer:
-    """Reads as `aiokafka.AIOKafkaConsumer` does without a group, with a `Consumer`.
+    """Reads like an `aiokafka.AIOKafkaConsumer` without a group.
 
     Args:
-        broker: where from.
+        broker: the broker.
     """
 
     def __init__(self, broker: InMemoryBroker) -> None:
@@ -146,17 +146,17 @@ class AsyncConsumer:
         self.highwater = self._consumer.highwater
 
     async def start(self) -> None:
-        """Does nothing: there is nothing to connect to."""
+        """Does nothing: there is no connection."""
 
     async def stop(self) -> None:
-        """Does nothing: there is nothing to disconnect from."""
+        """Does nothing: there is no connection."""
 
     async def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the logs begin."""
+        """The first offset of each log."""
         return self._consumer.beginning_offsets(partitions)
 
     async def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
-        """Where the logs end."""
+        """The end offset of each log."""
         return self._consumer.end_offsets(partitions)
 
     async def position(self, partition: TopicPartition) -> int:
@@ -165,12 +165,12 @@ class AsyncConsumer:
 
     async def getmany(self, *_partitions: TopicPartition, timeout_ms: int = 0) -> dict[TopicPartition, list[Record]]:
         """The next records of all partitions; returns at once."""
-        await asyncio.sleep(0)  # others run while a request is under way
+        await asyncio.sleep(0)  # lets other tasks run, as a real request does
         return self._consumer.poll(timeout_ms)
 
 
 class Future:
-    """What `Producer.send` returns; it is decided by then."""
+    """The result of `Producer.send`, already complete."""
 
     def __init__(self, error: BaseException | None) -> None:
         self._error = error
@@ -181,14 +181,14 @@ class Future:
             callback(self._error)
 
     def get(self, timeout: float | None = None) -> None:
-        """Raises what kept the record from being acknowledged."""
+        """Raises the error if the record was not acknowledged."""
         del timeout
         if self._error is not None:
             raise self._error
 
 
 class Producer(_Client):
-    """Sends as `kafka.KafkaProducer` does, a request for each record."""
+    """Sends like a `kafka.KafkaProducer`, one request a record."""
 
     def partitions_for(self, topic: str) -> set[int]:
         """The numbers of a topic's partitions."""
@@ -205,7 +205,7 @@ class Producer(_Client):
         headers: Headers = (),
         partition: int = 0,
     ) -> Future:
-        """Stores a record; a failure is in the future, a client that has failed before raises."""
+        """Stores a record; the future holds the error. Raises if the broker has failed before."""
         self._check()
         try:
             self._broker.append(self._generation, topic, partition, [(key, value, headers, None)])
@@ -214,42 +214,42 @@ class Producer(_Client):
         return Future(None)
 
     def abandon(self) -> None:
-        """Does nothing: nothing waits to be sent."""
+        """Does nothing: every record is sent at once."""
 
     def close(self, timeout: float | None = None) -> None:
-        """Does nothing: there is nothing to disconnect from."""
+        """Does nothing: there is no connection."""
 
 
 class Batch:
-    """Records that are sent together, as `AIOKafkaProducer.create_batch` makes it."""
+    """Records that are sent together; the result of `AIOKafkaProducer.create_batch`."""
 
     def __init__(self, max_records: int) -> None:
         self._max_records = max_records
         self.items: list[Item] = []
 
     def append(self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: Headers = ()) -> Any:
-        """Adds a record; None if the batch is full."""
+        """Adds a record; returns None if the batch is full."""
         if len(self.items) >= self._max_records:
             return None
         self.items.append((key, value, headers, timestamp))
         return self
 
     def record_count(self) -> int:
-        """Records in the batch."""
+        """The number of records in the batch."""
         return len(self.items)
 
     def close(self) -> None:
-        """Does nothing: the batch is sent as it is."""
+        """Does nothing: a batch has no encoded form."""
 
 
 class BatchProducer(_Client):
-    """Sends whole batches as `aiokafka.AIOKafkaProducer` does, a request for each."""
+    """Sends whole batches like an `aiokafka.AIOKafkaProducer`, one request a batch."""
 
     async def start(self) -> None:
-        """Does nothing: there is nothing to connect to."""
+        """Does nothing: there is no connection."""
 
     async def stop(self) -> None:
-        """Does nothing: there is nothing to disconnect from."""
+        """Does nothing: there is no connection."""
 
     async def partitions_for(self, topic: str) -> set[int]:
         """The numbers of a topic's partitions."""
@@ -262,10 +262,10 @@ class BatchProducer(_Client):
         return Batch(self._broker.max_batch_records)
 
     async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[int]:
-        """Stores a batch; the future has the offset of its first record, or what kept it from being acknowledged."""
+        """Stores a batch; the future holds the offset of its first record, or the error."""
         self._check()
         acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        await asyncio.sleep(0)  # others run while a request is under way
+        await asyncio.sleep(0)  # lets other tasks run, as a real request does
         try:
             acknowledged.set_result(self._broker.append(self._generation, topic, partition, batch.items))
         except KafkaError as error:
@@ -274,7 +274,7 @@ class BatchProducer(_Client):
 
 
 class Admin(_Client):
-    """Creates and describes topics as `kafka.admin.KafkaAdminClient` does."""
+    """Creates and describes topics like a `kafka.admin.KafkaAdminClient`."""
 
     def list_topics(self) -> list[str]:
         """The topics' names."""
@@ -282,7 +282,7 @@ class Admin(_Client):
         return list(self._broker.topics)
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Name and partitions of topics that exist."""
+        """Names and partitions of existing topics."""
         self._check()
         return [
             {"name": name, "partitions": [{"partition": number} for number in range(len(self._broker.topics[name]))]}
@@ -312,4 +312,4 @@ class Admin(_Client):
         self._broker.create(wanted)
 
     def close(self) -> None:
-        """Does nothing: there is nothing to disconnect from."""
+        """Does nothing: there is no connection."""

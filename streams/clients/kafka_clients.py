@@ -1,4 +1,4 @@
-"""The clients of a real broker, opened with our settings; `KafkaConfig` hands them out."""
+"""Clients of a real broker with hotstream's settings; `KafkaConfig` opens them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["create_async_consumer", "create_batch_producer", "open_admin", "open_consumer", "open_producer"]
 
 _CONNECT_TIMEOUT_MS = 10_000
-_FETCH_MAX_WAIT_MS = 20  # a change should not wait half a second for company
+_FETCH_MAX_WAIT_MS = 20  # the default of 500 ms would delay a single change
 _ASYNC_FETCH_BYTES = 64 << 20
 _PRODUCER_BATCH_BYTES = 1 << 20
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
@@ -30,10 +30,10 @@ _MAX_BATCH_BYTES = 900_000
 
 @contextmanager
 def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Iterator[None]:
-    """Turns the client's error into ours.
+    """Turns a client's error into a `BrokerError`.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
     """
     try:
         yield
@@ -56,7 +56,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             max_poll_records=max_poll_records,
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-            enable_incremental_fetch_sessions=not repeats_ends,  # a session leaves out what has not changed, ends too
+            enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
             **config.client_arguments(),
         )
@@ -76,7 +76,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
 
 
 class _NullSerializer(Serializer):
-    """Turns the stand-in for a null value back into null."""
+    """Replaces the placeholder for a null value with null."""
 
     def serialize(self, _topic: str, _headers: Any, data: Any) -> Any:
         return None if data is _NULL else data
@@ -89,11 +89,11 @@ class _Producer(KafkaProducer):
     """kafka-python's producer, which also sends records without key and value."""
 
     def send(self, topic: str, value: bytes | None = None, **arguments: Any) -> Any:
-        """As `KafkaProducer.send`, which refuses a record with neither before it looks at the serializer."""
+        """Like `KafkaProducer.send`, which refuses a record without both before it calls the serializer."""
         return super().send(topic, _NULL if value is None else value, **arguments)
 
     def abandon(self) -> None:
-        """Forgets what was not sent; `close` would send it, whatever its timeout."""
+        """Discards unsent records, which `close` would send whatever its timeout."""
         self._sender.force_close()
 
 

@@ -1,7 +1,8 @@
-"""Reads a topic's partitions as what they are, logs: a range of offsets, or from the newest record back.
+"""Reads partitions as logs: a range of offsets, or backwards from the newest record.
 
-Where a partition ends is known here only. A broker lists the end on request (`end_offsets`) and names it in every fetch
-(the high watermark). The embedded broker lists the *first* record of its last batch, so the larger of the two counts.
+This module alone determines where a partition ends. A broker returns the end on request (`end_offsets`) and reports it
+in every fetch (the high watermark). The `end_offsets` of the embedded broker give the *first* record of its last batch,
+so the larger of the two is used.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _MAX_GROWN_WINDOW = 64
 
 
 class PartitionLog:
-    """What a topic holds, read without any consumer group."""
+    """Reads the records of topics without a consumer group."""
 
     def __init__(self, consumer: Any, servers: str) -> None:
         self._consumer = consumer
@@ -42,25 +43,25 @@ class PartitionLog:
         """
         return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
 
-    def _bounds(self, places: list[TopicPartition]) -> list[tuple[int, int]]:
+    def _bounds(self, partitions: list[TopicPartition]) -> list[tuple[int, int]]:
         consumer = self._consumer
-        begins, listed = consumer.beginning_offsets(places), consumer.end_offsets(places)
-        consumer.unsubscribe()  # forgets the high watermarks of before
-        consumer.assign(places)
-        for place in places:
-            consumer.seek(place, listed[place])
+        begins, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        consumer.unsubscribe()  # discards the previous high watermarks
+        consumer.assign(partitions)
+        for partition in partitions:
+            consumer.seek(partition, listed[partition])
         deadline_s = time.monotonic() + _STALL_S
-        while any(consumer.highwater(place) is None for place in places):
+        while any(consumer.highwater(partition) is None for partition in partitions):
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"{self._servers}: no answer on {places[0].topic} within {_STALL_S:.0f} s")
+                raise BrokerError(f"{self._servers}: no answer on {partitions[0].topic} within {_STALL_S:.0f} s")
             consumer.poll(timeout_ms=20)
-        return [(begins[place], max(listed[place], consumer.highwater(place))) for place in places]
+        return [(begins[partition], max(listed[partition], consumer.highwater(partition))) for partition in partitions]
 
     def settle(self, topic: str, partitions: int, *, still_s: float = 0.3) -> None:
-        """Returns when the ends stand still: a producer that was killed may have left requests under way.
+        """Waits until the ends no longer change: a killed producer may have requests in flight.
 
         Raises:
-            BrokerError: somebody goes on writing for 30 s.
+            BrokerError: the ends still change after 30 s.
         """
         bounds, deadline_s = self.all_bounds(topic, partitions), time.monotonic() + _STALL_S
         while time.monotonic() < deadline_s:
@@ -68,29 +69,29 @@ class PartitionLog:
             before, bounds = bounds, self.all_bounds(topic, partitions)
             if bounds == before:
                 return
-        raise BrokerError(f"{self._servers}: somebody is writing to {topic}; stop that replay before resuming it")
+        raise BrokerError(f"{self._servers}: {topic} still grows after {_STALL_S:.0f} s; stop its writers, then resume")
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Any]:
         """The records with offsets from `start` to `end` - 1, in order.
 
         Raises:
-            BrokerError: the broker gives none for 30 s.
+            BrokerError: the broker returns no record for 30 s.
         """
         for records in self.read_fetches(topic, partition, start, end):
             yield from records
 
     def read_fetches(self, topic: str, partition: int, start: int, end: int) -> Iterator[list[Any]]:
-        """The same records, in lists as they were fetched.
+        """The same records as lists, one a fetch.
 
         Raises:
-            BrokerError: the broker gives none for 30 s.
+            BrokerError: the broker returns no record for 30 s.
         """
-        place = TopicPartition(topic, partition)
-        self._consumer.assign([place])
-        self._consumer.seek(place, start)
+        log = TopicPartition(topic, partition)
+        self._consumer.assign([log])
+        self._consumer.seek(log, start)
         deadline_s = time.monotonic() + _STALL_S
-        while self._consumer.position(place) < end:
-            records = self._consumer.poll(timeout_ms=500).get(place, [])
+        while self._consumer.position(log) < end:
+            records = self._consumer.poll(timeout_ms=500).get(log, [])
             if records:
                 yield [record for record in records if record.offset < end]
                 deadline_s = time.monotonic() + _STALL_S
@@ -100,7 +101,7 @@ class PartitionLog:
                 )
 
     def newest_first(self, topic: str, partition: int, *, window: int) -> Iterator[Any]:
-        """All records from the newest to the oldest, fetched `window` at a time, more and more up to 64."""
+        """All records from the newest to the oldest, fetched `window` at a time; the window doubles up to 64."""
         begin, end = self.bounds(topic, partition)
         while end > begin:
             start = max(begin, end - window)
@@ -111,28 +112,28 @@ class PartitionLog:
 async def fetch_partition(
     connector: Connector, topic: str, partition: int, *, start: int = 0
 ) -> AsyncGenerator[list[Any], None]:
-    """The records of a partition from offset `start`, or the oldest there is, to its present end, as they are fetched.
+    """The records of a partition from `start` (or the oldest record) to its present end, one list a fetch.
 
-    For coroutines that read much: three times as fast as `PartitionLog.read`.
+    For coroutines that read many records: three times as fast as `PartitionLog.read`.
 
     Raises:
-        BrokerError: the broker gives none for 30 s.
-        KafkaError: nobody answers, or the broker refuses.
+        BrokerError: the broker returns no record for 30 s.
+        KafkaError: no broker answers, or the broker refuses.
     """
-    from aiokafka import TopicPartition as AsyncTopicPartition  # noqa: PLC0415  not for those who never get here
+    from aiokafka import TopicPartition as AsyncTopicPartition  # noqa: PLC0415  the synchronous readers do without aiokafka
 
-    consumer, place = connector.create_async_consumer(), AsyncTopicPartition(topic, partition)
+    consumer, log = connector.create_async_consumer(), AsyncTopicPartition(topic, partition)
     await consumer.start()
     try:
-        consumer.assign([place])
-        end, is_end_known = (await consumer.end_offsets([place]))[place], False
-        consumer.seek(place, max((await consumer.beginning_offsets([place]))[place], start))
+        consumer.assign([log])
+        end, is_end_known = (await consumer.end_offsets([log]))[log], False
+        consumer.seek(log, max((await consumer.beginning_offsets([log]))[log], start))
         deadline_s = time.monotonic() + _STALL_S
-        while not is_end_known or await consumer.position(place) < end:
-            for records in (await consumer.getmany(place, timeout_ms=100)).values():
+        while not is_end_known or await consumer.position(log) < end:
+            for records in (await consumer.getmany(log, timeout_ms=100)).values():
                 yield records
                 deadline_s = time.monotonic() + _STALL_S
-            if not is_end_known and (known := consumer.highwater(place)) is not None:
+            if not is_end_known and (known := consumer.highwater(log)) is not None:
                 end, is_end_known = max(end, known), True
             if time.monotonic() > deadline_s:
                 raise BrokerError(
@@ -143,7 +144,7 @@ async def fetch_partition(
 
 
 def is_at_end(consumer: Any, partitions: list[TopicPartition]) -> bool:
-    """Whether a consumer that has just fetched nothing stands at the present end of all of its partitions.
+    """Whether a consumer whose last fetch was empty is at the present end of all its partitions.
 
     Raises:
         KafkaError: the broker does not answer.
@@ -157,10 +158,10 @@ def is_at_end(consumer: Any, partitions: list[TopicPartition]) -> bool:
 
 @contextmanager
 def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
-    """A connection for as long as the `with` lasts.
+    """Opens a `PartitionLog` for the duration of the `with` block.
 
     Raises:
-        BrokerError: nobody answers within 10 s, or the broker refuses later.
+        BrokerError: no broker answers within 10 s, or the broker refuses later.
     """
     try:
         consumer = connector.open_consumer(repeats_ends=True)

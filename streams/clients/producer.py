@@ -1,4 +1,4 @@
-"""A Kafka producer that waits: bounded memory, and no failed record goes unnoticed."""
+"""A Kafka producer with bounded memory that reports every failed record."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ MAX_IN_FLIGHT = 8
 class RecordProducer:
     """Sends large records, idempotent and acknowledged by all replicas.
 
-    Guarantees: never more than `max_in_flight` records without acknowledgement, so that is also how many a crash can
-    leave undecided; the first failure stops the sending of everything behind it and is raised by the next call.
+    Guarantees: at most `max_in_flight` records are unacknowledged, so a crash leaves at most as many in doubt; after
+    the first failure no later record is sent, and the next call raises the failure.
 
     Args:
         connector: the broker.
         delivery_timeout_s: how long a record may take to be acknowledged, reconnecting included.
-        max_in_flight: records without acknowledgement.
+        max_in_flight: the largest number of unacknowledged records.
 
     Raises:
-        BrokerError: nobody answers within 10 s.
+        BrokerError: no broker answers within 10 s.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class RecordProducer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Waits for what is under way, unless it is the broker that failed or the process that is being ended."""
+        """Waits for records in flight, unless the broker has failed or the process is being terminated."""
         keep = kind is None or (issubclass(kind, Exception) and not issubclass(kind, BrokerError))
         try:
             if keep:
@@ -68,7 +68,7 @@ class RecordProducer:
         *,
         key: bytes | None = None,
     ) -> None:
-        """Hands over one record; waits while too many are under way.
+        """Sends one record; waits while too many are in flight.
 
         Raises:
             BrokerError: this record, or one before it, cannot be delivered.
@@ -81,10 +81,10 @@ class RecordProducer:
         self._waiting.append(future)
 
     def wait(self) -> None:
-        """Returns when every record is acknowledged.
+        """Waits until every record is acknowledged.
 
         Raises:
-            BrokerError: one cannot be delivered.
+            BrokerError: a record cannot be delivered.
         """
         while self._waiting:
             self._await_oldest()
@@ -95,7 +95,7 @@ class RecordProducer:
             future.get(timeout=self._delivery_timeout_s + 5.0)
 
     def _stop_sending(self, _error: BaseException) -> None:
-        """A record behind a lost one must not arrive: runs in the sender's thread, which then stops."""
+        """Stops the sender's thread, which calls this, so that no record arrives after a lost one."""
         self._producer.abandon()
 
     def _close(self, *, keep: bool) -> None:

@@ -1,7 +1,7 @@
-"""Many small records to explicit partitions, quickly: whole batches are built here and sent as one.
+"""Sends many small records to explicit partitions fast, in batches that it builds itself.
 
-aiokafka and kafka-python spend about 70 us on a record that they batch themselves, most of it on a future for each.
-Changes come in bursts of hundreds, and nobody needs a future but for the whole burst.
+In the batches of aiokafka and kafka-python a record costs about 70 us, mostly for its future. Changes come in bursts of
+hundreds, and one future for the whole burst suffices.
 """
 
 from __future__ import annotations
@@ -22,13 +22,12 @@ Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Publisher:
-    """A producer (acks=all) that keeps order within a partition, whatever fails, and forgets no failure.
+    """A producer (acks=all) that keeps the order within a partition and reports every failure.
 
-    Each partition has a queue and a task that sends what has gathered there as one batch, waits until that is
-    acknowledged, and sends what has gathered meanwhile. So nobody waits for an answer, small records travel together
-    when there are many, and a lost batch can never have a successor in the log. A retry may write a batch twice; every
-    record of ours carries what readers need to drop the second (`seq`, or the click record's offset), so Kafka's
-    idempotence would add nothing (and the embedded broker refuses aiokafka's).
+    Each partition has a queue and a task that sends the queued records as one batch, waits for the acknowledgement, and
+    then sends the next batch. So `send` does not wait for the broker, small records share batches under load, and no
+    batch can follow a lost one. A retry may write a batch twice; readers drop the copy by its `seq` or by the
+    click record's offset, so Kafka's idempotence is not needed (and the embedded broker refuses aiokafka's).
     """
 
     def __init__(self, connector: Connector) -> None:
@@ -40,10 +39,10 @@ class Publisher:
         await self._producer.start()
 
     async def stop(self) -> None:
-        """Sends what is left and disconnects.
+        """Sends the queued records and disconnects.
 
         Raises:
-            KafkaError: something could not be delivered.
+            KafkaError: a record could not be delivered.
         """
         try:
             await self.flush()
@@ -53,10 +52,10 @@ class Publisher:
             await self._producer.stop()
 
     async def send(self, topic: str, partition: int, records: Iterable[Item], *, timestamp_ms: int) -> None:
-        """Queues records (key, value, headers) in order; waits only while too many are queued.
+        """Queues records (key, value, headers) in order; waits only while the queue is full.
 
         Raises:
-            KafkaError: an earlier delivery to this partition failed for good.
+            KafkaError: an earlier delivery to this partition failed permanently.
         """
         queue = self._queues.get((topic, partition))
         if queue is None:
@@ -64,17 +63,17 @@ class Publisher:
         await queue.put(records, timestamp_ms)
 
     async def flush(self) -> None:
-        """Waits until everything that was sent before this call is acknowledged.
+        """Waits until every record sent before this call is acknowledged.
 
         Raises:
-            KafkaError: something was not.
+            KafkaError: a record could not be delivered.
         """
         for queue in list(self._queues.values()):
             await queue.flush()
 
 
 class _Queue:
-    """What waits for one partition, and the task that sends it."""
+    """The queue of one partition, and the task that sends its records."""
 
     def __init__(self, producer: Any, topic: str, partition: int) -> None:
         self._producer = producer
@@ -122,11 +121,11 @@ class _Queue:
                 self._num_acknowledged += batch.record_count()
                 self._changed.set()
         finally:
-            # Senders must learn of a failure, and this task is done only after this line.
+            # Callers that wait must see a failure; the task is done only after this block.
             asyncio.get_running_loop().call_soon(self._changed.set)
 
     def _take_batch(self) -> Any:
-        """As many of the waiting records as fit a batch."""
+        """Moves as many queued records as fit into a batch."""
         batch = self._producer.create_batch()
         while self._waiting:
             (key, value, headers), timestamp_ms = self._waiting[0]
@@ -136,6 +135,6 @@ class _Queue:
             self._waiting_bytes -= len(value or b"")
         if batch.record_count() == 0:
             size = len(self._waiting[0][0][1] or b"")
-            raise ValueError(f"a record of {size} bytes for {self._topic} does not fit a batch")
+            raise ValueError(f"{self._topic}: got a record of {size} bytes, expected one that fits a batch")
         batch.close()
         return batch

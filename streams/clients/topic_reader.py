@@ -1,4 +1,4 @@
-"""`TopicReader`: all partitions of a topic, read on from where they stand, with no group and nothing committed."""
+"""`TopicReader`: reads all partitions of a topic, without a consumer group or commits."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ __all__ = ["TopicReader"]
 
 
 class TopicReader:
-    """Reads a topic from its oldest record, or from the offsets that `seek` is given.
+    """Reads a topic from its oldest record, or from offsets given to `seek`.
 
     Args:
         connector: the broker.
-        topic: which must exist.
-        max_poll_records: how many records a `poll` returns at most.
+        topic: the topic, which must exist.
+        max_poll_records: the largest number of records that a `poll` returns.
 
     Attributes:
-        partitions: their numbers, in order.
+        partitions: the partition numbers, in order.
 
     Raises:
-        BrokerError: nobody answers within 10 s.
+        BrokerError: no broker answers within 10 s.
         TopicError: the topic is missing.
     """
 
@@ -57,12 +57,12 @@ class TopicReader:
         self.close()
 
     def seek(self, offsets: Mapping[int, int]) -> None:
-        """Reads on from these offsets, by partition."""
+        """Continues from these offsets, by partition."""
         for number, offset in offsets.items():
             self._consumer.seek(TopicPartition(self._topic, number), offset)
 
     def poll(self, timeout_ms: int = 100) -> dict[int, list[Any]]:
-        """The records that have come, by partition and in order; waits for the first at most `timeout_ms`.
+        """The next records by partition, in order; waits at most `timeout_ms` for the first.
 
         Raises:
             BrokerError: the broker refuses.
@@ -80,15 +80,15 @@ class TopicReader:
         return {partition.partition: self._consumer.position(partition) for partition in self._assigned}
 
     def known_end(self, partition: int) -> int | None:
-        """The end of a partition as the last fetch named it; None before there was one."""
+        """The end of a partition that the last fetch reported; None before the first fetch."""
         return self._consumer.highwater(TopicPartition(self._topic, partition))
 
     def is_at_end(self) -> bool:
-        """Whether all that the topic holds now was read. Asks the broker, so ask only when nothing comes."""
+        """Whether all present records were read. Asks the broker: call it only when no record comes."""
         return is_at_end(self._consumer, self._assigned)
 
     @property
     def num_behind(self) -> int:
-        """How many records lie between the last `poll` and the end of the topic as the last fetch named it."""
+        """The number of records between the last `poll` and the end that the last fetch reported."""
         positions = self.positions()
         return sum(max(0, (self.known_end(number) or 0) - position) for number, position in positions.items())

@@ -1,4 +1,4 @@
-"""`Worker`: one thread beside training that does what it is given, in order."""
+"""`Worker`: a background thread that runs tasks in order."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ __all__ = ["Worker"]
 
 
 class Worker:
-    """Does tasks one after the other in a thread of its own.
+    """Runs tasks one after the other in its own thread.
 
-    Guarantees: tasks happen in the order in which they were given; after one has failed no later one is begun, and
-    the failure is raised by the next call of any method.
+    Guarantees: tasks run in the order of submission; after a task has failed no later one runs, and the next call of
+    any method raises the failure.
 
     Args:
-        name: of the thread.
-        max_waiting: tasks that may wait; `submit` waits for room.
+        name: the name of the thread.
+        max_waiting: the largest number of waiting tasks; `submit` blocks when it is reached.
     """
 
     def __init__(self, name: str, max_waiting: int = 64) -> None:
@@ -38,21 +38,21 @@ class Worker:
     def _do(self, task: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
         try:
             task(*arguments)
-        except BaseException as error:  # noqa: BLE001  raised again where the work was asked for
+        except BaseException as error:  # noqa: BLE001  the caller's next call raises it
             self._failure = error
 
     def check(self) -> None:
-        """Raises what a task has failed with, if one has."""
+        """Raises the failure of a task, if one has failed."""
         if self._failure is not None:
             raise self._failure
 
     def submit(self, task: Callable[..., Any], *arguments: Any) -> None:
-        """Has a task done after those before it."""
+        """Queues a task."""
         self.check()
         self._tasks.put((task, arguments))
 
     def drain(self) -> None:
-        """Returns when everything that was submitted is done."""
+        """Waits until every submitted task is done."""
         self._tasks.join()
         self.check()
 
@@ -62,7 +62,7 @@ class Worker:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """Ends the thread after what it has; a failure that nobody has seen is raised if nothing else is."""
+        """Ends the thread after its queued tasks; raises their failure unless another error is being raised."""
         self._tasks.put(None)
         self._thread.join()
         if kind is None:

@@ -1,7 +1,7 @@
 """The wire contract, version 1: every record that hotstream writes or reads is encoded and decoded here only.
 
-Decoders never raise for what the wire holds: they check type, shape, length and size before they believe a byte, and
-return a `BadRecord` that says why. `docs/protocol.md` is this room in prose, for programs in other languages.
+Decoders never raise because of a record's contents: they check its types, shapes, lengths and sizes before they use a
+byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the same format for other languages.
 """
 
 from streams.records.assignments import (
@@ -15,13 +15,13 @@ from streams.records.assignments import (
     decode_assignment,
     encode_assignment,
     encode_digest,
-    place_of,
+    version_of,
 )
 from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
 from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
 from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
-from streams.records.key_checks import find_alien
+from streams.records.key_checks import has_foreign_key
 from streams.records.metrics import (
     AgentMetrics,
     Metrics,
@@ -70,9 +70,9 @@ __all__ = [
     "encode_digest",
     "encode_importance",
     "encode_metrics",
-    "find_alien",
+    "has_foreign_key",
     "header_int",
-    "place_of",
+    "version_of",
     "write_letter",
     "write_line_letter",
     "write_snapshot",

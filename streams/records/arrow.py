@@ -16,7 +16,7 @@ from streams.records.headers import MAX_RECORD_BYTES
 
 __all__ = ["column_of", "fields_from_metadata", "fields_to_json", "matrix_of", "read_stream", "write_stream"]
 
-_MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of it
+_MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of this
 
 
 @lru_cache(maxsize=64)
@@ -28,7 +28,7 @@ def fields_to_json(fields: tuple[Field, ...]) -> str:
 @lru_cache(maxsize=64)
 def _fields_from_json(listed: bytes) -> tuple[Field, ...]:
     if len(listed) > _MAX_FIELDS_BYTES:
-        raise ValueError(f"{len(listed)} bytes")
+        raise ValueError(f"got {len(listed)} bytes, expected at most {_MAX_FIELDS_BYTES}")
     return tuple(Field(name, kind) for name, kind in json.loads(listed))
 
 
@@ -36,7 +36,7 @@ def fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field,
     """The fields that a schema's metadata lists.
 
     Raises:
-        ValueError: it lists none, or not as JSON.
+        ValueError: the metadata has no `fields`, or they are malformed.
     """
     try:
         return _fields_from_json((metadata or {})[b"fields"])
@@ -45,7 +45,7 @@ def fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field,
 
 
 def write_stream(schema: pa.Schema, columns: list[pa.Array]) -> bytes:
-    """An Arrow IPC stream of one record batch."""
+    """Encodes the columns as an Arrow IPC stream of one record batch."""
     sink = pa.BufferOutputStream()
     with pa.ipc.new_stream(sink, schema) as writer:
         writer.write_batch(pa.record_batch(columns, schema=schema))
@@ -53,7 +53,12 @@ def write_stream(schema: pa.Schema, columns: list[pa.Array]) -> bytes:
 
 
 def read_stream(value: bytes) -> pa.RecordBatch:
-    """The single record batch of an Arrow IPC stream, validated."""
+    """The single record batch of an Arrow IPC stream, validated.
+
+    Raises:
+        ValueError: the stream is too long, or does not hold exactly one batch.
+        pa.ArrowException: the stream is malformed.
+    """
     if len(value) > MAX_RECORD_BYTES:
         raise ValueError(f"{len(value)} bytes, expected at most {MAX_RECORD_BYTES}")
     with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
@@ -63,16 +68,16 @@ def read_stream(value: bytes) -> pa.RecordBatch:
             if len(batches) > 1:
                 break
     if len(batches) != 1:
-        raise ValueError("expected exactly one record batch")
+        raise ValueError(f"got {'several' if batches else 'no'} batches, expected exactly one record batch")
     batches[0].validate(full=True)
     return batches[0]
 
 
 def column_of(batch: pa.RecordBatch, name: str, expected: pa.DataType) -> pa.Array:
-    """The column of that name.
+    """The column of this name.
 
     Raises:
-        ValueError: it is missing, of another type, or has nulls.
+        ValueError: the column is missing, has another type, or has nulls.
     """
     index = batch.schema.get_field_index(name)
     if index < 0:
@@ -86,7 +91,11 @@ def column_of(batch: pa.RecordBatch, name: str, expected: pa.DataType) -> pa.Arr
 
 
 def matrix_of(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: int) -> npt.NDArray[Any]:
-    """A fixed-size-list column as a (B, width) array that shares the record's memory."""
+    """A fixed-size-list column as a (B, width) array that shares the record's memory.
+
+    Raises:
+        ValueError: the column is missing, has another type, is wider than `max_width`, or has nulls.
+    """
     index = batch.schema.get_field_index(name)
     if index < 0:
         raise ValueError(f"column {name!r} is missing")
@@ -94,7 +103,7 @@ def matrix_of(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: in
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != item:
         raise ValueError(f"column {name!r}: got {kind}, expected fixed_size_list<{item}>[n]")
     if kind.list_size > max_width:
-        raise ValueError(f"column {name!r}: {kind.list_size} a row, expected at most {max_width}")
+        raise ValueError(f"column {name!r}: {kind.list_size} values a row, expected at most {max_width}")
     flat = column_of(batch, name, kind).flatten()
     if flat.null_count:
         raise ValueError(f"column {name!r}: nulls inside the lists, expected none")

@@ -1,4 +1,4 @@
-"""Assignment records: one change of one feature's tier each, and the digests of a shard's whole table."""
+"""Assignment records: each is one change of one feature's tier, or a digest of a shard's whole table."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ __all__ = [
     "encode_assignment",
     "encode_digest",
     "encode_key",
-    "place_of",
+    "version_of",
 ]
 
-MAX_UNIQUE_ROWS = 1 << 27  # of a model: a subscriber keeps 8 bytes for each
+MAX_UNIQUE_ROWS = 1 << 27  # a subscriber keeps 8 bytes for each row of the model
 TIERS = ("cold", "warm", "hot")  # a tier's number, 0..2, is its index
 
 Tier = Literal["cold", "warm", "hot"]
@@ -33,7 +33,7 @@ Tier = Literal["cold", "warm", "hot"]
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One change of one feature's tier. `row`, `score` and what follows `seq` are None for cold (a tombstone)."""
+    """One change of one feature's tier; for cold, a tombstone, the members after `seq` are None but for `ingest_ms`."""
 
     key: int
     tier: Tier
@@ -43,14 +43,14 @@ class Assignment:
     row: int | None = None
     feature: str | None = None
     score: float | None = None
-    source: tuple[int, int] | None = None  # partition and offset of the importance record that decided it
+    source: tuple[int, int] | None = None  # partition and offset of the importance record that caused the change
     event_time_ms: int | None = None
     ingest_ms: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Digest:
-    """The agent's word on a shard's whole table as it stands at `seq`."""
+    """The agent's digest of a shard's whole table as of `seq`."""
 
     shard: int
     epoch: int
@@ -62,15 +62,15 @@ class Digest:
 
 @dataclass(frozen=True)
 class OtherKind:
-    """A record of a kind that this version does not know: to be ignored."""
+    """A record of a kind that this version does not know; readers ignore it."""
 
     kind: str
 
 
-def place_of(headers: Headers) -> tuple[int, int]:
-    """The (epoch, seq) in the headers of an assignments record, before anything else of it is looked at.
+def version_of(headers: Headers) -> tuple[int, int]:
+    """The (epoch, seq) in the headers of an assignments record, without decoding the rest of it.
 
-    (-1, -1) if they say nothing that can be read.
+    (-1, -1) if a header is missing or malformed.
     """
     named = dict(headers)
     try:
@@ -97,14 +97,14 @@ Encoded = tuple[bytes, bytes | None, list[tuple[str, bytes]]]
 
 
 class ChangeEncoder:
-    """Encodes the changes that one importance record made; what they have in common is written once.
+    """Encodes the changes that one importance record caused; their common parts are formatted once.
 
     Args:
-        shard: whose changes they are.
-        epoch: its configuration.
+        shard: the shard of the changes.
+        epoch: the epoch of its configuration.
         source: partition and offset of the importance record.
-        event_time_ms: its event time.
-        ingest_ms: the click record's Kafka timestamp; None leaves the header out.
+        event_time_ms: the event time of the importance record.
+        ingest_ms: the click record's Kafka timestamp; None omits the header.
         fields: the categorical columns that the keys' field numbers count.
     """
 
@@ -121,26 +121,30 @@ class ChangeEncoder:
         self._fields = fields
         self._before = [("v", ascii_int(VERSION)), ("shard", ascii_int(shard)), ("epoch", ascii_int(epoch))]
         self._after = [] if ingest_ms is None else [("ingest-ms", ascii_int(ingest_ms))]
-        self._place = f'"shard":{shard},"epoch":{epoch},"seq":'
+        self._version = f'"shard":{shard},"epoch":{epoch},"seq":'
         self._end = f',"source":{{"partition":{source[0]},"offset":{source[1]}}},"event_time_ms":{event_time_ms}}}'
 
     def encode(self, key: int, tier: int, row: int, score: float, seq: int) -> Encoded:
-        """Kafka key, value and headers of one change; cold (0) is a tombstone, and `row` counts for hot (2) only."""
+        """Kafka key, value and headers of one change; cold (0) is a tombstone, and only hot (2) has a `row`."""
         headers = [*self._before, ("seq", b"%d" % seq), *self._after]
         if tier == 0:
             return encode_key(key), None, headers
-        # Written by hand: six times faster than json.dumps, and no field can hold a character that needs escaping.
+        # Six times faster than json.dumps; no field can hold a character that needs escaping.
         value = (
             f'{{"v":{VERSION},"feature":"{format_key(key, self._fields)}","tier":"{TIERS[tier]}",'
-            f'"row":{row if row >= 0 else "null"},"score":{score:.9g},{self._place}{seq}{self._end}'
+            f'"row":{row if row >= 0 else "null"},"score":{score:.9g},{self._version}{seq}{self._end}'
         )
         return encode_key(key), value.encode(), headers
 
 
 def encode_assignment(change: Assignment, fields: Sequence[Field]) -> Encoded:
-    """Kafka key, value and headers of one change; cold is a tombstone."""
+    """Kafka key, value and headers of one change; cold is a tombstone.
+
+    Raises:
+        ValueError: a hot or warm change has no source, score or event time.
+    """
     if change.tier != "cold" and (change.source is None or change.score is None or change.event_time_ms is None):
-        raise ValueError("a hot or warm change needs source, score and event_time_ms")
+        raise ValueError(f"{change.tier} change: source, score or event_time_ms is None, expected all three")
     encoder = ChangeEncoder(
         shard=change.shard,
         epoch=change.epoch,
@@ -165,7 +169,7 @@ def encode_digest(digest: Digest) -> Encoded:
 def decode_assignment(
     key: bytes | None, value: bytes | None, headers: Headers
 ) -> Assignment | Digest | OtherKind | BadRecord:
-    """What a record of the assignments topic says."""
+    """Decodes a record of the assignments topic."""
     if key is None or len(key) != 8:
         return BadRecord(f"Kafka key: {0 if key is None else len(key)} bytes, expected 8")
     number = int.from_bytes(key, "big")
@@ -174,7 +178,7 @@ def decode_assignment(
         check_version(named)
         shard, epoch, seq = (header_int(named, name) for name in ("shard", "epoch", "seq"))
         if min(shard, epoch, seq) < 0:
-            return BadRecord("headers 'shard', 'epoch', 'seq': expected no negative number")
+            return BadRecord(f"headers 'shard', 'epoch', 'seq': got {shard}, {epoch}, {seq}, expected 0 or more")
         ingest_ms = header_int(named, "ingest-ms") if "ingest-ms" in named else None
         if value is None:
             if number == 0:
@@ -185,18 +189,18 @@ def decode_assignment(
         body = json.loads(value)
         if not isinstance(body, dict):
             return BadRecord("expected a JSON object")
-        if any(body.get(name) != said for name, said in (("shard", shard), ("epoch", epoch), ("seq", seq))):
-            return BadRecord("value and headers disagree on shard, epoch or seq")
+        if (body.get("shard"), body.get("epoch"), body.get("seq")) != (shard, epoch, seq):
+            return BadRecord("shard, epoch or seq differ between value and headers, expected the same")
         if number == 0 or "kind" in body:
             return _control_from_json(body, shard, epoch, seq)
-        return _assignment_from_json(body, number, Place(shard, epoch, seq), ingest_ms)
+        return _assignment_from_json(body, number, Version(shard, epoch, seq), ingest_ms)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a change stands in its shard's history."""
+class Version:
+    """The version of a shard's table that a change makes."""
 
     shard: int
     epoch: int
@@ -214,7 +218,7 @@ def _control_from_json(body: dict[str, Any], shard: int, epoch: int, seq: int) -
 
 
 def _assignment_from_json(
-    body: dict[str, Any], key: int, place: Place, ingest_ms: int | None
+    body: dict[str, Any], key: int, version: Version, ingest_ms: int | None
 ) -> Assignment | BadRecord:
     tier, row, source, feature = body["tier"], body["row"], body["source"], body["feature"]
     if tier not in ("hot", "warm"):
@@ -229,9 +233,9 @@ def _assignment_from_json(
         row=row,
         feature=feature,
         score=float(body["score"]),
-        shard=place.shard,
-        epoch=place.epoch,
-        seq=place.seq,
+        shard=version.shard,
+        epoch=version.epoch,
+        seq=version.seq,
         source=(int(source["partition"]), int(source["offset"])),
         event_time_ms=int(body["event_time_ms"]),
         ingest_ms=ingest_ms,

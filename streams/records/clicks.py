@@ -18,7 +18,7 @@ from streams.records.key_checks import find_misplaced
 
 __all__ = ["MAX_ROWS", "ClickBatch", "decode_clicks", "encode_clicks"]
 
-MAX_ROWS = 8192  # of a click record
+MAX_ROWS = 8192  # per click record
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -52,7 +52,7 @@ _TIME = pa.timestamp("ms", tz="UTC")
 
 
 def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa.Array:
-    """The rows of a flat (B * width,) array as lists; of width 0, from_arrays divides by it (SIGFPE in pyarrow 26)."""
+    """The rows of a flat (B * width,) array as lists; `from_arrays` crashes on width 0 (SIGFPE in pyarrow 26)."""
     if not kind.list_size:
         return pa.array([[]] * num_rows, kind)
     return pa.FixedSizeListArray.from_arrays(pa.array(flat), type=kind)
@@ -94,13 +94,13 @@ def decode_clicks(
     fields: tuple[Field, ...] = CRITEO_FIELDS,
     dense_names: tuple[str, ...] = (),
 ) -> ClickBatch | BadRecord:
-    """The rows of a clicks record: an Arrow batch, or a single click as JSON.
+    """Decodes a click record: an Arrow batch, or a single click as JSON.
 
     Args:
         value: the record's value.
-        headers: the record's headers; `content-type: application/json` says that it is a single click.
-        fields: how to read a single click's features (an Arrow batch brings its own).
-        dense_names: likewise its dense values.
+        headers: the record's headers; `content-type: application/json` marks a single click.
+        fields: the categorical columns of a single click (an Arrow batch names its own).
+        dense_names: the dense columns of a single click.
     """
     if not value:
         return BadRecord("empty value, expected an Arrow IPC stream or a JSON click")
@@ -116,7 +116,7 @@ def decode_clicks(
         if listed is None:
             listed = [f"I{number}" for number in range(1, dense.shape[1] + 1)]
         if not isinstance(listed, list) or len(listed) != dense.shape[1]:
-            return BadRecord(f"metadata 'dense' names {listed!r}, the column has {dense.shape[1]} a row")
+            return BadRecord(f"metadata 'dense': got {str(listed)[:200]}, expected a list of {dense.shape[1]} names")
         keys = matrix_of(batch, "keys", pa.uint64(), 255)
         label = column_of(batch, "label", pa.int8()).to_numpy()
         event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
@@ -136,14 +136,14 @@ def decode_clicks(
 
 
 def _problem_with_clicks(fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
-    """Why keys (B, F) and labels (B,) cannot be rows of a log with these fields; None if they can."""
+    """The reason why keys (B, F) or labels (B,) are invalid for these fields; None if they are valid."""
     if len(fields) != keys.shape[1]:
-        return f"metadata names {len(fields)} fields, the keys column has {keys.shape[1]} a row"
+        return f"column 'keys': {keys.shape[1]} values a row, expected {len(fields)}, one for each field"
     problem = find_misplaced(keys, fields)
     if problem is not None:
         return problem
     if np.any((label != 0) & (label != 1)):
-        return "label: expected 0 or 1"
+        return "column 'label': got other values, expected 0 or 1"
     return None
 
 

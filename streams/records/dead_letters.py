@@ -1,11 +1,11 @@
-"""Dead letters: a rejected record or line as it was, with headers that name its origin and the reason.
+"""Dead letters: a rejected record or line, unchanged, with headers that name its origin and the reason.
 
-A record that a reader rejects goes to `<topic>.dlq` with its key, value and headers, and headers `dlq-topic`,
-`dlq-partition`, `dlq-offset`. A line of a log file that replay rejects goes to `<clicks>.dlq` with `dlq-file` and
+A record that a reader rejects goes to `<topic>.dlq` with its key, value and headers, and the headers `dlq-topic`,
+`dlq-partition` and `dlq-offset`. A line of a log file that replay rejects goes to `<clicks>.dlq` with `dlq-file` and
 `dlq-line`. Both have `dlq-error`, `dlq-message` and `dlq-time-ms`.
 
-What does not fit a record is cut, and a header names the original size: `dlq-cut-from-bytes` of the value,
-`dlq-cut-key-from-bytes` of the key, `dlq-cut-headers-from-bytes` of the headers, which then all go.
+A key or value that does not fit a record is truncated; headers that do not fit are dropped. A header then gives the
+original size: `dlq-cut-from-bytes` of the value, `dlq-cut-key-from-bytes`, `dlq-cut-headers-from-bytes`.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from streams.records.headers import MAX_RECORD_BYTES, Headers, ascii_int, header
 __all__ = ["DeadLetter", "Letter", "write_letter", "write_line_letter"]
 
 _MAX_KEY_BYTES = _MAX_HEADERS_BYTES = 1 << 16
-_HEADER_OVERHEAD_BYTES = 10  # two lengths
-_RECORD_OVERHEAD_BYTES = 256  # a batch of one record, and its lengths
+_HEADER_OVERHEAD_BYTES = 10  # the lengths of name and content
+_RECORD_OVERHEAD_BYTES = 256  # the framing of a batch of one record
 
 
 class Letter(NamedTuple):
-    """A record for a dead-letter topic, not yet addressed."""
+    """A record for a dead-letter topic, without topic and partition."""
 
     key: bytes | None
     value: bytes | None
@@ -37,7 +37,7 @@ def write_letter(record: Any, *, error: str, message: str, time_ms: int) -> Lett
     Args:
         record: as a Kafka client gives it: `topic`, `partition`, `offset`, `key`, `value` and `headers`.
         error: the kind of error.
-        message: what, got, expected; at most 2000 bytes of it are kept.
+        message: the reason (what, got, expected); cut to 2000 bytes.
         time_ms: when the record was rejected.
     """
     origin = [
@@ -65,7 +65,7 @@ def _reason(error: str, message: str, time_ms: int) -> list[tuple[str, bytes]]:
 
 
 def _fit(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]], own: Headers) -> Letter:
-    """Cuts what does not fit a record."""
+    """Truncates key and value, and drops headers, as far as they do not fit a record."""
     kept, cuts = [(name, b"" if content is None else content) for name, content in headers], []
     if (size := _size_of(kept)) > _MAX_HEADERS_BYTES:
         cuts.append(("dlq-cut-headers-from-bytes", ascii_int(size)))
@@ -86,19 +86,19 @@ def _size_of(headers: Headers) -> int:
 
 @dataclass(frozen=True, kw_only=True)
 class DeadLetter:
-    """One dead letter, read.
+    """A decoded dead letter.
 
     Attributes:
-        origin: where it came from: `file:line`, or `topic[partition]@offset`.
-        topic: the topic that it was read from; None for a line of a file.
-        partition: the partition that it was read from; -1 for a line of a file.
+        origin: `file:line`, or `topic[partition]@offset`.
+        topic: the topic of the rejected record; None for a line of a file.
+        partition: the partition of the rejected record; -1 for a line of a file.
         error: the kind of error.
-        message: what, got, expected.
-        time_ms: when it was rejected.
+        message: the reason (what, got, expected).
+        time_ms: when the record or line was rejected.
         key: the original key.
-        value: the original bytes.
+        value: the original value.
         headers: the original headers.
-        is_cut: whether key, value or headers are not all of the original.
+        is_cut: whether part of the original key, value or headers was cut.
     """
 
     origin: str

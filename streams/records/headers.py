@@ -1,6 +1,6 @@
-"""What every record has in common: the version, its headers, and what a record that does not decode becomes.
+"""The parts that all kinds of records share: version, headers, and `BadRecord` for what does not decode.
 
-Header values are ASCII, so that any Kafka tool shows them legibly.
+Header values are ASCII, so that any Kafka tool can show them.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ Headers = Sequence[tuple[str, bytes]]
 
 @dataclass(frozen=True)
 class BadRecord:
-    """A record that cannot be believed; `reason` says what, got and expected."""
+    """A malformed or invalid record; `reason` gives what was wrong, what was got and what was expected."""
 
     reason: str
 
@@ -39,18 +39,18 @@ def header_int(headers: Mapping[str, bytes], name: str) -> int:
     """The integer in header `name`.
 
     Raises:
-        ValueError: the header is missing or no ASCII integer below 2^63 in size.
+        ValueError: the header is missing, or is not an ASCII integer of 64 bits, signed.
     """
     raw = headers.get(name)
     if raw is None:
-        raise ValueError(f"header {name!r} is missing")
+        raise ValueError(f"header {name!r} is missing, expected an integer")
     if len(raw) <= 18 and raw.isdigit():  # nearly always
         return int(raw)
     if len(raw) > 20:
-        raise ValueError(f"header {name!r}: {len(raw)} bytes, expected an integer")
+        raise ValueError(f"header {name!r}: got {len(raw)} bytes, expected an integer")
     number = int(raw.decode("ascii"))
     if not -(1 << 63) <= number < 1 << 63:
-        raise ValueError(f"header {name!r}: {number} does not fit 64 bits")
+        raise ValueError(f"header {name!r}: got {number}, expected a signed integer of 64 bits")
     return number
 
 
@@ -60,7 +60,11 @@ def ascii_int(number: int) -> bytes:
 
 
 def check_version(headers: Mapping[str, bytes]) -> None:
-    """Raises what `header_int` raises, or ValueError for a version that is not ours."""
+    """Checks that the headers name the version of this module.
+
+    Raises:
+        ValueError: the header `v` is missing, malformed, or another version.
+    """
     version = header_int(headers, "v")
     if version != VERSION:
         raise ValueError(f"version {version}, expected {VERSION}; upgrade the reader")

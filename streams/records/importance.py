@@ -21,7 +21,7 @@ SIGNALS = ("gradient", "frequency")
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The one click record that an importance record was computed from, and by what signal."""
+    """The click record that an importance record was computed from, and the signal that it was computed by."""
 
     signal: str
     topic: str
@@ -35,11 +35,11 @@ class ImportanceBatch:
 
     Attributes:
         keys: (K,) uint64.
-        scores: (K,) float32, summed over the record's rows. Not yet checked: the sketch rejects what is not finite.
+        scores: (K,) float32, summed over the record's rows; unchecked: the sketch rejects scores that are not finite.
         fields: the categorical columns that the keys' field numbers count.
         source: the click record.
         event_time_ms: the newest event time among the record's rows.
-        ingest_ms: when the click record was written to Kafka, by its timestamp.
+        ingest_ms: the Kafka timestamp of the click record.
     """
 
     keys: Keys
@@ -75,7 +75,7 @@ def encode_importance(batch: ImportanceBatch) -> tuple[bytes, list[tuple[str, by
 
 
 def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch | BadRecord:
-    """The scores of an importance record."""
+    """Decodes an importance record."""
     if not value:
         return BadRecord("empty value, expected an Arrow IPC stream")
     try:
@@ -103,6 +103,8 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
     except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
     if not decoded.source.topic or decoded.source.partition < 0 or decoded.source.offset < 0:
-        return BadRecord("headers 'topic', 'partition' and 'offset': expected the click record's place")
+        return BadRecord(
+            f"headers 'topic', 'partition', 'offset': got {decoded.source}, expected a click record's address"
+        )
     problem = find_invalid(keys, fields)
     return decoded if problem is None else BadRecord(problem)

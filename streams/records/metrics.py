@@ -1,4 +1,4 @@
-"""Metrics records: what an agent or a trainer reports of itself about once a second, as one JSON object."""
+"""Metrics records: the JSON object that every agent and every trainer reports about once a second."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ Quantiles = dict[str, float | None]
 
 @dataclass(frozen=True, kw_only=True)
 class ShardMetrics:
-    """What an agent reports of one shard; all but `epoch`, `seq`, `hot`, `warm` and `next_offset` count from its start.
+    """What an agent reports of one shard; the counters begin with the shard's first record.
 
     Attributes:
-        epoch: of its configuration; `seq` of its last change.
-        hot: hot features now, `max_hot` at most so far, `warm` warm ones now.
-        counted: importance records counted, `repeated` skipped as counted before.
+        epoch: the epoch of its configuration; `seq`: of its last change.
+        hot: hot features now; `max_hot`: the most so far; `warm`: warm features now.
+        counted: importance records counted; `repeated`: skipped, because they had been counted before.
         rejected_scores: scores that were not finite, not positive or too large.
         events: feature events counted.
-        promotions: changes to hot, `demotions` from hot.
-        next_offset: the importance offset to read next.
+        promotions: changes to hot; `demotions`: changes from hot.
+        next_offset: the offset of the next importance record.
     """
 
     epoch: int
@@ -49,10 +49,10 @@ class AgentMetrics:
     """What an agent process reports.
 
     Attributes:
-        time_ms: when, by its clock.
-        capacity: hot rows over all shards.
-        bad: records that it dead-lettered since it started.
-        shards: the shards that it has now, by number.
+        time_ms: the time of the report, by the agent's clock.
+        capacity: hot rows of all shards.
+        bad: records that the process has dead-lettered.
+        shards: the shards that the process has now, by number.
     """
 
     time_ms: int
@@ -66,16 +66,16 @@ class TrainerMetrics:
     """What a trainer reports.
 
     Attributes:
-        time_ms: when, by its clock.
-        rows: click rows trained since the run began, `rows_per_s` since the record before.
-        lag_records: click records that wait.
-        hot: hot features that the model has.
-        applied: how many changes did what to the embedding.
-        assignments: `verified`, whether the hot set is the agent's (true; false: a digest differed; null: not yet
-            compared), and how many records were applied, stale and refused, and digests differed.
-        latency_ms: by name of the interval, `p50` and `p99`.
-        auc: of all rows by learner, `window_auc` of the latest window, `log_loss` of all rows.
-        windows: the latest finished window of rows, with what each learner reached in it.
+        time_ms: the time of the report, by the trainer's clock.
+        rows: click rows trained since the run began; `rows_per_s`: since the last report.
+        lag_records: click records not yet trained.
+        hot: hot features of the model.
+        applied: counts of applied changes, by their effect on the embedding.
+        assignments: `verified`, whether the hot set equals the agent's (true; false: a digest differed; null: not yet
+            compared), and the numbers of records applied, stale and refused, and of digests that differed.
+        latency_ms: `p50` and `p99` by name of the interval.
+        auc: of all rows, by learner; `window_auc`: of the latest window; `log_loss`: of all rows.
+        windows: the latest finished window of rows, with each learner's results.
     """
 
     time_ms: int
@@ -99,7 +99,7 @@ _NAMES = {kind: name for name, kind in _PROCESSES.items()}
 
 
 _PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "list[dict[str, Any]]": (list,)}
-_VALUES: dict[str, tuple[type, ...]] = {  # of the values of objects, by annotation
+_VALUES: dict[str, tuple[type, ...]] = {  # annotation -> types of the object's values
     "Quantiles": (int, float, type(None)),
     "dict[int, ShardMetrics]": (ShardMetrics,),
     "dict[str, Quantiles]": (dict,),
@@ -115,7 +115,7 @@ def encode_metrics(metrics: Metrics) -> tuple[bytes, list[tuple[str, bytes]]]:
 
 
 def _finite(value: Any) -> Any:
-    """The value with None for every number that JSON cannot hold."""
+    """The value, with None instead of every number that JSON cannot represent."""
     if isinstance(value, dict):
         return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -124,13 +124,13 @@ def _finite(value: Any) -> Any:
 
 
 def decode_metrics(value: bytes | None) -> Metrics | BadRecord:
-    """What a record of the metrics topic reports; unknown members are left out, those with a default may be missing."""
+    """Decodes a metrics record; ignores unknown members, and uses the default of a missing one that has a default."""
     if value is None or len(value) > _MAX_BYTES:
         return BadRecord(f"{0 if value is None else len(value)} bytes, expected 1 to {_MAX_BYTES}")
     try:
         body = json.loads(value, parse_constant=_refuse_constant)
         if not isinstance(body, dict):
-            return BadRecord("expected a JSON object")
+            return BadRecord(f"got a JSON {type(body).__name__}, expected an object")
         if body.get("v") != VERSION:
             return BadRecord(f"version {str(body.get('v'))[:20]}, expected {VERSION}; upgrade the reader")
         kind = _PROCESSES.get(body.get("process", ""))
@@ -150,7 +150,7 @@ def _decode(kind: type[Kind], body: Mapping[str, Any]) -> Kind:
     """The dataclass of a JSON object.
 
     Raises:
-        TypeError: a member is missing or of another type.
+        TypeError: a member is missing or has another type.
     """
     annotated = {column.name: str(column.type) for column in fields(kind) if column.name in body}
     for name, wanted in annotated.items():
@@ -160,7 +160,7 @@ def _decode(kind: type[Kind], body: Mapping[str, Any]) -> Kind:
 
 
 def _fits(value: Any, wanted: str) -> bool:
-    """Whether a value is what a member's annotation asks for; of nested objects the first level is checked."""
+    """Whether a value has the type of a member's annotation; of nested objects only the first level is checked."""
     if wanted in _PLAIN:
         return type(value) in _PLAIN[wanted]
     return isinstance(value, dict) and all(type(item) in _VALUES[wanted] for item in value.values())

@@ -1,4 +1,4 @@
-"""What a click record says of the replay that sent it."""
+"""`Mark`: the headers of a click record that identify the replay that sent it."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ __all__ = ["Mark"]
 
 @dataclass(frozen=True, kw_only=True)
 class Mark:
-    """What a record says of the replay that sent it.
+    """The replay, run and batch that a click record belongs to.
 
     Attributes:
         replay: the name of the replay, see `name_replay`.
-        run: when its run was started, milliseconds since 1970.
-        batch: the running number of the batch, over all files and passes.
+        run: when the run was started, in milliseconds since 1970.
+        batch: the number of the batch, counted over all files and passes.
     """
 
     replay: str
@@ -29,7 +29,7 @@ class Mark:
 
     @classmethod
     def read(cls, headers: Headers) -> Mark | None:
-        """The mark among a record's headers; None if there is none to be believed."""
+        """The mark in a record's headers; None if it is missing or malformed."""
         named = dict(headers)
         try:
             return cls(replay=named["replay"].decode(), run=header_int(named, "run"), batch=header_int(named, "batch"))

@@ -1,14 +1,15 @@
-"""Snapshots as records of a compacted topic: a crash while one is written leaves the one before it whole.
+"""Snapshots as records of a compacted topic: a crash during a write leaves the previous snapshot whole.
 
-Two places take turns. A snapshot is cut into chunks, which go to the place that the newest *manifest* does not name;
-when all of them are acknowledged, a manifest that names the place follows, and from then on that snapshot counts. So
-whatever compaction or a crash takes away of an unfinished snapshot, the manifest in force and its chunks stand.
+Each shard has two areas, A and B, and writes to them in turn. A snapshot is split into chunks, which are written to the
+area that the newest *manifest* does not name. When the broker has acknowledged all of them, a manifest that names the
+area is written, and the snapshot takes effect. Whatever compaction or a crash removes of an unfinished snapshot, the
+current manifest and its chunks remain.
 
-    key  `3/A/0`, `3/A/1`, ...   chunks of shard 3 in place A
-    key  `3`                     the manifest: JSON with place, chunks, bytes, CRC-32, and the manifest before it
+    key  `3/A/0`, `3/A/1`, ...   the chunks of shard 3 in area A
+    key  `3`                     the manifest: JSON with area (`place`), chunks, bytes, CRC-32 and previous manifest
 
-Two agents that have one shard for a moment may write into one place; then the checksums say so, and the snapshot
-before, which the manifest names too, still stands.
+If two agents own one shard for a moment, both may write to the same area. The checksums then do not match, and readers
+use the previous snapshot, which the manifest names as well.
 """
 
 from __future__ import annotations
@@ -40,37 +41,39 @@ class SnapshotRecord:
 def write_snapshot(
     shard: int, data: bytes, *, previous: Manifest | None
 ) -> tuple[list[SnapshotRecord], SnapshotRecord, Manifest]:
-    """The chunks; the record that may be sent only when every chunk is acknowledged; and what it says.
+    """Splits a snapshot into records: its chunks, the manifest's record, and the manifest.
+
+    Send the manifest's record only after the broker has acknowledged every chunk.
 
     Args:
-        shard: whose snapshot it is.
+        shard: the shard of the snapshot.
         data: the snapshot.
-        previous: the manifest in force, whose place is left alone; None if there is none.
+        previous: the current manifest, whose area is left untouched; None if there is none.
     """
     parts = [data[start : start + CHUNK_BYTES] for start in range(0, max(len(data), 1), CHUNK_BYTES)]
-    place = "B" if previous and previous["place"] == "A" else "A"
+    area = "B" if previous and previous["place"] == "A" else "A"
     version = ("v", b"%d" % VERSION)
     chunks = [
         SnapshotRecord(
-            f"{shard}/{place}/{number}".encode(),
+            f"{shard}/{area}/{number}".encode(),
             part,
             [version, ("kind", b"chunk"), ("crc32", b"%d" % zlib.crc32(part))],
         )
         for number, part in enumerate(parts)
     ]
-    manifest: Manifest = {"place": place, "chunks": len(parts), "bytes": len(data), "crc32": zlib.crc32(data)}
+    manifest: Manifest = {"place": area, "chunks": len(parts), "bytes": len(data), "crc32": zlib.crc32(data)}
     body = {"v": VERSION, "shard": shard, **manifest, "previous": previous}
     return chunks, SnapshotRecord(b"%d" % shard, json.dumps(body).encode(), [version, ("kind", b"manifest")]), manifest
 
 
 class SnapshotReader:
-    """Reads one shard's partition of the snapshots topic from its beginning; knows the newest whole snapshot.
+    """Finds the newest whole snapshot of one shard, whose partition it reads from the beginning.
 
     Attributes:
-        manifest: that of the newest whole snapshot, None if there is none.
-        data: the newest whole snapshot, None if there is none.
-        num_manifests: how many snapshots were ever closed, as far as compaction lets us see.
-        problems: why records were passed over.
+        manifest: the manifest of the newest whole snapshot; None if there is none.
+        data: the newest whole snapshot; None if there is none.
+        num_manifests: manifests read; compaction removes older ones.
+        problems: the reasons why records were ignored.
     """
 
     def __init__(self, shard: int) -> None:
@@ -82,7 +85,7 @@ class SnapshotReader:
         self.problems: list[str] = []
 
     def read(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
-        """Takes in records (key, value, headers) in the order of the topic."""
+        """Reads records (key, value, headers), in the order of the topic."""
         for key, value, headers in records:
             problem = self._take(key, value, headers)
             if problem is not None:
@@ -92,10 +95,12 @@ class SnapshotReader:
         named = dict(headers)
         try:
             if header_int(named, "v") != VERSION:
-                return BadRecord(f"snapshot record of version {named['v']!r}, expected {VERSION}")
+                return BadRecord(f"snapshot record: got version {named['v']!r}, expected {VERSION}; upgrade the reader")
             names = (key or b"").decode("ascii").split("/")
             if int(names[0]) != self._shard or value is None:
-                return BadRecord(f"snapshot record with key {key!r} in the partition of shard {self._shard}")
+                return BadRecord(
+                    f"snapshot record with key {key!r}: got another shard or no value, expected shard {self._shard}"
+                )
             if len(names) == 3:
                 if zlib.crc32(value) != header_int(named, "crc32"):
                     return BadRecord(f"snapshot chunk {key!r}: the checksum does not match")
@@ -115,7 +120,7 @@ class SnapshotReader:
                 if manifest is body:
                     return None
                 break
-        return BadRecord(f"snapshot {body}: its chunks are not whole; the one before it counts")
+        return BadRecord(f"snapshot {body}: chunks are missing or damaged; using the previous snapshot")
 
     def _assemble(self, manifest: dict[str, Any]) -> bytes | None:
         if not 1 <= manifest["chunks"] <= _MAX_CHUNKS:

@@ -1,4 +1,4 @@
-"""Replaying click logs into the clicks topic: sending, pacing, and resuming after a crash."""
+"""Replays click logs into the clicks topic: sending, pacing, and resuming after a crash."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How fast to send: a fixed rate of rows, the log's own pace times a factor, or no waiting at all."""
+"""The pace of a replay: a fixed rate of rows, a multiple of the log's own pace, or no waiting."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _MAX_BACKLOG_S = 1.0
 
 
 class Pacer:
-    """Says when the next batch is due, and waits for it.
+    """Waits until the next batch is due.
 
-    With a rate, batches are due at even distances; after a stall at most one second of rows is made up for. With a
-    speedup, a batch is due when its last event has happened, counted from the first batch's; rows that share one
-    coarse time (Avazu's hours) come in a burst.
+    With a rate, batches are due at even intervals; after a stall the pacer catches up by at most one second of rows.
+    With a speedup, a batch is due at the time of its last event, relative to the first batch; rows that share one
+    coarse time (Avazu's hours) are due together.
 
     Args:
         rate_rows_s: rows a second, or None.
         speedup: seconds of event time a second, or None.
-        clock: seconds that never go back.
-        sleep: waits so many seconds.
-        should_stop: asked at least every tenth of a second of waiting.
+        clock: monotonic time in seconds.
+        sleep: waits for a number of seconds.
+        should_stop: called at least ten times a second while waiting.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class Pacer:
         self._start: tuple[float, int] | None = None  # clock and event time of the first batch
 
     def wait(self, rows: int, event_time_ms: int) -> bool:
-        """Returns when a batch of `rows`, the last of which happened at `event_time_ms`, is due; False: to stop."""
+        """Waits until a batch of `rows` with the last event at `event_time_ms` is due; False if asked to stop."""
         due_s = self._due(rows, event_time_ms)
         while not self._should_stop():
             left_s = due_s - self._clock()

@@ -1,13 +1,13 @@
-"""Where a replay stands, read back from the topic itself: its records say which lines they hold.
+"""Finds the point to resume a replay from in the topic itself, whose records name their lines.
 
-Batch i goes to partition i mod P, and at most `MAX_IN_FLIGHT` records are unacknowledged at any moment. So in each
-partition all batches are there but possibly some of the last few, and what is there of those is counted one by one:
+Batch i goes to partition i mod P, and at most `MAX_IN_FLIGHT` records are unacknowledged at any moment. So each
+partition has all batches but possibly some of the last few, which are checked one by one:
 
     partition 0   0  4  8  12 ... 396 400     408      404 never arrived: it is sent again, 408 is not
                                   `-------------'      the last few: read back
 
-A replay is named by what decides its batches (schema, files, batch size, partitions), a run of it by its start. The
-same replay may stand in a topic many times; only its newest run is resumed.
+The name of a replay depends on all that determines its batches (schema, files, batch size, partitions); a run is
+identified by its start. A topic may hold several runs of a replay; only the newest one is resumed.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ __all__ = ["ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
 
 logger = logging.getLogger(__name__)
 
-# A batch that is sent again stands behind at most 2 * MAX_IN_FLIGHT later ones; twice that to be well beyond it.
+# A batch that is sent again follows at most 2 * MAX_IN_FLIGHT later ones; twice that leaves a margin.
 _READ_BACK = 4 * MAX_IN_FLIGHT
-_CLOCK_SLACK_MS = 600_000  # how far the clocks of those who write timestamps may differ
+_CLOCK_SLACK_MS = 600_000  # the largest expected difference between the clocks of writers
 _LETTER_WINDOW = 1024
 
 
 def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, partitions: int) -> str:
-    """16 hex digits that change with anything that decides which rows are in which batch of which partition.
+    """16 hex digits that identify the assignment of rows to batches and partitions.
 
-    Files count by name and size, not by content.
+    Files are identified by name and size, not by content.
     """
     files = [[path.name, path.stat().st_size] for path in paths]
     content = json.dumps([schema.fingerprint(), files, batch_rows, partitions])
@@ -48,14 +48,14 @@ def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, parti
 
 @dataclass(frozen=True, kw_only=True)
 class ResumePoint:
-    """Which lines of which batches are in the topics already.
+    """The lines of a replay that the topics already hold.
 
     Attributes:
-        run: the run that goes on.
-        floors: (P,) every batch of partition p below floors[p] is there.
-        last_lines: of the other batches that are there, the last line that is.
-        letter_batch: every dead letter of the batches below it is there.
-        letter_lines: the lines of that batch whose dead letters are there.
+        run: the run to resume.
+        floors: (P,) the topic has every batch of partition p below floors[p].
+        last_lines: the last line in the topic, of each further batch that the topic has.
+        letter_batch: the dead-letter topic has all letters of the batches below this one.
+        letter_lines: the lines of this batch whose letters it has.
     """
 
     run: int
@@ -65,23 +65,23 @@ class ResumePoint:
     letter_lines: frozenset[int] = frozenset()
 
     def line_done(self, batch: int, last_line: int) -> int:
-        """Up to which line the batch, whose last line is given, is there; 0 for not at all."""
+        """The last line of a batch (which ends at `last_line`) that the topic has; 0 if it has none."""
         if batch < self.floors[batch % len(self.floors)]:
             return last_line
         return self.last_lines.get(batch, 0)
 
     def has_letter(self, batch: int, line: int) -> bool:
-        """Whether the dead letter of this line is there."""
+        """Whether the dead-letter topic has the letter of this line."""
         return batch < self.letter_batch or (batch == self.letter_batch and line in self.letter_lines)
 
     @property
     def first_open_batch(self) -> int:
-        """Every batch below this one is there."""
+        """The topic has every batch below this one."""
         return min(self.floors)
 
 
 def newest_marks(log: PartitionLog, topic: str, partitions: int) -> list[Mark | None]:
-    """The mark of the newest record of each partition, in one short read each."""
+    """The mark of the newest record of each partition; reads one record of each."""
     newest = (next(log.newest_first(topic, partition, window=1), None) for partition in range(partitions))
     return [None if record is None else Mark.read(record.headers) for record in newest]
 
@@ -130,7 +130,7 @@ def find_resume_point(
 def _marked(
     log: PartitionLog, topic: str, partition: int, *, since_ms: int = 0, window: int = 1
 ) -> Iterator[tuple[Mark, Any]]:
-    """The records of a partition that replays sent, newest first, with their marks."""
+    """The records of a partition that have a replay's mark, newest first, with their marks."""
     for record in log.newest_first(topic, partition, window=window):
         if 0 <= record.timestamp < since_ms:
             return
@@ -152,7 +152,7 @@ def _read_back(log: PartitionLog, topic: str, partition: int, replay: str, run: 
 
 
 def _letters(log: PartitionLog, topic: str, replay: str, run: int) -> tuple[int, frozenset[int]]:
-    """The newest batch with dead letters of a run, and the lines of them that are there."""
+    """The newest batch of a run with dead letters, and the lines of its letters in the topic."""
     newest, lines = 0, set()
     for mark, record in _marked(log, topic, 0, since_ms=run - _CLOCK_SLACK_MS, window=_LETTER_WINDOW):
         if mark.replay == replay and mark.run == run:

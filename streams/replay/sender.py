@@ -1,9 +1,9 @@
-"""Replays click logs into the clicks topic, so that stopping it at any moment and resuming gives every row once.
+"""Replays click logs into the clicks topic; stopped at any moment and resumed, it sends every row exactly once.
 
     file -> blocks of N lines -> batch i -> partition i mod P        (bad lines -> dead letters, before the batch)
 
-Each record's headers name the file and the lines that it stands for, so the topic itself says where to go on
-(`resume`). Rows of a log without a time column get the wall clock at the moment of sending as their event time.
+Each record's headers name its file and lines, so `resume` finds the point to continue from in the topic. Rows of a log
+without a time column get the time of sending as their event time.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ _ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayPlan:
-    """What to send, and how.
+    """The files of a replay, and how to send them.
 
     Args:
         paths: the files, in order.
-        schema: what their columns mean.
+        schema: the schema of the files.
         batch_rows: lines a record.
-        rate_rows_s: rows a second; None: as fast as possible.
-        speedup: seconds of event time a second; needs a time column; None: as fast as possible.
-        limit_rows: stop after so many lines, good and bad, counted from the first file's first.
-        loop: begin again after the last file, until stopped or at the limit.
-        resume: go on where the newest run of the same replay stopped.
+        rate_rows_s: rows a second; None for as fast as possible.
+        speedup: seconds of event time a second, which needs a time column; None for as fast as possible.
+        limit_rows: the number of lines, good and bad, to stop after, counted from the beginning of the first file.
+        loop: whether to start over after the last file, until stopped or at the limit.
+        resume: whether to continue the newest run of the same replay.
     """
 
     paths: tuple[Path, ...]
@@ -64,7 +64,7 @@ class ReplayPlan:
 
     def __post_init__(self) -> None:
         if not self.paths:
-            raise ConfigError("no files: name at least one click log")
+            raise ConfigError("files: got none, expected at least one click log")
         row_bytes = 9 + 4 * len(self.schema.dense) + 8 * len(self.schema.categorical)
         most = min(MAX_ROWS, (MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES) // row_bytes)
         if not 1 <= self.batch_rows <= most:
@@ -78,23 +78,23 @@ class ReplayPlan:
             raise ConfigError("--rate and --speedup: got both, expected one of them")
 
     def check_files(self) -> None:
-        """Refuses files that cannot be replayed, before a broker is started or asked; see `logs.check_logs`."""
+        """Checks the files before a connection to a broker is made; raises as `check_logs` does."""
         check_logs(self.paths, self.schema)
 
 
 @dataclass(kw_only=True)
 class ReplayCounts:
-    """How far a replay is; `read` = `sent` + `bad` + `skipped` once it has ended.
+    """The progress of a replay; `read` = `sent` + `bad` + `skipped` once it has ended.
 
     Attributes:
-        read: lines read, headers not counted.
+        read: lines read, without headers.
         sent: rows sent.
         bad: lines sent to the dead letters.
-        skipped: lines that were in the topics already.
+        skipped: lines that the topics already had.
         batches: records sent to the clicks topic.
-        bytes_read: of all files, as they lie on disk, in this pass.
-        bytes_total: likewise.
-        resumed: whether an earlier run goes on.
+        bytes_read: bytes read in this pass, as stored on disk.
+        bytes_total: the size of all files, as stored on disk.
+        resumed: whether the replay continues an earlier run.
     """
 
     read: int = 0
@@ -115,12 +115,12 @@ def replay_logs(
     on_progress: Callable[[ReplayCounts], None] = lambda _: None,
     delivery_timeout_s: float = 60.0,
 ) -> ReplayCounts:
-    """Sends the rows; returns when all are acknowledged, or, if asked to stop, all that were under way.
+    """Sends the rows; returns when all are acknowledged, or, if asked to stop, all those in flight.
 
     Raises:
         ConfigError: a file is missing or does not fit the schema.
-        InputError: a file is damaged; what stands before the damage has been sent.
-        BrokerError: the broker cannot be reached within 10 s, or acknowledges nothing for `delivery_timeout_s`.
+        InputError: a file is damaged; the rows before the damage have been sent.
+        BrokerError: no broker answers within 10 s, or none acknowledges a record within `delivery_timeout_s`.
         TopicError: a topic is missing, or cannot be resumed.
     """
     plan.check_files()
@@ -149,7 +149,7 @@ def replay_logs(
                     break
                 on_progress(counts)
     except BrokerError as error:
-        raise BrokerError(f"{error}; {counts.sent} rows were sent; run again with --resume to go on") from error
+        raise BrokerError(f"{error}; {counts.sent} rows were sent; run again with --resume to continue") from error
     return counts
 
 
@@ -163,7 +163,7 @@ def _start_point(connector: Connector, topic: str, partitions: int, name: str) -
     if point is None:
         logger.info("--resume: %s holds no record of a replay; starting with the first row", topic)
     else:
-        logger.info("--resume: going on after batch %d", max(point.last_lines))
+        logger.info("--resume: continuing after batch %d", max(point.last_lines))
     return point
 
 
@@ -171,11 +171,13 @@ def _warn_of_repetition(connector: Connector, topic: str, partitions: int, name:
     with open_partition_log(connector) as log:
         marks = newest_marks(log, topic, partitions)
     if any(mark is not None and mark.replay == name for mark in marks):
-        logger.warning("%s holds rows of these files already; they will be there once more (--resume goes on)", topic)
+        logger.warning(
+            "%s already holds rows of these files and will hold them twice (--resume continues instead)", topic
+        )
 
 
 class _BatchSender:
-    """Sends blocks as batches, unless they are in the topics already."""
+    """Sends blocks as batches, unless the topics already have them."""
 
     def __init__(
         self,
@@ -198,7 +200,7 @@ class _BatchSender:
         self._letters = letters
 
     def batches(self) -> Iterator[tuple[int, LogBlock]]:
-        """Numbered blocks of all files, and of all passes over them, up to the limit."""
+        """Numbers the blocks of all files and passes, up to the limit."""
         plan, counts, batch = self._plan, self._counts, 0
         while True:
             bytes_before, lines_before = 0, counts.read
@@ -212,13 +214,13 @@ class _BatchSender:
                 bytes_before += path.stat().st_size
             if not plan.loop:
                 return
-            if batch * 2 <= self._point.first_open_batch:  # whole passes that are there: nothing to read
+            if batch * 2 <= self._point.first_open_batch:  # the topic has whole passes: skip them unread
                 passes = self._point.first_open_batch // batch - 1
                 lines = (counts.read - lines_before) * passes
                 counts.read, counts.skipped, batch = counts.read + lines, counts.skipped + lines, batch * (passes + 1)
 
     def send(self, batch: int, block: LogBlock) -> bool:
-        """Sends what of a block is not in the topics yet; False: asked to stop, and not sent."""
+        """Sends the lines of a block that the topics lack; returns False, without sending, if asked to stop."""
         counts, first_line, last_line = self._counts, block.first_line, block.last_line
         if self._plan.limit_rows is not None:
             last_line = min(last_line, first_line + self._plan.limit_rows - counts.read - 1)
@@ -265,7 +267,7 @@ class _LetterSender:
         self._producer = producer
 
     def send(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
-        """All of a batch's letters arrive before the batch does: a batch that is there has its letters there."""
+        """Sends a batch's letters and waits for them, so that the topics never have a batch without its letters."""
         for line in bad:
             letter = self._dead_letters.reject_line(
                 self._topic,

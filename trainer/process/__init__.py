@@ -1,4 +1,4 @@
-"""Training as a process that may be killed at any moment: feeds, checkpoints, journal, outbox."""
+"""The training process, which may be killed at any moment: feeds, checkpoints, journal and outbox."""
 
 from __future__ import annotations
 

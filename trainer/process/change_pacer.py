@@ -1,21 +1,21 @@
-"""How many changes of the hot set to apply between two steps, so that training never pauses for longer than a step."""
+"""Limits the changes of the hot set between two steps, so that training pauses for at most about half a step."""
 
 from __future__ import annotations
 
 __all__ = ["ChangePacer"]
 
-_SHARE = 0.5  # of a step's time that a pause may take
+_SHARE = 0.5  # the longest pause, as a share of a step's time
 _SMOOTHING = 0.2
 _FIRST, _LEAST, _MOST = 256, 16, 20_000
 
 
 class ChangePacer:
-    """Learns what a step and what a change cost, and says how many changes fit into half a step.
+    """Measures the cost of a step and of a change, and limits the changes to those that fit into half a step.
 
-    `limit` depends on clocks; a run is repeated from its journal, which holds what was applied when.
+    `limit` depends on the clock; a repeated run uses the journal instead, which records the applied changes.
 
     Attributes:
-        limit: changes to apply between two steps, 16 to 20,000.
+        limit: the largest number of changes to apply between two steps, 16 to 20,000.
     """
 
     def __init__(self) -> None:
@@ -24,11 +24,11 @@ class ChangePacer:
         self._change_s = 0.0
 
     def note_step(self, seconds: float) -> None:
-        """A step took so long."""
+        """Records the time of a step."""
         self._step_s += (seconds - self._step_s) * (_SMOOTHING if self._step_s else 1.0)
 
     def note_changes(self, count: int, seconds: float) -> None:
-        """So many changes, applied at once, took so long; the next limit is at most twice as many."""
+        """Records the time of applying `count` changes at once; the limit grows at most twofold."""
         if not count or not self._step_s:
             return
         each_s = seconds / count

@@ -1,12 +1,12 @@
-"""Checkpoints: one directory each, whole or not there, newest first when they are read.
+"""Checkpoints: each is a directory that is either complete or absent; the newest valid one is read.
 
-    DIR/000000000812/            the last event that is in it (`trainer.process.journal`); a dot before: never finished
+    DIR/000000000812/            the last event in it (`trainer.process.journal`); a leading dot marks an unfinished one
         tensors.safetensors      weights, rows, optimizer states, router, and the tables that the assignments make
-        state.json               everything that is no tensor: offsets, applied seq, windows, configuration
-        manifest.json            its own checksum; version, size and checksum (xxh3, 64 bits) of the other two
+        state.json               everything else: offsets, applied seq, windows, configuration
+        manifest.json            its own checksum; version; size and checksum (xxh3, 64 bits) of the others
 
-Written to a temporary directory, every file and directory fsynced, then renamed: a kill or a power cut at any moment
-leaves the checkpoint before it whole. Nothing is pickled, so reading one runs no code.
+A checkpoint is written to a temporary directory, fsynced, and renamed, so a kill or a power failure at any moment
+leaves the previous one intact. Nothing is pickled, so loading a checkpoint runs no code.
 """
 
 from __future__ import annotations
@@ -48,12 +48,12 @@ _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.jso
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What was saved.
+    """A loaded checkpoint.
 
     Attributes:
-        tensors: by name, on the CPU.
-        state: what JSON can hold.
-        path: where it is.
+        tensors: the tensors by name, on the CPU.
+        state: the rest of the state, from JSON.
+        path: the directory of the checkpoint.
     """
 
     tensors: Mapping[str, Tensor]
@@ -62,12 +62,12 @@ class Checkpoint:
 
 
 def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
-    """A safetensors file in pieces of at most a megabyte, so that no call holds the interpreter's lock for long."""
+    """Encodes a safetensors file in pieces of at most 1 MiB, so that no call holds the interpreter's lock for long."""
     header, end, parts = {}, 0, []
     for name, tensor in sorted(tensors.items()):
         flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
-        place = [end, end := end + flat.nbytes]
-        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": place}
+        offsets = [end, end := end + flat.nbytes]
+        header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         parts.append(flat)
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
@@ -78,7 +78,7 @@ def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
 
 
 def write_file(path: Path, pieces: Iterable[memoryview | bytes]) -> dict[str, Any]:
-    """Writes a file to the disk itself; returns its size and checksum."""
+    """Writes and fsyncs a file; returns its size and checksum."""
     checksum, size = xxhash.xxh3_64(), 0
     with path.open("wb") as file:
         for piece in pieces:
@@ -91,12 +91,12 @@ def write_file(path: Path, pieces: Iterable[memoryview | bytes]) -> dict[str, An
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Writes a safetensors file; returns its size and checksum."""
+    """Writes and fsyncs a safetensors file; returns its size and checksum."""
     return write_file(path, _pieces_of(tensors))
 
 
 def sync_directory(path: Path) -> None:
-    """Makes the names in a directory last."""
+    """Fsyncs a directory, so that its entries survive a power failure."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -109,11 +109,11 @@ def _describe(data: bytes) -> dict[str, Any]:
 
 
 class Checkpoints:
-    """The checkpoints of one run, in one directory that nobody else writes to.
+    """The checkpoints of one run, in a directory that only this run writes to.
 
     Args:
-        directory: made if missing.
-        keep: how many of the newest to keep, at least 2, so that a damaged one has one before it.
+        directory: the directory, created if missing.
+        keep: the number of newest checkpoints to keep; at least 2, so that a damaged one has a predecessor.
     """
 
     def __init__(self, directory: Path, *, keep: int = 3) -> None:
@@ -124,13 +124,13 @@ class Checkpoints:
         directory.mkdir(parents=True, exist_ok=True)
 
     def paths(self) -> list[Path]:
-        """The finished checkpoints, newest first."""
+        """The complete checkpoints, newest first."""
         return sorted((path for path in self.directory.iterdir() if path.name.isdigit()), reverse=True)
 
     def save(self, event: int, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> Path:
-        """Writes the state after an event, and deletes what is older than the last few.
+        """Writes the state after an event, and deletes all but the newest checkpoints.
 
-        Two for the same event are the same moment of the run: the newer replaces the other.
+        A checkpoint replaces an older one of the same event.
         """
         name = f"{event:012d}"
         temporary, final = self.directory / f".{name}.part", self.directory / name
@@ -141,7 +141,7 @@ class Checkpoints:
             _STATE: write_file(temporary / _STATE, [json.dumps(state, allow_nan=False).encode()]),
         }
         content = {"version": VERSION, "event": event, "files": files}
-        # The manifest guards the other two, and its first line guards the manifest.
+        # The manifest has the checksums of the other files; its first line is its own checksum.
         text = json.dumps(content, indent=2).encode()
         write_file(temporary / _MANIFEST, [xxhash.xxh3_64_hexdigest(text).encode(), b"\n", text])
         sync_directory(temporary)
@@ -161,10 +161,10 @@ class Checkpoints:
             shutil.rmtree(path)
 
     def load(self) -> Checkpoint | None:
-        """The newest good one, None if there is none at all; each damaged one is named in the log.
+        """The newest valid checkpoint; None if there are none. Logs a warning for each damaged one.
 
         Raises:
-            CheckpointError: there are checkpoints, and every one is damaged.
+            CheckpointError: there are checkpoints, and all are damaged.
         """
         for leftover in self.directory.glob(".*.part"):
             logger.warning("checkpoint %s was never finished; deleted", leftover.name)
@@ -188,21 +188,21 @@ def _read_if_good(path: Path) -> Checkpoint | None:
     try:
         return _read(path)
     except (CheckpointError, OSError) as error:
-        logger.warning("checkpoint %s is damaged (%s); the one before it is used", path, error)
+        logger.warning("checkpoint %s is damaged (%s); trying the previous one", path, error)
         return None
 
 
 def _read(path: Path) -> Checkpoint:
-    """One checkpoint, every byte of it checked.
+    """Reads a checkpoint and verifies all its checksums.
 
     Raises:
-        CheckpointError: damaged, or of another version.
+        CheckpointError: the checkpoint is damaged or has another version.
         OSError: a file is missing or cannot be read.
     """
     try:
         checksum, _, text = (path / _MANIFEST).read_bytes().partition(b"\n")
         if xxhash.xxh3_64_hexdigest(text).encode() != checksum:
-            raise CheckpointError(f"{_MANIFEST} is not what was written")
+            raise CheckpointError(f"{_MANIFEST}: the checksum does not match")
         manifest = json.loads(text)
         if manifest["version"] != VERSION:
             raise CheckpointError(f"version {manifest['version']}, expected {VERSION}")
@@ -210,9 +210,9 @@ def _read(path: Path) -> Checkpoint:
         for name in (_TENSORS, _STATE):
             files[name] = (path / name).read_bytes()
             if _describe(files[name]) != manifest["files"][name]:
-                raise CheckpointError(f"{name} is not what was written")
+                raise CheckpointError(f"{name}: size or checksum does not match the manifest")
         if path.name != f"{manifest['event']:012d}":
-            raise CheckpointError(f"{_MANIFEST} is of event {manifest['event']}")
+            raise CheckpointError(f"{_MANIFEST}: got event {manifest['event']}, expected {path.name}")
         state = json.loads(files[_STATE])
         return Checkpoint(safetensors.torch.load(files[_TENSORS]), state, path)
     except (ValueError, KeyError, TypeError, safetensors.SafetensorError) as error:

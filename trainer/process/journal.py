@@ -1,12 +1,12 @@
-"""The journal: in which order a run took click records and assignment records, so that it can be repeated exactly.
+"""The journal: the order in which a run processed its records, so that it can be repeated exactly.
 
     {"event": 812, "click": [3, 4711]}          the click record at partition 3, offset 4711 was trained
-    {"event": 813, "assignments": {"0": 96},    the assignments before these offsets were applied, which were fetched
-     "log_ends": {"0": 120}}                    when the partitions ended here (which decides what counts in a gap)
+    {"event": 813, "assignments": {"0": 96},    the assignments before these offsets were applied; at their fetch the
+     "log_ends": {"0": 120}}                    partitions ended at log_ends (which decides what counts in a gap)
 
-Each line is written, unbuffered, before the event happens; a checkpoint names the last event that is in it. After a
-kill the events behind the newest good checkpoint are repeated from the journal, and so end in the same weights; what
-a kill cut off in mid-line had not happened yet.
+Each line is written, unbuffered, before its event; a checkpoint names its last event. After a kill the run repeats the
+events after the newest valid checkpoint, and so reaches the same weights. The event of an incomplete line had not
+happened yet.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ __all__ = ["Apply", "Journal", "Train"]
 
 @dataclass(frozen=True)
 class Train:
-    """One click record is trained."""
+    """The event of training one click record."""
 
     partition: int
     offset: int
@@ -31,11 +31,11 @@ class Train:
 
 @dataclass(frozen=True)
 class Apply:
-    """The assignments before these offsets, by partition, are applied in one batch.
+    """The event of applying the assignments before these offsets in one batch.
 
     Attributes:
-        ends: the offset behind the last record of each partition.
-        log_ends: where each partition ended when they were fetched; without it nothing was compacted away.
+        ends: the offset after the last applied record, by partition.
+        log_ends: the end of each partition at the time of the fetch; empty if nothing was compacted.
     """
 
     ends: dict[int, int]
@@ -51,12 +51,12 @@ def _encode(number: int, event: Train | Apply) -> bytes:
 
 
 def _decode(line: bytes) -> tuple[int, Train | Apply] | None:
-    """The event of a line; None if the line was cut off."""
+    """The number and event of a line; None if the line is incomplete."""
     try:
-        said = json.loads(line)
-        if "click" in said:
-            return int(said["event"]), Train(*map(int, said["click"]))
-        return int(said["event"]), Apply(_offsets(said["assignments"]), _offsets(said["log_ends"]))
+        decoded = json.loads(line)
+        if "click" in decoded:
+            return int(decoded["event"]), Train(*map(int, decoded["click"]))
+        return int(decoded["event"]), Apply(_offsets(decoded["assignments"]), _offsets(decoded["log_ends"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -66,14 +66,14 @@ def _offsets(listed: dict[str, int]) -> dict[int, int]:
 
 
 class Journal:
-    """The events of a run, numbered from 1, in files of one checkpoint's length.
+    """The events of a run, numbered from 1; each checkpoint starts a new file.
 
     Args:
-        directory: where the checkpoints are; None to keep no journal.
-        last_event: the last one that the checkpoint holds, 0 without one.
+        directory: the directory of the checkpoints; None for no journal.
+        last_event: the last event in the checkpoint; 0 without one.
 
     Attributes:
-        last_event: the number of the last event that has happened or is being done.
+        last_event: the number of the last event that has begun.
     """
 
     def __init__(self, directory: Path | None, last_event: int = 0) -> None:
@@ -87,7 +87,7 @@ class Journal:
         return sorted(self._directory.glob("*.journal")) if self._directory else []
 
     def _read(self, last_event: int) -> list[tuple[int, Train | Apply]]:
-        """The events after the checkpoint, without a gap."""
+        """The consecutive events after the checkpoint."""
         found = {}
         for path in self._paths():
             decoded = [_decode(line) for line in path.read_bytes().split(b"\n")]
@@ -99,7 +99,7 @@ class Journal:
         return events
 
     def _begin(self) -> None:
-        """Starts a file after the last event, which begins with what is still to be repeated."""
+        """Starts a file after the last event; it begins with the events still to be repeated."""
         if self._directory is None:
             return
         if self._file is not None:
@@ -111,31 +111,31 @@ class Journal:
         self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
 
     def next_scripted(self) -> Train | Apply | None:
-        """The event that must come next, None when all of the journal has been repeated."""
+        """The next event to repeat; None when the whole journal has been repeated."""
         if not self._script:
             return None
         self.last_event, event = self._script.popleft()
         return event
 
     def record(self, event: Train | Apply) -> None:
-        """Notes an event that is about to happen."""
+        """Writes an event that is about to happen."""
         self.last_event += 1
         if self._file is not None:
             os.write(self._file, _encode(self.last_event, event))
 
     def start_file(self) -> None:
-        """Goes on in a new file: a checkpoint of this moment is about to be written."""
+        """Starts a new file; call it when a checkpoint is captured."""
         self._begin()
 
     def forget(self, oldest_event: int) -> None:
-        """Deletes the files that end before `oldest_event`, the oldest checkpoint's; from any thread."""
+        """Deletes files whose events all precede `oldest_event`, that of the oldest checkpoint; thread-safe."""
         paths = self._paths()
         for path, following in pairwise(paths):
             if int(following.stem) <= oldest_event:
                 path.unlink()
 
     def clear(self) -> None:
-        """Forgets everything: the run starts afresh."""
+        """Deletes all events, for a new run."""
         self._script.clear()
         self.last_event = 0
         for path in self._paths():

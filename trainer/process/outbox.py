@@ -1,4 +1,4 @@
-"""What a trainer sends: importance, metrics, and the records that it rejects."""
+"""Sends the trainer's importance, metrics and dead letters."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ def encode_parts(
 
 
 class Outbox:
-    """Splits, encodes and sends records in a thread of its own; a failure is raised by a later call.
+    """Splits, encodes and sends records in its own thread; a later call raises a failure.
 
-    Guarantee: records reach a partition in the order in which they were given.
+    Guarantee: records reach a partition in the order of the calls.
 
     Args:
         connector: the broker.
-        topics: their names.
+        topics: the topic names.
         num_shards: partitions of the importance topic.
 
     Attributes:
-        importance_records: sent so far; complete after `flush`.
+        importance_records: importance records sent so far; exact after `flush`.
     """
 
     def __init__(self, connector: Connector, topics: Topics, num_shards: int) -> None:
@@ -67,19 +67,19 @@ class Outbox:
             self._producer.__exit__(kind, error, trace)
 
     def send_importance(self, importance: Importance, record: Any, batch: ClickBatch) -> None:
-        """Sends what one click record's keys mattered, a record for each shard that has one of them.
+        """Sends the importance of one click record's keys, as one record for each shard of these keys.
 
-        It is held until `release`, or until anything else is sent.
+        The records are held until `release`, or until anything else is sent.
 
         Raises:
-            BrokerError: a record before it cannot be delivered.
+            BrokerError: an earlier record cannot be delivered.
         """
         source = Source(signal="gradient", topic=record.topic, partition=record.partition, offset=record.offset)
         self._worker.check()
         self._held.append((importance, source, batch, record.timestamp))
 
     def release(self) -> None:
-        """Begins to encode and send what is held: cheapest while the caller is busy outside the interpreter."""
+        """Starts to encode and send the held records; cheapest while the caller runs outside the interpreter."""
         held, self._held = self._held, []
         for arguments in held:
             self._worker.submit(self._send_importance, *arguments)
@@ -95,7 +95,7 @@ class Outbox:
         self._worker.submit(self._producer.send, self._topics.metrics, 0, *encode_metrics(metrics))
 
     def send_dead_letter(self, record: Any, reason: str) -> None:
-        """Keeps a rejected record of the clicks or assignments topic, as it was, in the topic's dead letters."""
+        """Sends a rejected record of the clicks or assignments topic, unchanged, to the topic's dead letters."""
         self.release()
         self._worker.submit(self._send_letter, self._dead_letters.reject(record, reason))
 
@@ -103,16 +103,16 @@ class Outbox:
         self._producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
 
     def after_delivery(self, task: Callable[[], None]) -> None:
-        """Has a task done, in the outbox's thread, when everything sent so far is acknowledged by all replicas."""
+        """Runs a task in the outbox's thread after all replicas have acknowledged every record sent so far."""
         self.release()
         self._worker.submit(self._producer.wait)
         self._worker.submit(task)
 
     def flush(self) -> None:
-        """Returns when everything sent is acknowledged by all replicas.
+        """Waits until all replicas have acknowledged every record.
 
         Raises:
-            BrokerError: something cannot be delivered.
+            BrokerError: a record cannot be delivered.
         """
         self.release()
         self._worker.submit(self._producer.wait)

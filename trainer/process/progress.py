@@ -1,4 +1,4 @@
-"""What a run has done so far: the numbers of its report, and so much of them as a checkpoint keeps."""
+"""The progress of a run: the figures of its report, and those that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ _KEPT = ("rows", "click_records", "bad_clicks", "bad_assignments", "importance_r
 
 @dataclass
 class Progress:
-    """Counts since the run began, over all its restarts; latencies since the process began.
+    """Counts since the run began, across restarts; latencies since the process began.
 
     Attributes:
-        windows: quality of each learner.
+        windows: the quality of each learner.
         rows: click rows trained.
         click_records: click records trained.
-        bad_clicks: click records that could not be believed.
-        bad_assignments: likewise assignment records.
+        bad_clicks: malformed or invalid click records.
+        bad_assignments: malformed or invalid assignment records.
         importance_records: importance records sent, one for each shard and click record.
-        importance_rows: keys in them.
-        applied: what the applied changes did.
-        latency: of assignments, from their record's timestamp until they were applied.
+        importance_rows: keys in the importance records.
+        applied: counts of applied changes, by effect.
+        latency: the time from an assignment record's timestamp until it was applied.
     """
 
     windows: Windows
@@ -42,16 +42,16 @@ class Progress:
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def add_applied(self, report: MigrationReport) -> None:
-        """Adds what a batch of changes did."""
+        """Adds the counts of a batch of changes."""
         for name, number in vars(report).items():
             self.applied[name] += number
 
     def describe_applied(self) -> dict[str, int]:
-        """The applied changes as the reports name them."""
+        """The counts of applied changes, under the names of the reports."""
         return {"promotions": self.applied["promoted"], "demotions": self.applied["demoted"], **self.applied}
 
     def to_state(self) -> dict[str, Any]:
-        """What `load_state` needs, for JSON."""
+        """The state for `load_state`, for JSON."""
         return {
             **{name: getattr(self, name) for name in _KEPT},
             "applied": self.applied,
@@ -59,7 +59,7 @@ class Progress:
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
-        """Goes on from what `to_state` gave."""
+        """Restores the result of `to_state`."""
         for name in _KEPT:
             setattr(self, name, int(state[name]))
         self.applied = {name: int(number) for name, number in state["applied"].items()}

@@ -1,7 +1,7 @@
-"""One training run without Kafka: click records and assignments in, importance out, checkpoints in between.
+"""`TrainingRun`: a training run without Kafka, from click records and assignments to importance and checkpoints.
 
-Everything that a checkpoint holds is here, so this is what resumes: the trainer, how far each topic was taken, how far
-each shard's history was applied, the journal and the numbers of the report.
+It holds the whole state of a checkpoint, and so resumes from one: the trainer, the offsets of each topic, the applied
+history of each shard, the journal and the figures of the report.
 """
 
 from __future__ import annotations
@@ -37,20 +37,20 @@ __all__ = ["Captured", "RunConfig", "TrainingRun"]
 logger = logging.getLogger(__name__)
 
 _HISTORY = "history."
-_UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # ends of names: keys in no order, and what is theirs
+_UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # suffixes of names: unsorted keys -> their values
 
 
 @dataclass(frozen=True, kw_only=True)
 class RunConfig:
-    """What does not change while a run lasts.
+    """The configuration of a run.
 
     Args:
         model: the model and its sizes.
-        device: where it is trained.
-        checkpoint_dir: where checkpoints and journal go; None for none.
+        device: the device to train on.
+        checkpoint_dir: the directory of checkpoints and journal; None for none.
         checkpoint_every: rows between two checkpoints.
-        keep_checkpoints: how many to keep.
-        window_rows: rows to a window of the metrics.
+        keep_checkpoints: the number of checkpoints to keep.
+        window_rows: rows in a window of the metrics.
     """
 
     model: ModelConfig
@@ -63,7 +63,7 @@ class RunConfig:
 
 @dataclass(frozen=True)
 class Captured:
-    """A run's state as it was after an event."""
+    """A copy of a run's state after an event."""
 
     event: int
     tensors: Mapping[str, Tensor]
@@ -74,12 +74,12 @@ class TrainingRun:
     """The state of a run; the trainer is built when the first batch shows its columns, or from a checkpoint.
 
     Args:
-        config: what the run is told.
+        config: the configuration of the run.
         num_shards: partitions of the assignments topic.
-        resume: go on from the newest good checkpoint; else whatever is in the directory is deleted.
+        resume: whether to resume from the newest valid checkpoint; otherwise the directory's checkpoints are deleted.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the newest good one is of another configuration.
+        CheckpointError: all checkpoints are damaged, or the newest valid one has another configuration.
     """
 
     def __init__(self, config: RunConfig, num_shards: int, *, resume: bool = True) -> None:
@@ -111,10 +111,10 @@ class TrainingRun:
         fields = tuple(Field(*pair) for pair in state["config"]["fields"])
         num_dense = int(state["config"]["num_dense"])
         mine = self.config.model.describe(fields, num_dense)
-        for name, said in state["config"].items():
-            if mine[name] != said:
+        for name, saved in state["config"].items():
+            if mine[name] != saved:
                 raise CheckpointError(
-                    f"{checkpoint.path} was made with {name} {said!r}, this run has {mine[name]!r}: use the same "
+                    f"{checkpoint.path} has {name} {saved!r}, expected {mine[name]!r} as in this run: use the same "
                     "options, another --checkpoint-dir, or --fresh to start over"
                 )
         self._build(fields, num_dense).load_tensors(checkpoint.tensors)
@@ -126,7 +126,7 @@ class TrainingRun:
         for topic, offsets in state["offsets"].items():
             self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
         self._rows_saved = self.resumed_rows = self.progress.rows
-        logger.info("goes on from %s: %d rows trained", checkpoint.path, self.progress.rows)
+        logger.info("resumes from %s: %d rows trained", checkpoint.path, self.progress.rows)
         return int(state["event"])
 
     def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
@@ -147,7 +147,7 @@ class TrainingRun:
 
     @property
     def shape(self) -> tuple[tuple[Field, ...], int]:
-        """The model's fields and how many dense columns it has.
+        """The model's fields and its number of dense columns.
 
         Raises:
             CheckpointError: there is no model yet.
@@ -157,11 +157,14 @@ class TrainingRun:
         return self._shape
 
     def refuse(self, batch: ClickBatch) -> str | None:
-        """Why the batch cannot be trained: its columns are not the model's. None if it can."""
+        """The reason for refusing a batch whose columns are not the model's; None if they are."""
         shape = (batch.fields, len(batch.dense_names))
         if self._shape is None or shape == self._shape:
             return None
-        return f"{len(shape[0])} fields and {shape[1]} dense columns, or other names, than the model was built for"
+        return (
+            f"got {len(shape[0])} fields and {shape[1]} dense columns, "
+            f"expected the model's {len(self._shape[0])} and {self._shape[1]} with the same names"
+        )
 
     def train(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> Importance:
         """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`."""
@@ -173,10 +176,11 @@ class TrainingRun:
         return report.importance
 
     def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
-        """Applies those of the assignment records that count, as one batch; returns what each fetch did.
+        """Applies the assignment records that count as one batch; returns the outcome of each fetch.
 
         Raises:
-            CapacityError: a record names a row that this model has not.
+            CheckpointError: there is no model yet.
+            CapacityError: a record names a row that the model does not have.
         """
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
@@ -187,14 +191,14 @@ class TrainingRun:
 
     @property
     def wants_checkpoint(self) -> bool:
-        """Whether enough rows were trained since the last checkpoint, and that one is written."""
+        """Whether a checkpoint is due and the last one is completely written."""
         is_due = self.progress.rows - self._rows_saved >= self.config.checkpoint_every
         return self._checkpoints is not None and is_due and not self._is_saving
 
     def capture(self) -> Captured | None:
-        """A copy of everything that a checkpoint holds, as it is now; None if there is nothing to write, or nowhere.
+        """Copies the state of a checkpoint; None if there is no directory or no model yet.
 
-        Training may go on while `write` writes it. Cost: a copy.
+        Training can continue while `write` writes it.
         """
         if self._checkpoints is None or self.trainer is None or self._shape is None:
             return None
@@ -214,24 +218,24 @@ class TrainingRun:
         return Captured(self.journal.last_event, tensors, copy.deepcopy(state))
 
     def write(self, captured: Captured) -> None:
-        """Writes a captured state, in any thread.
+        """Writes a captured state; may be called in any thread.
 
-        What was sent for the rows in it must have been acknowledged before.
+        The broker must have acknowledged the importance of all rows in it before.
         """
-        assert self._checkpoints is not None  # noqa: S101  it was captured for them
+        assert self._checkpoints is not None  # noqa: S101  `capture` has checked it
         self._checkpoints.save(captured.event, _in_order(captured.tensors), captured.state)
         self.journal.forget(int(self._checkpoints.paths()[-1].name))
         self._is_saving = False
 
     def checkpoint(self) -> None:
-        """Captures and writes, if there is a directory and anything to write."""
+        """Captures and writes a checkpoint, if there is a directory and a model."""
         captured = self.capture()
         if captured is not None:
             self.write(captured)
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with hot and warm keys in ascending order, so that equal states are equal files."""
+    """The tensors with hot and warm keys in ascending order, so that equal states give equal files."""
     ordered = dict(tensors)
     for name in tensors:
         for keys, values in _UNSORTED.items():

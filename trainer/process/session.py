@@ -1,4 +1,4 @@
-"""The trainer as a process: topics in, steps, topics out, until it is told to stop or nothing more comes."""
+"""The trainer as a process: it reads topics, trains and writes topics until it is asked to stop or the input ends."""
 
 from __future__ import annotations
 
@@ -31,23 +31,23 @@ _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
 _VERDICTS = {True: "equal to the agent's", False: "differs from the agent's", None: "not yet compared"}
-_IDLE_POLL_MS = 20  # as long may a change wait while no clicks come
+_IDLE_POLL_MS = 20  # the longest wait of a change while no clicks arrive
 
 
 @dataclass(frozen=True, kw_only=True)
 class SessionConfig:
-    """What the process is told.
+    """The configuration of a session.
 
     Args:
         kafka: the broker.
-        run: what is trained.
+        run: the configuration of the run.
         fields: the categorical columns of single clicks in JSON.
-        dense_names: their dense columns.
-        resume: go on from the newest good checkpoint.
-        limit_rows: stop at the first click record that reaches so many rows trained; None for no limit.
-        idle_timeout_s: stop when everything is trained and nothing more came for so long; None for never.
-        metrics_interval_s: between two records to the metrics topic.
-        log_interval_s: between two lines in the log.
+        dense_names: the dense columns of single clicks in JSON.
+        resume: whether to resume from the newest valid checkpoint.
+        limit_rows: the number of trained rows to stop at, after a whole click record; None for no limit.
+        idle_timeout_s: the time without new clicks after which to stop; None for never.
+        metrics_interval_s: the time between two records to the metrics topic.
+        log_interval_s: the time between two lines in the log.
     """
 
     kafka: Connector
@@ -63,7 +63,7 @@ class SessionConfig:
 
 @dataclass
 class _Pace:
-    """When something was last said, and how far the run was then."""
+    """The time of the last report, and the rows trained by then."""
 
     at_s: float = field(default_factory=time.monotonic)
     rows: int = 0
@@ -80,22 +80,22 @@ class Session:
     """Reads clicks and assignments, trains, sends importance.
 
     Guarantees:
-        - One click record is one step and, for each shard that it has keys of, one importance record that names it.
-        - When a checkpoint is written, the importance of every row in it has been acknowledged; after a kill the rows
-          behind the newest checkpoint are trained, and their importance sent, once more (the agent counts it once).
-        - Assignments are applied between steps, each shard's in the order of its `seq`; a burst is spread over as many
-          steps as it takes for none to wait longer than about half a step.
-        - Training goes on while a checkpoint is written, records are decoded, and importance is encoded and sent.
+        - Each click record is one step, and causes one importance record for each shard of its keys.
+        - Before a checkpoint is written, the broker has acknowledged the importance of every row in it. After a kill
+          the rows after the newest checkpoint are trained and their importance sent again; the agent counts it once.
+        - Assignments are applied between steps, in the order of each shard's `seq`; a burst is spread over several
+          steps, so that training pauses for at most about half a step.
+        - Training continues while checkpoints are written, records decoded, and importance encoded and sent.
 
     Args:
-        config: what the process is told.
-        should_stop: asked between steps.
+        config: the configuration of the session.
+        should_stop: called between steps.
         on_progress: called after every step.
 
     Raises:
-        BrokerError: nobody answers.
+        BrokerError: no broker answers.
         TopicError: a topic is missing.
-        CheckpointError: no checkpoint can be used.
+        CheckpointError: all checkpoints are damaged, or the newest valid one has another configuration.
     """
 
     def __init__(
@@ -116,11 +116,11 @@ class Session:
         self._metrics_pace, self._log_pace = _Pace(rows=self.run.progress.rows), _Pace(rows=self.run.progress.rows)
 
     def train(self) -> None:
-        """Trains until it is told to stop, the limit is reached, or nothing more comes; then checkpoints.
+        """Trains until it is asked to stop, the limit is reached, or the input ends; then writes a checkpoint.
 
         Raises:
             BrokerError: the broker refuses, or a record cannot be delivered.
-            CapacityError: an assignment names a row that the model has not.
+            CapacityError: an assignment names a row that the model does not have.
         """
         config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
         warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
@@ -157,12 +157,12 @@ class Session:
             writer.drain()
             self.run.progress.importance_records = self._sent_before + outbox.importance_records
             self.run.checkpoint()
-            self._say(force=True)
+            self._report_progress(force=True)
             outbox.flush()
         self.run.journal.close()
 
     def _repeat(self) -> None:
-        """Does once more, in the same order, what the journal holds behind the checkpoint."""
+        """Repeats the events of the journal after the checkpoint, in the same order."""
         repeated = 0
         while not self._should_stop() and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
@@ -176,7 +176,7 @@ class Session:
             logger.info("repeated %d events of the journal; %d rows trained", repeated, self.run.progress.rows)
 
     def _follow(self) -> None:
-        """Takes what comes."""
+        """Applies changes and trains clicks as they arrive."""
         came_s = time.monotonic()
         while not self._is_finished():
             self._assignments.fetch(limit=4 * self._pacer.limit)
@@ -216,8 +216,8 @@ class Session:
         return decode_clicks(record.value, record.headers, fields=fields, dense_names=dense_names)
 
     def _train(self, taken: Taken) -> None:
-        """One step on one click record; what cannot be trained goes to the dead letters."""
-        record, batch = taken.record, taken.said
+        """Trains one click record; one that cannot be trained goes to the dead letters."""
+        record, batch = taken.record, taken.decoded
         reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
         if reason is not None:
             self.run.progress.bad_clicks += 1
@@ -230,28 +230,28 @@ class Session:
         self._on_progress(self.run)
 
     def _apply(self, changes: list[Taken], log_ends: Mapping[int, int]) -> None:
-        """Applies assignment records as one batch; what cannot be applied goes to the dead letters."""
+        """Applies assignment records as one batch; those that cannot be applied go to the dead letters."""
         by_partition: dict[int, list[Taken]] = {}
         for taken in changes:
-            if isinstance(taken.said, BadRecord):
+            if isinstance(taken.decoded, BadRecord):
                 self.run.progress.bad_assignments += 1
-                self._refuse_assignment(taken, taken.said.reason)
-            elif isinstance(taken.said, Record):
+                self._refuse_assignment(taken, taken.decoded.reason)
+            elif isinstance(taken.decoded, Record):
                 by_partition.setdefault(taken.record.partition, []).append(taken)
         fetches = [
             Fetch(
                 partition=partition,
-                records=[taken.said for taken in taken_there],
-                offsets=[taken.record.offset for taken in taken_there],
+                records=[taken.decoded for taken in accepted],
+                offsets=[taken.record.offset for taken in accepted],
                 end_offset=log_ends.get(partition),
             )
-            for partition, taken_there in by_partition.items()
+            for partition, accepted in by_partition.items()
         ]
-        for taken_there, outcome in zip(by_partition.values(), self.run.apply(fetches), strict=True):
+        for accepted, outcome in zip(by_partition.values(), self.run.apply(fetches), strict=True):
             for index, reason in outcome.refused.items():
-                self._refuse_assignment(taken_there[index], reason)
+                self._refuse_assignment(accepted[index], reason)
         now_ms = time.time_ns() // 1_000_000
-        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.said, Assignment)]
+        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.decoded, Assignment)]
         if ages_ms:
             self.run.progress.latency.add(ages_ms)
 
@@ -262,10 +262,10 @@ class Session:
     def _between_steps(self) -> None:
         if self.run.wants_checkpoint:
             self._checkpoint()
-        self._say()
+        self._report_progress()
 
     def _checkpoint(self) -> None:
-        """Copies the state; it is written behind training, when what was sent for it is acknowledged."""
+        """Captures the state; another thread writes it after the broker has acknowledged its importance."""
         self._writer.check()
         started_s = time.perf_counter()
         captured = self.run.capture()
@@ -274,23 +274,23 @@ class Session:
         logger.debug("checkpoint at %d rows: %.3f s", self.run.progress.rows, time.perf_counter() - started_s)
 
     def _hand_over(self, captured: Captured) -> None:
-        """In the outbox's thread, which has just sent the last record that belongs to the captured state."""
+        """Runs in the outbox's thread after the last record of the captured state is acknowledged."""
         captured.state["progress"]["importance_records"] = self._sent_before + self._outbox.importance_records
         self._writer.submit(self.run.write, captured)
 
-    def _say(self, *, force: bool = False) -> None:
-        """Metrics about every second, a line in the log about every five."""
+    def _report_progress(self, *, force: bool = False) -> None:
+        """Sends metrics and writes a line to the log, each at its interval."""
         now_s, progress = time.monotonic(), self.run.progress
         if force or now_s - self._metrics_pace.at_s >= self._config.metrics_interval_s:
             self._outbox.send_metrics(self._describe(self._metrics_pace.advance(progress.rows)))
         if force or now_s - self._log_pace.at_s >= self._config.log_interval_s:
             rate = self._log_pace.advance(progress.rows)
             auc = progress.windows.auc()
-            said = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
+            scores = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
             lag, promotions = self._clicks.lag(), progress.applied["promoted"]
             logger.info(
                 "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
-                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], said or "-",
+                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], scores or "-",
             )  # fmt: skip
 
     def _describe(self, rows_per_s: float) -> TrainerMetrics:
@@ -311,7 +311,7 @@ class Session:
         )
 
     def report(self) -> dict[str, Any]:
-        """The numbers of the final report."""
+        """The figures of the final report."""
         progress, trainer = self.run.progress, self.run.trainer
         sizes: dict[str, Any] = {}
         if trainer is not None:

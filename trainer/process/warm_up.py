@@ -1,4 +1,4 @@
-"""Everything that a first step would compile, load or start, done on a small model that is then thrown away."""
+"""Compiles, loads and starts everything that a first step needs, by training a small temporary model."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ _ROWS, _CAPACITY, _VALUES = 64, 64, 40
 
 
 def _batch(fields: tuple[Field, ...], dense_names: tuple[str, ...], seed: int) -> ClickBatch:
-    """A click record of few values, as it comes from the topic."""
+    """A small click record, encoded and decoded like one from the topic."""
     generator = np.random.default_rng(seed)
     numbers = np.arange(1, len(fields) + 1, dtype=np.uint64) << np.uint64(56)  # (F,)
-    said = ClickBatch(
+    original = ClickBatch(
         label=generator.integers(0, 2, _ROWS).astype(np.int8),
         dense=generator.random((_ROWS, len(dense_names)), np.float32),
         keys=numbers | generator.integers(1, _VALUES, (_ROWS, len(fields)), np.uint64),
@@ -37,17 +37,17 @@ def _batch(fields: tuple[Field, ...], dense_names: tuple[str, ...], seed: int) -
         fields=fields,
         dense_names=dense_names,
     )
-    batch = decode_clicks(encode_clicks(said), [], fields=fields, dense_names=dense_names)
+    batch = decode_clicks(encode_clicks(original), [], fields=fields, dense_names=dense_names)
     if isinstance(batch, BadRecord):
-        raise InvariantError(f"a click record of our own cannot be read: {batch.reason}")
+        raise InvariantError(f"warm-up: got a bad click record ({batch.reason}), expected the one just encoded")
     return batch
 
 
 def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[str], device: torch.device) -> float:
-    """Trains a few batches of nothing, with promotions and demotions between them; returns the seconds that it took.
+    """Trains a few random batches with promotions and demotions between them; returns the time that it took in seconds.
 
-    Without it the first steps of a process wait for compilers, and the changes that they bring about wait with them.
-    The random state is left as it is.
+    Without it the first steps of a process wait for compilers, and delay the changes that they cause. The random state
+    is preserved.
     """
     started_s = time.perf_counter()
     small = replace(config, capacity_rows=_CAPACITY, embedding_bytes=None, compression=None)
