@@ -351,8 +351,8 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
     keys = random_keys(11)
     lookup = embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
     reads = lookup.reads["rows"]
-    rows = reads.addresses[:, 0].long()
-    rows = rows if reads.inverse is None else rows[reads.inverse.long()]
+    rows = torch.as_tensor(reads.addresses)[:, 0].long()
+    rows = rows if reads.inverse is None else rows[torch.from_numpy(reads.inverse).long()]
     table = rows_of(embedding).requires_grad_()
     weights = weights_for(keys)
     vectors = table[rows].view(*keys.shape, DIM)

@@ -77,8 +77,7 @@ def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tu
     """The distinct rows that keys (N,) touch, numbered through all stores, and how many rows there are."""
     touched, first = [], 0
     for name, reads in embedding.look_up(words, batch_rows).reads.items():
-        assert reads.members is not None  # noqa: S101  the numba body always has them
-        touched.append(np.unique(reads.addresses.numpy()[reads.members.numpy()]) + first)
+        touched.append(np.unique(reads.addresses[reads.members]) + first)
         first += embedding.store(name).num_rows
     return np.concatenate(touched).astype(np.int32), first
 

@@ -10,7 +10,6 @@ vector.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -67,11 +66,11 @@ class AdaptiveEmbedding(CapturingEmbedding):
         backend: Backend | None = None,
     ) -> None:
         super().__init__(plan, device=device, backend=backend)
-        self.stores = nn.ModuleDict(
-            build_stores(
-                plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
-            )
+        stores = build_stores(
+            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
         )
+        self.stores = nn.ModuleDict(stores)
+        self._by_name: dict[str, Store] = dict(stores)  # the same, found without a module's detours
         self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
         self.gate = Gate(plan.layout.num_fields, self.device) if plan.gate else None
         self.keeps_vectors = plan.gate
@@ -79,9 +78,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def store(self, name: str) -> Store:
         """The store of that name: `hot`, `level_1` or `level_2`."""
-        found = self.stores[name]
-        assert isinstance(found, Store)  # noqa: S101  there are no others
-        return found
+        return self._by_name[name]
 
     @property
     def num_hot(self) -> int:
@@ -124,28 +121,31 @@ class AdaptiveEmbedding(CapturingEmbedding):
         self, keys: Tensor, rows: Tensor, inverse: npt.NDArray[np.int32], gates: Tensor | None
     ) -> Iterator[tuple[str, Reads]]:
         """What U keys with these unique rows, or none, read of each store, for lookups (N,)."""
-        members, where = np.empty((2, len(keys)), np.int32), np.empty((2, len(inverse)), np.int32)
-        num_hot, num_lookups = kernels.split(rows.numpy(), inverse, members, where)
-        hot = Reads(
-            addresses=rows[:, None],
-            inverse=torch.from_numpy(inverse),
-            where=torch.from_numpy(where[0, :num_lookups]),
-            members=torch.from_numpy(members[0, :num_hot]),
-            gates=gates,
-            is_distinct=True,
+        own, (hot_keys, other_keys) = rows.numpy(), np.empty((2, 1 + len(keys)), np.int32)
+        hot_lookups, other_lookups = np.empty((2, 1 + len(inverse)), np.int32)
+        num_hot, num_lookups = kernels.split(own, inverse, hot_keys, other_keys, hot_lookups, other_lookups)
+        factors = np.empty(0, np.float32) if gates is None else gates.numpy()
+        yield (
+            HOT_STORE,
+            Reads(
+                addresses=own[:, None],
+                inverse=inverse,
+                where=hot_lookups[:num_lookups],
+                members=hot_keys[:num_hot],
+                gates=factors,
+                is_distinct=True,
+            ),
         )
-        yield HOT_STORE, hot
-        others = torch.from_numpy(where[1, : len(inverse) - num_lookups])
-        sharing = torch.from_numpy(members[1, : len(keys) - num_hot])
+        others, sharing = other_lookups[: len(inverse) - num_lookups], other_keys[: len(keys) - num_hot]
         for name in self._shared:
             yield (
                 name,
-                replace(
-                    hot,
-                    addresses=self.store(name).address(keys),
+                Reads(
+                    addresses=self.store(name).address(keys).numpy(),
+                    inverse=inverse,
                     where=others,
                     members=sharing,
-                    is_distinct=False,
+                    gates=factors,
                     is_first=name == self._shared[0],
                 ),
             )

@@ -125,24 +125,26 @@ def hash_rows(keys, seed, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def split(rows, inverse, keys, lookups):
+def split(rows, inverse, hot_keys, other_keys, hot_lookups, other_lookups):
     """Parts keys and lookups into those that have a row of their own and the others; returns how many have, of each.
 
     Args:
         rows: (U,) int32, negative for a key that has none.
         inverse: (N,) int32, the key of each lookup.
-        keys: (2, U) int32: first the numbers of those that have one, in order, then of the others.
-        lookups: (2, N) int32, likewise.
+        hot_keys: (1 + U,) int32: the numbers of those that have one, in order.
+        other_keys: (1 + U,) int32: those of the others.
+        hot_lookups: (1 + N,) int32, likewise.
+        other_lookups: (1 + N,) int32, likewise.
     """
     num_keys, num_lookups = 0, 0
     for i in range(rows.shape[0]):
         has_row = np.int64(rows[i] >= 0)
-        keys[0, np.uint64(num_keys)], keys[1, np.uint64(i - num_keys)] = i, i
+        hot_keys[np.uint64(num_keys)], other_keys[np.uint64(i - num_keys)] = i, i
         num_keys += has_row
     start = rows.ctypes.data
     for i in range(inverse.shape[0]):
         has_row = np.int64(load_i32(start + np.int64(inverse[i]) * 4) >= 0)
-        lookups[0, np.uint64(num_lookups)], lookups[1, np.uint64(i - num_lookups)] = i, i
+        hot_lookups[np.uint64(num_lookups)], other_lookups[np.uint64(i - num_lookups)] = i, i
         num_lookups += has_row
     return num_keys, num_lookups
 

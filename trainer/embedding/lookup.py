@@ -84,9 +84,10 @@ def reads_of_rows(rows: npt.NDArray[np.uint64]) -> Reads:
     """What (N,) lookups read of one store, row numbers given: each distinct row once. For the numba body."""
     unique, inverse = distinct(rows)
     return Reads(
-        addresses=torch.from_numpy(unique.astype(np.int32)[:, None]),
-        inverse=torch.from_numpy(inverse),
-        where=torch.arange(len(rows), dtype=torch.int32),
-        members=torch.arange(len(unique), dtype=torch.int32),
+        addresses=unique.astype(np.int32)[:, None],
+        inverse=inverse,
+        where=np.arange(len(rows), dtype=np.int32),
+        members=np.arange(len(unique), dtype=np.int32),
+        gates=np.empty(0, np.float32),
         is_distinct=True,
     )

@@ -60,7 +60,7 @@ class RowKernels(NamedTuple):
 def row_kernels(dim: int, parts: int = 1) -> RowKernels:
     """The loops for rows of `dim` numbers, of which a vector takes one part each of `parts` rows."""
     vector_bytes, per_number, is_whole = 4 * dim, np.float32(1 / dim), parts == 1
-    behind = max(_AHEAD, _STREAM_BYTES // vector_bytes)  # lookups
+    behind = max(1, _STREAM_BYTES // vector_bytes)  # lookups
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def gather_add(table, scales, addresses, gates, inverse, where, is_first, out):

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -18,6 +19,11 @@ from trainer.embedding.stores.lanes import NOISE_CONSTANTS
 __all__ = ["Noise"]
 
 _MASK = 0xFFFFFFFF
+
+
+@lru_cache(maxsize=64)
+def _mixed(seed: int) -> np.uint64:
+    return np.uint64(mix64_array(np.array([seed], np.uint64))[0])
 
 
 @dataclass(frozen=True)
@@ -37,8 +43,7 @@ class Noise:
     @property
     def word(self) -> np.uint64:
         """What is mixed with a row's number: the step in the upper half, and the seed over both."""
-        mixed = mix64_array(np.array([self.seed], np.uint64))[0]
-        return np.uint64(mixed ^ np.uint64((self.step & _MASK) << 32))
+        return np.uint64(_mixed(self.seed) ^ np.uint64((self.step & _MASK) << 32))
 
     def bits(self, rows: Tensor, dim: int) -> Tensor:
         """(K, D) int64, 16 random bits for each column of rows (K,): `lanes._noise`."""

@@ -116,6 +116,7 @@ class RowStore(Store):
         self._backend = choose_backend(device, backend)
         self._optimizer, self._addressing, self._seed = optimizer, addressing, seed
         self.steps = 0
+        self._views: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]] | None = None
         numbers = torch.empty(sizes.num_rows + sizes.is_padded, sizes.dim)  # (R, D)
         numbers.uniform_(-1, 1, generator=initial)
         numbers *= sizes.dim**-0.5
@@ -125,6 +126,17 @@ class RowStore(Store):
         self.register_buffer("row_scales", scales.to(device), persistent=False)
         num_sums = len(numbers) if sizes.optimizer == "adagrad" else 0
         self.register_buffer("state", torch.zeros(num_sums, device=device), persistent=False)
+
+    @property
+    def _arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]:
+        """Values, scales and state as numba sees them."""
+        if self._views is None:
+            self._views = (_array(self.values), _array(self.row_scales), self.state.numpy())
+        return self._views
+
+    def __getstate__(self) -> dict[str, Any]:
+        """A copy makes views of its own tensors."""
+        return {**self.__dict__, "_views": None}
 
     # ---- what a row is stored as ----
 
@@ -158,17 +170,14 @@ class RowStore(Store):
         return row_kernels(self.dim, self.sizes.parts).step
 
     def _gather_numba(self, reads: Reads, out: Tensor) -> None:
-        assert reads.inverse is not None  # noqa: S101  the numba body always has them
-        assert reads.where is not None  # noqa: S101
-        gates = _NONE if reads.gates is None else reads.gates.numpy()
-        lists = (reads.addresses.numpy(), gates, reads.inverse.numpy(), reads.where.numpy())
-        self._gather_kernel(_array(self.values), _array(self.row_scales), *lists, reads.is_first, out.numpy())
+        values, scales, _ = self._arrays
+        lists = (reads.addresses, reads.gates, reads.inverse, reads.where)
+        self._gather_kernel(values, scales, *lists, reads.is_first, out.numpy())
 
     def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
         """One optimizer step on distinct rows (P,) with summed gradients (P, D)."""
         constants = (np.float32(self._optimizer.rate), np.float32(self._optimizer.epsilon), noise.word)
-        tensors = (_array(self.values), _array(self.row_scales), self.state.numpy())
-        self._step_kernel(*tensors, rows, noise.first_row, sums, *constants, np.empty(sums.shape[1], np.float32))
+        self._step_kernel(*self._arrays, rows, noise.first_row, sums, *constants, np.empty(sums.shape[1], np.float32))
 
     # ---- the store ----
 
@@ -228,29 +237,26 @@ class RowStore(Store):
 
     def learn(self, sums: Sums) -> None:
         """As `Store.learn`."""
-        self.steps += 1
+        self.__dict__["steps"] += 1  # past `nn.Module.__setattr__`, which takes longer than a small batch's step
         noise = Noise(self._seed, self.steps, self.sizes.first_row)
         if self._backend == "numba":
-            self._step_numba(sums.rows.numpy(), sums.gradients.numpy(), noise)
+            self._step_numba(sums.rows, sums.gradients, noise)
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise)
 
     def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally | None) -> Sums:
-        assert reads.inverse is not None  # noqa: S101  the numba body always has them
-        assert reads.where is not None  # noqa: S101
         rows, numbers = self._number(reads)
-        sums = np.zeros((len(rows), self.dim), np.float32)
-        gates = _NONE if reads.gates is None else reads.gates.numpy()
-        asked = tally or Tally(factor=np.float32(0), scores=_NONE, dots=_NONE, vectors=gradient.numpy())
-        tallied = (asked.factor, asked.scores, asked.dots, asked.vectors)
+        sums, slopes = np.zeros((len(rows), self.dim), np.float32), gradient.numpy()
+        asked = (np.float32(0), _NONE, _NONE, slopes)
+        if tally is not None:
+            asked = (tally.factor, tally.scores, tally.dots, tally.vectors)
         merge = row_kernels(self.dim, self.sizes.parts).merge
-        merge(gradient.numpy(), reads.inverse.numpy(), reads.where.numpy(), numbers, gates, sums, *tallied)
-        return Sums(rows=torch.from_numpy(rows), gradients=torch.from_numpy(sums), padding=self.num_rows)
+        merge(slopes, reads.inverse, reads.where, numbers, reads.gates, sums, *asked)
+        return Sums(rows=rows, gradients=sums, padding=self.num_rows)
 
     def _number(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
         """The distinct rows (P,) that were read, and the number among them of each address, (U, k) int32."""
-        assert reads.members is not None  # noqa: S101
-        addresses, members = reads.addresses.numpy(), reads.members.numpy()
+        addresses, members = reads.addresses, reads.members
         numbers = np.empty(addresses.shape, np.int32)
         count = len(members) * addresses.shape[1]
         rows = np.empty(1 + count, np.int32)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -27,24 +27,25 @@ _STATE_BYTES = 4  # an Adagrad sum
 class Reads:
     """What one forward pass reads from one store.
 
-    The numba body takes the lists `where` and `members`. On CUDA no list may have a length that depends on the data,
-    so the torch body takes an address of every lookup instead, a negative one where the store does not serve it.
+    The numba body takes numpy arrays (to make one of a tensor takes as long as a small batch's loop), among them the
+    lists `where` and `members`. On CUDA no list may have a length that depends on the data, so the torch body takes
+    tensors: an address of every lookup, a negative one where the store does not serve it.
 
     Attributes:
         addresses: (U, k) int32, of each key; (N, k) int64 in the torch body.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
         where: (S,) int32, ascending: the lookups that the store serves; None in the torch body.
         members: (M,) int32, ascending: the keys of these lookups; None in the torch body.
-        gates: (U,) float32 factors of the vectors, None for none.
+        gates: (U,) float32 factors of the vectors; without gates (0,), None in the torch body.
         is_distinct: no two keys share an address.
         is_first: no other store has written these lookups' vectors, so that they may be overwritten.
     """
 
-    addresses: Tensor
-    inverse: Tensor | None = None
-    where: Tensor | None = None
-    members: Tensor | None = None
-    gates: Tensor | None = None
+    addresses: Any
+    inverse: Any = None
+    where: Any = None
+    members: Any = None
+    gates: Any = None
     is_distinct: bool = False
     is_first: bool = True
 
@@ -54,13 +55,14 @@ class Sums:
     """The gradients of one store's rows, each row once.
 
     Attributes:
-        rows: (P,) int32; int64 in the torch body, where `padding` fills what follows the distinct rows.
-        gradients: (P, D) float32.
+        rows: (P,) int32, a numpy array as in `Reads`; int64 in the torch body, where `padding` fills what follows the
+            distinct rows.
+        gradients: (P, D) float32, likewise.
         padding: R, which is no row.
     """
 
-    rows: Tensor
-    gradients: Tensor
+    rows: Any
+    gradients: Any
     padding: int
 
 
