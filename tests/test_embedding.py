@@ -1,4 +1,4 @@
-"""The adaptive embedding: routes, migrations, updates; numba and torch bodies held equal."""
+"""The adaptive embedding: routes, migrations and updates, equal in the numba and torch bodies."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
 from sketch.hashing import mix64_array
 from sketch.keymap import ABSENT
+from streams.keys import FIELD_SHIFT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
 from trainer.embedding.gathers import mix64_tensor
@@ -32,24 +33,31 @@ def make_plan(optimizer: OptimizerName = "adagrad", level_2: int = 12) -> Embedd
     return EmbeddingPlan(layout=layout, dim=DIM, optimizer=optimizer, router_keys=32)
 
 
-def make(backend: Backend = "numba", optimizer: OptimizerName = "adagrad", rate: float = 0.1) -> AdaptiveEmbedding:
-    return AdaptiveEmbedding(make_plan(optimizer), optimizer=RowOptimizer(rate=rate), seed=3, backend=backend)
+def make(
+    backend: Backend = "numba", optimizer: OptimizerName = "adagrad", learning_rate: float = 0.1
+) -> AdaptiveEmbedding:
+    return AdaptiveEmbedding(
+        make_plan(optimizer), optimizer=RowOptimizer(learning_rate=learning_rate), seed=3, backend=backend
+    )
 
 
 def keys_of(payloads: list[list[int]] | npt.NDArray[np.int64]) -> Keys:
     """Keys (B, F) of payloads (B, F)."""
-    return (np.arange(1, FIELDS + 1, dtype=np.uint64) << np.uint64(56)) | np.asarray(payloads, np.uint64)
+    return (np.arange(1, FIELDS + 1, dtype=np.uint64) << FIELD_SHIFT) | np.asarray(payloads, np.uint64)
 
 
 def random_keys(seed: int, rows: int = 64, values: int = 12) -> Keys:
     return keys_of(np.random.default_rng(seed).integers(0, values, (rows, FIELDS)) * 0x9E3779B9 % (1 << 32))
 
 
-def changes_of(*said: tuple[int, int, int]) -> Changes:
+def changes_of(*changes: tuple[int, int, int]) -> Changes:
     """Changes from (key, tier, row)."""
-    keys, tiers, rows = zip(*said, strict=True)
+    keys, tiers, rows = zip(*changes, strict=True)
     return Changes(
-        np.array(keys, np.uint64), np.array(tiers, np.uint8), np.array(rows, np.int32), np.ones(len(said), np.float32)
+        np.array(keys, np.uint64),
+        np.array(tiers, np.uint8),
+        np.array(rows, np.int32),
+        np.ones(len(changes), np.float32),
     )
 
 
@@ -59,7 +67,7 @@ def vectors_of(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys) -> npt.
 
 
 def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: torch.Tensor) -> torch.Tensor:
-    """One step on the mean over the batch of sum(weights * sin(vectors)); gives the gradient (B, F, D)."""
+    """One step on the mean over the batch of sum(weights * sin(vectors)); returns the gradient (B, F, D)."""
     vectors = embedding(keys)
     vectors.retain_grad()
     (weights * vectors.sin()).sum(dim=(1, 2)).mean().backward()
@@ -68,7 +76,7 @@ def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: tor
 
 
 def rows_of(embedding: AdaptiveEmbedding | HashEmbedding) -> torch.Tensor:
-    """The rows of all stores (R, D), the last one zero, a copy."""
+    """A copy of the rows of all stores (R, D); the last row is zero."""
     if isinstance(embedding, HashEmbedding):
         return embedding.rows.values.clone()
     return torch.cat([embedding.stores[name].values for name in ("hot", "level_1", "level_2")])  # type: ignore[arg-type]
@@ -80,7 +88,7 @@ def sums_of(embedding: AdaptiveEmbedding) -> torch.Tensor:
 
 
 def routes_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> list[torch.Tensor]:
-    """Which of `rows_of` the keys (N,) read: a row, and one whose left and one whose right half is added, (N,) each."""
+    """The rows of `rows_of` that keys (N,) read: one whole row, one left half and one right half, (N,) each."""
     layout, row = embedding.plan.layout, embedding.router.route(keys).long()
     first = embedding.store("level_1").address(keys)[:, 0].long() + layout.capacity_rows
     halves = embedding.store("level_2").address(keys).long() + layout.capacity_rows + layout.level_1_rows
@@ -90,7 +98,7 @@ def routes_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> list[torch.Te
 
 
 def composed(table: torch.Tensor, routes: list[torch.Tensor]) -> torch.Tensor:
-    """The vectors (N, D) of (N,) routes, from float32 rows (R, D): what the layout promises."""
+    """The vectors (N, D) of (N,) routes, composed of float32 rows (R, D) as the layout specifies."""
     row, left, right = (table[rows] for rows in routes)
     half = table.shape[1] // 2
     return row + torch.cat([left[:, :half], right[:, half:]], dim=1)
@@ -142,8 +150,8 @@ def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_without_a_second_level_there_is_one_row_a_key(backend: Backend) -> None:
-    embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(rate=0.1), backend=backend)
+def test_without_a_second_level_there_is_one_row_per_key(backend: Backend) -> None:
+    embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(learning_rate=0.1), backend=backend)
     keys = random_keys(3)
     embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
     row = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))[0]
@@ -164,7 +172,7 @@ def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
     before = vectors_of(embedding, keys)
     report = embedding.migrate(
         changes_of(
-            *[(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))],
+            *[(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))],
             (int(keys[2, 0]), HOT, 7),  # from another row
         )
     )
@@ -208,7 +216,7 @@ def test_a_row_beyond_the_capacity_is_refused_and_changes_nothing() -> None:
 
 
 class Oracle:
-    """The rules of the assignments topic, one change at a time."""
+    """An oracle that applies the rules of the assignments topic one change at a time."""
 
     def __init__(self) -> None:
         self.values: dict[int, int] = {}
@@ -259,7 +267,7 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
         weights = weights_for(keys, step)
         vectors = composed(table, routes).view(*keys.shape, DIM)
         (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
-        gradient[-1] = 0  # the padding row learns nothing
+        gradient[-1] = 0  # the padding row does not learn
         state += gradient.square().mean(dim=1)
         divisor = state.sqrt()[:, None] + RowOptimizer.epsilon if optimizer == "adagrad" else 1.0
         table = (table - 0.1 * gradient / divisor).detach().requires_grad_()
@@ -306,9 +314,9 @@ def test_read_only_keys_of_an_arrow_batch_are_accepted() -> None:
 
 def test_keys_of_other_fields_are_refused() -> None:
     for embedding in (make(), HashEmbedding(hash_plan(4096, DIM, FIELDS))):
-        for stranger in (1, (FIELDS + 1) << 56):
+        for unknown in (1, (FIELDS + 1) << 56):
             with pytest.raises(KeyRangeError, match="field number is not 1 to 3"):
-                embedding(np.full((1, FIELDS), stranger, np.uint64))
+                embedding(np.full((1, FIELDS), unknown, np.uint64))
 
 
 def test_migrate_between_backward_and_update_is_refused() -> None:
@@ -347,7 +355,7 @@ def test_several_forwards_of_a_step_add_up() -> None:
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: OptimizerName) -> None:
     sizes = hash_plan(3000, DIM, FIELDS, optimizer=optimizer)
-    embedding = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), backend=backend)
+    embedding = HashEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1), backend=backend)
     keys = random_keys(11)
     lookup = embedding.look_up(torch.from_numpy(keys.reshape(-1).view(np.int64)), len(keys))
     reads = lookup.reads["rows"]
@@ -380,7 +388,7 @@ def test_nbytes_equal_what_is_allocated_and_fit_the_budget(
     assert 0 <= allocated["total"] - baseline.nbytes["total"] <= 27 * (dim + 1) * 4
 
 
-def test_sizes_that_cannot_be_met_are_refused() -> None:
+def test_impossible_sizes_are_refused() -> None:
     with pytest.raises(PlanError, match="too few for 26 fields"):
         plan(1000, 16, 26)
     with pytest.raises(PlanError, match="at least 1"):

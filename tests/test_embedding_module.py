@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 import trainer
 from sketch.changes import HOT, Changes
+from streams.keys import FIELD_SHIFT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
 from trainer.embedding.hashed import HashEmbedding
@@ -57,7 +58,7 @@ def make_hashed(backend: Backend = "numba", seed: int = 3) -> HashEmbedding:
 
 
 class Model(nn.Module):
-    """A linear part over an embedding that stands two modules deep."""
+    """A linear layer over an embedding that is nested two modules deep."""
 
     def __init__(self, embedding: Embedding, seed: int = 0) -> None:
         super().__init__()
@@ -79,7 +80,7 @@ class Model(nn.Module):
 
 def keys_of(seed: int, rows: int = 32, values: int = 20) -> npt.NDArray[np.uint64]:
     payloads = np.random.default_rng(seed).integers(1, values, (rows, FIELDS)).astype(np.uint64)
-    return (np.arange(1, FIELDS + 1, dtype=np.uint64) << np.uint64(56)) | payloads
+    return (np.arange(1, FIELDS + 1, dtype=np.uint64) << FIELD_SHIFT) | payloads
 
 
 def hot(keys: npt.NDArray[np.uint64], count: int = 6) -> Changes:
@@ -227,7 +228,7 @@ def saved_and_loaded(module: Any) -> Any:
 def test_a_copy_is_equal_and_learns_independently(backend: Backend, duplicate: Callable[[Any], Any]) -> None:
     one = Model(make(backend, row_format="int8", gate=True))
     train(one.embedding, range(4))
-    one(torch.from_numpy(keys_of(4).view(np.int64))).backward()  # gradients that wait are copied, too
+    one(torch.from_numpy(keys_of(4).view(np.int64))).backward()  # captured gradients are copied, too
     other = duplicate(one)
     for model in (one, other):
         assert model.embedding.has_captured
@@ -315,7 +316,7 @@ def test_a_model_around_an_embedding_can_be_compiled() -> None:
     plain, other = Model(make()), Model(make())
     words = torch.from_numpy(keys_of(0).view(np.int64))
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # torch warns of its own code while it compiles
+        warnings.simplefilter("ignore")  # torch warns about its own code while it compiles
         compiled = torch.compile(other)
         for _ in range(2):
             expected, found = plain(words), compiled(words)
@@ -407,7 +408,7 @@ def test_a_loop_without_apply_gradients_warns_once_and_keeps_little(backend: Bac
     assert len(held) <= 2 * 9, "at most nine passes and their gated vectors, the others are merged"
 
 
-def test_what_waits_for_more_than_1024_passes_is_dropped() -> None:
+def test_captured_gradients_of_more_than_1024_passes_are_dropped() -> None:
     embedding, keys = make(optimizer="sgd"), keys_of(0, rows=1)
     before = rows_of(embedding)
     for _ in range(64):
@@ -424,7 +425,7 @@ def test_what_waits_for_more_than_1024_passes_is_dropped() -> None:
     assert torch.equal(rows_of(embedding), rows_of(other))
 
 
-def test_zero_grad_drops_what_waits() -> None:
+def test_zero_grad_drops_captured_gradients() -> None:
     embedding = make()
     before = rows_of(embedding)
     embedding(keys_of(0)).sum().backward()

@@ -1,4 +1,4 @@
-"""Stores other than the default ones, as all rows and as the rows of hot keys alone: train, resume, serve, evaluate."""
+"""Other stores than the default, for all rows or for unique rows only: train, resume, serve, evaluate."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from trainer.evaluate.cell import run_cell
 def make(row_format: str, hot_store: str | None, backend: Backend = "numba") -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
     sizes = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, hot_store=hot_store, gate=True)
-    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), seed=3, backend=backend)
+    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1), seed=3, backend=backend)
 
 
 def train_steps(embedding: AdaptiveEmbedding, steps: range) -> None:
-    """Steps on random keys, each followed by a change of the hot set."""
+    """Trains on random keys and changes the hot set after each step."""
     for step in steps:
         keys = random_keys(step)
         learn(embedding, keys, weights_for(keys, step))
@@ -85,7 +85,7 @@ def test_the_stores_of_tiers_can_differ_and_a_checkpoint_of_others_is_refused() 
         embedding.load_tensors(make("float32", None).tensors())
 
 
-def test_a_store_that_is_none_is_refused() -> None:
+def test_an_unknown_store_is_refused() -> None:
     with pytest.raises(PlanError, match="hot store: got 'int3', expected one of float32"):
         plan(300_000, 16, 26, hot_store="int3")
 

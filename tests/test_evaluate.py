@@ -22,8 +22,8 @@ from trainer.evaluate.methods import hashing
 from trainer.evaluate.methods.cafe_sketch import CafeSketch, Scorer
 from trainer.evaluate.methods.full import Full
 from trainer.evaluate.methods.method import Brief, Infeasible
-from trainer.evaluate.methods.placing import Placing, split_rows
 from trainer.evaluate.methods.registry import METHODS, Entry
+from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.presets import PRESETS
 from trainer.evaluate.recovery import Recovery, recoveries
 from trainer.evaluate.report.tables import closed_shares, summarise
@@ -62,7 +62,7 @@ def make_cell(method: str, compression: float, seed: int = 0, **knobs) -> Cell:
 
 
 def settings(name):
-    """Each value to be searched alone beside the defaults, in every row format that the method has."""
+    """Each searched value alone, with defaults for the rest, in every row format of the method."""
     search = {knob: values for knob, values in METHODS[name].search.items() if knob != "rate_factor"}
     formats = search.pop("row_format", (None,))
     varied = [{}, *({knob: value} for knob, values in search.items() for value in values[1:])]
@@ -72,7 +72,7 @@ def settings(name):
 @pytest.mark.parametrize("ratio", RATIOS)
 @pytest.mark.parametrize("name", METHODS)
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
-def test_a_method_never_takes_more_than_its_budget(name, ratio, optimizer):
+def test_a_method_never_exceeds_its_budget(name, ratio, optimizer):
     for knobs in settings(name):
         brief = make_cell(name, ratio, **knobs).brief(load_stream(SOURCE, NUM_ROWS))
         brief = Brief(**{**vars(brief), "optimizer": optimizer})
@@ -93,7 +93,7 @@ def test_a_method_leaves_little_of_its_budget_unused(name):
 
 
 @pytest.mark.parametrize(("name", "ratio"), [("qr", 10_000), ("mde", 100), ("adaembed", 100), ("full", 2)])
-def test_a_ratio_that_a_method_cannot_reach_is_said_with_the_bytes_that_it_needs(name, ratio):
+def test_an_infeasible_ratio_is_reported_with_the_bytes_that_the_method_needs(name, ratio):
     brief = make_cell("hash", ratio).brief(load_stream(SOURCE, NUM_ROWS))
     method = METHODS[name].build(brief)
     assert isinstance(method, Infeasible)
@@ -103,7 +103,7 @@ def test_a_ratio_that_a_method_cannot_reach_is_said_with_the_bytes_that_it_needs
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_learns_and_repeats_itself(name):
     cell = make_cell(name, 5.0, rate_factor=0.2 / PRESET.learning_rate)
-    if name == "mde":  # kernels are compiled for each dimension that it uses
+    if name == "mde":  # numba compiles kernels for each of its dimensions
         cell = replace(cell, preset=replace(PRESET, dim=4))
     first, again = run_cell(cell), run_cell(cell)
     if "infeasible" in first:
@@ -150,7 +150,7 @@ def test_evaluation_without_gradient_changes_nothing():
             assert torch.equal(before, method(read))
 
 
-def test_a_method_that_overshoots_is_refused(monkeypatch):
+def test_a_method_that_exceeds_its_budget_is_refused(monkeypatch):
     monkeypatch.setattr(cell_module, "METHODS", {"hash": Entry(build=Full, about="ignores its budget")})
     with pytest.raises(cell_module.BudgetError, match="takes"):
         run_cell(make_cell("hash", 2.0))
@@ -169,18 +169,18 @@ def test_shared_rows_are_split_within_the_total_and_the_fields_sizes(how, total)
     assert rows.sum() >= min(total, 4302) - 3
 
 
-def test_a_field_with_rows_enough_has_no_collisions_and_no_field_takes_anothers_rows():
-    placing = Placing((4, 100), np.array([4, 10]), seed=1, first_row=7)
+def test_a_field_with_enough_rows_has_no_collisions_and_fields_have_disjoint_rows():
+    row_hash = RowHash((4, 100), np.array([4, 10]), seed=1, first_row=7)
     ids = np.stack(np.broadcast_arrays(np.arange(4)[:, None] % 4, 4 + np.arange(100)), axis=-1).reshape(-1, 2)
-    rows = placing(ids)
+    rows = row_hash(ids)
     assert set(rows[:, 0]) == {7, 8, 9, 10}
     assert set(rows[:, 1]) <= set(range(11, 21))
     assert len(set(rows[:, 1])) > 5
-    assert (placing.of_fields(ids[:, 1], np.ones(len(ids), int)) == rows[:, 1]).all()
+    assert (row_hash.of_fields(ids[:, 1], np.ones(len(ids), int)) == rows[:, 1]).all()
 
 
 def oracle_insert(state, stream, num_rows, slots, threshold):
-    """The published rule in plain words, for one bucket."""
+    """The published rule in plain Python, for one bucket."""
     free = list(range(num_rows))
     for feature, score in stream:
         if feature not in state:
@@ -198,7 +198,7 @@ def oracle_insert(state, stream, num_rows, slots, threshold):
     return state
 
 
-def test_the_published_sketch_does_what_the_paper_says():
+def test_the_published_sketch_equals_an_oracle_of_the_paper():
     rng = np.random.default_rng(5)
     features = rng.integers(0, 12, 400)
     scores = (rng.random(400) + np.arange(400) * 1e-6).astype(np.float32)  # no ties

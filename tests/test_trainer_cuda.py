@@ -34,7 +34,7 @@ DEVICES = [
 
 
 def rounding(row_format: str) -> float:
-    """How far apart two bodies may be after a few steps."""
+    """The tolerance between two backends after a few steps."""
     return 1e-5 + 3 * store_class(row_format).precision
 
 
@@ -47,27 +47,27 @@ def plan_of(row_format: str) -> EmbeddingPlan:
 
 
 def make(row_format: str, device: str) -> AdaptiveEmbedding:
-    """With the torch body."""
-    optimizer = RowOptimizer(rate=0.1)
+    """An embedding with the torch backend."""
+    optimizer = RowOptimizer(learning_rate=0.1)
     return AdaptiveEmbedding(
         plan_of(row_format), optimizer=optimizer, seed=3, device=torch.device(device), backend="torch"
     )
 
 
 def train(embedding: AdaptiveEmbedding | HashEmbedding, keys: np.ndarray, steps: int) -> list[dict[int, float]]:  # type: ignore[type-arg]
-    """Steps on keys (B, F); gives each one's importance."""
-    said = []
+    """Trains on keys (B, F); returns the importance of each step."""
+    importances = []
     for step in range(steps):
         vectors = embedding(keys)
         (weights_for(keys, step).to(vectors.device) * vectors.sin()).sum(dim=(1, 2)).mean().backward()
         importance = embedding.apply_gradients()
         if importance is not None:
-            said.append(dict(zip(importance.keys.tolist(), importance.scores.tolist(), strict=True)))
-    return said
+            importances.append(dict(zip(importance.keys.tolist(), importance.scores.tolist(), strict=True)))
+    return importances
 
 
 def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str) -> None:
-    numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(rate=0.1), seed=3)
+    numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(learning_rate=0.1), seed=3)
     other, keys = make(row_format, device), random_keys(12)
     distinct = np.unique(keys)
     changes = changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])])
@@ -90,7 +90,7 @@ def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str
     train(embedding, keys, 2)
     with torch.no_grad():
         before = embedding(keys).cpu().numpy()
-        hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
+        hot = [(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
         embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
         after = embedding(keys).cpu().numpy()
     unit = 2e-6 + 1.1 * store_class(row_format).precision
@@ -100,8 +100,10 @@ def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str
 
 def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, device: str) -> None:
     sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13)
-    numba = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1))
-    other = HashEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), device=torch.device(device), backend="torch")
+    numba = HashEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1))
+    other = HashEmbedding(
+        sizes, optimizer=RowOptimizer(learning_rate=0.1), device=torch.device(device), backend="torch"
+    )
     train(numba, keys, 3)
     train(other, keys, 3)
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""Rows in float32, bfloat16 and int8: both bodies equal, rounding right on average, promotions keep vectors."""
+"""The row formats: numba and torch bodies agree, rounding is unbiased, and promotions keep vectors."""
 
 from __future__ import annotations
 
@@ -38,19 +38,23 @@ NUM_ROWS = 40
 def make(row_format: str, backend: Backend = "numba", level_2: int = 12) -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=level_2)
     sizes = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format)
-    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=0.1), seed=3, backend=backend)
+    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1), seed=3, backend=backend)
 
 
 def store_of(
-    row_format: str, dim: int = 16, backend: Backend = "numba", optimizer: OptimizerName = "adagrad", rate: float = 0.1
+    row_format: str,
+    dim: int = 16,
+    backend: Backend = "numba",
+    optimizer: OptimizerName = "adagrad",
+    learning_rate: float = 0.1,
 ) -> RowStore:
     sizes = RowSizes(num_rows=NUM_ROWS, dim=dim, optimizer=optimizer, first_row=100)
-    constants = RowOptimizer(rate=rate, epsilon=1e-8)
+    constants = RowOptimizer(learning_rate=learning_rate, epsilon=1e-8)
     initial = torch.Generator().manual_seed(1)
     return store_class(row_format)(sizes, optimizer=constants, initial=initial, seed=7, backend=backend)
 
 
-def random_numbers(dim: int = 16, seed: int = 0) -> Tensor:
+def random_vectors(dim: int = 16, seed: int = 0) -> Tensor:
     return torch.randn(NUM_ROWS, dim, generator=torch.Generator().manual_seed(seed))
 
 
@@ -64,20 +68,20 @@ def learn_rows(store: RowStore, rows: Tensor, gradients: Tensor) -> None:
     store.learn(Sums(rows=found, gradients=sums, padding=NUM_ROWS))
 
 
-def quanta(store: RowStore, numbers: Tensor) -> Tensor:
-    """The distance between neighbouring numbers of the format, (R, 1) or (R, D)."""
+def quanta(store: RowStore, vectors: Tensor) -> Tensor:
+    """The distance between neighbouring values of the format, (R, 1) or (R, D)."""
     if len(store.row_scales):
         return store.row_scales.float()[:, None]
     if store.values.dtype == torch.bfloat16:
-        return torch.ldexp(torch.ones_like(numbers), torch.frexp(numbers).exponent - 8)
-    return torch.full_like(numbers, 1e-6)
+        return torch.ldexp(torch.ones_like(vectors), torch.frexp(vectors).exponent - 8)
+    return torch.full_like(vectors, 1e-6)
 
 
 @pytest.mark.parametrize("row_format", SMALL)
-def test_numbers_are_kept_to_the_nearest(row_format: str) -> None:
-    store, numbers = store_of(row_format), random_numbers()
-    store.write(everything(), numbers)
-    assert ((store.read(everything()) - numbers).abs() <= quanta(store, numbers) * 0.5001).all()
+def test_values_are_rounded_to_nearest(row_format: str) -> None:
+    store, vectors = store_of(row_format), random_vectors()
+    store.write(everything(), vectors)
+    assert ((store.read(everything()) - vectors).abs() <= quanta(store, vectors) * 0.5001).all()
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
@@ -87,7 +91,7 @@ def test_numba_and_torch_train_the_same_rows(row_format: str, optimizer: Optimiz
     mine, other = (store_of(row_format, dim, backend, optimizer) for backend in BACKENDS)
     assert torch.equal(mine.read(everything()), other.read(everything()))
     for store in (mine, other):
-        store.write(everything(), random_numbers(dim))
+        store.write(everything(), random_vectors(dim))
     before, rows = mine.read(everything()), torch.arange(0, NUM_ROWS, 2)
     for turn in range(6):
         gradients = torch.randn(len(rows), dim, generator=torch.Generator().manual_seed(turn)) * 3.0 ** (turn - 3)
@@ -138,16 +142,16 @@ def test_numba_and_torch_gather_the_same_vectors_and_sum_the_same_gradients(
 
 
 @pytest.mark.parametrize("row_format", SMALL)
-def test_rounding_is_right_on_average_and_small_steps_are_not_lost(row_format: str) -> None:
-    store, rows = store_of(row_format, optimizer="sgd", rate=1.0), torch.arange(NUM_ROWS)
-    store.write(everything(), random_numbers())
+def test_rounding_is_unbiased_and_small_steps_are_not_lost(row_format: str) -> None:
+    store, rows = store_of(row_format, optimizer="sgd", learning_rate=1.0), torch.arange(NUM_ROWS)
+    store.write(everything(), random_vectors())
     before = store.read(everything())
     quantum = quanta(store, before)
     step = (quantum * 0.01).expand_as(before).contiguous()
     for _ in range(400):
         learn_rows(store, rows.int(), step)
     moved = (before - store.read(everything())) / quantum
-    assert abs(moved.mean() - 4.0) < 0.2  # 400 steps of a hundredth; to the nearest, none would have moved anything
+    assert abs(moved.mean() - 4.0) < 0.2  # 400 steps of a hundredth, which rounding to nearest would all discard
     before = store.read(everything())
     learn_rows(store, rows.int(), torch.zeros_like(before))
     assert torch.equal(store.read(everything()), before), "no gradient, no change"
@@ -164,7 +168,7 @@ def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
-    embedding.migrate(changes_of(*[(int(key), HOT, place) for place, key in enumerate(keys.reshape(-1))]))
+    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(keys.reshape(-1))]))
     after = vectors_of(embedding, keys)
     unit = np.abs(before).max(axis=-1, keepdims=True) * (2e-6 + 1.1 * store_class(row_format).precision)
     assert (np.abs(after - before) <= (unit if level_2 else 0)).all()
@@ -210,7 +214,7 @@ def test_bytes_are_what_the_format_takes(row_format: str) -> None:
     assert HashEmbedding(hash_plan(300_000, 16, 26, row_format=row_format)).nbytes["total"] <= 300_000
 
 
-def test_a_checkpoint_of_another_format_and_a_format_that_is_none_are_refused() -> None:
+def test_a_checkpoint_of_another_format_and_an_unknown_format_are_refused() -> None:
     with pytest.raises(CheckpointError, match=r"values: got .*int8, expected .*bfloat16"):
         make("bfloat16").load_tensors(make("int8").tensors())
     with pytest.raises(PlanError, match="row format: got 'int3', expected one of float32, bfloat16, int8"):
@@ -218,7 +222,7 @@ def test_a_checkpoint_of_another_format_and_a_format_that_is_none_are_refused() 
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_rounding_goes_on_from_a_checkpoint(row_format: str) -> None:
+def test_rounding_continues_from_a_checkpoint(row_format: str) -> None:
     one, other = make(row_format), make(row_format)
     keys = random_keys(6)
     for _ in range(3):

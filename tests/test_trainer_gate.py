@@ -1,4 +1,4 @@
-"""The learned gate: a scalar for each field's shared vectors and one for its unique ones."""
+"""The learned gates: for each field, one scalar for its shared vectors and one for its unique vectors."""
 
 from __future__ import annotations
 
@@ -30,15 +30,15 @@ from trainer.embedding.stores.registry import ROW_FORMATS, store_class
 from trainer.embedding.stores.rows import RowOptimizer
 from trainer.errors import CheckpointError
 
-RATE, EPSILON = 0.01, 1e-6  # of the gate
+LEARNING_RATE, EPSILON = 0.01, 1e-6  # of the gate
 
 
 def make(
-    backend: Backend = "numba", row_format: str = "float32", *, gate: bool = True, rate: float = 0.1
+    backend: Backend = "numba", row_format: str = "float32", *, gate: bool = True, learning_rate: float = 0.1
 ) -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
     sizes = EmbeddingPlan(layout=layout, dim=DIM, optimizer="sgd", router_keys=32, row_format=row_format, gate=gate)
-    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(rate=rate), seed=3, backend=backend)
+    return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(learning_rate=learning_rate), seed=3, backend=backend)
 
 
 def mixed_tiers() -> tuple[torch.Tensor, Changes]:
@@ -50,7 +50,7 @@ def mixed_tiers() -> tuple[torch.Tensor, Changes]:
 
 
 def tiers_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> torch.Tensor:
-    """Which gate is each key's (B, F): 0 shared, 1 unique."""
+    """The tier of each key (B, F): 0 shared, 1 unique."""
     return (embedding.router.route(keys.reshape(-1)) >= 0).long().view(keys.shape)
 
 
@@ -73,14 +73,14 @@ def test_a_gated_step_equals_autograd(backend: Backend) -> None:
         assert table.grad is not None
         assert gate.grad is not None
         assert vectors.grad is not None
-        table.grad[-1] = 0  # the padding row learns nothing
+        table.grad[-1] = 0  # the padding row does not learn
         learn(embedding, keys.numpy().view(np.uint64), weights)
         importance = embedding.apply_gradients()
         norms = vectors.grad.norm(dim=2).numpy() * len(keys)
         expected = [norms[keys.numpy().view(np.uint64) == key].sum() for key in importance.keys]
         np.testing.assert_allclose(importance.scores, expected, rtol=1e-4)
         state = state + gate.grad.square()
-        gate = gate - RATE * gate.grad / (state.sqrt() + EPSILON)
+        gate = gate - LEARNING_RATE * gate.grad / (state.sqrt() + EPSILON)
         table = table - 0.1 * table.grad
     torch.testing.assert_close(rows_of(embedding), table.detach(), rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(embedding.gate.values, gate.detach(), rtol=1e-4, atol=1e-5)
@@ -96,7 +96,7 @@ def test_promotion_keeps_the_gated_vector_for_every_field(row_format: str, backe
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
     embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
     before = vectors_of(embedding, keys)
-    hot = [(int(key), HOT, 1 + place) for place, key in enumerate(keys[:2].reshape(-1))]
+    hot = [(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
     embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
     after = vectors_of(embedding, keys)
     peaks = np.abs(before).max(axis=-1, keepdims=True)

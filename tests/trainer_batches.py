@@ -1,10 +1,10 @@
-"""Click batches for the trainer's tests: a few fields, and labels that can be learned."""
+"""Click batches for the trainer's tests, with a few fields and learnable labels."""
 
 from __future__ import annotations
 
 import numpy as np
 
-from streams.keys import Field
+from streams.keys import FIELD_SHIFT, Field
 from streams.records import ClickBatch
 
 NUM_FIELDS = 4
@@ -18,7 +18,7 @@ def click_batch(rows: int, seed: int, *, num_dense: int = 2) -> ClickBatch:
     return ClickBatch(
         label=(rng.random(rows) < 1 / (1 + np.exp(-score))).astype(np.int8),
         dense=rng.random((rows, num_dense), np.float32) * 10,
-        keys=(np.arange(1, NUM_FIELDS + 1, dtype=np.uint64) << np.uint64(56)) | payloads,
+        keys=(np.arange(1, NUM_FIELDS + 1, dtype=np.uint64) << FIELD_SHIFT) | payloads,
         event_time_ms=np.arange(rows, dtype=np.int64),
         fields=tuple(Field(f"f{number}") for number in range(NUM_FIELDS)),
         dense_names=tuple(f"d{number}" for number in range(num_dense)),

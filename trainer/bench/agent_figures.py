@@ -1,4 +1,4 @@
-"""What an agent has counted over time, read from its metrics."""
+"""The progress of an agent over time, read from its metrics topic."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["AgentFigures", "AgentSample"]
 
 @dataclass(frozen=True, kw_only=True)
 class AgentSample:
-    """The counters of an agent at one moment, as its metrics record has them."""
+    """The counters of one metrics record of an agent."""
 
     time_s: float
     events: int
@@ -22,12 +22,12 @@ class AgentSample:
     changes: int
 
     def features_per_s(self, later: AgentSample) -> float:
-        """Feature events a second between the two."""
+        """Feature events per second between this sample and a later one."""
         return (later.events - self.events) / (later.time_s - self.time_s)
 
 
 class AgentFigures:
-    """The metrics of the only agent of a prefix, about one sample a second; reading them costs next to nothing."""
+    """The metrics of the only agent of a prefix, about one sample per second; the cost of reading is negligible."""
 
     def __init__(self, kafka: KafkaConfig) -> None:
         self._metrics = TopicReader(kafka, Topics(kafka.prefix).metrics)
@@ -41,7 +41,7 @@ class AgentFigures:
         self._metrics.close()
 
     def look(self) -> AgentFigures:
-        """Reads the metrics records that have come."""
+        """Reads the metrics records that have arrived."""
         for records in self._metrics.poll(timeout_ms=50).values():
             for record in records:
                 metrics = decode_metrics(record.value)
@@ -70,5 +70,5 @@ class AgentFigures:
         return [sample for sample in self.samples if sample.events == 0][-1]
 
     def after(self, events: float) -> AgentSample:
-        """The first sample with at least so many events."""
+        """The first sample with at least `events` events."""
         return next(sample for sample in self.samples if sample.events >= events)

@@ -1,4 +1,4 @@
-"""What the benchmark of a step feeds its learners with: rows of the generator, and an agent in the same process."""
+"""The inputs of the step benchmark: generated click records, and an agent in the same process."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sketch.hashing import shard_of
 from streams.agent.shard import Shard, ShardConfig
 from streams.generator import Generator, GeneratorConfig
 from streams.importance import split_by_shard
-from streams.keys import CRITEO_FIELDS
+from streams.keys import CRITEO_FIELDS, FIELD_SHIFT
 from streams.records import BadRecord, ClickBatch, Encoded, Source, decode_assignment, decode_clicks
 from trainer.embedding.lookup import Importance
 from trainer.process.outbox import encode_parts
@@ -25,17 +25,17 @@ DENSE_NAMES = tuple(f"I{number}" for number in range(1, 14))
 
 
 class Stream:
-    """Synthetic Criteo rows as click records of any size, from one place in the stream on."""
+    """Synthetic Criteo rows as consecutive click records of any size."""
 
     def __init__(self, seed: int) -> None:
         self._generator = Generator(GeneratorConfig(seed=seed))
         self.next_row = 0
 
     def take(self, num_rows: int) -> ClickBatch:
-        """The next rows."""
+        """The next `num_rows` rows."""
         block = next(self._generator.blocks(num_rows, num_rows, self.next_row))
         self.next_row += num_rows
-        fields = np.arange(1, len(CRITEO_FIELDS) + 1, dtype=np.uint64) << np.uint64(56)
+        fields = np.arange(1, len(CRITEO_FIELDS) + 1, dtype=np.uint64) << FIELD_SHIFT
         return ClickBatch(
             label=block.label,
             dense=block.dense,
@@ -55,24 +55,24 @@ class Agent:
         ]
 
     def fill(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> Iterator[Changes]:
-        """Counts keys at once and gives each shard's changes."""
-        numbers = shard_of(keys, NUM_SHARDS)
+        """Counts keys in one batch; yields the changes of each shard."""
+        shards = shard_of(keys, NUM_SHARDS)
         for number, shard in enumerate(self.shards):
-            changes = shard.hot_set.update(keys[numbers == number], scores[numbers == number])
+            changes = shard.hot_set.update(keys[shards == number], scores[shards == number])
             shard.table.apply(changes)
             shard.seq += len(changes)
             yield changes
 
     def count(self, importance: Importance, batch: ClickBatch, offset: int) -> list[Encoded]:
-        """Counts a step's importance and gives the assignment records."""
+        """Counts the importance of a step; returns the assignment records."""
         records: list[Encoded] = []
         for number, part in split_by_shard(
             importance.keys, importance.scores, batch, source_of(offset), num_shards=NUM_SHARDS, ingest_ms=0
         ):
-            said = self.shards[number].count(offset, part)
-            if isinstance(said, BadRecord):
-                raise TypeError(said.reason)
-            records += said
+            published = self.shards[number].count(offset, part)
+            if isinstance(published, BadRecord):
+                raise TypeError(published.reason)
+            records += published
         return records
 
 
@@ -81,17 +81,17 @@ def source_of(offset: int) -> Source:
 
 
 def send(importance: Importance, batch: ClickBatch, offset: int) -> None:
-    """What the outbox does with a step's importance before the producer has it."""
+    """Encodes the importance of a step as the outbox does."""
     encode_parts(importance, source_of(offset), batch, 0, NUM_SHARDS)
 
 
 def decode_all(records: list[Encoded], decoded: list[Any]) -> None:
-    """What the session's decoder does with assignment records."""
+    """Decodes assignment records as the session does."""
     decoded += [decode_assignment(key, value, headers) for key, value, headers in records]
 
 
 def work_beside(unsent: list[tuple[Importance, ClickBatch, int]], records: list[Encoded], decoded: list[Any]) -> None:
-    """All that the second thread does of a step."""
+    """The work of the second thread in one step."""
     for waiting in unsent:
         send(*waiting)
     decode_all(records, decoded)

@@ -1,4 +1,4 @@
-"""Parts of a step measured alone: where the embedding's time goes, its lower bound, and bursts of changes."""
+"""Measures parts of a step: the parts of the embedding, a lower bound for it, and bursts of changes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from sketch.changes import COLD, HOT, NO_ROW, Changes
+from streams.keys import field_key
 from streams.records import ClickBatch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import distinct
@@ -24,7 +25,7 @@ _BURST = 100_000
 
 
 def burst(embedding: AdaptiveEmbedding, step_ms: float, now: Callable[[], float]) -> dict[str, float]:
-    """The longest pause between steps while 100,000 changes that came at once are applied, and how many steps."""
+    """The longest pause between steps and the number of steps while a burst of 100,000 changes is applied."""
     pacer, applied, pauses_ms, steps = ChangePacer(), 0, [], 0
     pacer.note_step(step_ms / 1e3)
     changes = swaps(embedding, min(_BURST, 2 * embedding.num_hot))
@@ -41,7 +42,7 @@ def burst(embedding: AdaptiveEmbedding, step_ms: float, now: Callable[[], float]
 
 
 def checkpoint_copy_ms(name_tensors: Callable[[], Mapping[str, Tensor]], now: Callable[[], float]) -> float:
-    """How long training stands still for a checkpoint."""
+    """Milliseconds for which a checkpoint blocks training."""
     started_s = now()
     copies = [tensor.detach().clone() for tensor in name_tensors().values()]
     took_s = now() - started_s
@@ -49,12 +50,12 @@ def checkpoint_copy_ms(name_tensors: Callable[[], Mapping[str, Tensor]], now: Ca
 
 
 def limit_ms(embedding: AdaptiveEmbedding, keys: npt.NDArray[np.uint64], between: Callable[[], Any]) -> float:
-    """The embedding part's bytes moved once: distinct rows read and written, a gradient read, vectors written.
+    """A lower bound: the time to move the bytes once (read and write rows, read a gradient, write vectors).
 
     Args:
-        embedding: whose rows.
-        keys: (B, F) of a batch.
-        between: other work, done before each measurement.
+        embedding: the embedding to measure.
+        keys: (B, F), the keys of a batch.
+        between: other work to run before each measurement.
     """
     words = torch.from_numpy(keys.reshape(-1).view(np.int64))
     rows, num_rows = _touched(embedding, words, len(keys))
@@ -67,14 +68,14 @@ def limit_ms(embedding: AdaptiveEmbedding, keys: npt.NDArray[np.uint64], between
         between()
         started_s = time.perf_counter()
         store_kernels.touch(table, rows)
-        target.copy_(source)  # reads a gradient's bytes, writes a vector's
+        target.copy_(source)  # reads as many bytes as a gradient has, writes as many as the vectors
         copies.copy_(words)
         times.append(time.perf_counter() - started_s)
     return float(np.median(times)) * 1e3
 
 
 def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tuple[npt.NDArray[np.int32], int]:
-    """The distinct rows that keys (N,) touch, numbered through all stores, and how many rows there are."""
+    """The distinct rows that keys (N,) read, numbered across all stores, and the number of all rows."""
     touched, first = [], 0
     for name, reads in embedding.look_up(words, batch_rows).reads.items():
         touched.append(np.unique(reads.addresses[reads.members]) + first)
@@ -83,7 +84,7 @@ def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tu
 
 
 def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float]:
-    """Where the time of the adaptive embedding's part goes, on a CPU."""
+    """Milliseconds of each part of an embedding step, on a CPU (medians)."""
     taken: dict[str, list[float]] = {}
     words = np.array(batch.keys).reshape(-1)
     gradient = torch.randn(len(words), embedding.plan.dim) * 1e-6
@@ -95,7 +96,7 @@ def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float
 
     for _ in range(7):
         clock_s = time.perf_counter()
-        unique, _places = distinct(words)
+        unique, _ = distinct(words)
         clock_s = note("find distinct keys", clock_s)
         embedding.router.route(torch.from_numpy(unique.view(np.int64)))
         clock_s = note("route", clock_s)
@@ -112,12 +113,12 @@ def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float
 
 
 def swaps(embedding: AdaptiveEmbedding, count: int) -> Changes:
-    """`count` changes: every hot key that is there made cold, in turn with a new one that takes its row."""
+    """`count` changes that demote hot keys, each followed by the promotion of a new key into the same row."""
     keys, values = embedding.router.items()
     hot = values >= 0
     leaving, rows = keys[hot][: count // 2], values[hot][: count // 2]
-    coming = (np.uint64(1) << np.uint64(56)) | (np.arange(len(rows), dtype=np.uint64) + np.uint64(1 << 40))
+    coming = field_key(1) | (np.arange(len(rows), dtype=np.uint64) + np.uint64(1 << 40))
     both = np.stack([leaving, coming], axis=1).reshape(-1)
     tiers = np.tile(np.array([COLD, HOT], np.uint8), len(rows))
-    placed = np.stack([np.full(len(rows), NO_ROW, np.int32), rows], axis=1).reshape(-1)
-    return Changes(both, tiers, placed, np.ones(len(both), np.float32))
+    new_rows = np.stack([np.full(len(rows), NO_ROW, np.int32), rows], axis=1).reshape(-1)
+    return Changes(both, tiers, new_rows, np.ones(len(both), np.float32))

@@ -1,17 +1,17 @@
-"""What the pipeline carries: replay and agent beside the bare clients, and latencies at half load.
+"""Throughput of the pipeline compared with bare Kafka clients, and latencies at half load.
 
-Every rate is a ratio within one run: the same records, the same broker, the same machine, one after the other.
+Every ratio compares two measurements of one run, with the same records, broker and machine, one after the other.
 
-- *replay*: `hotstream replay` of a file, from its first to its last record, against a producer that only sends the
-  very records that the replay made.
-- *agent*: `hotstream agent` on a topic that is full of importance records, against a consumer that only fetches them.
-  The topic holds the log `passes` times over. `features_per_s` is from the end of the first pass on, when the hot set
-  is full; `warm_up` is that first pass, in which it fills and there are many changes to publish.
-- *clicks_agent*: what an agent that counts clicks itself (`--signal frequency`) carries while replay runs flat out
-  beside it on the same machine.
-- *latency*: replay at half of that; from a click record's timestamp to the moment a subscriber read a change that it
-  caused. The first ten seconds, in which the hot set fills, and what the subscriber then needs to read all of those
-  changes, are told apart as `warm_up`.
+- *replay*: `hotstream replay` of a file, from its first to its last record, compared with a producer that only sends
+  the records that the replay made.
+- *agent*: `hotstream agent` on a topic that is full of importance records, compared with a consumer that only fetches
+  them. The topic holds the log `passes` times. `features_per_s` starts after the first pass, when the hot set is full;
+  `warm_up` is the first pass, during which the hot set fills and the agent publishes many changes.
+- *clicks_agent*: the throughput of an agent that counts clicks itself (`--signal frequency`) while replay runs at full
+  speed on the same machine.
+- *latency*: from the timestamp of a click record to the moment when a subscriber reads a change that it caused, with
+  replay at half of that throughput. `warm_up` separates the first ten seconds, in which the hot set fills, and the time
+  that the subscriber then takes to catch up.
 """
 
 from __future__ import annotations
@@ -54,17 +54,17 @@ _CARRY_S = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class PipelineBenchConfig:
-    """What to measure.
+    """Configuration of the benchmark.
 
     Args:
-        kafka: a broker that is running; topics are made under prefixes of their own.
+        kafka: a running broker; each part creates topics under its own prefix.
         data: a click log in Criteo's format.
-        folder: for logs.
-        capacity: the agents' hot rows.
-        batch_rows: rows a click record.
-        shards: partitions of the importance topic (one agent process counts all).
-        passes: how often the importance of the log is put into the topic, each time as that of new click records.
-        half_load_s: how long the run at half load lasts.
+        folder: the folder for logs.
+        capacity: hot rows of the agents.
+        batch_rows: rows per click record.
+        shards: partitions of the importance topic, all counted by one agent process.
+        passes: how often the importance of the log is written to the topic, each time as that of new click records.
+        half_load_s: duration of the run at half load.
     """
 
     kafka: KafkaConfig
@@ -77,7 +77,7 @@ class PipelineBenchConfig:
     half_load_s: float
 
     def named(self, name: str) -> PipelineBenchConfig:
-        """The same under a prefix of its own."""
+        """The same configuration under a prefix of its own."""
         return replace(self, kafka=replace(self.kafka, prefix=f"{self.kafka.prefix}-{name}"))
 
     @property
@@ -86,12 +86,12 @@ class PipelineBenchConfig:
         return Topics(self.kafka.prefix)
 
     def create_topics(self) -> None:
-        """Creates them."""
+        """Creates the topics."""
         create_topics(self.kafka, self.topics.specs(click_partitions=_CLICK_PARTITIONS, shards=self.shards))
 
 
 def bench_pipeline(config: PipelineBenchConfig) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Measures one part after the other; yields (report key, figures) as they are done.
+    """Measures one part after the other; yields (report key, figures) of each.
 
     Raises:
         ChildError: a process failed or took more than five minutes.
@@ -111,7 +111,7 @@ def bench_pipeline(config: PipelineBenchConfig) -> Iterator[tuple[str, dict[str,
 
 
 def _measure_replay(config: PipelineBenchConfig) -> dict[str, Any]:
-    """`hotstream replay` flat out, then a bare producer of the same records to a topic of its own."""
+    """Runs `hotstream replay` at full speed, then a bare producer of the same records to another topic."""
     path = config.folder / "replay.json"
     with _children(config) as children:
         _start_replay(children, config, ["--json", str(path)])
@@ -153,7 +153,7 @@ def _start_replay(children: Children, config: PipelineBenchConfig, options: list
 
 
 def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> dict[str, Any]:
-    """An agent on importance that is already there, beside a bare consumer of it."""
+    """Measures an agent on a full importance topic, and a bare consumer of the same topic."""
     config.create_topics()
     records, events, num_bytes = _fill_importance(clicks, config)
     raw_s = _consume(config, records)
@@ -179,9 +179,9 @@ def _measure_agent(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> 
 
 
 def _fill_importance(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -> tuple[int, int, int]:
-    """Puts the log's key counts into the importance topic, `passes` times; returns records, events, bytes.
+    """Writes the key counts of the log to the importance topic `passes` times; returns records, events, bytes.
 
-    One pass after the other: a click record that came twenty times in a row would be a stream that drifts wildly.
+    Passes follow each other, since a stream that repeats each click record twenty times in a row would drift wildly.
     """
     records = events = num_bytes = 0
     topic = clicks.topics.clicks
@@ -190,8 +190,8 @@ def _fill_importance(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -
         for turn in range(config.passes):
             for partition in range(_CLICK_PARTITIONS):
                 for record in log.read(topic, partition, *bounds[partition]):
-                    place = partition + turn * _CLICK_PARTITIONS, record.offset
-                    source = Source(signal="gradient", topic=topic, partition=place[0], offset=place[1])
+                    part_of_pass = partition + turn * _CLICK_PARTITIONS
+                    source = Source(signal="gradient", topic=topic, partition=part_of_pass, offset=record.offset)
                     for shard, part in _importance_of(record, source, config.shards):
                         value, headers = encode_importance(part)
                         producer.send(config.topics.importance, shard, value, headers)
@@ -203,13 +203,13 @@ def _fill_importance(clicks: PipelineBenchConfig, config: PipelineBenchConfig) -
 def _importance_of(record: Any, source: Source, num_shards: int) -> list[tuple[int, ImportanceBatch]]:
     batch = decode_clicks(record.value, record.headers)
     if not isinstance(batch, ClickBatch):
-        raise ChildError(f"replay wrote a record that cannot be read: {batch}")
+        raise ChildError(f"replay wrote an invalid record: {batch}")
     keys, counts = count_keys(batch.keys)
     return split_by_shard(keys, counts, batch, source, num_shards=num_shards, ingest_ms=record.timestamp)
 
 
 def _consume(config: PipelineBenchConfig, num_records: int) -> float:
-    """Seconds that a consumer needs to fetch all importance records and look at none."""
+    """Seconds in which a bare consumer fetches all importance records, without decoding them."""
     with TopicReader(config.kafka, config.topics.importance, max_poll_records=500) as reader:
         seen, started_s = 0, time.perf_counter()
         while seen < num_records:
@@ -220,7 +220,7 @@ def _consume(config: PipelineBenchConfig, num_records: int) -> float:
 
 
 def _measure_clicks_agent(config: PipelineBenchConfig, replay_rows_per_s: float) -> dict[str, Any]:
-    """An agent that counts clicks itself, while replay runs flat out beside it."""
+    """Measures an agent that counts clicks itself while replay runs at full speed."""
     rows = int(replay_rows_per_s * (_WARM_UP_S + _CARRY_S))
     with _agent(config, "frequency"), AgentFigures(config.kafka) as figures, _children(config) as children:
         _start_replay(children, config, ["--loop", "--limit", str(rows)])
@@ -236,7 +236,7 @@ def _measure_clicks_agent(config: PipelineBenchConfig, replay_rows_per_s: float)
 
 
 def _measure_latency(config: PipelineBenchConfig, *, rate: float) -> dict[str, Any]:
-    """Clicks in, changes read, at a rate that the agent can hold."""
+    """Measures the latency from clicks to changes at a rate that the agent sustains."""
     rows = int(rate * (_WARM_UP_S + config.half_load_s))
     with _agent(config, "frequency"), Observer(config.kafka) as observer, _children(config) as children:
         _start_replay(children, config, ["--loop", "--limit", str(rows), "--rate", str(rate)])
@@ -266,7 +266,7 @@ def _children(config: PipelineBenchConfig) -> Iterator[Children]:
 
 @contextmanager
 def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[None]:
-    """An agent process at work."""
+    """Runs an agent process that has all shards."""
     with _children(config) as children, AgentFigures(config.kafka) as figures:
         children.start(
             f"agent-{signal}",

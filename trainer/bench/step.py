@@ -1,13 +1,15 @@
-"""What a training step costs with the adaptive embedding and with a plain hash table of the same bytes.
+"""The cost of a training step with the adaptive embedding, compared with a plain hash table of the same bytes.
 
-Both learners train on the same click records, in turns, in one process (A B, B A, A B, ...), so that what else the
-machine does hits both. The adaptive one has everything on: its importance is split by shard and encoded for the wire,
-an agent in the same process counts it outside the clock, and what that publishes is decoded and applied inside it.
+Both learners train on the same click records, alternating in one process (A B, B A, A B, ...), so that other load on
+the machine affects both. The adaptive learner has all features enabled: its importance is split by shard and encoded,
+an agent in the same process counts it outside the timed section, and the resulting changes are decoded and applied
+inside.
 
-A step is timed whole, as `Learner.step` runs it, from the record's bytes on; the embedding's part (forward, backward,
-update, feedback) in steps of their own, which are cut open at the looked-up vectors. As in `Session`, a second thread
-encodes the importance of the step before and decodes what the agent has published since; a step is over when that is
-done too. What the second thread does costs as much again where there is no second core: `beside_ms`.
+Whole steps are timed as `Learner.step` runs them, starting from the bytes of the record. The embedding's part (forward,
+backward, update, feedback) is timed in separate steps, which are split at the looked-up vectors. As in `Session`, a
+second thread encodes the importance of the previous step and decodes what the agent has published since; a step ends
+when that thread is done as well. `beside_ms` is the work of the second thread, which adds to the step if there is no
+second core.
 """
 
 from __future__ import annotations
@@ -27,7 +29,7 @@ from streams.assignments.columns import Fetch
 from streams.assignments.history import History
 from streams.clients.worker import Worker
 from streams.importance import count_keys
-from streams.keys import CRITEO_FIELDS
+from streams.keys import CRITEO_FIELDS, field_key
 from streams.records import ClickBatch, Encoded, encode_clicks
 from trainer.bench import parts
 from trainer.bench.feed import DENSE_NAMES, NUM_SHARDS, Agent, Stream, decode, decode_all, send, work_beside
@@ -47,16 +49,16 @@ _BOTH = (HASH, ADAPTIVE)
 
 @dataclass(frozen=True, kw_only=True)
 class BenchConfig:
-    """What is measured.
+    """Configuration of the benchmark.
 
     Args:
-        device: where.
-        model: `dlrm`, `wdl` or `dcn`, with the paper's sizes.
-        compression: a full table of Criteo Kaggle's features in float32 is so many times as large.
-        row_format: of both embeddings.
-        gate: whether the adaptive one has a learned gate.
-        steps: pairs of steps measured of a case, and as many again cut open.
-        seed: of weights and rows.
+        device: the device to measure.
+        model: `dlrm`, `wdl` or `dcn`, with the sizes of the paper.
+        compression: the size of a full float32 table of Criteo Kaggle's features, relative to the embedding.
+        row_format: the row format of both embeddings.
+        gate: whether the adaptive embedding has a learned gate.
+        steps: pairs of whole steps per case, and as many pairs of split steps.
+        seed: the seed of weights and rows.
     """
 
     device: torch.device
@@ -120,13 +122,13 @@ class _Bench:
         self.num_changes = 0
 
     def now(self) -> float:
-        """Seconds, when the device has done all that it was given."""
+        """Seconds, after all queued work of the device is done."""
         if self.config.device.type == "cuda":
             torch.cuda.synchronize(self.config.device)
         return time.perf_counter()
 
     def fill(self) -> None:
-        """Fills the hot set with what a stream of 1.5 million rows makes hot, at the scores of real gradients."""
+        """Fills the hot set from a stream of 1.5 million rows, with scores like those of real gradients."""
         score = 0.0
         for _ in range(4):
             batch = self.stream.take(self.batch_rows)
@@ -139,14 +141,14 @@ class _Bench:
                 self.embedding.migrate(changes)
 
     def _tensors(self, batch: ClickBatch) -> tuple[Tensor, Tensor, Tensor]:
-        """As `Trainer.step` makes them."""
+        """The tensors of a batch, as in `Trainer.step`."""
         device = self.config.device
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
         return dense, keys, torch.from_numpy(batch.label.astype(np.float32)).to(device)
 
     def _follow(self) -> None:
-        """Applies what was decoded during the step before."""
+        """Applies the changes that were decoded during the previous step."""
         fetches = [
             Fetch(partition=shard, records=[record for record in self._decoded if record.shard == shard])
             for shard in range(NUM_SHARDS)
@@ -156,7 +158,7 @@ class _Bench:
         self.num_changes += sum(int(outcome.counts.sum()) for outcome in outcomes)
 
     def _start_beside(self) -> None:
-        """Gives the second thread what the last step has left: to encode its importance, to decode what came of it."""
+        """Starts the second thread: it encodes the importance of the last step and decodes the resulting changes."""
         self._decoded, unsent, self._unsent = [], self._unsent, []
         self._worker.submit(work_beside, unsent, self._published, self._decoded)
 
@@ -206,7 +208,7 @@ class _Bench:
             self._offset += 1
 
     def take_turns(self, kind: Any, steps: int) -> dict[str, npt.NDArray[np.float64]]:
-        """Milliseconds of each learner's steps, on the same records."""
+        """Milliseconds of the steps of each learner, on the same records."""
         taken: dict[str, list[float]] = {name: [] for name in _BOTH}
         for turn in range(steps):
             value = encode_clicks(self.stream.take(self.batch_rows))
@@ -215,7 +217,7 @@ class _Bench:
         return {name: np.array(times) for name, times in taken.items()}
 
     def beside_ms(self, steps: int = 7) -> dict[str, float]:
-        """What the second thread does of a step, measured alone."""
+        """Milliseconds of the second thread's work in a step, measured alone (medians)."""
         taken: dict[str, list[float]] = {"encode importance": [], "decode assignments": []}
         for _ in range(steps):
             self.whole(ADAPTIVE, encode_clicks(self.stream.take(self.batch_rows)))
@@ -229,22 +231,22 @@ class _Bench:
         return {name: float(np.median(times)) for name, times in taken.items()}
 
     def work(self) -> None:
-        """Some work of the dense part."""
+        """Runs some work of the dense part."""
         dim = self.embedding.plan.dim
         self.trainer.learners[HASH].model(torch.zeros(256, len(DENSE_NAMES)), torch.zeros(256, len(CRITEO_FIELDS), dim))
 
 
 def _ratio(times: dict[str, npt.NDArray[np.float64]]) -> float:
-    """Adaptive over hash, of the same records: who goes first is favoured or not, so the median of either order counts.
+    """The ratio of adaptive to hash: the geometric mean of the median ratios in either order of execution.
 
-    The geometric mean of the two, which is free of what the order does.
+    The order within a pair affects the times; the geometric mean of both orders cancels the effect.
     """
     ratios = times[ADAPTIVE] / times[HASH]
     return float(np.sqrt(np.median(ratios[::2]) * np.median(ratios[1::2])))
 
 
 def measure_case(config: BenchConfig, dim: int, batch_rows: int) -> Case:
-    """All figures of one dimension and batch size."""
+    """Measures all figures of one dimension and batch size."""
     bench = _Bench(config, dim, batch_rows)
     case = bench.case
     bench.fill()
@@ -277,13 +279,13 @@ def measure_case(config: BenchConfig, dim: int, batch_rows: int) -> Case:
 
 
 def measure_applying(config: BenchConfig, dim: int, counts: tuple[int, ...]) -> list[dict[str, float]]:
-    """Milliseconds of applying so many changes at once, half of them demotions, to a table that is full."""
+    """Milliseconds to apply batches of changes, half of them demotions, to a full table."""
     capacity = max(counts) // 2
     plan = plan_for_capacity(capacity, dim, len(CRITEO_FIELDS), row_format=config.row_format)
     figures = []
     for count in counts:
         embedding = AdaptiveEmbedding(plan, seed=config.seed, device=config.device)
-        keys = (np.uint64(1) << np.uint64(56)) | np.arange(1, capacity + 1, dtype=np.uint64)
+        keys = field_key(1) | np.arange(1, capacity + 1, dtype=np.uint64)
         rows = np.arange(capacity, dtype=np.int32)
         embedding.migrate(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
         changes = parts.swaps(embedding, count)

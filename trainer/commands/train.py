@@ -14,7 +14,7 @@ from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from trainer.embedding.stores.registry import DEFAULT_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
+from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
     from trainer.learning.model_config import ModelConfig
@@ -47,7 +47,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         row_format=options.pop("row_format"),
         hot_store=options.pop("hot_store"),
         gate=options.pop("gate"),
-        row_hyperparameters=RowOptimizer(rate=options.pop("rate")),
+        row_hyperparameters=RowOptimizer(learning_rate=options.pop("learning_rate")),
         dense_optimizer=DenseOptimizer(
             name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_learning_rate")
         ),
@@ -128,7 +128,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     help="Learn a scale for each field's shared and unique vectors.",
 )
 @click.option(
-    "--learning-rate", "rate", type=float, default=DEFAULT_RATE, show_default=True, help="Learning rate of the rows."
+    "--learning-rate", type=float, default=DEFAULT_LEARNING_RATE, show_default=True, help="Learning rate of the rows."
 )
 @click.option(
     "--dense-optimizer",

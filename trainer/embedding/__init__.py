@@ -1,4 +1,4 @@
-"""The adaptive embedding: a router in front of stores of vectors, and the moves between them."""
+"""The adaptive embedding: a router, the stores of vectors behind it, and migrations between the stores."""
 
 from __future__ import annotations
 

@@ -1,10 +1,10 @@
-"""`AdaptiveEmbedding`: a router in front of a store of unique rows and two of shared ones.
+"""`AdaptiveEmbedding`: a router in front of one store of unique rows and two stores of shared rows.
 
     keys (B, F) --router--> hot:    a row of `hot`
                             others: a row of `level_1` + two halves of `level_2`  --sum--> vectors (B, F, D)
 
-A promotion writes into one store what was read from others, and what a key mattered is the norm of the gradient at its
-vector.
+A promotion reads a vector from the shared stores and writes it into the hot store. The importance of a key is the norm
+of the gradient at its vector.
 """
 
 from __future__ import annotations
@@ -38,22 +38,22 @@ class AdaptiveEmbedding(CapturingEmbedding):
     """An embedding that follows the hot set.
 
     Guarantees:
-        - The vector of a key right after its promotion equals the one right before, for every field: in float32 bit
-          for bit, in a smaller format to the nearest; vectors of keys that no change names are untouched (but for a
-          former owner whose row was taken).
-        - Never more hot rows than the plan's capacity: a change that names a row beyond it is refused as a whole.
-        - On a CPU a step is a pure function of state and batch, bit for bit.
+        - A promotion keeps the vector of the key, for every field: bit for bit in float32, rounded to nearest in a
+          smaller format. Vectors of keys that no change names stay the same, except that of a former owner whose row
+          was reassigned.
+        - There are never more hot rows than the plan's capacity: a batch with a row beyond it is refused as a whole.
+        - On a CPU a step is a deterministic function of state and batch, bit for bit.
 
-    Use, with any model and any optimizer for its dense part::
+    Usage, with any model and any optimizer for its dense part::
 
         vectors = embedding(keys)                    # (B, F, D)
         loss = criterion(model(dense, vectors), label)  # a mean over the batch
         loss.backward()
         optimizer.step()
-        importance = embedding.apply_gradients()     # updates the touched rows
+        importance = embedding.apply_gradients()     # updates the rows that were read
 
-    A step costs O(B F D), whatever the size of the table. A plan with a gate multiplies what is looked up by a learned
-    scalar (`trainer.embedding.gate`).
+    A step costs O(B F D), independent of the size of the table. With a gate, each looked-up vector is multiplied by a
+    learned scalar (`trainer.embedding.gate`).
     """
 
     def __init__(
@@ -82,12 +82,12 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @property
     def num_hot(self) -> int:
-        """Hot keys now."""
+        """The number of hot keys."""
         return self.router.num_hot
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes allocated: rows, optimizer, router, gate; `device` what is on the device, `total` everything."""
+        """Bytes allocated by rows, optimizer, router and gate; `device` counts those on the device, `total` all."""
         router, stores = self.router.nbytes, [self.store(name).nbytes for name in self.stores]
         table = {part: sum(store[part] for store in stores) for part in ("rows", "optimizer")}
         table["gate"] = self.gate.nbytes if self.gate else 0
@@ -96,7 +96,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return {**table, "router": sum(router.values()), "device": on_device, "total": total}
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """What (N,) int64 keys read of each store, each distinct key routed once on a CPU."""
+        """Routes (N,) int64 keys to the stores that serve them; on a CPU each distinct key once."""
         num_lookups = len(keys)
         if self.backend == "numba":
             unique, inverse = distinct(keys.numpy().view(np.uint64))
@@ -151,7 +151,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             )
 
     def _reads_torch(self, keys: Tensor, rows: Tensor, gates: Tensor | None) -> Iterator[tuple[str, Reads]]:
-        """Likewise, in shapes that do not depend on the data."""
+        """As `_reads_numba`, in shapes that do not depend on the data."""
         yield HOT_STORE, Reads(addresses=rows[:, None].long(), gates=gates)
         is_hot = (rows >= 0)[:, None]
         for name in self._shared:
@@ -167,12 +167,12 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def apply_gradients(self) -> Importance:
-        """Updates the rows that backward passes touched since the last call, each once; gives each key's importance.
+        """Updates the rows that backward passes touched since the last call, each once; returns the keys' importance.
 
-        The gradients of several passes add up, and so do their scores; each loss counts as a mean over its pass's rows.
+        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
 
         Raises:
-            GradientError: changes were applied between a forward pass and this.
+            GradientError: changes were applied since one of the forward passes.
         """
         touched = self.take_touched()
         if touched is None:
@@ -180,12 +180,12 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if self.gate is not None and touched.slopes is not None:
             self.gate.learn(touched.slopes)
         for name, sums in touched.sums.items():
-            self.store(name).learn(sums)  # all queued before the only wait, which the reported loss shares
+            self.store(name).learn(sums)  # queues all work before the only synchronisation, which also serves the loss
         keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
         return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
 
     def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        """The sums of one pass's gradient (N, D) by row, the importance of its keys, and the slopes of their gates.
+        """Sums one pass's gradient (N, D) by row; also returns its keys' importance and the gradient at the gates.
 
         Raises:
             GradientError: changes were applied since the forward pass.
@@ -201,7 +201,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         tally = Tally(factor=np.float32(lookup.batch_rows), scores=scores, dots=dots, vectors=looked_up)
         sums = {
             name: self.store(name).sum_gradients(reads, gradient, tally if reads.is_first else None)
-            for name, reads in lookup.reads.items()  # every key has one first store
+            for name, reads in lookup.reads.items()  # exactly one store is the first of each key
         }
         slopes = self._slopes(lookup, torch.from_numpy(dots))
         return Touched(sums=sums, keys=lookup.keys, scores=torch.from_numpy(scores), slopes=slopes)
@@ -214,24 +214,24 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return Touched(sums=sums, keys=keys, scores=scores, slopes=slopes)
 
     def _slopes(self, lookup: Lookup, dots: Tensor) -> Tensor | None:
-        """The slopes (F, 2) of the gates, of (U,) gradient times gated vector of each key."""
+        """The gradient (F, 2) at the gates; `dots` (U,) are gradient times gated vector, per key."""
         return self.gate.slopes(lookup.gated, dots) if self.gate is not None and lookup.gated is not None else None
 
     @torch.no_grad()
     def migrate(self, changes: Changes) -> MigrationReport:
-        """Follows the changes, as if one after the other: routes change, and a promoted key's vector is copied.
+        """Applies changes, with the effect of one after the other: updates routes and copies promoted keys' vectors.
 
-        The new row of a hot key starts with the vector that the key had, over the hot tier's gate; its optimizer state
-        starts afresh, or comes along if the key was hot in another row. A demotion drops the row (writing it back won
-        nothing in a prototype).
-        O(K log K), and the router's copy on CUDA.
+        The new row of a hot key starts with the vector that the key had, divided by the gate of the hot tier. Its
+        optimizer state starts at zero, or moves with the key if the key was hot in another row. A demotion drops the
+        row (a prototype gained nothing from writing it back).
+        Costs O(K log K), and the upload of changed router slots on CUDA.
 
         Raises:
-            CapacityError: a change names a row beyond the capacity; nothing was changed.
+            CapacityError: a change names a row beyond the capacity; the embedding is unchanged.
             GradientError: captured gradients have not been applied.
         """
         if self.has_captured:
-            raise GradientError("captured gradients wait: call apply_gradients before migrate")
+            raise GradientError("there are captured gradients: call apply_gradients before migrate")
         if not len(changes):
             return MigrationReport()
         migration = resolve(changes, self.router, self.plan.capacity_rows)
@@ -240,9 +240,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return migration.report
 
     def _move(self, migration: Migration) -> None:
-        """Writes the vectors of the keys that get a row into it: `hot.write(new, old.read(...))`."""
+        """Copies the vectors of keys that get a row into that row: `hot.write(new, old.read(...))`."""
         hot = self.store(HOT_STORE)
-        self.router.route(self._on_device(migration.keys.view(np.int64)))  # refuses keys of other fields
+        self.router.route(self._on_device(migration.keys.view(np.int64)))  # raises for keys of other fields
         takes, was_hot = migration.takes_row, migration.before >= 0
         moved, promoted = takes & was_hot, takes & ~was_hot
         before = self._on_device(migration.before[moved].astype(np.int64))[:, None]
@@ -252,7 +252,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         hot.write(after, vectors, state=state, like=like)
 
     def _promote(self, words: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]) -> None:
-        """Writes the vectors of keys (K,) that shared rows into rows (K,)."""
+        """Copies the shared vectors of keys (K,) into unique rows (K,)."""
         hot, first = self.store(HOT_STORE), self.store(self._shared[0])
         keys = self._on_device(words.view(np.int64))
         vectors = self.read_shared(keys)
@@ -263,23 +263,23 @@ class AdaptiveEmbedding(CapturingEmbedding):
         hot.write(self._on_device(rows.astype(np.int64))[:, None], vectors, like=like)
 
     def read_shared(self, keys: Tensor) -> Tensor:
-        """The vectors (K, D) that keys (K,) int64 have where they share rows, without a gate."""
+        """The vectors (K, D) that keys (K,) int64 have in the shared rows, without gates."""
         stores = [self.store(name) for name in self._shared]
         vectors = stores[0].read(stores[0].address(keys))
         for store in stores[1:]:
             vectors = vectors + store.read(store.address(keys))
         return vectors
 
-    def _on_device(self, numbers: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(numbers).to(self.device)
+    def _on_device(self, words: npt.NDArray[np.int64]) -> Tensor:
+        return torch.from_numpy(words).to(self.device)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold: rows, optimizer state, hot keys."""
+        """The complete state for a checkpoint: rows, optimizer state, gates and hot keys in ascending order."""
         keys, values = self.router.items()
         return self._name_tensors(keys, values)
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """Likewise, but that hot keys stand in no order, which takes no longer than a copy."""
+        """As `tensors` with the hot keys unsorted, which costs no more than a copy."""
         return self._name_tensors(*self.router.unsorted_items())
 
     def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:
@@ -295,10 +295,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state from the result of `tensors`.
 
         Raises:
-            CheckpointError: they are of another size.
+            CheckpointError: a store is missing, or a tensor has another size.
         """
         for name in self.stores:
             start = f"{name}."

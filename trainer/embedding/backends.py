@@ -1,4 +1,4 @@
-"""The two bodies of every loop over rows: numba on a CPU, torch anywhere."""
+"""The two implementations of every loop over rows: numba on a CPU, torch on any device."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Backend = Literal["numba", "torch"]
 
 
 def choose_backend(device: torch.device, backend: Backend | None) -> Backend:
-    """Returns `backend`, or the device's own if it is None: numba on a CPU, torch elsewhere.
+    """Returns `backend`, or the default of the device if it is None: numba on a CPU, torch elsewhere.
 
     Raises:
-        ValueError: numba is asked for on a device that is not a CPU.
+        ValueError: `backend` is numba and the device is not a CPU.
     """
     chosen = backend or ("numba" if device.type == "cpu" else "torch")
     if chosen == "numba" and device.type != "cpu":

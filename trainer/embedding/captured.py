@@ -1,10 +1,10 @@
-"""`Capturing`: rows are no parameters, so `backward` captures the gradient at the vectors, to be applied on request.
+"""`Capturing`: captures in `backward` the gradient at the looked-up vectors, because rows are not parameters.
 
     forward: look up, gather  ->  vectors (N, D)  ->  model, loss  ->  backward: gradient (N, D), captured
 
-The one body of it, for the trainer's embeddings and for `evaluate`'s methods alike.
+The trainer's embeddings and the methods of `evaluate` share it.
 
-N lookups, P distinct rows of a store, K distinct keys, D numbers a row, F fields
+N lookups, P distinct rows of a store, K distinct keys, D values a row, F fields
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ Captured = tuple[L, Tensor, Tensor | None]
 
 
 class _Gather(torch.autograd.Function):
-    """Gathers, and hands the gradient at the gathered vectors to the embedding instead of to a parameter."""
+    """Gathers vectors, and passes their gradient to the embedding instead of to a parameter."""
 
     @staticmethod
     def forward(ctx: Any, anchor: Tensor, embedding: Capturing[L], lookup: L) -> Tensor:  # noqa: ARG004
-        """The vectors (N, D); `anchor` only makes autograd ask for a gradient."""
+        """The vectors (N, D); `anchor` only makes autograd call `backward`."""
         ctx.embedding, ctx.lookup = embedding, lookup
         vectors = embedding.gather(lookup)
         if embedding.keeps_vectors:
@@ -42,18 +42,18 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
-        """Keeps the gradient (N, D)."""
+        """Captures the gradient (N, D)."""
         vectors = ctx.saved_tensors[0].detach() if ctx.embedding.keeps_vectors else None
         ctx.embedding.capture(ctx.lookup, gradients[0].detach().contiguous(), vectors)
         return None, None, None
 
 
 class Capturing(nn.Module, Generic[L]):
-    """Captures the gradients at what it gathers.
+    """A module that captures the gradients at the vectors it gathers.
 
     Attributes:
-        anchor: a scalar that makes autograd ask for the gradient of what is gathered.
-        keeps_vectors: whether the gathered vectors are kept for the update, too.
+        anchor: a scalar that requires a gradient, so that autograd calls `backward`.
+        keeps_vectors: whether the gathered vectors are kept for the update as well.
     """
 
     keeps_vectors = False
@@ -68,7 +68,7 @@ class Capturing(nn.Module, Generic[L]):
         raise NotImplementedError
 
     def gather_learning(self, lookup: L) -> Tensor:
-        """Likewise, such that `backward` captures their gradient if gradients are enabled."""
+        """The vectors (N, D); `backward` captures their gradient if gradients are enabled."""
         if not torch.is_grad_enabled():
             return self.gather(lookup)
         vectors: Tensor = _Gather.apply(self.anchor, self, lookup)
@@ -76,11 +76,11 @@ class Capturing(nn.Module, Generic[L]):
 
     @torch.no_grad()
     def capture(self, lookup: L, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are kept; `backward` calls this."""
+        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if `keeps_vectors`; `backward` calls this."""
         self._captured.append((lookup, gradient, vectors))
 
     def take_captured(self) -> list[Captured[L]]:
-        """What was captured since the last call, in order."""
+        """Returns the captures since the last call in order, and clears them."""
         captured, self._captured = self._captured, []
         return captured
 
@@ -90,10 +90,10 @@ class Touched:
     """The gradients of one or more passes, summed by row.
 
     Attributes:
-        sums: of each store that was read, by its name.
-        keys: (K,) int64, distinct, but for 0, which is no key; (0,) from an embedding without importance.
-        scores: (K,) float32, what each key mattered.
-        slopes: (F, 2) float32, of the gates; None without gates.
+        sums: the row gradients of each store that was read, by name.
+        keys: (K,) int64, distinct except for 0, which is padding; (0,) from an embedding without importance.
+        scores: (K,) float32, the importance of each key.
+        slopes: (F, 2) float32, the gradient at the gates; None without gates.
     """
 
     sums: Mapping[str, Sums]
@@ -103,7 +103,7 @@ class Touched:
 
 
 def add_up(parts: list[Touched], backend: Backend) -> Touched:
-    """The sum of several passes' gradients; waits for the device if there is more than one."""
+    """Sums the gradients of several passes; synchronises with the device if there is more than one."""
     if len(parts) == 1:
         return parts[0]
     merge = _add_up_numba if backend == "numba" else _add_up_torch
@@ -115,25 +115,28 @@ def add_up(parts: list[Touched], backend: Backend) -> Touched:
             [torch.as_tensor(one.gradients) for one in each],
             each[0].padding,
         )
-        if backend == "numba":
-            rows, gradients = rows.numpy(), gradients.numpy()
-        sums[name] = Sums(rows=rows, gradients=gradients, padding=each[0].padding)
+        is_numpy = backend == "numba"
+        sums[name] = Sums(
+            rows=rows.numpy() if is_numpy else rows,
+            gradients=gradients.numpy() if is_numpy else gradients,
+            padding=each[0].padding,
+        )
     keys, scores = merge([part.keys for part in parts], [part.scores for part in parts], 0)
     slopes = [part.slopes for part in parts if part.slopes is not None]
     total = torch.stack(slopes).sum(dim=0) if slopes else None
     return Touched(sums=sums, keys=keys, scores=scores, slopes=total)
 
 
-def _add_up_numba(ids: list[Tensor], numbers: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
-    """Distinct ids, and the sum of each one's numbers."""
+def _add_up_numba(ids: list[Tensor], values: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001
+    """The distinct ids, and the sum of the values of each."""
     every = torch.cat(ids)
     unique, inverse = distinct(every.long().numpy().view(np.uint64))
-    sums = torch.zeros(len(unique), *numbers[0].shape[1:])
-    sums.index_add_(0, torch.from_numpy(inverse), torch.cat(numbers))
+    sums = torch.zeros(len(unique), *values[0].shape[1:])
+    sums.index_add_(0, torch.from_numpy(inverse), torch.cat(values))
     return torch.from_numpy(unique.view(np.int64)).to(every.dtype), sums
 
 
-def _add_up_torch(ids: list[Tensor], numbers: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:
-    """Likewise, without the padding."""
-    every, sums = gathers.merge_by_id(torch.cat(ids), torch.cat(numbers), padding)
+def _add_up_torch(ids: list[Tensor], values: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:
+    """As `_add_up_numba`, with the padding removed."""
+    every, sums = gathers.merge_by_id(torch.cat(ids), torch.cat(values), padding)
     return every[every != padding], sums[every != padding]

@@ -1,8 +1,7 @@
-"""A learned gate: a scalar for each field's shared vectors and one for its unique ones, which they are multiplied by.
+"""Learned gates: for each field, one scalar multiplies its shared vectors and another one its unique vectors.
 
-It says how much they are to be believed. It begins at 1, learns by an Adagrad of its
-own, and stays within [.1, 10], so that a promotion can always keep the gated vector: the row copied is multiplied by
-the old gate over the new one.
+A gate weighs the two tiers against each other. It starts at 1, learns with its own Adagrad, and stays within [.1, 10],
+so that a promotion can keep the gated vector: it multiplies the copied row by the old gate over the new one.
 
     F fields, U distinct keys of a lookup (N on CUDA)
 """
@@ -15,12 +14,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.gathers import field_indices
 from trainer.errors import CheckpointError
 
 __all__ = ["Gate", "Gated"]
 
 _TIERS = 2  # shared, unique
-_RATE, _EPSILON = 0.01, 1e-6
+_LEARNING_RATE, _EPSILON = 0.01, 1e-6
 _LEAST, _MOST = 0.1, 10.0
 
 
@@ -29,11 +29,11 @@ class Gated:
     """The gates of a lookup's keys.
 
     Attributes:
-        places: (U,) int64, which gate: twice the field, and 1 more for a unique row.
-        factors: (U,) float32, what it is.
+        indices: (U,) int64, the index of the gate: twice the field, plus 1 for a unique row.
+        factors: (U,) float32, the value of the gate.
     """
 
-    places: Tensor
+    indices: Tensor
     factors: Tensor
 
 
@@ -42,7 +42,7 @@ class Gate(nn.Module):
 
     Args:
         num_fields: F.
-        device: where lookups happen.
+        device: the device of the lookups.
     """
 
     values: Tensor
@@ -59,30 +59,31 @@ class Gate(nn.Module):
         return self.values.nbytes + self.state.nbytes
 
     def of(self, keys: Tensor, is_hot: Tensor) -> Gated:
-        """The gates of (U,) int64 keys, in a unique row or not."""
-        fields = ((keys >> 56 & 0xFF) - 1).clamp(0, len(self.values) - 1)
-        places = fields * _TIERS + is_hot.long()
-        return Gated(places, self.values.view(-1)[places])
+        """The gates of (U,) int64 keys; `is_hot` (U,) tells which have a unique row."""
+        fields = field_indices(keys, len(self.values))
+        indices = fields * _TIERS + is_hot.long()
+        return Gated(indices, self.values.view(-1)[indices])
 
     def slopes(self, gated: Gated, dots: Tensor) -> Tensor:
-        """The gradient (F, 2) at the gates; dots (U,): the gradient at a key's gated vectors times these, summed."""
-        return torch.zeros_like(self.values).view(-1).index_add_(0, gated.places, dots / gated.factors).view(-1, _TIERS)
+        """The gradient (F, 2) at the gates; `dots` (U,) are the sums of gradient times gated vector, per key."""
+        flat = torch.zeros_like(self.values).view(-1).index_add_(0, gated.indices, dots / gated.factors)
+        return flat.view(-1, _TIERS)
 
     def learn(self, slopes: Tensor) -> None:
-        """One step with the gradient (F, 2)."""
+        """One Adagrad step with the gradient (F, 2)."""
         self.state += slopes.square()
-        self.values -= _RATE * slopes / (self.state.sqrt() + _EPSILON)
+        self.values -= _LEARNING_RATE * slopes / (self.state.sqrt() + _EPSILON)
         self.values.clamp_(_LEAST, _MOST)
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold."""
+        """The complete state, for a checkpoint."""
         return {"gate": self.values, "gate_state": self.state}
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state from the result of `tensors`.
 
         Raises:
-            CheckpointError: there is no gate, or one of another size.
+            CheckpointError: a tensor is missing or has another size.
         """
         for name, mine in self.tensors().items():
             if name not in tensors or tensors[name].shape != mine.shape:

@@ -1,7 +1,7 @@
-"""The torch bodies of `trainer.embedding.kernels`: sorts, gathers and segment sums, for CUDA, on any device.
+"""The torch bodies of `trainer.embedding.kernels`: sorts, gathers and segment sums, for CUDA or any other device.
 
-Nothing here has a shape that depends on the data, so on CUDA nothing waits for the device. Keys are `uint64` words
-in `int64` clothes: products wrap as they should, and a logical shift to the right is an arithmetic one, masked.
+No shape depends on the data, so nothing here synchronises with the device. Keys are `uint64` words stored as `int64`:
+products wrap as in uint64, and a logical right shift is an arithmetic one with a mask.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from sketch.keymap import ABSENT
+from streams.keys import MAX_FIELDS, PAYLOAD_BITS
 
-__all__ = ["find_values", "level_rows", "merge_by_id", "mix64_tensor", "part_rows"]
+__all__ = ["field_indices", "find_values", "level_rows", "merge_by_id", "mix64_tensor", "part_rows"]
 
 _LOW = 0xFFFFFFFF
-_MULTIPLIER_1 = 0xFF51AFD7ED558CCD - (1 << 64)  # `sketch.hashing` has them unsigned; the golden vectors bind the two
+_MULTIPLIER_1 = 0xFF51AFD7ED558CCD - (1 << 64)  # `sketch.hashing` has them unsigned; golden vectors test both
 _MULTIPLIER_2 = 0xC4CEB9FE1A85EC53 - (1 << 64)
 
 
@@ -42,7 +43,7 @@ def find_values(slots: Tensor, values: Tensor, keys: Tensor) -> Tensor:
         keys: (N,) int64.
 
     Returns:
-        (N,) int32, `ABSENT` where there is none.
+        (N,) int32, `ABSENT` for a key that the map does not hold.
     """
     num_buckets = slots.shape[0]
     words = mix64_tensor(keys)
@@ -52,33 +53,37 @@ def find_values(slots: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     return torch.where(keys == 0, ABSENT, found)
 
 
+def field_indices(keys: Tensor, num_fields: int) -> Tensor:
+    """The field of each key, counted from 0 and clamped to F - 1: (N,) int64."""
+    return ((keys >> PAYLOAD_BITS & MAX_FIELDS) - 1).clamp(0, num_fields - 1)
+
+
 def level_rows(keys: Tensor, seed: int, rows_per_field: int, num_fields: int) -> Tensor:
-    """The row of each key within one level, counted from the level's start: (N,) int64."""
-    field = ((keys >> 56 & 0xFF) - 1).clamp(0, num_fields - 1)
-    place = (mix64_tensor(keys ^ _signed(seed)) >> 32 & _LOW) * rows_per_field >> 32
-    return field * rows_per_field + place
+    """The row of each key in the range that its field owns: (N,) int64."""
+    row = (mix64_tensor(keys ^ _signed(seed)) >> 32 & _LOW) * rows_per_field >> 32
+    return field_indices(keys, num_fields) * rows_per_field + row
 
 
 def part_rows(keys: Tensor, seed: int, num_rows: int) -> Tensor:
-    """The two rows of each key, (N, 2) int64."""
+    """The two rows of each key: (N, 2) int64."""
     word = mix64_tensor(keys ^ _signed(seed))
     return torch.stack([half * num_rows >> 32 for half in (word >> 32 & _LOW, word & _LOW)], dim=1)
 
 
-def merge_by_id(ids: Tensor, numbers: Tensor, padding: int) -> tuple[Tensor, Tensor]:
-    """Sums of the numbers of equal ids.
+def merge_by_id(ids: Tensor, values: Tensor, padding: int) -> tuple[Tensor, Tensor]:
+    """Sums the values of equal ids.
 
     Args:
         ids: (N,) int64.
-        numbers: (N, ...) float32.
-        padding: what fills the places after the last distinct id, where the sums are 0.
+        values: (N, ...) float32.
+        padding: the id that fills the end of the result, where the sums are 0.
 
     Returns:
-        (N,) distinct ids in ascending order, then padding; (N, ...) their sums.
+        The distinct ids in ascending order, followed by padding (N,), and their sums (N, ...).
     """
     ordered, order = ids.sort(stable=True)
     is_new = torch.ones_like(ordered, dtype=torch.bool)
     is_new[1:] = ordered[1:] != ordered[:-1]
     segment = is_new.cumsum(0) - 1  # (N,)
-    sums = torch.zeros_like(numbers).index_add_(0, segment, numbers[order])
+    sums = torch.zeros_like(values).index_add_(0, segment, values[order])
     return torch.full_like(ids, padding).scatter_(0, segment, ordered), sums

@@ -1,4 +1,4 @@
-"""The baseline: a plain hash table, one shared row a key, as fast as this machine can make it."""
+"""The baseline: a plain hash table with one shared row per key, on the same fast kernels."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ _ROWS = "rows"
 
 
 class HashEmbedding(CapturingEmbedding):
-    """One store of hashed rows and nothing else: no router, no importance, the same rows and the same optimizer.
+    """One store of hashed rows with the same format and optimizer, without router and importance.
 
     Args:
         plan: a `plans.hash_plan`.
-        optimizer: how touched rows learn.
-        seed: of the initial values.
-        device: where the rows are.
-        backend: `numba` or `torch`; None for the device's own.
+        optimizer: the hyperparameters of the rows' optimizer.
+        seed: the seed of the initial values.
+        device: the device of the rows.
+        backend: `numba` or `torch`; None for the default of the device.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class HashEmbedding(CapturingEmbedding):
         super().__init__(plan, device=device, backend=backend)
         sizes = RowSizes(
             num_rows=plan.layout.level_1_rows, dim=plan.dim, optimizer=plan.optimizer, is_padded=True
-        )  # padded, so that it has as many bytes as an adaptive embedding of no unique rows
+        )  # padded, so that it has as many bytes as an adaptive embedding without unique rows
         self.rows = store_class(plan.row_format)(
             sizes,
             optimizer=optimizer or RowOptimizer(),
@@ -66,7 +66,7 @@ class HashEmbedding(CapturingEmbedding):
         return {**rows, "router": 0, "gate": 0, "device": total, "total": total}
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """The rows of (N,) int64 keys; on a CPU each distinct row once."""
+        """Hashes (N,) int64 keys to rows; on a CPU each distinct row is read once."""
         layout = self.plan.layout
         if self.backend == "torch":
             rows = gathers.level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
@@ -94,22 +94,22 @@ class HashEmbedding(CapturingEmbedding):
             self.rows.learn(touched.sums[_ROWS])
 
     def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:  # noqa: ARG002
-        """The sums of one pass's gradient (N, D) by row."""
+        """Sums one pass's gradient (N, D) by row."""
         return Touched(sums={_ROWS: self.rows.sum_gradients(lookup.reads[_ROWS], gradient)})
 
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold."""
+        """The complete state, for a checkpoint."""
         return self.rows.tensors()
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """Likewise."""
+        """As `tensors`: there are no hot keys to sort."""
         return self.rows.tensors()
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state from the result of `tensors`.
 
         Raises:
-            CheckpointError: they are of another size.
+            CheckpointError: a tensor has another size.
         """
         self.rows.load_tensors(tensors)
         self.zero_grad()

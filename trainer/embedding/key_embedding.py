@@ -1,4 +1,4 @@
-"""`CapturingEmbedding`: keys in, vectors out, as a torch module; gradients wait in it until they are applied.
+"""`CapturingEmbedding`: a torch module from keys to vectors that captures gradients until they are applied.
 
 backward --> captured passes (at most 8) --reduce, add up--> `Touched`: rows and sums --apply_gradients--> the stores
 """
@@ -38,28 +38,29 @@ def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64
 
 
 class CapturingEmbedding(Capturing[Lookup]):
-    """An embedding whose rows are no parameters: gradients are captured by `backward` and applied on request.
+    """An embedding whose rows are not parameters: `backward` captures gradients, and `apply_gradients` applies them.
 
-    Derived classes have the stores: they give what a lookup reads (`look_up`) and its vectors (`gather`), sum a pass's
-    gradients by row (`reduce`), and name all of their state (`tensors`, `unsorted_tensors`, `load_tensors`).
+    Subclasses own the stores. They define what a lookup reads (`look_up`) and its vectors (`gather`), sum a pass's
+    gradients by row (`reduce`), and name their complete state (`tensors`, `unsorted_tensors`, `load_tensors`).
 
     As a torch module:
         - `state_dict` holds all state as tensors (rows, optimizer state, steps and seeds, gates, hot keys), so
-          `torch.load(weights_only=True)` and safetensors read it. Plan and rates, which the constructor takes, are not
-          in it.
-          An embedding is loaded as a whole: where one tensor is missing, all are reported missing and nothing changes.
-        - Several forward and backward passes before `apply_gradients` add up, as in torch. Each loss counts as a mean
-          over the rows of its own pass. After 8 passes they are merged to sums by row. After 64 a warning tells once
-          that `apply_gradients` is missing; after 1,024 all that waits is dropped. `zero_grad` drops it, too.
-        - `eval` changes nothing; under `no_grad` nothing is captured.
+          `torch.load(weights_only=True)` and safetensors can read it. The constructor's arguments (plan, learning rate)
+          are not part of it. An embedding loads as a whole: if one tensor is missing, all are reported missing and
+          nothing changes.
+        - Gradients of several passes before `apply_gradients` accumulate, as in torch. Each loss counts as a mean over
+          the rows of its own pass. After 8 passes the gradients are merged by row. After 64 passes a single warning
+          reports that `apply_gradients` is missing; after 1,024 the captured gradients are dropped. `zero_grad` drops
+          them as well.
+        - `eval` has no effect; under `no_grad` nothing is captured.
         - `half`, `double` and other conversions leave the rows in the plan's format, and vectors are float32. A move to
           another device raises `DeviceError`.
-        - `torch.compile` of a model around it breaks the graph here. Under `fullgraph=True` torch reports that.
+        - `torch.compile` of a surrounding model breaks the graph here. Under `fullgraph=True` torch reports that.
 
     Args:
         plan: the sizes.
-        device: where the rows are.
-        backend: `numba` or `torch`; None for the device's own.
+        device: the device of the rows.
+        backend: `numba` or `torch`; None for the default of the device.
     """
 
     def __init__(
@@ -77,35 +78,35 @@ class CapturingEmbedding(Capturing[Lookup]):
         self._num_waiting, self._has_warned = 0, False
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
-        """What is read of each store for (N,) int64 keys."""
+        """The reads of each store for (N,) int64 keys."""
         raise NotImplementedError
 
     def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        """The sums of one pass's gradient (N, D) by row; `vectors` (N, D) are the gated ones that it looked up."""
+        """Sums one pass's gradient (N, D) by row; `vectors` (N, D) are its looked-up, gated vectors."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
-        """All state, hot keys in ascending order."""
+        """The complete state, with the hot keys in ascending order."""
         raise NotImplementedError
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
-        """All state, hot keys in no order, which takes no longer than a copy."""
+        """The complete state with the hot keys unsorted, which costs no more than a copy."""
         raise NotImplementedError
 
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Replaces all state by what `tensors` gave; drops gradients that wait.
+        """Restores the state from the result of `tensors`; drops captured gradients.
 
         Raises:
-            CheckpointError: they are of another size.
+            CheckpointError: a tensor has another size.
         """
         raise NotImplementedError
 
     def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
-        """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Nothing is changed by it.
+        """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Has no side effects on rows.
 
         Raises:
             KeyRangeError: a key's field number is not 1 to F (on a CPU).
-            KeyTypeError: the keys are of another dtype.
+            KeyTypeError: the keys have another dtype.
         """
         if torch.compiler.is_compiling():
             # Not as a decorator: that would import the compiler, which takes seconds.
@@ -116,7 +117,7 @@ class CapturingEmbedding(Capturing[Lookup]):
 
     @torch.no_grad()
     def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if they are gated; `backward` calls this."""
+        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) with gates; `backward` calls this."""
         if self._num_waiting >= _MOST_PASSES:
             self.zero_grad()
         super().capture(lookup, gradient, vectors)
@@ -127,18 +128,18 @@ class CapturingEmbedding(Capturing[Lookup]):
         if self._num_waiting > _WARNED_AFTER and not self._has_warned:
             self._has_warned = True
             warnings.warn(
-                f"the gradients of {self._num_waiting} backward passes wait, and rows learn nothing: call the "
-                f"embedding's apply_gradients() after optimizer.step(), or its zero_grad(); after {_MOST_PASSES} "
-                "passes they are dropped",
+                f"the gradients of {self._num_waiting} backward passes are not applied, and the rows do not learn: "
+                "call the embedding's apply_gradients() after optimizer.step(), or its zero_grad(); "
+                f"after {_MOST_PASSES} passes they are dropped",
                 RuntimeWarning,
                 stacklevel=2,
             )
 
     def take_touched(self) -> Touched | None:
-        """The summed gradients of all passes since the last call, which are then forgotten; None if there were none.
+        """Returns the summed gradients of all passes since the last call and clears them; None if there were none.
 
         Raises:
-            GradientError: rows have moved since one of the forward passes.
+            GradientError: changes were applied since one of the forward passes.
         """
         merged, captured = self._merged, self._captured
         self.zero_grad()
@@ -147,26 +148,26 @@ class CapturingEmbedding(Capturing[Lookup]):
 
     @property
     def has_captured(self) -> bool:
-        """Whether gradients wait to be applied."""
+        """Whether there are captured gradients to apply."""
         return self._num_waiting > 0
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Drops gradients that wait to be applied."""
+        """Drops captured gradients."""
         super().zero_grad(set_to_none)
         self._captured, self._merged, self._num_waiting = [], None, 0
 
     def apply(self, fn: Callable[[nn.Module], None]) -> Self:
-        """`torch.nn.Module.apply`: calls `fn` with every module in this one, and with this one.
+        """`torch.nn.Module.apply`: calls `fn` on every submodule and on this module.
 
         Raises:
-            TypeError: changes instead of a function.
+            TypeError: `fn` is `Changes`; call `migrate` for these.
         """
         if isinstance(fn, Changes):
             raise TypeError("apply: got Changes, expected a function of a module; for changes call migrate(changes)")
         return super().apply(fn)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:  # noqa: ARG002
-        """What `to`, `half`, `cuda` and the like call: leaves the rows alone, and refuses another device."""
+        """Called by `to`, `half`, `cuda` and similar methods: leaves the rows unchanged, and refuses another device."""
         before = torch.empty(0, device=self.device)
         after = fn(before)
         if after.device != before.device:

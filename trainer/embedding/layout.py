@@ -1,12 +1,11 @@
-"""The sizes of an adaptive embedding's three stores.
+"""The sizes of the three stores of an adaptive embedding.
 
-    hot        capacity_rows rows, the agent's row numbers           read by hot keys alone
-    level_1    each field owns a few rows                            read by every other key: the sum of
+    hot        capacity_rows rows, numbered by the agent             a hot key reads one row
+    level_1    a few rows per field                                  every other key reads the sum of
     level_2    level_2_rows rows, common to all fields               a row of level 1 and two halves of level 2
 
-A row of level 2 is put together for a key from the left half of one row and the right half of another (R rows make R^2
-of them, so that hardly two keys share both halves). A key's rows are seeded hashes, so nothing about shared rows is
-ever stored.
+The level 2 part of a vector is the left half of one row and the right half of another. R rows make R^2 such pairs, so
+two keys rarely share both halves. Seeded hashes map a key to its shared rows, so these need no index.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ _MAX_ROWS = (1 << 31) - 1
 
 @dataclass(frozen=True, kw_only=True)
 class Layout:
-    """The sizes that fix every address.
+    """The sizes that determine every address.
 
     Args:
         num_fields: F, categorical fields, 1 to 255.
-        capacity_rows: unique rows; the agent that names them must have the same capacity.
-        level_1_per_field: rows of level 1 that each field owns, at least 1.
+        capacity_rows: unique rows; the agent that assigns them must have the same capacity.
+        level_1_per_field: rows of level 1 per field, at least 1.
         level_2_rows: rows of level 2, common to all fields; 0 for none.
     """
 
@@ -52,15 +51,15 @@ class Layout:
 
     @property
     def level_1_rows(self) -> int:
-        """Rows of level 1, of all fields."""
+        """Rows of level 1 in total."""
         return self.num_fields * self.level_1_per_field
 
     @property
     def num_shared_rows(self) -> int:
-        """Rows of both levels, and one that stays zero, behind those of level 2."""
+        """Rows of both levels, and one zero row after those of level 2."""
         return self.level_1_rows + self.level_2_rows + 1
 
     @property
     def num_rows(self) -> int:
-        """All rows."""
+        """Rows in total."""
         return self.capacity_rows + self.num_shared_rows

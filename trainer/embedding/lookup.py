@@ -1,4 +1,4 @@
-"""What one forward pass looked up: what it read from each store, kept until its gradients come."""
+"""`Lookup`: what one forward pass read from each store, kept until its gradients arrive."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ __all__ = ["Importance", "Lookup", "as_words", "distinct", "reads_of_rows"]
 
 @dataclass(frozen=True, kw_only=True)
 class Lookup:
-    """N lookups of U distinct keys (on CUDA, where finding the distinct ones would wait for the device, U is N).
+    """N lookups of U distinct keys (on CUDA U is N, because deduplication would synchronise with the device).
 
     Attributes:
         keys: (U,) int64, the words of the keys.
-        reads: what is read from each store, by its name; none that no key of the batch reads.
+        reads: what is read from each store, by name.
         num_lookups: N.
-        batch_rows: B, over which the loss is a mean.
-        version: of the router that was asked.
-        gated: the gates of the keys, where there are gates.
+        batch_rows: B, the rows over which the loss is a mean.
+        version: the version of the router at the lookup.
+        gated: the gates of the keys; None without gates.
     """
 
     keys: Tensor
@@ -42,12 +42,12 @@ class Lookup:
 
 @dataclass(frozen=True)
 class Importance:
-    """How much each key mattered in one step.
+    """The importance of each key in one step.
 
     Attributes:
         keys: (K,) uint64, distinct.
-        scores: (K,) float32: over the key's occurrences, the sum of the norms of the gradient of the *sum* of the
-            losses at the looked-up vector (raw: a prototype found every normalisation worse).
+        scores: (K,) float32: the norm of the gradient at the looked-up vector of the *sum* of the losses, summed over
+            the key's occurrences. It is not normalised: in a prototype every normalisation was worse.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -55,7 +55,7 @@ class Importance:
 
 
 def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
-    """The distinct keys in order of first occurrence, and the place of each of the (N,) keys among them. O(N)."""
+    """The distinct keys in order of first occurrence, and the index of each of the (N,) keys among them. O(N)."""
     slots, shift = empty_slots(len(keys))
     unique = np.empty(len(keys), np.uint64)
     inverse = np.empty(len(keys), np.int32)
@@ -64,10 +64,10 @@ def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.
 
 
 def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Tensor:
-    """Keys of any shape as int64 words on the device, without a copy where none is needed.
+    """Converts keys of any shape to int64 words on the device, without a copy if possible.
 
     Raises:
-        KeyTypeError: they are neither int64 nor uint64.
+        KeyTypeError: the keys are neither int64 nor uint64.
     """
     dtype = getattr(keys, "dtype", None)
     if dtype not in (torch.int64, torch.uint64, np.int64, np.uint64):
@@ -81,7 +81,7 @@ def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Ten
 
 
 def reads_of_rows(rows: npt.NDArray[np.uint64]) -> Reads:
-    """What (N,) lookups read of one store, row numbers given: each distinct row once. For the numba body."""
+    """The reads of one store for lookups of row numbers (N,), each distinct row once; for the numba body."""
     unique, inverse = distinct(rows)
     return Reads(
         addresses=unique.astype(np.int32)[:, None],

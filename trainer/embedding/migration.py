@@ -1,7 +1,7 @@
-"""What a batch of changes comes to: as if each were applied in its turn, worked out with sorts.
+"""`resolve`: the net effect of a batch of changes, equal to applying them one by one but computed with sorts.
 
-The rules of the assignments topic: the latest record that names a row owns the row, so an owner before it, whose own
-demotion was lost (compaction, or still on its way), shares rows from then on.
+As the protocol of the assignments topic requires, the key of the latest record that names a row owns the row. A former
+owner whose own demotion was compacted away or has not arrived yet shares rows from then on.
 """
 
 from __future__ import annotations
@@ -23,15 +23,14 @@ Values = npt.NDArray[np.int32]
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationReport:
-    """What a batch of changes did; every key is counted once, by where it was before and is after.
+    """The effects of a batch of changes; every key counts once, by its rows before and after the batch.
 
     Attributes:
-        promoted: to a unique row, from shared ones.
-        moved: hot before and after, in another row.
-        demoted: from a unique row, to shared ones.
-        evicted: of the demoted, those whose row was taken and whose own demotion never came.
-        ignored: changes that moved nothing (a key that becomes warm shares rows as before), that said nothing new, or
-            that a later one in the batch overruled.
+        promoted: keys that moved from shared rows to a unique row.
+        moved: keys that moved from one unique row to another.
+        demoted: keys that moved from a unique row to shared rows.
+        evicted: demoted keys whose row was reassigned before their own demotion arrived.
+        ignored: changes without effect: repeated, superseded within the batch, or to warm, which shares rows like cold.
     """
 
     promoted: int = 0
@@ -41,14 +40,14 @@ class MigrationReport:
     ignored: int = 0
 
 
-ApplyReport = MigrationReport  # its name until `apply` became `migrate`; still importable
+ApplyReport = MigrationReport  # the former name, kept for importers
 
 
 @dataclass(frozen=True)
 class Migration:
-    """Keys whose place changes, what the router knew of them, and what it shall know: (K,) each.
+    """Keys whose row changes, with the router's values before and after: (K,) each.
 
-    Values are as the router's: a row or `ABSENT`.
+    A value is a unique row or `ABSENT`.
     """
 
     keys: npt.NDArray[np.uint64]
@@ -58,12 +57,12 @@ class Migration:
 
     @property
     def takes_row(self) -> npt.NDArray[np.bool_]:
-        """(K,) whether the key gets a unique row; no two get the same."""
+        """(K,) whether the key gets a unique row; these rows are distinct."""
         return self.after >= 0
 
 
 def _values_of(changes: Changes, capacity_rows: int) -> Values:
-    """The router's values that the changes mean.
+    """The router's value for each change.
 
     Raises:
         CapacityError: a hot row outside 0 to capacity - 1.
@@ -82,40 +81,40 @@ def _values_of(changes: Changes, capacity_rows: int) -> Values:
 
 
 def _last_of(words: npt.NDArray[np.uint64] | Values) -> npt.NDArray[np.int64]:
-    """The place of the last occurrence of each distinct word, in ascending order of the words."""
+    """The index of the last occurrence of each distinct word, in ascending order of the words."""
     _, from_end = np.unique(words[::-1], return_index=True)
     return len(words) - 1 - from_end
 
 
 def _displaced(values: Values, before: Values, router: Router) -> npt.NDArray[np.uint64]:
-    """Hot keys of the router whose row a change names and that no change names.
+    """Hot keys whose row a change reassigns although no change names the key itself.
 
     Args:
-        values: what the changes say.
-        before: the rows of the keys that they name.
-        router: as it is before them.
+        values: the router's values for the changes.
+        before: the current values of the keys that the changes name.
+        router: the router before the changes.
     """
     return router.owners(np.setdiff1d(values[values >= 0], before))
 
 
 def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
-    """The migration that the changes come to. O(K log K), nothing is changed.
+    """The net migration of the changes; does not modify the router. O(K log K).
 
     Raises:
         CapacityError: a hot row outside 0 to capacity - 1.
     """
-    said = _values_of(changes, capacity_rows)
-    last = _last_of(changes.key)  # one place per distinct key
-    keys, after = changes.key[last], said[last]
+    values = _values_of(changes, capacity_rows)
+    last = _last_of(changes.key)  # one index per distinct key
+    keys, after = changes.key[last], values[last]
 
-    # A key keeps the row that its last change names only if no later change names the row.
-    named = np.flatnonzero(said >= 0)
-    owning = np.isin(last, named[_last_of(said[named])])
+    # A key keeps the row of its last change only if no later change names the same row.
+    named = np.flatnonzero(values >= 0)
+    owning = np.isin(last, named[_last_of(values[named])])
     lost = (after >= 0) & ~owning
     after = np.where(lost, np.int32(ABSENT), after)
 
     before = router.values(keys)
-    displaced = _displaced(said, before, router)
+    displaced = _displaced(values, before, router)
     keys = np.concatenate([keys, displaced])
     after = np.concatenate([after, np.full(len(displaced), ABSENT, np.int32)])
     before = np.concatenate([before, router.values(displaced)])

@@ -1,11 +1,12 @@
-"""From bytes to rows: what an embedding of a given size holds, every byte of it counted.
+"""Plans the sizes of an embedding from a byte budget, with every byte counted.
 
-What is counted is what a trainer allocates: rows, one optimizer word a row (Adagrad), and the router's map of hot
-keys. The agent's sketch lives elsewhere and is not the trainer's memory; the reports name it apart.
+The budget covers what a trainer allocates: rows, one optimizer word per row (Adagrad), and the router's map of hot
+keys. The agent's sketch is not memory of the trainer; reports list it separately.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
@@ -19,18 +20,27 @@ if TYPE_CHECKING:
 
     from trainer.embedding.stores.store import OptimizerName
 
-__all__ = ["EmbeddingPlan", "PlanOptions", "filled", "hash_plan", "map_bytes", "plan", "plan_for_capacity"]
+__all__ = [
+    "EmbeddingPlan",
+    "PlanOptions",
+    "filled",
+    "hash_plan",
+    "largest_fitting",
+    "map_bytes",
+    "plan",
+    "plan_for_capacity",
+]
 
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
-_USED_BYTES = 1  # of each unique row: whether it has a key
-_GATE_BYTES = 16  # of each field: a float32 and its Adagrad sum, for shared and for unique rows
+_USED_BYTES = 1  # per unique row: whether it has a key
+_GATE_BYTES = 16  # per field: a float32 and its Adagrad sum, for shared and for unique rows
 _UNIQUE_SHARE = 0.35
 _MOST_LEVEL_1, _LEVEL_2_PER_LEVEL_1 = 4, 32
 
 
 def map_bytes(num_keys: int) -> int:
-    """Bytes of a `KeyMap` that was made for so many keys."""
+    """Bytes of a `KeyMap` with room for `num_keys` keys."""
     return num_buckets_for(num_keys) * SLOTS * _SLOT_BYTES
 
 
@@ -39,12 +49,12 @@ class EmbeddingPlan:
     """The sizes of one embedding.
 
     Args:
-        layout: its rows.
-        dim: D, numbers a row.
-        optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
-        router_keys: hot keys that the router has room for without growing; 0 for an embedding without one.
-        row_format: the store of all rows, by name.
-        hot_store: that of the unique rows, if another.
+        layout: the numbers of rows.
+        dim: D, values per row.
+        optimizer: `adagrad` keeps one float32 per row, `sgd` nothing.
+        router_keys: hot keys that fit in the router without growth; 0 for an embedding without a router.
+        row_format: the name of the store of all rows.
+        hot_store: the name of the store of unique rows, if it differs.
         gate: whether there is a learned gate for each field and tier.
     """
 
@@ -91,15 +101,15 @@ class EmbeddingPlan:
 
 
 class PlanOptions(TypedDict, total=False):
-    """What the plans of an adaptive embedding may be told besides its size.
+    """Options of an adaptive embedding besides its size.
 
     Args:
-        unique_share: unique rows of unique rows and level 2, .35 by default: with its router about half of the bytes
-            (`benchmarks/results/evaluate-ablation.md`).
-        most_level_1: rows of level 1 for each field at most, default 4; fewer where level 2 has less than 32 for each.
-        optimizer: decides the bytes of its state.
-        row_format: decides the bytes of a row.
-        hot_store: decides the bytes of a unique row, if not as all others.
+        unique_share: the share of unique rows among unique and level 2 rows, default .35. Unique rows and router then
+            take about half of the bytes (`benchmarks/results/evaluate-ablation.md`).
+        most_level_1: the most rows of level 1 per field, default 4; fewer if level 2 has less than 32 rows for each.
+        optimizer: determines the bytes of the optimizer state.
+        row_format: determines the bytes of a row.
+        hot_store: determines the bytes of a unique row, if it differs.
         gate: whether there is a learned gate for each field and tier.
     """
 
@@ -112,7 +122,7 @@ class PlanOptions(TypedDict, total=False):
 
 
 def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
-    """The embedding whose unique rows are given.
+    """The plan of an embedding with a given number of unique rows.
 
     Args:
         capacity_rows: unique rows, at least 1.
@@ -121,7 +131,7 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
         **options: as `PlanOptions`.
 
     Raises:
-        PlanError: a share outside (0, 1), or a size that is none.
+        PlanError: a share outside (0, 1], or an invalid size.
     """
     unique_share = options.get("unique_share", _UNIQUE_SHARE)
     if not 0 < unique_share <= 1:
@@ -147,13 +157,27 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
     )
 
 
-def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
-    """The largest embedding that fits in `embedding_bytes`, everything counted; the rest as `plan_for_capacity`.
+def largest_fitting(fits: Callable[[int], bool], fitting: int, too_many: int) -> int:
+    """The largest number for which a monotone condition holds, found by bisection.
 
-    What is left, less than a unique row and its share of shared rows take, goes to level 2.
+    Args:
+        fits: the condition, true up to the result and false above it.
+        fitting: a number that fits, returned if no larger one does; `fits` is not called for it.
+        too_many: a number that does not fit; `fits` is not called for it.
+    """
+    while too_many - fitting > 1:
+        middle = (fitting + too_many) // 2
+        fitting, too_many = (middle, too_many) if fits(middle) else (fitting, middle)
+    return fitting
+
+
+def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
+    """The largest embedding that fits in `embedding_bytes`, everything counted; options as in `plan_for_capacity`.
+
+    Level 2 gets the remaining bytes, which are fewer than one more unique row and its shared rows would need.
 
     Raises:
-        PlanError: not even one unique row and one shared row per field fit.
+        PlanError: one unique row and one shared row per field do not fit.
     """
 
     def sized(capacity_rows: int) -> EmbeddingPlan:
@@ -166,20 +190,15 @@ def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[Plan
             f"expected at least {smallest.nbytes['total']}"
         )
     hot = store_class(smallest.hot_store or smallest.row_format)
-    fits, too_many = 1, embedding_bytes // hot.vector_bytes(dim) + 2
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        if sized(middle).nbytes["total"] <= embedding_bytes:
-            fits = middle
-        else:
-            too_many = middle
-    return filled(sized(fits), embedding_bytes)
+    too_many = embedding_bytes // hot.vector_bytes(dim) + 2
+    capacity_rows = largest_fitting(lambda rows: sized(rows).nbytes["total"] <= embedding_bytes, 1, too_many)
+    return filled(sized(capacity_rows), embedding_bytes)
 
 
 def filled(fitting: EmbeddingPlan, embedding_bytes: int) -> EmbeddingPlan:
-    """The plan with what is left of the bytes given to level 2, if it has one."""
+    """The plan with the remaining bytes given to level 2, if the plan has one."""
     if not fitting.layout.level_2_rows:
-        return fitting  # a few rows for all keys would be worse than none
+        return fitting  # a few rows shared by all keys would be worse than none
     spare_rows = (embedding_bytes - fitting.nbytes["total"]) // fitting.row_bytes
     layout = replace(fitting.layout, level_2_rows=fitting.layout.level_2_rows + spare_rows)
     return replace(fitting, layout=layout)
@@ -193,10 +212,10 @@ def hash_plan(
     optimizer: OptimizerName = "adagrad",
     row_format: str = DEFAULT_ROW_FORMAT,
 ) -> EmbeddingPlan:
-    """A plain hash table of (almost exactly) so many bytes: one level, no unique rows, no router.
+    """The plan of a plain hash table of almost exactly `embedding_bytes`: one level, no unique rows, no router.
 
     Raises:
-        PlanError: less than a row per field fits.
+        PlanError: fewer rows than fields fit.
     """
     kind = store_class(row_format)
     row_bytes = kind.row_bytes(dim, optimizer)

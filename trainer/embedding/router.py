@@ -1,8 +1,8 @@
-"""Key -> tier and address: which unique row a key has, or that it has none and shares rows.
+"""`Router`: maps a key to its unique row, or to none if it shares rows.
 
-The host keeps hot keys in a `KeyMap`; on a CPU a numba pass reads it, on CUDA copies of its two arrays are searched
-with gathers. What is warm shares rows like what is cold, so the router does not know it: to keep it for a second level
-of its own cost more bytes than it won.
+A `KeyMap` on the host holds the hot keys. On a CPU a numba kernel reads it; on CUDA, gathers search copies of its two
+arrays. Warm keys share rows like cold ones, so the router does not hold them: a separate level for warm keys cost more
+bytes than it gained.
 """
 
 from __future__ import annotations
@@ -24,16 +24,16 @@ __all__ = ["Router"]
 
 
 class Router:
-    """Which unique row each key has now.
+    """The current unique row of each hot key.
 
     Args:
-        layout: the fields, and the unique rows.
-        expected_keys: hot keys to make room for.
-        device: where lookups happen.
-        backend: `numba` or `torch`; None for the device's own.
+        layout: the number of fields and of unique rows.
+        expected_keys: hot keys to reserve memory for.
+        device: the device of the lookups.
+        backend: `numba` or `torch`; None for the default of the device.
 
     Attributes:
-        version: grows with every change; routes of another version mean nothing any more.
+        version: increases with every update, which invalidates the routes of earlier versions.
     """
 
     def __init__(
@@ -49,7 +49,7 @@ class Router:
         self._backend = choose_backend(self._device, backend)
         self._expected_keys = expected_keys
         self._map = KeyMap(expected_keys)
-        self._is_used = np.zeros(layout.capacity_rows, np.bool_)  # which unique rows have a hot key
+        self._is_used = np.zeros(layout.capacity_rows, np.bool_)  # (R,) whether the unique row has a hot key
         self._copies: tuple[Tensor, ...] = ()
         self.version = 0
         self._upload()
@@ -59,36 +59,36 @@ class Router:
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes on the host and, where lookups happen elsewhere, of the copies there."""
+        """Bytes on the host, and of the copies on another device."""
         device = sum(part.nbytes for part in self._copies) if self._device.type != "cpu" else 0
         return {"host": self._map.nbytes + self._is_used.nbytes, "device": device}
 
     @property
     def num_hot(self) -> int:
-        """Hot keys now."""
+        """The number of hot keys."""
         return len(self._map)
 
-    def _upload(self, places: npt.NDArray[np.int64] | None = None) -> None:
-        """Brings the copies that gathers search up to date (numba reads the map's own arrays).
+    def _upload(self, slots: npt.NDArray[np.int64] | None = None) -> None:
+        """Updates the copies that gathers search; numba reads the arrays of the map itself.
 
         Args:
-            places: the only ones that changed; None for all.
+            slots: the indices of the slots that changed; None for all.
         """
         if self._backend == "numba":
             return
         arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
-        if places is None:
+        if slots is None:
             self._copies = tuple(torch.from_numpy(array).to(self._device, copy=True) for array in arrays)
             return
-        where = torch.from_numpy(places).to(self._device)
+        where = torch.from_numpy(slots).to(self._device)
         for copy, array in zip(self._copies, arrays, strict=True):
-            copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[places]).to(self._device)
+            copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[slots]).to(self._device)
 
     def route(self, keys: Tensor) -> Tensor:
-        """The unique row of each of (U,) int64 keys, (U,) int32, negative where it has none: it shares rows.
+        """The unique row of each of (U,) int64 keys, (U,) int32, negative if it shares rows.
 
         Raises:
-            KeyRangeError: a key's field number is not 1 to F (on CUDA it is not checked, and counts as the nearest).
+            KeyRangeError: a key's field number is not 1 to F (on CUDA it is clamped instead).
         """
         if self._backend == "torch":
             slots, known = self._copies
@@ -100,7 +100,7 @@ class Router:
         return torch.from_numpy(rows)
 
     def values(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
-        """The unique row of each key, `ABSENT` where it has none."""
+        """The unique row of each key, `ABSENT` for a key without one."""
         return self._map.get(keys)
 
     def items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
@@ -108,12 +108,12 @@ class Router:
         return self._map.items()
 
     def unsorted_items(self) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:
-        """Likewise in no order: a copy, and nothing else."""
+        """As `items`, unsorted, which costs no more than a copy."""
         used = self._map.keys != 0
         return self._map.keys[used], self._map.values[used]
 
     def owners(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
-        """The hot keys of those of the distinct unique rows that have one. O(capacity) unless none has."""
+        """The hot keys that own any of the distinct unique rows. O(capacity) if there are any, else O(rows)."""
         used = rows[self._is_used[rows]]
         if not len(used):
             return np.empty(0, np.uint64)
@@ -121,21 +121,21 @@ class Router:
         return keys[np.isin(values, used)]
 
     def update(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
-        """Gives distinct keys their rows; `ABSENT` takes a key's away. No two keys may end in one row. O(K)."""
+        """Sets the rows of distinct keys; `ABSENT` removes a key. No two keys may end up with one row. O(K)."""
         before = self._map.get(keys)
         self._is_used[before[before >= 0]] = False
         self._is_used[values[values >= 0]] = True
         gone = values == ABSENT
-        emptied = self._map.remove(keys[gone])  # first, so that their slots serve the others
+        emptied = self._map.remove(keys[gone])  # first, so that their slots can be reused
         written = self._map.put(keys[~gone], values[~gone])
         self.version += 1
         self._upload(None if written is None else np.unique(np.concatenate([emptied, written])))
 
     def load(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> None:
-        """Forgets everything and knows these instead.
+        """Replaces all hot keys.
 
         Raises:
-            CheckpointError: two keys share a row, or a row is beyond the capacity; nothing was changed.
+            CheckpointError: two keys share a row, or a row is beyond the capacity; the router is unchanged.
         """
         capacity = len(self._is_used)
         if len(values) and not 0 <= values.min() <= values.max() < capacity:

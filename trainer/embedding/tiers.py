@@ -25,7 +25,7 @@ HOT_STORE, SHARED_STORES = "hot", ("level_1", "level_2")
 def build_stores(
     plan: EmbeddingPlan, *, optimizer: RowOptimizer, seed: int, device: torch.device, backend: Backend
 ) -> dict[str, RowStore]:
-    """The stores of a plan by name; their initial values come from one sequence, and no two rows share random bits."""
+    """The stores of a plan by name; one generator makes all initial values, and no two rows share random bits."""
     layout = plan.layout
     common: dict[str, Any] = {
         "optimizer": optimizer,

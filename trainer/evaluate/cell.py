@@ -88,7 +88,7 @@ class Cell:
             dim=self.preset.dim,
             field_sizes=stream.field_sizes,
             optimizer=self.preset.optimizer,
-            rate=self.preset.learning_rate * float(self.knobs.get("rate_factor", 1.0)),
+            learning_rate=self.preset.learning_rate * float(self.knobs.get("rate_factor", 1.0)),
             epsilon=float(self.knobs.get("epsilon", self.preset.epsilon)),
             seed=self.seed,
             knobs=self.knobs,

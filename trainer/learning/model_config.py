@@ -99,7 +99,11 @@ class ModelConfig:
             "row_format": self.row_format,
             "hot_store": self.hot_store,
             "gate": self.gate,
-            "row_optimizer": [self.row_optimizer, self.row_hyperparameters.rate, self.row_hyperparameters.epsilon],
+            "row_optimizer": [
+                self.row_optimizer,
+                self.row_hyperparameters.learning_rate,
+                self.row_hyperparameters.epsilon,
+            ],
             "dense_optimizer": [self.dense_optimizer.name, self.dense_optimizer.learning_rate],
             "compare_hash": self.compare_hash,
             "seed": self.seed,

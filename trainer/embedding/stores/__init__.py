@@ -1,4 +1,4 @@
-"""Ways to keep vectors: rows in several formats, and the loops over them."""
+"""Stores of vectors: rows in several formats, and their kernels."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""From a key to rows by seeded hashes, so that nothing about shared rows is ever stored; numba and torch bodies."""
+"""Seeded hashes that map keys to rows, so that shared rows need no index; each has a numba and a torch body."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ __all__ = ["FieldHash", "PartHash"]
 
 @dataclass(frozen=True)
 class FieldHash:
-    """One row of those that the key's field owns.
+    """Maps each key to one of the rows that its field owns.
 
     Attributes:
         num_fields: F.
-        per_field: rows of each.
-        seed: of the hash.
+        per_field: rows of each field.
+        seed: seed of the hash.
     """
 
     num_fields: int
@@ -29,7 +29,7 @@ class FieldHash:
     seed: np.uint64
 
     def __call__(self, keys: Tensor, backend: Backend) -> Tensor:
-        """The rows (U, 1) of int64 keys (U,). A field that is not there gives rows that mean nothing."""
+        """The rows (U, 1) of int64 keys (U,); undefined for a key whose field number is not 1 to F."""
         if backend == "torch":
             return gathers.level_rows(keys, int(self.seed), self.per_field, self.num_fields)[:, None]
         rows = np.empty((len(keys), 1), np.int32)
@@ -39,11 +39,11 @@ class FieldHash:
 
 @dataclass(frozen=True)
 class PartHash:
-    """Two rows of a range that is common to all fields: R rows make R^2 pairs, so that hardly two keys share both.
+    """Maps each key to two of R rows that all fields share: there are R^2 pairs, so two keys rarely share both rows.
 
     Attributes:
         num_rows: R.
-        seed: of the hash.
+        seed: seed of the hash.
     """
 
     num_rows: int

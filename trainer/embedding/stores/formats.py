@@ -1,13 +1,13 @@
-"""Rows in the three formats that one numba loop serves: its table's type tells it which.
+"""The three row formats that share one set of numba loops, which are specialised by the dtype of the table.
 
     format     bytes a row     values (R, D)     scales
     float32    4 D             float32           (0,)
     bfloat16   2 D             bfloat16          (0,)
-    int8       D + 2           int8              (R,) bfloat16: a number is its int8 times its row's scale
+    int8       D + 2           int8              (R,) bfloat16: a value is its int8 times the scale of its row
 
-What does not fit is rounded stochastically when a row is trained (right on average, so that small steps are not lost)
-and to the nearest when a row is overwritten. The scale of an int8 row is kept until the row's maximum leaves [.5, 1] of
-its range, and then set so that it sits at .85.
+An optimizer step rounds stochastically: the rounding error is zero on average, so small updates are not lost. An
+overwrite rounds to nearest. An int8 row keeps its scale until its largest magnitude leaves [.5, 1] of the range; the
+new scale puts that magnitude at .85 of the range.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def _no_scales() -> Tensor:
 
 
 class Float32Rows(RowStore):
-    """Numbers as they are."""
+    """Rows in float32."""
 
     precision: ClassVar[float] = 2.0**-24
 
@@ -40,18 +40,18 @@ class Float32Rows(RowStore):
         """As `Store.vector_bytes`."""
         return 4 * dim
 
-    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return numbers, _no_scales()
+    def _make(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        return vectors, _no_scales()
 
     def _read_rows(self, rows: Tensor) -> Tensor:
         return self.values[rows]
 
-    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:  # noqa: ARG002
-        self.values[rows] = numbers
+    def _write_rows(self, rows: Tensor, vectors: Tensor, scales: Tensor | None, noise: Noise | None) -> None:  # noqa: ARG002
+        self.values[rows] = vectors
 
 
 class BFloat16Rows(RowStore):
-    """The upper half of a float32."""
+    """Rows in bfloat16, the upper half of a float32."""
 
     precision: ClassVar[float] = 2.0**-8
 
@@ -60,57 +60,57 @@ class BFloat16Rows(RowStore):
         """As `Store.vector_bytes`."""
         return 2 * dim
 
-    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return numbers.to(torch.bfloat16), _no_scales()
+    def _make(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        return vectors.to(torch.bfloat16), _no_scales()
 
     def _read_rows(self, rows: Tensor) -> Tensor:
         return self.values[rows].float()
 
-    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:  # noqa: ARG002
+    def _write_rows(self, rows: Tensor, vectors: Tensor, scales: Tensor | None, noise: Noise | None) -> None:  # noqa: ARG002
         if noise is None:
-            self.values[rows] = numbers.to(torch.bfloat16)
+            self.values[rows] = vectors.to(torch.bfloat16)
             return
-        bits = numbers.contiguous().view(torch.int32) + noise.bits(rows, self.dim).int()
+        bits = vectors.contiguous().view(torch.int32) + noise.bits(rows, self.dim).int()
         self.values[rows] = (bits >> 16).to(torch.int16).view(torch.bfloat16)
 
 
 class ScaledRows(RowStore):
-    """Whole numbers of -`limit` to `limit` times a scale of the row's own, a bfloat16."""
+    """Rows of integers in -`limit` to `limit`, times a bfloat16 scale per row."""
 
     limit: ClassVar[float]
 
     @abstractmethod
     def _pack(self, whole: Tensor) -> Tensor:
-        """What is stored of whole numbers (K, D) float32."""
+        """Packs integers (K, D), given as float32, into the stored form."""
 
     @abstractmethod
     def _unpack(self, packed: Tensor) -> Tensor:
-        """The whole numbers (K, D) float32."""
+        """Unpacks the stored form into integers (K, D), as float32."""
 
-    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        return self._quantised(numbers, torch.ones(len(numbers), dtype=torch.bfloat16), 0.5)
+    def _make(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        return self._quantised(vectors, torch.ones(len(vectors), dtype=torch.bfloat16), 0.5)
 
     def _read_rows(self, rows: Tensor) -> Tensor:
         return self._unpack(self.values[rows]) * self.row_scales[rows].float()[:, None]
 
-    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
-        up = 0.5 if noise is None else (noise.bits(rows, self.dim).float() + 0.5) / 65536.0
+    def _write_rows(self, rows: Tensor, vectors: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
+        offset = 0.5 if noise is None else (noise.bits(rows, self.dim).float() + 0.5) / 65536.0
         if scales is None:
             scales = torch.ones_like(self.row_scales[rows])
-        self.values[rows], self.row_scales[rows] = self._quantised(numbers, scales, up)
+        self.values[rows], self.row_scales[rows] = self._quantised(vectors, scales, offset)
 
-    def _quantised(self, numbers: Tensor, scales: Tensor, up: float | Tensor) -> tuple[Tensor, Tensor]:
-        """What is stored of numbers (K, D), and their scales (K,): the given ones where they suit."""
-        peaks = numbers.abs().amax(dim=1)  # (K,)
+    def _quantised(self, vectors: Tensor, scales: Tensor, offset: float | Tensor) -> tuple[Tensor, Tensor]:
+        """Quantises vectors (K, D); returns the stored form and scales (K,), the given ones where they still fit."""
+        peaks = vectors.abs().amax(dim=1)  # (K,)
         limits = self.limit * scales.float()
         renewed = (peaks / float(kernels.TARGET * np.float32(self.limit))).to(torch.bfloat16)
         kept = ((limits * 0.5 <= peaks) & (peaks <= limits)) | (renewed == 0)
         scales = torch.where(kept, scales, renewed)
-        return self._pack((numbers / scales.float()[:, None] + up).floor()), scales
+        return self._pack((vectors / scales.float()[:, None] + offset).floor()), scales
 
 
 class Int8Rows(ScaledRows):
-    """A byte a number."""
+    """Rows of one byte per value, and a scale per row."""
 
     limit: ClassVar[float] = float(kernels.INT8_LIMIT)
     precision: ClassVar[float] = 1 / 127

@@ -1,7 +1,7 @@
-"""`HalfWidthRows`: rows of D / 2 float32 numbers (rounded down), read as vectors of D whose other half is zero."""
+"""`HalfWidthRows`: rows of D / 2 float32 values (rounded down), read as vectors of D whose right half is zero."""
 
 # mypy: allow-untyped-defs, allow-untyped-calls
-# The loops at the end are numba's, which infers their types.
+# The loops at the end are numba kernels; numba infers their types.
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ __all__ = ["HalfWidthRows"]
 
 
 class HalfWidthRows(Float32Rows):
-    """The left half of each vector; what is written to the right half is dropped, and its gradient has no effect."""
+    """Stores the left half of each vector; writes to the right half are dropped, and its gradient has no effect."""
 
     precision: ClassVar[float] = 1.0
 
@@ -31,16 +31,16 @@ class HalfWidthRows(Float32Rows):
         """As `Store.vector_bytes`."""
         return super().vector_bytes(dim // 2)
 
-    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+    def _make(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
         if self.dim < 2:
             raise PlanError(f"half_width: got dimension {self.dim}, expected at least 2")
-        return super()._make(numbers[:, : self.dim // 2].contiguous())
+        return super()._make(vectors[:, : self.dim // 2].contiguous())
 
     def _read_rows(self, rows: Tensor) -> Tensor:
         return torch.nn.functional.pad(self.values[rows], (0, self.dim - self.dim // 2))
 
-    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
-        super()._write_rows(rows, numbers[:, : self.dim // 2], scales, noise)
+    def _write_rows(self, rows: Tensor, vectors: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
+        super()._write_rows(rows, vectors[:, : self.dim // 2], scales, noise)
 
     def _mean_square(self, merged: Tensor) -> Tensor:
         return super()._mean_square(merged[:, : self.dim // 2])
@@ -59,7 +59,7 @@ class HalfWidthRows(Float32Rows):
 
 @njit(nogil=True, cache=True)
 def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):  # noqa: ARG001
-    """As `stores.kernels.row_kernels`'s, for whole rows (R, D / 2) and vectors (N, D)."""
+    """`gather_add` of `stores.kernels.row_kernels` for whole rows (R, D / 2) and vectors (N, D)."""
     for n in range(where.shape[0]):
         i = where[n]
         key = inverse[i]
@@ -67,5 +67,5 @@ def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
         if is_first:
             out[i, values.shape[1] :] = 0
         for column in range(values.shape[1]):
-            number = values[addresses[key, 0], column] * gate
-            out[i, column] = number if is_first else out[i, column] + number
+            value = values[addresses[key, 0], column] * gate
+            out[i, column] = value if is_first else out[i, column] + value

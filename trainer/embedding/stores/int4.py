@@ -1,13 +1,14 @@
-"""`Int4Rows`: two numbers a byte, and a scale a row: D / 2 + 2 bytes.
+"""`Int4Rows`: two values per byte and a scale per row, D / 2 + 2 bytes.
 
-    values (R, H) uint8, H = D / 2 rounded up    byte j: number j in the lower four bits, number H + j in the upper four
-    scales (R,) bfloat16                         a number is its four bits less 8, which are -7 to 7, times the scale
+    values (R, H) uint8, H = D / 2 rounded up    byte j: value j in the lower four bits, value H + j in the upper four
+    scales (R,) bfloat16                         a value is its four bits minus 8, in -7 to 7, times the scale
 
-Stored, rounded and trained as int8 rows are. The loops are plain ones of this file: `lanes` are vectors of whole bytes.
+Scales, rounding and optimizer steps work as for int8 rows. This file has plain loops of its own, because the vectors of
+`lanes` hold whole bytes.
 """
 
 # mypy: allow-untyped-defs, allow-untyped-calls
-# The loops at the end are numba's, which infers their types.
+# The loops at the end are numba kernels; numba infers their types.
 
 from __future__ import annotations
 
@@ -33,7 +34,7 @@ _15, _16 = np.uint64(15), np.uint64(16)
 
 
 class Int4Rows(ScaledRows):
-    """Four bits a number."""
+    """Rows of four bits per value, and a scale per row."""
 
     limit: ClassVar[float] = float(_LIMIT)
     precision: ClassVar[float] = 1 / 7
@@ -62,7 +63,7 @@ class Int4Rows(ScaledRows):
 
 @njit(nogil=True, cache=True, inline="always")
 def _bits(values, row, column):
-    """The four bits of one number, less 8."""
+    """The four bits of one value, minus 8."""
     half = values.shape[1]
     byte = values[row, column - half] >> 4 if column >= half else values[row, column] & 15
     return np.float32(np.int32(byte) - _OFFSET)
@@ -70,7 +71,7 @@ def _bits(values, row, column):
 
 @njit(nogil=True, cache=True)
 def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
-    """As `stores.kernels.row_kernels`'s."""
+    """`gather_add` of `stores.kernels.row_kernels`."""
     parts, dim, gated = addresses.shape[1], out.shape[1], gates.shape[0] > 0
     for n in range(where.shape[0]):
         i = where[n]
@@ -79,8 +80,8 @@ def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
             row = addresses[key, part]
             scale = (gates[key] if gated else np.float32(1)) * widen(scales[row])
             for column in range(part * dim // parts, (part + 1) * dim // parts):
-                number = _bits(values, row, column) * scale
-                out[i, column] = number if is_first else out[i, column] + number
+                value = _bits(values, row, column) * scale
+                out[i, column] = value if is_first else out[i, column] + value
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -93,12 +94,12 @@ def _random_bits(salt, column):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def _round_row(values, row, numbers, scale, salt):
-    """Stores numbers (D,), rounded stochastically."""
+def _round_row(values, row, vector, scale, salt):
+    """Rounds a vector (D,) stochastically and stores it in a row."""
     half = values.shape[1]
-    for column in range(numbers.shape[0]):
-        up = (np.float32(_random_bits(salt, column)) + np.float32(0.5)) * np.float32(1 / 65536)
-        bits = np.uint8(np.int32(np.floor(numbers[column] / scale + up)) + _OFFSET)
+    for column in range(vector.shape[0]):
+        offset = (np.float32(_random_bits(salt, column)) + np.float32(0.5)) * np.float32(1 / 65536)
+        bits = np.uint8(np.int32(np.floor(vector[column] / scale + offset)) + _OFFSET)
         if column < half:
             values[row, column] = values[row, column] & 240 | bits
         else:
@@ -106,17 +107,17 @@ def _round_row(values, row, numbers, scale, salt):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def step(values, scales, state, rows, first_row, merged, rate, epsilon, seed, line):  # noqa: PLR0913
-    """As `stores.kernels.row_kernels`'s."""
+def step(values, scales, state, rows, first_row, merged, learning_rate, epsilon, seed, line):  # noqa: PLR0913
+    """`step` of `stores.kernels.row_kernels`."""
     dim = merged.shape[1]
     for i in range(rows.shape[0]):
-        row, length, peak = rows[i], rate, np.float32(0)
+        row, length, peak = rows[i], learning_rate, np.float32(0)
         if state.shape[0] > 0:
             square = np.float32(0)
             for column in range(dim):
                 square += merged[i, column] * merged[i, column]
             state[row] += square / np.float32(dim)
-            length = rate / (np.sqrt(state[row]) + epsilon)
+            length = learning_rate / (np.sqrt(state[row]) + epsilon)
         scale = widen(scales[row])
         for column in range(dim):
             line[column] = _bits(values, row, column) * scale - length * merged[i, column]

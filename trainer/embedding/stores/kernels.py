@@ -1,11 +1,11 @@
-"""Reading and training rows on a CPU, whatever they are stored as: the loops, compiled for each D and number of parts.
+"""The numba kernels that read and train rows of any format, compiled for each D and number of parts.
 
-    N lookups of U keys, S lookups that the store serves, P distinct rows, D numbers a row, R physical rows
+    N lookups of U keys, S lookups that the store serves, P distinct rows, D values a row, R stored rows
 
-A table is float32, uint16 (bfloat16) or int8 (R, D); only the last has scales, bfloat16 as uint16 (R,), else (0,). What
-its type means is `trainer.embedding.stores.lanes`' business, so there is one loop for all. D is a constant of the
-compiled code: a row then needs no loop, and no check of what overlaps; the first use of a D compiles (numba's cache
-keeps it). Arrays are contiguous, and indices are not checked.
+A table is float32, uint16 (bfloat16) or int8 (R, D). Only int8 has scales, bfloat16 as uint16 (R,); for the others they
+are (0,). `trainer.embedding.stores.lanes` handles the dtypes, so one loop serves all of them. D is a compile-time
+constant: LLVM unrolls the loop over a row and needs no overlap check. The first use of a D compiles, and numba caches
+the result. Arrays must be contiguous; indices are not checked.
 """
 
 from __future__ import annotations
@@ -18,30 +18,30 @@ from numba import njit
 
 from sketch.hashing import mix64
 from sketch.simd import bits_of_float32, float32_of_bits, load_u32, prefetch
-from trainer.embedding.stores.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
+from trainer.embedding.stores.lanes import add_row, add_vector, dot, read_row, round_row, step_row
 
 __all__ = ["INT8_LIMIT", "TARGET", "RowKernels", "renewed_scale", "row_kernels", "touch", "widen"]
 
 INT8_LIMIT = np.float32(127.0)
-TARGET = np.float32(0.85)  # of the range: a new scale puts the row's maximum here
+TARGET = np.float32(0.85)  # fraction of the range at which a new scale puts the row's largest magnitude
 _HALF = np.float32(0.5)
 _16 = np.uint32(16)
 _ROUND = np.uint32(0x7FFF)
 _ONE = np.uint32(1)
-_AHEAD = 8  # rows on their way while one is read
+_AHEAD = 8  # rows prefetched ahead of the one that is read
 _LINE_BYTES = 64
-_STREAM_BYTES = 2048  # likewise of what is read or written in order: the machine's own prefetcher stops at every page
+_STREAM_BYTES = 2048  # prefetched ahead of sequential reads and writes: the hardware prefetcher stops at every page
 
 
 @njit(nogil=True, cache=True, inline="always")
 def widen(word):
-    """The float32 of a bfloat16, given as uint16."""
+    """Converts a bfloat16, given as uint16, to float32."""
     return float32_of_bits(np.uint32(np.uint32(word) << _16))
 
 
 @njit(nogil=True, cache=True)
 def renewed_scale(scale, peak, limit):
-    """The scale of a row whose largest magnitude has left [.5, 1] of its range, bfloat16 as uint16; 0: keep the old."""
+    """The new scale of a row, bfloat16 as uint16; 0 if its peak magnitude is still in [.5, 1] of the range."""
     if _HALF * (limit * scale) <= peak <= limit * scale:
         return np.uint16(0)
     bits = bits_of_float32(peak / (TARGET * limit))
@@ -49,7 +49,7 @@ def renewed_scale(scale, peak, limit):
 
 
 class RowKernels(NamedTuple):
-    """The loops for one D and one number of parts."""
+    """The kernels for one D and one number of parts."""
 
     gather_add: Any
     step: Any
@@ -58,13 +58,13 @@ class RowKernels(NamedTuple):
 
 @cache
 def row_kernels(dim: int, parts: int = 1) -> RowKernels:
-    """The loops for rows of `dim` numbers, of which a vector takes one part each of `parts` rows."""
-    vector_bytes, per_number, is_whole = 4 * dim, np.float32(1 / dim), parts == 1
+    """The kernels for rows of `dim` values, where a vector consists of one part from each of `parts` rows."""
+    vector_bytes, per_value, is_whole = 4 * dim, np.float32(1 / dim), parts == 1
     behind = max(1, _STREAM_BYTES // vector_bytes)  # lookups
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def gather_add(table, scales, addresses, gates, inverse, where, is_first, out):
-        """Adds to (N, D) float32 the vectors of the lookups `where` (S,), times their keys' gates if (U,) are given."""
+        """Adds the vectors of the lookups `where` (S,), times their keys' gates (U,) if any, to `out` (N, D)."""
         start, item, row_bytes = table.ctypes.data, table.itemsize, dim * table.itemsize
         target, count, one = np.int64(out.ctypes.data), where.shape[0], np.float32(1)
         scaled, gated = scales.shape[0] > 0, gates.shape[0] > 0
@@ -91,10 +91,10 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
                     add_row(table, start + row * row_bytes + first * item, scale, at + first * 4, stop - first)
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def step(table, scales, state, rows, first_row, merged, rate, epsilon, seed, line):
-        """One step on the distinct rows (P,) with summed gradients (P, D). `line` (D,) float32 is scratch."""
+    def step(table, scales, state, rows, first_row, merged, learning_rate, epsilon, seed, line):
+        """One optimizer step on distinct rows (P,) with summed gradients (P, D). `line` (D,) float32 is scratch."""
         start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(merged.ctypes.data)
-        scratch, scaled, scale, length = line.ctypes.data, scales.shape[0] > 0, np.float32(1), rate
+        scratch, scaled, scale, length = line.ctypes.data, scales.shape[0] > 0, np.float32(1), learning_rate
         has_state, state_start, scales_start = state.shape[0] > 0, state.ctypes.data, scales.ctypes.data
         for i in range(rows.shape[0]):
             if i + _AHEAD < rows.shape[0]:
@@ -107,8 +107,8 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             row = np.int64(rows[i])
             address = start + row * row_bytes
             if has_state:
-                state[row] += dot(gradient, gradient, dim) * per_number
-                length = rate / (np.sqrt(state[row]) + epsilon)
+                state[row] += dot(gradient, gradient, dim) * per_value
+                length = learning_rate / (np.sqrt(state[row]) + epsilon)
             if scaled:
                 scale = widen(scales[row])
             peak = step_row(table, address, scale, gradient, length, scratch, dim)
@@ -117,21 +117,21 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
                 if renewed != 0:
                     scales[row] = renewed
                     scale = widen(renewed)
-            salt = np.uint32(mix64(seed ^ np.uint64(first_row + row)))  # 32 random bits for one row in one step
+            salt = np.uint32(mix64(seed ^ np.uint64(first_row + row)))  # 32 random bits per row and step
             round_row(table, scratch, scale, salt, address, dim)
             gradient += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge(gradient, inverse, where, numbers, gates, sums, factor, scores, dots, vectors):
-        """Adds the gradients (N, D) of the lookups `where` (S,), times their keys' gates (U,), to their rows' (P, D).
+    def merge(gradient, inverse, where, indices, gates, sums, factor, scores, dots, vectors):
+        """Adds the gradients (N, D) of the lookups `where` (S,), times their keys' gates (U,), to the row sums (P, D).
 
-        If there are scores (U,), each lookup's norm times `factor` is added to its key's; if there are dots (U,), its
-        gradient times what was looked up, vectors (N, D).
+        With scores (U,), also adds the norm of each lookup's gradient times `factor` to the score of its key. With dots
+        (U,), also adds the dot product of the gradient and the looked-up vector (N, D).
         """
         gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         tallied, dotted = scores.shape[0] > 0, dots.shape[0] > 0
         source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, where.shape[0]
-        where_at, inverse_at, numbers_at = where.ctypes.data, inverse.ctypes.data, numbers.ctypes.data
+        where_at, inverse_at, indices_at = where.ctypes.data, inverse.ctypes.data, indices.ctypes.data
         for n in range(count):
             at = source + load_u32(where_at + min(n + behind, count - 1) * 4) * vector_bytes
             for line in range(0, vector_bytes, _LINE_BYTES):
@@ -145,9 +145,9 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             square = np.float32(0)
             for part in range(parts):
                 first, stop = part * dim // parts * 4, (part + 1) * dim // parts * 4
-                number = np.int64(load_u32(numbers_at + (key * parts + part) * 4))
-                target = start + number * vector_bytes + first
-                square = add_numbers(at + first, gate, target, (stop - first) // 4)
+                index = np.int64(load_u32(indices_at + (key * parts + part) * 4))
+                target = start + index * vector_bytes + first
+                square = add_vector(at + first, gate, target, (stop - first) // 4)
             if tallied:
                 if not is_whole:
                     square = dot(at, at, dim)
@@ -158,11 +158,11 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
 
 @njit(nogil=True, cache=True)
 def touch(table, rows):
-    """Changes every byte of the rows (P,) of uint8 (R, bytes): what an update must move at least."""
+    """Changes every byte of the rows (P,) of a uint8 table (R, bytes): the least memory traffic of an update."""
     width = table.shape[1]
     start = table.ctypes.data
     for i in range(rows.shape[0]):
         if i + _AHEAD < rows.shape[0]:
             prefetch(start + np.int64(rows[i + _AHEAD]) * width)
-        for place in range(width):
-            table[rows[i], place] ^= np.uint8(1)
+        for column in range(width):
+            table[rows[i], column] ^= np.uint8(1)

@@ -1,6 +1,6 @@
-"""`Noise`: the random bits of stochastic rounding, a function of seed, step, row and column; the torch body.
+"""`Noise`: the random bits of stochastic rounding, a function of seed, step, row and column.
 
-`trainer.embedding.stores.lanes` has the numba body.
+This is the torch body; `trainer.embedding.stores.lanes` has the numba body.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def _mixed(seed: int) -> np.uint64:
 
 @dataclass(frozen=True)
 class Noise:
-    """Where the random bits of one optimizer step come from.
+    """The source of the random bits of one optimizer step.
 
     Attributes:
-        seed: of the embedding.
-        step: the step's number.
-        first_row: added to a store's row numbers.
+        seed: seed of the embedding.
+        step: number of the step.
+        first_row: offset that is added to the row numbers of a store.
     """
 
     seed: int
@@ -42,16 +42,16 @@ class Noise:
 
     @property
     def word(self) -> np.uint64:
-        """What is mixed with a row's number: the step in the upper half, and the seed over both."""
+        """The word that is mixed with a row's number: the step in the upper half, xor the mixed seed."""
         return np.uint64(_mixed(self.seed) ^ np.uint64((self.step & _MASK) << 32))
 
     def bits(self, rows: Tensor, dim: int) -> Tensor:
-        """(K, D) int64, 16 random bits for each column of rows (K,): `lanes._noise`."""
+        """16 random bits, (K, D) int64, for each column of rows (K,); equal to `lanes._noise`."""
         step, factor_1, factor_2 = NOISE_CONSTANTS
         word = int(self.word.astype(np.int64))
         salt = mix64_tensor(rows.long() + self.first_row ^ word) & _MASK  # (K,)
         columns = torch.arange(dim, device=rows.device)  # (D,)
-        words = ((columns >> 4 << 3 | columns & 7) * step) & _MASK  # one word serves two numbers
+        words = ((columns >> 4 << 3 | columns & 7) * step) & _MASK  # each word serves two columns
         bits = (salt[:, None] + words) & _MASK
         bits = ((bits ^ bits >> 16) * factor_1) & _MASK
         bits = ((bits ^ bits >> 15) * factor_2) & _MASK

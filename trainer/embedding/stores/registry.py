@@ -1,6 +1,6 @@
-"""The stores by name: what rows can be kept as. A new store is a file of its own and a line here.
+"""The row stores by name. A new store is a file of its own and a line here.
 
-Classes are loaded when they are first used, so that listing the names costs no import of torch.
+Classes are imported on first use, so that listing the names does not import torch.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "DEFAULT_EPSILON",
-    "DEFAULT_RATE",
+    "DEFAULT_LEARNING_RATE",
     "DEFAULT_ROW_FORMAT",
     "ROW_FORMATS",
     "STORES",
@@ -27,11 +27,11 @@ __all__ = [
 
 @dataclass(frozen=True)
 class StoreEntry:
-    """A store of rows.
+    """How to find a row store, and what it supports.
 
     Attributes:
         home: `module:class`.
-        has_parts: whether a vector can be put together from parts of its rows, so that level 2 can be kept in it.
+        has_parts: whether a vector can consist of parts of several rows, which level 2 requires.
     """
 
     home: str
@@ -45,16 +45,16 @@ STORES: dict[str, StoreEntry] = {
     "int4": StoreEntry("trainer.embedding.stores.int4:Int4Rows"),
     "half_width": StoreEntry("trainer.embedding.stores.half_width:HalfWidthRows", has_parts=False),
 }
-ROW_FORMATS = tuple(name for name, entry in STORES.items() if entry.has_parts)  # of all rows; of hot ones any store
+ROW_FORMATS = tuple(name for name, entry in STORES.items() if entry.has_parts)  # unique rows can use any store
 DEFAULT_ROW_FORMAT = "float32"
-DEFAULT_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; docs/trainer.md says how they were chosen
+DEFAULT_LEARNING_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; see docs/trainer.md
 
 
 def store_class(name: str) -> type[RowStore]:
-    """The class of that name.
+    """The store class of that name.
 
     Raises:
-        PlanError: there is none.
+        PlanError: no store has that name.
     """
     if name not in STORES:
         raise PlanError(f"row format: got {name!r}, expected one of {', '.join(STORES)}")

@@ -1,9 +1,10 @@
-"""`RowStore`: a vector is one row, or is put together from the parts of k rows; what a row is stored as is a subclass.
+"""`RowStore`: a vector is one row, or consists of parts of k rows; subclasses define the format of a row.
 
     parts = 1    a vector is a row
     parts = 2    a vector is the left half of one row and the right half of another
 
-A step: row-wise Adagrad, state += mean(g^2), row -= rate * g / (sqrt(state) + epsilon); plain descent without a state.
+An optimizer step is row-wise Adagrad, state += mean(g^2), row -= learning_rate * g / (sqrt(state) + epsilon), or plain
+SGD without a state.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from trainer.embedding.kernels import number_distinct, number_rows
 from trainer.embedding.slots import empty_slots
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
-from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_RATE
+from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_RATE
 from trainer.embedding.stores.store import OptimizerName, Reads, Store, Sums, Tally
 from trainer.errors import CheckpointError, PlanError
 
@@ -35,19 +36,22 @@ _NONE = np.empty(0, np.float32)
 
 @dataclass(frozen=True, kw_only=True)
 class RowOptimizer:
-    """How touched rows learn; whether there is a state is the plan's `optimizer`.
+    """The hyperparameters of the rows' optimizer; the plan's `optimizer` chooses Adagrad or SGD.
 
     Args:
-        rate: learning rate, more than 0.
-        epsilon: added to Adagrad's root. About a rare row's gradients, so that its first steps are not the longest.
+        learning_rate: more than 0.
+        epsilon: added to the root of the Adagrad sum. About as large as the gradients of a rare row, so that the first
+            steps of the row are not its largest.
     """
 
-    rate: float = DEFAULT_RATE
+    learning_rate: float = DEFAULT_LEARNING_RATE
     epsilon: float = DEFAULT_EPSILON
 
     def __post_init__(self) -> None:
-        if not self.rate > 0 or not self.epsilon > 0:
-            raise PlanError(f"row optimizer: got rate {self.rate}, epsilon {self.epsilon}, expected more than 0")
+        if not self.learning_rate > 0 or not self.epsilon > 0:
+            raise PlanError(
+                f"row optimizer: got learning rate {self.learning_rate}, epsilon {self.epsilon}, expected more than 0"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,10 +61,10 @@ class RowSizes:
     Args:
         num_rows: R.
         dim: D.
-        optimizer: `adagrad` keeps one float32 a row, `sgd` nothing.
-        parts: k, rows that a vector is put together from.
+        optimizer: `adagrad` keeps one float32 per row, `sgd` nothing.
+        parts: k, the number of rows that a vector consists of.
         is_padded: whether there is one more row, number R, that stays zero.
-        first_row: of all stores of one embedding, the rows of those before: no two rows share random bits.
+        first_row: the number of rows in the preceding stores of the embedding, so that no two rows share random bits.
     """
 
     num_rows: int
@@ -72,7 +76,7 @@ class RowSizes:
 
 
 class Addressing(Protocol):
-    """A rule from a key to its k addresses."""
+    """A function that maps each key to its k addresses."""
 
     def __call__(self, keys: Tensor, backend: Backend) -> Tensor:
         """The addresses (U, k) of int64 keys (U,)."""
@@ -80,19 +84,19 @@ class Addressing(Protocol):
 
 
 class RowStore(Store):
-    """R rows, and one Adagrad sum a row.
+    """R rows, and one Adagrad sum per row.
 
     Args:
-        sizes: of the store.
-        optimizer: its constants.
-        initial: the source of the initial values, uniform within +-sqrt(1 / D), the same on every device.
-        seed: of stochastic rounding.
-        addressing: the rule behind `address`; None if another decides who has which row.
-        device: where the rows are.
-        backend: `numba` or `torch`; None for the device's own.
+        sizes: the sizes of the store.
+        optimizer: the hyperparameters of the optimizer.
+        initial: the generator of the initial values, uniform within +-sqrt(1 / D) and equal on every device.
+        seed: the seed of stochastic rounding.
+        addressing: the function behind `address`; None if the caller assigns the rows.
+        device: the device of the rows.
+        backend: `numba` or `torch`; None for the default of the device.
 
     Attributes:
-        steps: optimizer steps so far, which rounding depends on.
+        steps: optimizer steps so far, on which stochastic rounding depends.
     """
 
     values: Tensor
@@ -117,46 +121,46 @@ class RowStore(Store):
         self._optimizer, self._addressing, self._seed = optimizer, addressing, seed
         self.steps = 0
         self._views: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]] | None = None
-        numbers = torch.empty(sizes.num_rows + sizes.is_padded, sizes.dim)  # (R, D)
-        numbers.uniform_(-1, 1, generator=initial)
-        numbers *= sizes.dim**-0.5
-        numbers[sizes.num_rows :] = 0
-        values, scales = self._make(numbers)
+        vectors = torch.empty(sizes.num_rows + sizes.is_padded, sizes.dim)  # (R, D)
+        vectors.uniform_(-1, 1, generator=initial)
+        vectors *= sizes.dim**-0.5
+        vectors[sizes.num_rows :] = 0
+        values, scales = self._make(vectors)
         self.register_buffer("values", values.to(device), persistent=False)
         self.register_buffer("row_scales", scales.to(device), persistent=False)
-        num_sums = len(numbers) if sizes.optimizer == "adagrad" else 0
+        num_sums = len(vectors) if sizes.optimizer == "adagrad" else 0
         self.register_buffer("state", torch.zeros(num_sums, device=device), persistent=False)
 
     @property
     def _arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]:
-        """Values, scales and state as numba sees them."""
+        """Values, scales and state as numpy arrays."""
         if self._views is None:
             self._views = (_array(self.values), _array(self.row_scales), self.state.numpy())
         return self._views
 
     def __getstate__(self) -> dict[str, Any]:
-        """A copy makes views of its own tensors."""
+        """The state of a copy, without the views of this store's tensors."""
         return {**self.__dict__, "_views": None}
 
-    # ---- what a row is stored as ----
+    # ---- the format of a row ----
 
     @abstractmethod
-    def _make(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
-        """Values and scales, (R, ...) and (R,) or (0,), of rows that hold (R, D) float32 numbers, to the nearest."""
+    def _make(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+        """Encodes vectors (R, D) float32 to nearest; returns values (R, ...) and scales (R,) or (0,)."""
 
     @abstractmethod
     def _read_rows(self, rows: Tensor) -> Tensor:
-        """The rows (K,) as float32 (K, D). Torch."""
+        """The rows (K,) as float32 (K, D); the torch body."""
 
     @abstractmethod
-    def _write_rows(self, rows: Tensor, numbers: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
-        """Overwrites rows (K,) with (K, D) float32. Torch.
+    def _write_rows(self, rows: Tensor, vectors: Tensor, scales: Tensor | None, noise: Noise | None) -> None:
+        """Overwrites rows (K,) with vectors (K, D) float32; the torch body.
 
         Args:
-            rows: which.
-            numbers: what they hold then.
-            scales: (K,) scales that are kept where they suit; None for new ones.
-            noise: of stochastic rounding; None: to the nearest.
+            rows: the rows to overwrite.
+            vectors: their new contents.
+            scales: (K,) scales that are kept where they still fit; None for new ones.
+            noise: the source of stochastic rounding; None to round to nearest.
         """
 
     @property
@@ -176,19 +180,19 @@ class RowStore(Store):
 
     def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
         """One optimizer step on distinct rows (P,) with summed gradients (P, D)."""
-        constants = (np.float32(self._optimizer.rate), np.float32(self._optimizer.epsilon), noise.word)
+        constants = (np.float32(self._optimizer.learning_rate), np.float32(self._optimizer.epsilon), noise.word)
         self._step_kernel(*self._arrays, rows, noise.first_row, sums, *constants, np.empty(sums.shape[1], np.float32))
 
     # ---- the store ----
 
     @property
     def nbytes(self) -> dict[str, int]:
-        """Bytes of the rows and of the optimizer's state."""
+        """Bytes of the rows and of the optimizer state."""
         return {"rows": self.values.nbytes + self.row_scales.nbytes, "optimizer": self.state.nbytes}
 
     def address(self, keys: Tensor) -> Tensor:
         """As `Store.address`."""
-        assert self._addressing is not None, "the rows of this store are given away, not computed"  # noqa: S101
+        assert self._addressing is not None, "the caller assigns the rows of this store"  # noqa: S101
         return self._addressing(keys, self._backend)
 
     def gather_add(self, reads: Reads, out: Tensor) -> None:
@@ -196,12 +200,12 @@ class RowStore(Store):
         if self._backend == "numba":
             self._gather_numba(reads, out)
             return
-        is_there = (reads.addresses[:, :1] >= 0).float()  # (N, 1)
-        vectors = self.read(reads.addresses.clamp(min=0)) * is_there
+        is_served = (reads.addresses[:, :1] >= 0).float()  # (N, 1)
+        vectors = self.read(reads.addresses.clamp(min=0)) * is_served
         out += vectors if reads.gates is None else vectors * reads.gates[:, None]
 
     def read(self, addresses: Tensor) -> Tensor:
-        """As `Store.read`: bit for bit what `gather_add` gives without a gate."""
+        """As `Store.read`; bit for bit equal to `gather_add` without gates."""
         parts = [self._read_rows(rows.long()) for rows in addresses.unbind(1)]
         if len(parts) == 1:
             return parts[0]
@@ -245,29 +249,29 @@ class RowStore(Store):
             self._step_torch(sums.rows, sums.gradients, noise)
 
     def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally | None) -> Sums:
-        rows, numbers = self._number(reads)
+        rows, indices = self._index_rows(reads)
         sums, slopes = np.zeros((len(rows), self.dim), np.float32), gradient.numpy()
-        asked = (np.float32(0), _NONE, _NONE, slopes)
+        chosen = (np.float32(0), _NONE, _NONE, slopes)
         if tally is not None:
-            asked = (tally.factor, tally.scores, tally.dots, tally.vectors)
+            chosen = (tally.factor, tally.scores, tally.dots, tally.vectors)
         merge = row_kernels(self.dim, self.sizes.parts).merge
-        merge(slopes, reads.inverse, reads.where, numbers, reads.gates, sums, *asked)
+        merge(slopes, reads.inverse, reads.where, indices, reads.gates, sums, *chosen)
         return Sums(rows=rows, gradients=sums, padding=self.num_rows)
 
-    def _number(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """The distinct rows (P,) that were read, and the number among them of each address, (U, k) int32."""
+    def _index_rows(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
+        """The distinct rows (P,) that were read, and the index of each address among them, (U, k) int32."""
         addresses, members = reads.addresses, reads.members
-        numbers = np.empty(addresses.shape, np.int32)
+        indices = np.empty(addresses.shape, np.int32)
         count = len(members) * addresses.shape[1]
         rows = np.empty(1 + count, np.int32)
         if reads.is_distinct:
-            number_distinct(addresses, members, rows[1:], numbers)
+            number_distinct(addresses, members, rows[1:], indices)
         else:
-            count = number_rows(addresses, members, *empty_slots(count), rows, numbers)
-        return rows[1 : 1 + count], numbers
+            count = number_rows(addresses, members, *empty_slots(count), rows, indices)
+        return rows[1 : 1 + count], indices
 
     def _sum_torch(self, reads: Reads, gradient: Tensor, tally: Tally | None) -> Sums:  # noqa: ARG002
-        """Nothing has a shape that depends on the data."""
+        """The torch body; no tensor has a shape that depends on the data."""
         if reads.gates is not None:
             gradient = gradient * reads.gates[:, None]
         addresses = torch.where(reads.addresses < 0, self.num_rows, reads.addresses)  # (N, k)
@@ -275,35 +279,35 @@ class RowStore(Store):
         return Sums(rows=rows, gradients=merged, padding=self.num_rows)
 
     def _step_torch(self, rows: Tensor, merged: Tensor, noise: Noise) -> None:
-        """One step on rows (K,), of which those from the first that is R on are none, with gradients (K, D)."""
-        # What follows the last row repeats the first one, which then is written more than once with the same numbers.
+        """One optimizer step on rows (K,) with gradients (K, D); rows equal to R are padding and stand at the end."""
+        # Padding repeats the first row, which is then written several times with the same values.
         is_row = rows < self.num_rows  # (K,)
         rows = torch.where(is_row, rows, rows[0]).clamp(max=self.num_rows - 1)
         merged = torch.where(is_row[:, None], merged, merged[0])
         merged = torch.where(is_row[0], merged, 0.0)
-        rate: Tensor | float = self._optimizer.rate
+        learning_rate: Tensor | float = self._optimizer.learning_rate
         if len(self.state):
             stored = self.state[rows] + self._mean_square(merged)  # (K,)
             self.state[rows] = stored
-            rate = (self._optimizer.rate / (stored.sqrt() + self._optimizer.epsilon))[:, None]
+            learning_rate = (self._optimizer.learning_rate / (stored.sqrt() + self._optimizer.epsilon))[:, None]
         scales = self.row_scales[rows] if len(self.row_scales) else None
-        self._write_rows(rows, self._read_rows(rows) - merged * rate, scales, noise)
+        self._write_rows(rows, self._read_rows(rows) - merged * learning_rate, scales, noise)
 
     def _mean_square(self, merged: Tensor) -> Tensor:
-        """What a gradient (K, D) adds to the Adagrad sums (K,)."""
+        """The increments (K,) of the Adagrad sums for a gradient (K, D)."""
         return merged.square().mean(dim=1)
 
     def _by_part(self, gradient: Tensor) -> Tensor:
-        """The gradients (k N, D) of each part's rows, one part after the other; 0 outside of the part's columns."""
+        """The gradients (k N, D) of the rows, part by part; 0 outside the columns of the part."""
         if self.sizes.parts == 1:
             return gradient
         columns = torch.arange(self.dim, device=gradient.device)
         return torch.cat([gradient * ((start <= columns) & (columns < stop)) for start, stop in self._bounds()])
 
     def scale_initial_values(self, factor: float) -> None:
-        """Multiplies every number; for a store that has not learned."""
-        numbers = self.row_scales if len(self.row_scales) else self.values
-        numbers *= factor
+        """Multiplies every value by `factor`; only for a store that has not been trained yet."""
+        scaled = self.row_scales if len(self.row_scales) else self.values
+        scaled *= factor
 
     def tensors(self) -> dict[str, Tensor]:
         """As `Store.tensors`."""
@@ -324,5 +328,5 @@ class RowStore(Store):
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
-    """A tensor as numba sees it: bfloat16 as uint16."""
+    """The tensor as an array for numba: bfloat16 as uint16."""
     return tensor.view(torch.int16).numpy().view(np.uint16) if tensor.dtype == torch.bfloat16 else tensor.numpy()

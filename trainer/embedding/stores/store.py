@@ -1,8 +1,9 @@
-"""`Store`: the seam. A store keeps vectors of D numbers under addresses; a tier is one or more stores and its keys.
+"""`Store`: the interface of a tier's memory. A store maps addresses to vectors of D values.
 
-    N lookups of U keys, S lookups among them that one store serves; k addresses a vector
+    N lookups of U keys, S lookups that one store serves, k addresses per vector
 
-A new way to keep vectors is one file with a subclass and one line in `trainer.embedding.stores.registry`.
+A tier is a set of keys and the stores that they read. A new format is one file with a subclass and one line in
+`trainer.embedding.stores.registry`.
 """
 
 from __future__ import annotations
@@ -27,18 +28,18 @@ _STATE_BYTES = 4  # an Adagrad sum
 class Reads:
     """What one forward pass reads from one store.
 
-    The numba body takes numpy arrays (to make one of a tensor takes as long as a small batch's loop), among them the
-    lists `where` and `members`. On CUDA no list may have a length that depends on the data, so the torch body takes
-    tensors: an address of every lookup, a negative one where the store does not serve it.
+    The numba body takes numpy arrays (a conversion takes as long as the kernel of a small batch), among them the lists
+    `where` and `members`. On CUDA no list may have a length that depends on the data, so the torch body takes tensors,
+    and the address of every lookup, which is negative if the store does not serve the lookup.
 
     Attributes:
-        addresses: (U, k) int32, of each key; (N, k) int64 in the torch body.
+        addresses: (U, k) int32, per key; (N, k) int64, per lookup, in the torch body.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
         where: (S,) int32, ascending: the lookups that the store serves; None in the torch body.
         members: (M,) int32, ascending: the keys of these lookups; None in the torch body.
         gates: (U,) float32 factors of the vectors; without gates (0,), None in the torch body.
         is_distinct: no two keys share an address.
-        is_first: no other store has written these lookups' vectors, so that they may be overwritten.
+        is_first: no other store has written the vectors of these lookups, so they may be overwritten.
     """
 
     addresses: Any
@@ -52,7 +53,7 @@ class Reads:
 
 @dataclass(frozen=True, kw_only=True)
 class Sums:
-    """The gradients of one store's rows, each row once.
+    """The gradients of the rows of one store, summed so that each row occurs once.
 
     Attributes:
         rows: (P,) int32, a numpy array as in `Reads`; int64 in the torch body, where `padding` fills what follows the
@@ -68,13 +69,13 @@ class Sums:
 
 @dataclass(frozen=True, kw_only=True)
 class Tally:
-    """What the numba body of `Store.sum_gradients` sums for each key while it reads the gradient anyway.
+    """Sums per key that the numba body of `Store.sum_gradients` computes in the same pass over the gradient.
 
     Attributes:
-        factor: of the norms.
-        scores: (U,) float32, to which the norm of each lookup's gradient times `factor` is added.
-        dots: (U,) float32, to which the gradient times the looked-up vector is added; (0,) without gates.
-        vectors: (N, D) float32, the looked-up vectors, where there are gates.
+        factor: the factor of the norms.
+        scores: (U,) float32; the norm of each lookup's gradient times `factor` is added.
+        dots: (U,) float32; the dot product of gradient and looked-up vector is added; (0,) without gates.
+        vectors: (N, D) float32, the looked-up vectors; read only with gates.
     """
 
     factor: np.float32
@@ -84,14 +85,14 @@ class Tally:
 
 
 class Store(nn.Module, ABC):
-    """Vectors of D numbers under addresses, their optimizer state included.
+    """Maps addresses to vectors of D values, and keeps their optimizer state.
 
-    What learns with the dense part of a model is a parameter of the module; everything else learns in `learn`.
+    Parameters of the module learn with the dense part of the model; everything else learns in `learn`.
 
     Attributes:
         dim: D.
         num_rows: addresses are 0 to `num_rows` - 1.
-        precision: the largest error of `write`, over the largest number of the vector.
+        precision: the largest error of `write`, relative to the largest magnitude of the vector.
     """
 
     precision: ClassVar[float]
@@ -101,7 +102,7 @@ class Store(nn.Module, ABC):
     @classmethod
     @abstractmethod
     def vector_bytes(cls, dim: int) -> int:
-        """Bytes of one vector of `dim` numbers, without optimizer state."""
+        """Bytes of one vector of `dim` values, without optimizer state."""
 
     @classmethod
     def row_bytes(cls, dim: int, optimizer: OptimizerName) -> int:
@@ -110,20 +111,20 @@ class Store(nn.Module, ABC):
 
     @classmethod
     def plan(cls, nbytes: int, dim: int, optimizer: OptimizerName) -> int:
-        """How many vectors fit in so many bytes."""
+        """The number of vectors, optimizer state included, that fit in `nbytes`."""
         return nbytes // cls.row_bytes(dim, optimizer)
 
     @abstractmethod
     def address(self, keys: Tensor) -> Tensor:
-        """The addresses (U, k) of int64 keys (U,), for a store whose addresses are a function of the key."""
+        """The addresses (U, k) of int64 keys (U,); only for a store whose addresses are a function of the key."""
 
     @abstractmethod
     def gather_add(self, reads: Reads, out: Tensor) -> None:
-        """Adds the vectors, times their gates, to the lookups' rows of `out` (N, D) float32."""
+        """Adds the vectors, times their gates, to the rows of `out` (N, D) float32 that the lookups index."""
 
     @abstractmethod
     def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Sums:
-        """The gradient (N, D) at the gated vectors, summed by row; for the numba body also what `tally` asks for."""
+        """Sums the gradient (N, D) at the gated vectors by row; the numba body also fills `tally`."""
 
     @abstractmethod
     def learn(self, sums: Sums) -> None:
@@ -137,18 +138,17 @@ class Store(nn.Module, ABC):
     def write(
         self, addresses: Tensor, vectors: Tensor, *, state: Tensor | None = None, like: Tensor | None = None
     ) -> None:
-        """Overwrites distinct addresses (K, 1) with vectors (K, D) float32, to the nearest.
+        """Overwrites distinct addresses (K, 1) with vectors (K, D) float32, rounded to nearest.
 
         Args:
-            addresses: which.
-            vectors: what they hold afterwards.
+            addresses: the addresses to overwrite.
+            vectors: their new contents.
             state: (K,) optimizer sums; zeros if None.
-            like: what `scales` of another store of this class gave: where a vector is a copy of such a row, it stays
-                exact.
+            like: the result of `scales` of a store of the same class; copies of its rows stay exact.
         """
 
     def scales(self, addresses: Tensor) -> Tensor | None:  # noqa: ARG002
-        """What `write` needs so that a copy of the rows at (K, 1) is exact; None where nothing is needed."""
+        """The argument `like` of `write` that makes copies of the rows at (K, 1) exact; None without scales."""
         return None
 
     def state_of(self, addresses: Tensor) -> Tensor:
@@ -157,14 +157,14 @@ class Store(nn.Module, ABC):
 
     @abstractmethod
     def tensors(self) -> dict[str, Tensor]:
-        """Everything that a checkpoint must hold."""
+        """The complete state, for a checkpoint."""
 
     @abstractmethod
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Takes over what `tensors` gave.
+        """Restores the state from the result of `tensors`.
 
         Raises:
-            CheckpointError: they are of another size or format.
+            CheckpointError: a tensor has another size or format.
         """
 
     @property

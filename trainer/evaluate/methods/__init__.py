@@ -1,4 +1,4 @@
-"""Every method of compression, trained online under the same bytes."""
+"""The compression methods under comparison, all trained online within the same byte budget."""
 
 from __future__ import annotations
 

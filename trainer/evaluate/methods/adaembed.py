@@ -1,4 +1,4 @@
-"""`adaembed`: an importance a feature, rows for the top of it, rebuilt now and then (Lai et al., OSDI'23)."""
+"""`adaembed`: the most important features get rows, which are reassigned periodically (Lai et al., OSDI'23)."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["AdaEmbed", "build"]
 
-_ENTRY_BYTES = 8  # an importance and a row number for every feature there is
+_ENTRY_BYTES = 8  # an importance and a row number per feature
 _CHECK_BATCHES = 64
 _TOLERATED = 0.05
 
 
 class AdaEmbed(RowTables):
-    """What is not among the most important features is a zero vector, and a feature that gets a row starts from zero.
+    """The most important features have rows; all others read a zero vector, and a new row starts at zero.
 
-    Importance is the sum of gradient norms, which are divided by their field's mean in the batch, decayed. It is
-    looked at every 64 batches, and rows move if more than 5 % of the important features have none.
+    Importance is the decayed sum of gradient norms, each divided by the mean of its field in the batch. Rows are
+    reassigned every 64 batches if more than 5 % of the most important features have none.
 
     Args:
-        brief: with the knobs `decay`, at every look, and `row_format`.
-        num_rows: to give away.
+        brief: with the knobs `decay`, applied at every check, and `row_format`.
+        num_rows: rows to assign.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
@@ -57,13 +57,13 @@ class AdaEmbed(RowTables):
             norms /= np.maximum(norms.mean(axis=0), 1e-30)
             np.add.at(self._importance, self._ids, norms.reshape(-1))
         self._num_batches += 1
-        # Rows that nobody has are given away at once; the rebuild is for those that somebody loses.
+        # Free rows are assigned soon; rows that would have to change owner wait for the periodic check.
         if self._num_batches % _CHECK_BATCHES == 0 or (self._free and self._num_batches % 8 == 0):
             self._rebuild()
             self._importance *= self._decay
 
     def _rebuild(self) -> None:
-        """Gives the rows to the features of the greatest importance."""
+        """Assigns the rows to the most important features."""
         top = np.argpartition(-self._importance, min(self._num_rows, len(self._importance) - 1))[: self._num_rows]
         top = np.sort(top[self._importance[top] > 0])
         has_none = top[self._row_of[top] == self._num_rows]
@@ -80,7 +80,7 @@ class AdaEmbed(RowTables):
 
     @property
     def extra_bytes(self) -> int:
-        """As `RowTables.extra_bytes`: rows that are free are counted as rows, the list of them is their own memory."""
+        """As `RowTables.extra_bytes`; the list of free rows is not counted, since free rows could hold it."""
         return self._importance.nbytes + self._row_of.nbytes
 
     @property
@@ -94,7 +94,7 @@ class AdaEmbed(RowTables):
 
 
 def build(brief: Brief) -> AdaEmbed | Infeasible:
-    """As many rows as fit beside two words for every feature."""
+    """The most rows that fit beside two words per feature."""
     fixed = brief.num_features * _ENTRY_BYTES
     num_rows = (brief.budget_bytes - fixed) // brief.row_bytes(brief.row_format) - 1
     if num_rows < 1:

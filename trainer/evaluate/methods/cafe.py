@@ -1,7 +1,7 @@
-"""`hotstream`: ours. The agent's hot set and the trainer's embedding, in lockstep, with no broker between them.
+"""`hotstream`: our method. The agent's hot set and the trainer's embedding run in lockstep, without a broker.
 
-What is charged is what both allocate: rows, optimizer state, router, sketch, and the hot set's own tables. In a real
-deployment the sketch is the agent's and takes nothing of the trainer's memory; `hotstream-remote` is that case.
+The budget covers what both allocate: rows, optimizer state, router, sketch, and the tables of the hot set. In a real
+deployment the sketch is memory of the agent and not of the trainer; `hotstream-remote` is that case.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from torch import Tensor
 from sketch.hashing import mix64_array
 from sketch.hotset import HotSet
 from sketch.hotsketch import HotSketch
+from streams.keys import PAYLOAD_BITS, field_key
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.plans import EmbeddingPlan, filled, map_bytes, plan_for_capacity
+from trainer.embedding.plans import EmbeddingPlan, filled, largest_fitting, map_bytes, plan_for_capacity
 from trainer.embedding.stores.rows import RowStore
 from trainer.errors import PlanError
 from trainer.evaluate.methods.cafe_rules import RuledEmbedding, Rules, rated
@@ -27,31 +28,31 @@ from trainer.evaluate.methods.row_tables import scale_initial_values
 __all__ = ["Cafe", "build", "build_remote"]
 
 _DEFAULTS = {
-    "unique_share": 0.2,  # fewer than `trainer.embedding.plans` takes, since here a unique row also pays for the agent
+    "unique_share": 0.2,  # less than in `trainer.embedding.plans`: here a unique row also costs agent memory
     "most_level_1": 4.0,
     "buckets_per_row": 0.34,
 }
 _DEFAULT_FORMAT = "int8"
-_PAYLOAD_SHIFT, _FIELD_1 = np.uint64(8), np.uint64(1 << 56)
+_FIELD_BITS, _FIELD_1 = np.uint64(64 - PAYLOAD_BITS), field_key(1)
 _FEW_KEYS, _BUCKET_BYTES = 512, 48
-_FEW_BUCKETS = 256  # below, a sketch has wider tags
+_FEW_BUCKETS = 256  # a smaller sketch has wider tags
 
 
 @lru_cache(maxsize=1)
 def _fixed_bytes() -> int:
-    """What a hot set keeps whatever its size: the histogram and the candidates of one review."""
+    """Bytes of a hot set that do not depend on its size: the histogram and the candidates of one review."""
     smallest = HotSet(1, HotSketch(1))
     return smallest.nbytes - _agent_bytes(1, 1)
 
 
 def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
-    """All that grows of a sketch and a hot set."""
-    few = HotSketch(min(num_buckets, _FEW_BUCKETS))  # a smaller one has wider tags
+    """Bytes of sketch and hot set that grow with their sizes."""
+    few = HotSketch(min(num_buckets, _FEW_BUCKETS))
     return HotSet.growing_bytes(capacity_rows, num_buckets) + num_buckets * (few.nbytes // few.num_buckets)
 
 
 def _growth(plan: EmbeddingPlan) -> int:
-    """What a small router's map may grow by, once: chance fills a few of its buckets before the rest."""
+    """Bytes by which the map of a small router may grow once, because its buckets fill unevenly."""
     return map_bytes(plan.router_keys) // 4 + _BUCKET_BYTES if plan.router_keys < _FEW_KEYS else 0
 
 
@@ -60,13 +61,13 @@ class Cafe(Method):
 
     Knobs: `row_format`, `hot_store` (of unique rows alone), `unique_share`, `most_level_1` (rows per field),
     `buckets_per_row`, `half_life` (events per row), `gate` (1: learned), `score` (`raw`, `field`, `count`), `fields`
-    (`own` rows of level 1, or `one` range for all), `first_values`, and those of `Rules`.
+    (`own` rows of level 1, or `one` range for all), `first_values` (factor of initial values), and those of `Rules`.
 
     Args:
         brief: with the knobs.
         plan: the embedding's sizes.
-        num_buckets: of the sketch.
-        is_remote: whether sketch and hot set are somebody else's memory.
+        num_buckets: buckets of the sketch.
+        is_remote: whether sketch and hot set are memory of another machine.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
@@ -81,7 +82,7 @@ class Cafe(Method):
             else RuledEmbedding(plan, brief, rules)
         )
         for store in self.embedding.stores.values():
-            assert isinstance(store, RowStore)  # noqa: S101  there are no others
+            assert isinstance(store, RowStore)  # noqa: S101  all of them are
             scale_initial_values(store, brief)
         self._score, self._words = brief.word("score", "raw"), torch.empty(0, 0, dtype=torch.int64)
         half_life = brief.number("half_life", 0) * plan.capacity_rows
@@ -95,8 +96,8 @@ class Cafe(Method):
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
-        if self._is_one_field:  # a key like any other, but of field 1
-            mixed = mix64_array(words.numpy().view(np.uint64)) >> _PAYLOAD_SHIFT
+        if self._is_one_field:  # hashes all keys into field 1
+            mixed = mix64_array(words.numpy().view(np.uint64)) >> _FIELD_BITS
             words = torch.from_numpy((mixed | _FIELD_1).view(np.int64))
         vectors: Tensor = self.embedding(words)
         if torch.is_grad_enabled():
@@ -113,7 +114,7 @@ class Cafe(Method):
 
     @property
     def sketch_bytes(self) -> int:
-        """Of the sketch and the hot set; what has a fixed size and serves one review only is left out."""
+        """Bytes of sketch and hot set, without the buffers of fixed size that serve one review."""
         return self.hot_set.nbytes - _fixed_bytes()
 
     @property
@@ -169,11 +170,8 @@ def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
     except PlanError as error:
         return Infeasible(str(error))
     if least > brief.budget_bytes:
-        return Infeasible(f"one unique row and a shared one a field need {least} bytes, got {brief.budget_bytes}")
-    fits, too_many = 1, max(2, brief.budget_bytes // 8)
-    while too_many - fits > 1:
-        middle = (fits + too_many) // 2
-        fits, too_many = (middle, too_many) if total(middle) <= brief.budget_bytes else (fits, middle)
+        return Infeasible(f"one unique row and one shared row per field need {least} bytes, got {brief.budget_bytes}")
+    fits = largest_fitting(lambda rows: total(rows) <= brief.budget_bytes, 1, max(2, brief.budget_bytes // 8))
     while fits > 1 and total(fits) > brief.budget_bytes:
         fits -= 1
     plan = _plan(brief, fits)
@@ -187,5 +185,5 @@ def build(brief: Brief) -> Cafe | Infeasible:
 
 
 def build_remote(brief: Brief) -> Cafe | Infeasible:
-    """The largest capacity that fits, the agent's memory not counted."""
+    """The largest capacity that fits if the agent's memory is not counted."""
     return _build(brief, is_remote=True)

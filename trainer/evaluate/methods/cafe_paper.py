@@ -1,12 +1,12 @@
-"""`cafe`: CAFE as published (SIGMOD'24), one or two levels; `cafe-bytes`: its rules over our bytes.
+"""`cafe`: CAFE as published (SIGMOD'24), with one or two levels; `cafe-bytes`: its rules with our row format.
 
-    hot      score > threshold, and a row was free      its own row
+    hot      score > threshold, and a row was free      a unique row
     medium   score > threshold / 5 (two levels)         H1 row + H2 row
     cold     the rest                                   H1 row
 
-Replace the minimum; promote at the threshold, with a copy of the vector; drop the row at a demotion. Two faults of the
-published code are not repeated: it copies the wrong shared row for every field but the first, and it replaces the last
-slot of a bucket where the paper says the smallest.
+A new feature replaces the minimum of its bucket. A promotion happens at the threshold and copies the vector; a demotion
+drops the row. Two bugs of the published code are fixed: it copies the wrong shared row for every field but the first,
+and it replaces the last slot of a bucket, where the paper requires the smallest.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from torch import Tensor
 
 from trainer.evaluate.methods.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
 from trainer.evaluate.methods.method import Brief, Infeasible
-from trainer.evaluate.methods.placing import Placing, split_rows
+from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["CafePaper", "build"]
 
 _FREE_BYTES = 4
-_MEDIUM = 0.2  # of the threshold
-_LEVEL_1 = 0.7  # of the shared rows, where there are two levels
+_MEDIUM = 0.2  # fraction of the threshold
+_LEVEL_1 = 0.7  # fraction of the shared rows, if there are two levels
 
 
 class CafePaper(RowTables):
@@ -36,7 +36,7 @@ class CafePaper(RowTables):
     Args:
         brief: with the knobs.
         num_hot: unique rows.
-        num_buckets: of the sketch.
+        num_buckets: buckets of the sketch.
         num_shared: shared rows.
     """  # noqa: D205
 
@@ -47,11 +47,11 @@ class CafePaper(RowTables):
         is_two_level, num_level_1 = brief.number("levels", 1) == 2, num_shared
         if is_two_level:
             num_level_1 = min(max(len(sizes), int(num_shared * _LEVEL_1)), num_shared - len(sizes))
-        level_1 = Placing(sizes, split_rows(num_level_1, sizes, how), 2 * brief.seed, first_row=num_hot)
+        level_1 = RowHash(sizes, split_rows(num_level_1, sizes, how), 2 * brief.seed, first_row=num_hot)
         start, level_2 = num_hot + level_1.num_rows, level_1
         if is_two_level:
             split = split_rows(num_shared - num_level_1, sizes, how)
-            level_2 = Placing(sizes, split, 2 * brief.seed + 1, first_row=start)
+            level_2 = RowHash(sizes, split, 2 * brief.seed + 1, first_row=start)
             start += level_2.num_rows
         super().__init__(Rows(start, brief, row_format=brief.row_format))
         self._num_fields, self._is_two_level = len(sizes), is_two_level
@@ -81,13 +81,13 @@ class CafePaper(RowTables):
         """As `Method.learn`."""
         gradients = self.rows.learn()
         before = self.sketch.find(self._ids)[1] if self._is_two_level else None
-        places, rows = self.sketch.insert(self._ids, self._score(gradients[-1]))
-        if not len(places):
+        promoted, rows = self.sketch.insert(self._ids, self._score(gradients[-1]))
+        if not len(promoted):
             return
-        ids, fields = self._ids[places], places % self._num_fields
+        ids, fields = self._ids[promoted], promoted % self._num_fields
         vectors = self.rows.gather(self._level_1.of_fields(ids, fields))
         if before is not None:
-            second = np.where(before[places] > self._medium, self._level_2.of_fields(ids, fields), self.rows.padding)
+            second = np.where(before[promoted] > self._medium, self._level_2.of_fields(ids, fields), self.rows.padding)
             vectors = vectors + self.rows.gather(second)
         self.rows.copy_from(rows, vectors)
 
@@ -108,7 +108,7 @@ class CafePaper(RowTables):
 
 
 def build(brief: Brief) -> CafePaper | Infeasible:
-    """`unique_share` of the bytes for unique rows and the sketch, the rest for shared rows."""
+    """Spends `unique_share` of the bytes on unique rows and the sketch, the rest on shared rows."""
     row_bytes = brief.row_bytes(brief.row_format)
     per_hot = row_bytes + brief.number("slots_per_row", 4) * SLOT_BYTES + _FREE_BYTES
     fewest = len(brief.field_sizes) * int(brief.number("levels", 1))

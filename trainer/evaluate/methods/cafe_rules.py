@@ -1,4 +1,4 @@
-"""What a promotion and a demotion do to rows, otherwise than `AdaptiveEmbedding` does it: for the ablation alone."""
+"""Variants of what promotions and demotions do to rows, for the ablation only."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from sketch.changes import HOT, Changes
+from streams.keys import FIELD_SHIFT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance
 from trainer.embedding.migration import MigrationReport, resolve
@@ -19,19 +20,18 @@ from trainer.evaluate.methods.method import Brief
 
 __all__ = ["RuledEmbedding", "Rules", "rated"]
 
-_WRITTEN_BACK = 0.1  # of the distance between the shared row and the row that is given up
-_FIELD_SHIFT = np.uint64(56)
+_WRITTEN_BACK = 0.1  # fraction of the distance from the shared row to the row that is given up
 
 
 @dataclass(frozen=True)
 class Rules:
-    """What is varied.
+    """The rules that vary.
 
     Args:
         promotion: `copy` the vector (the default), or start from `zero`.
-        state: a promoted row's optimizer state is `fresh` (the default), the `shared` row's, or what the key's `own`
-            score says that it would be.
-        is_written_back: whether a demoted key's shared row takes a tenth of a step towards its vector.
+        state: the optimizer state of a promoted row: `fresh` (zero, the default), that of the `shared` row, or `own`,
+            an estimate from the score of the key.
+        is_written_back: whether the shared row of a demoted key moves a tenth of the way to the key's vector.
     """
 
     promotion: str = "copy"
@@ -46,7 +46,7 @@ class Rules:
 
 
 class RuledEmbedding(AdaptiveEmbedding):
-    """An embedding with other rules.
+    """An adaptive embedding with other rules.
 
     Args:
         plan: the sizes.
@@ -73,7 +73,7 @@ class RuledEmbedding(AdaptiveEmbedding):
 
     @torch.no_grad()
     def migrate(self, changes: Changes) -> MigrationReport:
-        """As `AdaptiveEmbedding.migrate`, then what the rules change."""
+        """As `AdaptiveEmbedding.migrate`, and then applies the rules."""
         if not len(changes):
             return super().migrate(changes)
         migration = resolve(changes, self.router, self.plan.capacity_rows)
@@ -97,29 +97,30 @@ class RuledEmbedding(AdaptiveEmbedding):
         return report
 
     def _state_of(self, scores: npt.NDArray[np.float32]) -> Tensor:
-        """Adagrad's sum of rows (K,) whose keys had all their gradients to themselves.
+        """Estimates the Adagrad sums (K,) that the keys would have if they had never shared rows.
 
-        A score is the sum of a key's gradient norms (times B), so the sum of their squares is about the score times
-        the norm of one lookup's.
+        A score is the sum of a key's gradient norms (times B), so the sum of squares is about the score times the norm
+        of one lookup's gradient.
         """
         return torch.from_numpy((scores * self._mean_score / (self._batch_rows**2 * self._dim)).astype(np.float32))
 
     def _write_back(self, keys: npt.NDArray[np.uint64], vectors: Tensor) -> None:
         store = self.store(SHARED_STORES[0])
-        rows, places = np.unique(store.address(_words(keys)).numpy()[:, 0], return_index=True)
+        rows, first = np.unique(store.address(_words(keys)).numpy()[:, 0], return_index=True)
         shared = _addresses(rows)
         now = store.read(shared)
-        moved = now + _WRITTEN_BACK * (vectors[torch.from_numpy(places)] - now)
+        moved = now + _WRITTEN_BACK * (vectors[torch.from_numpy(first)] - now)
         store.write(shared, moved, state=store.state_of(shared), like=store.scales(shared))
 
 
 def rated(importance: Importance, how: str, words: Tensor) -> npt.NDArray[np.float32]:
-    """The scores (U,) of distinct keys that the hot set is told.
+    """The scores (U,) of distinct keys for the hot set.
 
     Args:
         importance: sums of gradient norms.
-        how: `raw` as they are, `field` over the field's mean in the batch, `count` for lookups alone.
-        words: what was looked up (B, F).
+        how: `raw` for the sums, `field` for the sums divided by the mean of the field in the batch, `count` for the
+            number of lookups.
+        words: the looked-up keys (B, F).
     """
     if how == "raw":
         return importance.scores
@@ -128,7 +129,7 @@ def rated(importance: Importance, how: str, words: Tensor) -> npt.NDArray[np.flo
         keys, counts = np.unique(looked_up, return_counts=True)
         counted: npt.NDArray[np.float32] = counts[np.searchsorted(keys, importance.keys)].astype(np.float32)
         return counted
-    fields = (importance.keys >> _FIELD_SHIFT).astype(np.int64)
+    fields = (importance.keys >> FIELD_SHIFT).astype(np.int64)
     sums = np.bincount(fields, importance.scores)
     weighed: npt.NDArray[np.float32] = importance.scores * np.float32(len(words)) / np.maximum(sums, 1e-30)[fields]
     return weighed.astype(np.float32)
@@ -143,7 +144,7 @@ def _addresses(rows: npt.NDArray[np.int32]) -> Tensor:
 
 
 def _scores(changes: Changes, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-    """The last score that the changes tell of hot keys (K,)."""
+    """The last scores in the changes of hot keys (K,)."""
     hot = changes.tier == HOT
-    told = dict(zip(changes.key[hot].tolist(), changes.score[hot].tolist(), strict=True))
-    return np.array([told[key] for key in keys.tolist()], np.float32)
+    last = dict(zip(changes.key[hot].tolist(), changes.score[hot].tolist(), strict=True))
+    return np.array([last[key] for key in keys.tolist()], np.float32)

@@ -1,4 +1,4 @@
-"""CAFE's sketch with what stands around its kernels: free rows, the decay's rhythm, and the scores' normalisation."""
+"""CAFE's sketch around its kernels: free rows, the schedule of the decay, and the normalisation of scores."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ Ids = npt.NDArray[np.int64]
 
 
 class Scorer:
-    """Gradient norms -> scores, such that a mean lookup scores about 1 and a threshold is a number of lookups.
+    """Scales gradient norms to scores: a mean lookup scores about 1, so a threshold is a number of lookups.
 
     Args:
-        how: `field`: divided by their field's mean in the batch, as published; `raw`: by one number, their mean in
-            the run's first 16 batches.
+        how: `field` divides by the mean of the field in the batch, as published; `raw` divides by a constant, the mean
+            of the first 16 batches.
         num_fields: F.
     """
 
@@ -36,7 +36,7 @@ class Scorer:
         norms = np.linalg.norm(gradient, axis=1).reshape(-1, self._num_fields)  # (B, F)
         if self._how == "field":
             return (norms / np.maximum(norms.mean(axis=0), 1e-30)).reshape(-1)
-        norms = norms * len(norms)  # of the sum of the losses
+        norms = norms * len(norms)  # the norm of the gradient of the sum of the losses
         if self._num_batches < _UNIT_BATCHES:
             self._num_batches += 1
             self._sum += float(norms.mean())
@@ -45,14 +45,15 @@ class Scorer:
 
 
 class CafeSketch:
-    """W buckets of four slots of 12 bytes (id, score, row), and the rows that nobody has.
+    """W buckets of four slots of 12 bytes (id, score, row), and the free rows.
 
     Args:
         num_buckets: W.
         num_rows: unique rows.
-        threshold: of being hot.
-        factor: of the decay, which comes whenever 10 W thresholds have been added up since the last.
-        seed: of the hash.
+        threshold: the score above which a feature is hot.
+        factor: the factor of the decay, which runs whenever the scores added since the last decay exceed 10 W
+            thresholds.
+        seed: seed of the hash.
     """
 
     def __init__(self, num_buckets: int, num_rows: int, *, threshold: float, factor: float, seed: int) -> None:
@@ -78,17 +79,17 @@ class CafeSketch:
 
     @property
     def num_hot(self) -> int:
-        """Features with a row of their own."""
+        """Features with a unique row."""
         return len(self._free) - int(self._counts[kernels.NUM_FREE])
 
     def find(self, features: Ids) -> tuple[Ids, npt.NDArray[np.float32]]:
-        """Rows (K,), -1 where there is none, and scores (K,)."""
+        """The rows (K,) of features, -1 without one, and their scores (K,)."""
         rows, scores = np.empty(len(features), np.int64), np.empty(len(features), np.float32)
         kernels.find(features, self._ids, self._scores, self._rows, self._seed, rows, scores)
         return rows, scores
 
     def insert(self, features: Ids, scores: npt.NDArray[np.float32]) -> tuple[Ids, Ids]:
-        """Adds scores (K,); returns the places in `features` of those promoted, and their rows, which are distinct."""
+        """Adds scores (K,); returns the indices of promoted features in `features`, and their rows, all distinct."""
         promoted = np.empty((len(features), 2), np.int64)
         tables: tuple[Any, ...] = (self._ids, self._scores, self._rows)
         count = kernels.insert(
@@ -99,6 +100,6 @@ class CafeSketch:
         if self._factor < 1 and self._added > 10 * len(self._ids) * float(self._threshold):
             kernels.decay(self._scores, self._rows, self._factor, self._threshold, self._free, self._counts)
             self._added = 0.0
-        latest = promoted[:count][::-1]  # a row that changed hands belongs to the last
+        latest = promoted[:count][::-1]  # a row that changed owner belongs to the last one
         _, first = np.unique(latest[:, 1], return_index=True)
         return latest[first, 0], latest[first, 1]

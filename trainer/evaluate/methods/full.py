@@ -1,4 +1,4 @@
-"""`full`: a row for every feature that the run holds; what all others are measured against."""
+"""`full`: a row for every feature of the run; the reference for all other methods."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Full(RowTables):
 
 
 def build(brief: Brief) -> Full | Infeasible:
-    """The table, if the budget is that of the uncompressed one."""
+    """The uncompressed table, if it fits the budget."""
     if brief.full_bytes > brief.budget_bytes:
         return Infeasible(f"{brief.num_features} rows need {brief.full_bytes} bytes, got {brief.budget_bytes}")
     return Full(brief)

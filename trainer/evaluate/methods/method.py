@@ -1,11 +1,10 @@
-"""What a method of compression is: made from a byte budget, trained online, its bytes counted.
+"""`Method`: the interface of a compression method, which is built for a byte budget and trained online.
 
-    Brief --build--> Method, or Infeasible with the reason (a method never overshoots)
+    Brief --build--> Method, or Infeasible with the reason (a method never exceeds the budget)
 
-Two accountings stand side by side. `nbytes` is everything that grows with the table: rows, optimizer state, sketch,
-router, free lists, pointers, small fields, and it is what must fit the budget. `paper_bytes` leaves out what the CAFE
-paper leaves out: the optimizer's state, the free list and the router. Buffers of a fixed size that live for one step
-are counted by neither, for no method.
+There are two ways to count bytes. `nbytes` counts everything that grows with the table: rows, optimizer state, sketch,
+router, free lists, pointers and small fields; it must fit the budget. `paper_bytes` counts like the CAFE paper, without
+optimizer state, free list and router. Neither counts buffers of a fixed size that live for one step.
 """
 
 from __future__ import annotations
@@ -30,32 +29,32 @@ Knob = str | float
 
 @dataclass(frozen=True)
 class Infeasible:
-    """A budget that the method cannot meet; `reason` names the least bytes that it needs."""
+    """A budget that is too small for the method; `reason` names the bytes that it needs at least."""
 
     reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
 class Brief:
-    """What a method is made from.
+    """The inputs from which a method is built.
 
     Attributes:
-        budget_bytes: all that it may take.
+        budget_bytes: the most bytes that the method may allocate.
         dim: D.
-        field_sizes: distinct features of each field in the run, which a full table has rows for.
-        optimizer: of the rows; `adagrad` keeps a float32 a row.
-        rate: learning rate of the rows.
-        epsilon: added to Adagrad's root: how far a row's first steps go.
-        seed: of first values, hashes and coins.
-        knobs: the method's own settings that differ from its defaults.
-        counts: (n,) occurrences of each feature in the whole run: the future, for the oracle alone.
+        field_sizes: distinct features of each field in the run; a full table has a row for each.
+        optimizer: the optimizer of the rows; `adagrad` keeps a float32 per row.
+        learning_rate: learning rate of the rows.
+        epsilon: added to the root of the Adagrad sum; limits the first steps of a row.
+        seed: the seed of initial values, hashes and stochastic rounding.
+        knobs: settings of the method that differ from its defaults.
+        counts: (n,) occurrences of each feature in the whole run, future included; for the oracle only.
     """
 
     budget_bytes: int
     dim: int
     field_sizes: tuple[int, ...]
     optimizer: OptimizerName = "adagrad"
-    rate: float = RowOptimizer.rate
+    learning_rate: float = RowOptimizer.learning_rate
     epsilon: float = RowOptimizer.epsilon
     seed: int = 0
     knobs: Mapping[str, Knob] = field(default_factory=dict)
@@ -77,8 +76,8 @@ class Brief:
 
     @property
     def row_optimizer(self) -> RowOptimizer:
-        """How touched rows learn, the same for every method."""
-        return RowOptimizer(rate=self.rate, epsilon=self.epsilon)
+        """The hyperparameters of the rows' optimizer, the same for every method."""
+        return RowOptimizer(learning_rate=self.learning_rate, epsilon=self.epsilon)
 
     @property
     def full_bytes(self) -> int:
@@ -95,11 +94,11 @@ class Brief:
 
 
 class Method(nn.Module):
-    """An embedding under comparison; its torch parameters, if any, learn with the model's.
+    """An embedding under comparison; its torch parameters, if any, learn with those of the model.
 
     Attributes:
-        capabilities: of `adaptive` (follows the stream), `needs_vocabulary` (features must be numbered beforehand),
-            `sees_future` (an oracle), `uncompressed`.
+        capabilities: a subset of `adaptive` (follows the stream), `needs_vocabulary` (features must be numbered in
+            advance), `sees_future` (an oracle), `uncompressed`.
         reads_ids: whether `forward` takes feature numbers (the vocabulary's) instead of feature keys.
     """
 
@@ -108,7 +107,7 @@ class Method(nn.Module):
 
     @abstractmethod
     def forward(self, words: Tensor) -> Tensor:
-        """The vectors (B, F, D) of keys or ids (B, F) int64; changes nothing but what it needs for `learn`."""
+        """The vectors (B, F, D) of keys or ids (B, F) int64; only remembers what `learn` needs."""
 
     @abstractmethod
     def learn(self) -> None:
@@ -117,12 +116,12 @@ class Method(nn.Module):
     @property
     @abstractmethod
     def nbytes(self) -> int:
-        """Everything that is allocated."""
+        """Bytes allocated, everything that grows with the table included."""
 
     @property
     @abstractmethod
     def paper_bytes(self) -> int:
-        """What the CAFE paper would count of it."""
+        """Bytes as the CAFE paper counts them."""
 
     def describe(self) -> dict[str, float]:
         """Sizes and counts for the report."""

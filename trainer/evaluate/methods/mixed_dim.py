@@ -1,4 +1,4 @@
-"""`mde`: the larger a field, the shorter its rows (mixed dimension embeddings, Ginart et al., 2019)."""
+"""`mde`: larger fields have shorter rows (mixed dimension embeddings, Ginart et al., 2019)."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from streams.generator.bisection import bisect
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["MixedDim", "build", "field_dims"]
 
 _FLOAT_BYTES = 4
-_ADAM_WORDS = 3  # a projection's number and the dense optimizer's two
+_MOST_POWER = 64.0
+_ADAM_WORDS = 3  # a weight of the projection and two words of its optimizer state
 
 
 def field_dims(brief: Brief, power: float) -> list[int]:
@@ -36,7 +38,7 @@ def _projection_bytes(brief: Brief, dims: list[int]) -> int:
 
 
 class MixedDim(RowTables):
-    """A table a field, with rows of `dims[f]` numbers and a projection to D that learns with the model.
+    """One table per field, with rows of `dims[f]` values and a projection to D that learns with the model.
 
     Knob: `row_format`.
     """
@@ -77,13 +79,13 @@ class MixedDim(RowTables):
 
 
 def build(brief: Brief) -> MixedDim | Infeasible:
-    """The gentlest power that fits; rows of one number for all but the smallest field are the end."""
-    least = _total_bytes(brief, field_dims(brief, 64.0))
+    """The smallest power that fits; at the largest one, all fields but the smallest have rows of one value."""
+    least = _total_bytes(brief, field_dims(brief, _MOST_POWER))
     if least > brief.budget_bytes:
-        return Infeasible(f"one number a feature needs {least} bytes, got {brief.budget_bytes}")
-    low, high = 0.0, 64.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        fits = _total_bytes(brief, field_dims(brief, middle)) <= brief.budget_bytes
-        low, high = (low, middle) if fits else (middle, high)
-    return MixedDim(brief, field_dims(brief, high))
+        return Infeasible(f"one value per feature needs {least} bytes, got {brief.budget_bytes}")
+
+    def is_too_large(power: float) -> bool:
+        return _total_bytes(brief, field_dims(brief, power)) > brief.budget_bytes
+
+    _, power = bisect(is_too_large, 0.0, _MOST_POWER, num_steps=60)
+    return MixedDim(brief, field_dims(brief, power))

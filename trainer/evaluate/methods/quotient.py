@@ -1,61 +1,61 @@
-"""`qr`: quotient and remainder of the feature's number pick a row each (Shi et al., KDD'20)."""
+"""`qr`: quotient and remainder of the feature number select one row each (Shi et al., KDD'20)."""
 
 from __future__ import annotations
 
-import math
 from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
 from torch import Tensor
 
+from streams.generator.bisection import bisect
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["QuotientRemainder", "build"]
 
-Numbers = npt.NDArray[np.int64]
+Integers = npt.NDArray[np.int64]
 
 
 class QuotientRemainder(RowTables):
-    """remainder row (1 + quotient row), which is the published product started near one of them, or their sum.
+    """remainder row (1 + quotient row), the published product with initial values near the remainder row, or the sum.
 
     Args:
         brief: with the knobs `operation` (`multiply` or `add`) and `row_format`.
-        remainders: the divisor of each field (F,); no two features of a field share both rows.
+        divisors: the divisor of each field (F,); no two features of a field share both rows.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
 
-    def __init__(self, brief: Brief, remainders: Numbers) -> None:
+    def __init__(self, brief: Brief, divisors: Integers) -> None:
         sizes = np.asarray(brief.field_sizes)
-        quotients = -(-sizes // remainders)
+        quotients = -(-sizes // divisors)
         super().__init__(
-            Rows(int(remainders.sum()), brief, row_format=brief.row_format),
+            Rows(int(divisors.sum()), brief, row_format=brief.row_format),
             Rows(int(quotients.sum()), brief, row_format=brief.row_format, salt=1),
         )
-        self._divisors = remainders
+        self._divisors = divisors
         self._first_ids = np.concatenate([[0], np.cumsum(sizes)[:-1]])
-        self._firsts = [np.concatenate([[0], np.cumsum(rows)[:-1]]) for rows in (remainders, quotients)]
+        self._firsts = [np.concatenate([[0], np.cumsum(rows)[:-1]]) for rows in (divisors, quotients)]
         self._operation = brief.word("operation", "multiply")
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         quotient, remainder = np.divmod(words.numpy() - self._first_ids, self._divisors)  # (B, F)
-        numbers = (remainder + self._firsts[0], quotient + self._firsts[1])
-        left, right = (table(rows) for table, rows in zip(self.tables, numbers, strict=True))
+        row_numbers = (remainder + self._firsts[0], quotient + self._firsts[1])
+        left, right = (table(rows) for table, rows in zip(self.tables, row_numbers, strict=True))
         vectors: Tensor = left + right if self._operation == "add" else left * (1 + right)
         return vectors
 
 
 def build(brief: Brief) -> QuotientRemainder | Infeasible:
-    """The largest divisors, in proportion to the fields' sizes, that fit; about 2 sqrt(n) rows a field at least."""
+    """The largest divisors in proportion to the field sizes that fit; at least about 2 sqrt(n) rows per field."""
     sizes = np.asarray(brief.field_sizes)
     roots = np.ceil(np.sqrt(sizes)).astype(np.int64)
     row_bytes = brief.row_bytes(brief.row_format)
     room = brief.budget_bytes // row_bytes - 2
 
-    def divisors(share: float) -> Numbers:
+    def divisors(share: float) -> Integers:
         return np.maximum(roots, np.minimum(sizes, np.floor(share * sizes).astype(np.int64)))
 
     def num_rows(share: float) -> int:
@@ -63,9 +63,6 @@ def build(brief: Brief) -> QuotientRemainder | Infeasible:
 
     if num_rows(0) > room:
         least = (num_rows(0) + 2) * row_bytes
-        return Infeasible(f"2 sqrt(n) rows a field need {least} bytes, got {brief.budget_bytes}")
-    low, high = 0.0, 1.0
-    while high - low > 1e-12 and not math.isclose(low, high):
-        middle = (low + high) / 2
-        low, high = (middle, high) if num_rows(middle) <= room else (low, middle)
-    return QuotientRemainder(brief, divisors(low))
+        return Infeasible(f"2 sqrt(n) rows per field need {least} bytes, got {brief.budget_bytes}")
+    share, _ = bisect(lambda share: num_rows(share) <= room, 0.0, 1.0, num_steps=40)
+    return QuotientRemainder(brief, divisors(share))

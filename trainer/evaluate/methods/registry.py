@@ -1,4 +1,4 @@
-"""The methods by name, and what is tried of their own settings."""
+"""The methods by name, and the settings to search for each."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ class Entry:
     """A method of the comparison.
 
     Attributes:
-        build: makes it, or says why not.
-        about: one line.
-        knobs: settings that make this entry differ from others of the same class.
-        search: values to try of further settings, the default first, in the order in which they are searched.
-        is_full: it is the uncompressed table and has no ratio.
+        build: builds the method, or returns why the budget is infeasible.
+        about: a description in one line.
+        knobs: settings that distinguish this entry from others of the same class.
+        search: candidate values of further settings, the default first, in the order of the search.
+        is_full: whether this is the uncompressed table, which has no compression ratio.
     """
 
     build: Callable[[Brief], Method | Infeasible]
@@ -43,25 +43,25 @@ class Entry:
 
     @property
     def default(self) -> Variant:
-        """The first value of everything that can be searched."""
+        """The knobs, with the first value of every searched setting."""
         return {**self.knobs, **{name: values[0] for name, values in self.search.items()}}
 
 
 _THRESHOLDS: tuple[Knob, ...] = (20.0, 5.0, 80.0)
 _SCORES: tuple[Knob, ...] = ("field", "raw")
 _SPLITS: tuple[Knob, ...] = ("proportional", "equal")
-_RATE: Mapping[str, tuple[Knob, ...]] = {"rate_factor": (1.0, 0.5, 2.0)}
-_ROWS: Mapping[str, tuple[Knob, ...]] = {"row_format": ("float32", "bfloat16", "int8"), **_RATE}
+_LEARNING_RATES: Mapping[str, tuple[Knob, ...]] = {"rate_factor": (1.0, 0.5, 2.0)}
+_ROWS: Mapping[str, tuple[Knob, ...]] = {"row_format": ("float32", "bfloat16", "int8"), **_LEARNING_RATES}
 _PAPER: Mapping[str, tuple[Knob, ...]] = {
     "threshold": _THRESHOLDS,
     "score": _SCORES,
     "unique_share": (0.7, 0.5, 0.9),
-    **_RATE,
+    **_LEARNING_RATES,
 }
 _OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw"}
 
 METHODS: dict[str, Entry] = {
-    "full": Entry(build=full.build, about="a row for every feature", search=_RATE, is_full=True),
+    "full": Entry(build=full.build, about="a row for every feature", search=_LEARNING_RATES, is_full=True),
     "offline": Entry(
         build=offline.build,
         about="an oracle: rows for the most frequent of the whole run",
@@ -93,10 +93,10 @@ METHODS: dict[str, Entry] = {
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and raw norm",
         knobs=_OURS,
-        search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97, 0.7), **_RATE},
+        search={"threshold": _THRESHOLDS, "unique_share": (0.85, 0.97, 0.7), **_LEARNING_RATES},
     ),
-    "hotstream": Entry(build=cafe.build, about="ours: nothing of its own to tune", search=_RATE),
+    "hotstream": Entry(build=cafe.build, about="ours: nothing of its own to tune", search=_LEARNING_RATES),
     "hotstream-remote": Entry(
-        build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted", search=_RATE
+        build=cafe.build_remote, about="ours, the agent's memory elsewhere and not counted", search=_LEARNING_RATES
     ),
 }

@@ -1,4 +1,4 @@
-"""`robe`: every vector is put together from blocks of one shared array (Desai et al., MLSys'22)."""
+"""`robe`: every vector consists of blocks of one shared array (Desai et al., MLSys'22)."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _HALF = np.uint64(32)
 
 
 class Robe(RowTables):
-    """D / Z blocks of Z numbers, each from a place that a hash names, one array for all fields.
+    """D / Z blocks of Z values each, at hashed positions in one array for all fields.
 
-    As published but for two things, so that the same row-wise kernels train it: blocks begin at multiples of Z, and
-    a block has one optimizer word.
+    Differs from the publication in two ways, so that the same row-wise kernels can train it: blocks start at multiples
+    of Z, and a block has one optimizer word.
 
     Args:
         brief: with the knobs `block` (Z, a divisor of D) and `row_format` (of a block).
-        num_blocks: of the array.
+        num_blocks: blocks of the array.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
@@ -47,7 +47,7 @@ class Robe(RowTables):
 
 
 def build(brief: Brief) -> Robe | Infeasible:
-    """As many blocks as fit, at least those of one vector."""
+    """The most blocks that fit, at least those of one vector."""
     block = int(brief.number("block", 8))
     if brief.dim % block:
         return Infeasible(f"block {block} does not divide dimension {brief.dim}")

@@ -1,7 +1,7 @@
-"""`Rows`: a store of rows that a method numbers itself; `RowTables`: a method that is nothing but such rows.
+"""`Rows`: a store whose rows the method numbers itself; `RowTables`: a method that consists of such stores.
 
-A lookup is differentiable, so what a method computes from rows (sums, products, projections) is plain torch; the
-gradient at the looked-up rows is captured, summed by row, and applied once by `learn`.
+A lookup is differentiable, so a method can combine rows (sums, products, projections) in plain torch. The gradient at
+the looked-up rows is captured, summed by row, and applied once by `learn`.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ RowNumbers = npt.NDArray[np.integer[Any]]
 
 
 def scale_initial_values(store: RowStore, brief: Brief) -> None:
-    """The same initial values for rows of any length, uniform within +-sqrt(1 / D); times the knob `first_values`."""
+    """Scales initial values to +-sqrt(1 / D) for rows of any length, times the knob `first_values`."""
     factor = brief.number("first_values", 1.0) * (store.dim / brief.dim) ** 0.5
     if factor != 1.0:
         store.scale_initial_values(factor)
 
 
 class Rows(Capturing[RowNumbers]):
-    """`num_rows` rows and one more, number `num_rows`, that stays zero.
+    """`num_rows` rows, and one padding row, number `num_rows`, that stays zero.
 
     Args:
         num_rows: rows that learn.
-        brief: optimizer, rate, seed and D.
-        dim: numbers a row, if not D.
-        row_format: the store, by name.
-        salt: makes rows of one method start with different values.
+        brief: optimizer, learning rate, seed and D.
+        dim: values per row, if not D.
+        row_format: the name of the store.
+        salt: gives the tables of one method different initial values.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Rows(Capturing[RowNumbers]):
         scale_initial_values(self.store, brief)
 
     def gather(self, lookup: RowNumbers) -> Tensor:
-        """The rows (N, D), with no gradient."""
+        """The rows (N, D), without gradient."""
         out = torch.empty(len(lookup), self.store.dim)
         self.store.gather_add(reads_of_rows(lookup.astype(np.uint64)), out)
         return out
@@ -83,16 +83,16 @@ class Rows(Capturing[RowNumbers]):
         return [gradient.numpy() for gradient in gradients]
 
     def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:
-        """Overwrites distinct rows (K,) with vectors (K, D); their optimizer state starts afresh."""
+        """Overwrites distinct rows (K,) with vectors (K, D), and resets their optimizer state."""
         addresses = torch.from_numpy(rows.astype(np.int64))[:, None]
         self.store.write(addresses, vectors, like=self.store.scales(addresses))
 
 
 class RowTables(Method):
-    """A method whose memory is rows, and bytes that it names itself.
+    """A method whose memory consists of rows and of extra bytes that it reports.
 
     Args:
-        tables: its rows, in the order in which they learn.
+        tables: the stores of rows, in the order of their optimizer steps.
     """
 
     def __init__(self, *tables: Rows) -> None:
@@ -115,12 +115,12 @@ class RowTables(Method):
 
     @property
     def extra_bytes(self) -> int:
-        """What the method allocates besides its rows."""
+        """Bytes that the method allocates besides its rows."""
         return 0
 
     @property
     def extra_paper_bytes(self) -> int:
-        """What the CAFE paper would count of that."""
+        """The part of `extra_bytes` that the CAFE paper counts."""
         return 0
 
     @property

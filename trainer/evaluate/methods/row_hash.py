@@ -1,4 +1,4 @@
-"""How shared rows are split among fields, and which of its field's rows a feature gets."""
+"""Splits shared rows among fields, and maps each feature to one of the rows of its field."""
 
 from __future__ import annotations
 
@@ -8,25 +8,27 @@ import numpy as np
 import numpy.typing as npt
 
 from sketch.hashing import GOLDEN_RATIO, mix64_array
+from streams.generator.bisection import bisect
 
-__all__ = ["Placing", "split_rows"]
+__all__ = ["RowHash", "split_rows"]
 
 Rows = npt.NDArray[np.int64]
 _HALF = np.uint64(32)
 
 
 def split_rows(total: int, sizes: Sequence[int], how: str) -> Rows:
-    """Rows for each field (F,): at least 1, at most its size, together at most `total` (which is F or more).
+    """Rows per field (F,): at least 1 and at most its size each, at most `total` (F or more) in sum.
 
     Args:
-        total: rows to give away.
+        total: rows to split.
         sizes: features of each field.
-        how: `proportional` to the sizes (as published), or `equal`, where what a small field leaves goes to others.
+        how: `proportional` to the sizes (as published), or `equal`, where fields with
+            rows to spare leave them to others.
     """
     limits = np.asarray(sizes, np.int64)
     if total >= limits.sum():
         return limits
-    low, high = 0.0, float(total)
+    high = float(total)
     weights = limits / limits.sum() if how == "proportional" else np.full(len(limits), 1 / len(limits))
 
     def split(scale: float) -> Rows:
@@ -35,20 +37,18 @@ def split_rows(total: int, sizes: Sequence[int], how: str) -> Rows:
 
     while split(high).sum() <= total and high < 1e15:
         high *= 2
-    for _ in range(100):
-        middle = (low + high) / 2
-        low, high = (middle, high) if split(middle).sum() <= total else (low, middle)
-    return split(low)
+    scale, _ = bisect(lambda scale: bool(split(scale).sum() <= total), 0.0, high, num_steps=100)
+    return split(scale)
 
 
-class Placing:
-    """Feature number -> row: its own where its field has enough rows, else a seeded hash within its field's rows.
+class RowHash:
+    """Maps a feature number to a row: its own if the field has enough rows, else one that a seeded hash selects.
 
     Args:
         sizes: features of each field (F,).
         rows: rows of each field (F,).
-        seed: of the hash.
-        first_row: where they begin.
+        seed: seed of the hash.
+        first_row: the first row of the first field.
     """
 
     def __init__(self, sizes: Sequence[int], rows: Rows, seed: int, first_row: int = 0) -> None:
@@ -60,19 +60,19 @@ class Placing:
 
     @property
     def num_rows(self) -> int:
-        """Rows of all fields."""
+        """Rows in total."""
         return int(self.rows.sum())
 
     def __call__(self, ids: Rows) -> Rows:
         """The rows of feature numbers (B, F)."""
         hashed = mix64_array(ids.astype(np.uint64) ^ self._salt) >> _HALF  # (B, F)
-        places = (hashed * self.rows.astype(np.uint64) >> _HALF).astype(np.int64)
-        rows: Rows = np.where(self._fits, ids - self.first_ids, places) + self.first_rows
+        shared = (hashed * self.rows.astype(np.uint64) >> _HALF).astype(np.int64)
+        rows: Rows = np.where(self._fits, ids - self.first_ids, shared) + self.first_rows
         return rows
 
     def of_fields(self, ids: Rows, fields: Rows) -> Rows:
         """The rows of feature numbers (K,) that belong to fields (K,), counted from 0."""
         hashed = mix64_array(ids.astype(np.uint64) ^ self._salt) >> _HALF
-        places = (hashed * self.rows[fields].astype(np.uint64) >> _HALF).astype(np.int64)
-        rows: Rows = np.where(self._fits[fields], ids - self.first_ids[fields], places) + self.first_rows[fields]
+        shared = (hashed * self.rows[fields].astype(np.uint64) >> _HALF).astype(np.int64)
+        rows: Rows = np.where(self._fits[fields], ids - self.first_ids[fields], shared) + self.first_rows[fields]
         return rows
