@@ -38,7 +38,7 @@ _LATENT = np.uint64(0x4C41544500)
 
 @dataclass(frozen=True, kw_only=True)
 class TeacherConfig:
-    """The strengths of the teacher's parts; `tests/test_generator.py` verifies the calibration of the defaults.
+    """The strengths of the teacher's parts; `tests/test_generator_rows.py` verifies the calibration of the defaults.
 
     Args:
         click_rate: mean of the labels, between 0 and 1.
