@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_embedding import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
+from test_embedding_adaptive import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
 
 from sketch.changes import HOT
 from trainer.embedding.adaptive import AdaptiveEmbedding

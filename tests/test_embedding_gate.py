@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_embedding import (
+from test_embedding_adaptive import (
     BACKENDS,
     CAPACITY,
     DIM,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from test_trainer_formats import BACKENDS, NUM_ROWS, everything, learn_rows, random_vectors, store_of
+from test_embedding_formats import BACKENDS, NUM_ROWS, everything, learn_rows, random_vectors, store_of
 
 from trainer.embedding.backends import Backend
 from trainer.errors import PlanError

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_trainer_formats import everything, random_vectors, store_of
+from test_embedding_formats import everything, random_vectors, store_of
 
 from trainer.embedding.stores.int4 import Int4Rows
 

@@ -16,7 +16,7 @@ import numpy.typing as npt
 import pytest
 import safetensors.torch
 import torch
-from test_embedding import rows_of
+from test_embedding_adaptive import rows_of
 from torch import Tensor, nn
 
 import trainer

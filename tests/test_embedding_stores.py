@@ -5,8 +5,18 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_embedding import BACKENDS, CAPACITY, DIM, FIELDS, changes_of, learn, random_keys, vectors_of, weights_for
-from test_evaluate import make_cell
+from test_embedding_adaptive import (
+    BACKENDS,
+    CAPACITY,
+    DIM,
+    FIELDS,
+    changes_of,
+    learn,
+    random_keys,
+    vectors_of,
+    weights_for,
+)
+from test_evaluate_methods import make_cell
 
 from sketch.changes import HOT
 from trainer.commands.train import command as train

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_checkpoint import drive, run_config
+from test_process_checkpoint import drive, run_config
 from trainer_batches import NUM_FIELDS, click_batch
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
