@@ -110,13 +110,12 @@ def add_up(parts: list[Touched], backend: Backend) -> Touched:
     sums = {}
     for name in parts[0].sums:
         each = [part.sums[name] for part in parts]
-        rows, gradients = merge(
+        found, added = merge(
             [torch.as_tensor(one.rows) for one in each],
             [torch.as_tensor(one.gradients) for one in each],
             each[0].padding,
         )
-        if backend == "numba":
-            rows, gradients = rows.numpy(), gradients.numpy()
+        rows, gradients = (found.numpy(), added.numpy()) if backend == "numba" else (found, added)
         sums[name] = Sums(rows=rows, gradients=gradients, padding=each[0].padding)
     keys, scores = merge([part.keys for part in parts], [part.scores for part in parts], 0)
     slopes = [part.slopes for part in parts if part.slopes is not None]

@@ -21,7 +21,17 @@ from sketch.hashing import mix64
 from sketch.simd import load_u32, prefetch
 from trainer.embedding.stores.lanes import add_numbers, add_row, dot, read_row, round_row, step_row
 
-__all__ = ["INT8_LIMIT", "TARGET", "RowKernels", "renewed_scale", "row_kernels", "touch", "widen"]
+__all__ = [
+    "INT8_LIMIT",
+    "TARGET",
+    "RowKernels",
+    "count_of",
+    "lookup_of",
+    "renewed_scale",
+    "row_kernels",
+    "touch",
+    "widen",
+]
 
 INT8_LIMIT = np.float32(127.0)
 TARGET = np.float32(0.85)  # of the range: a new scale puts the row's maximum here
@@ -49,6 +59,22 @@ def renewed_scale(scale, peak, limit):
     return np.uint16((bits + _ROUND + (bits >> _16 & _ONE)) >> _16)  # to the nearest, ties to even
 
 
+@njit(nogil=True, cache=True, inline="always")
+def count_of(where, inverse):
+    """How many lookups there are in a list, or in all if it is None."""
+    if where is None:
+        return inverse.shape[0]
+    return where.shape[0]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def lookup_of(where, n):
+    """The n-th entry of an int32 array, or n if it is None (which costs nothing: the type decides)."""
+    if where is None:
+        return np.int64(n)
+    return np.int64(load_u32(where.ctypes.data + n * 4))
+
+
 class RowKernels(NamedTuple):
     """The loops for one D and one number of parts."""
 
@@ -67,19 +93,19 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
     def gather_add(table, scales, addresses, gates, inverse, where, is_first, out):
         """Adds to (N, D) float32 the vectors of the lookups `where` (S,), times their keys' gates if (U,) are given."""
         start, item, row_bytes = table.ctypes.data, table.itemsize, dim * table.itemsize
-        target, count, one = np.int64(out.ctypes.data), where.shape[0], np.float32(1)
+        target, count, one = np.int64(out.ctypes.data), count_of(where, inverse), np.float32(1)
         scaled, gated = scales.shape[0] > 0, gates.shape[0] > 0
-        where_at, inverse_at, addresses_at = where.ctypes.data, inverse.ctypes.data, addresses.ctypes.data
+        inverse_at, addresses_at = inverse.ctypes.data, addresses.ctypes.data
         for n in range(count):
             if n + _AHEAD < count:
-                coming = load_u32(inverse_at + load_u32(where_at + (n + _AHEAD) * 4) * 4)
+                coming = load_u32(inverse_at + lookup_of(where, n + _AHEAD) * 4)
                 for part in range(parts):
                     row = load_u32(addresses_at + (coming * parts + part) * 4)
                     prefetch(start + row * row_bytes + part * dim // parts * item)
-            at = target + load_u32(where_at + min(n + behind, count - 1) * 4) * vector_bytes
+            at = target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
             for line in range(0, vector_bytes, _LINE_BYTES):
                 prefetch(at + line)
-            i = load_u32(where_at + n * 4)
+            i = lookup_of(where, n)
             key, at = load_u32(inverse_at + i * 4), target + i * vector_bytes
             gate = gates[np.uint64(key)] if gated else one
             for part in range(parts):
@@ -124,20 +150,20 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def merge(gradient, inverse, where, numbers, gates, sums, factor, scores, dots, vectors):
-        """Adds the gradients (N, D) of the lookups `where` (S,), times their keys' gates (U,), to their rows' (P, D).
+        """Adds the gradients (N, D) of the lookups `where` (S,), times their keys' gates (U,), to sums (P, D).
 
         If there are scores (U,), each lookup's norm times `factor` is added to its key's; if there are dots (U,), its
         gradient times what was looked up, vectors (N, D).
         """
         gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         tallied, dotted = scores.shape[0] > 0, dots.shape[0] > 0
-        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, where.shape[0]
-        where_at, inverse_at, numbers_at = where.ctypes.data, inverse.ctypes.data, numbers.ctypes.data
+        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, count_of(where, inverse)
+        inverse_at = inverse.ctypes.data
         for n in range(count):
-            at = source + load_u32(where_at + min(n + behind, count - 1) * 4) * vector_bytes
+            at = source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
             for line in range(0, vector_bytes, _LINE_BYTES):
                 prefetch(at + line)
-            i = load_u32(where_at + n * 4)
+            i = lookup_of(where, n)
             key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
             if gated:
                 gate = gates[np.uint64(key)]
@@ -146,7 +172,7 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             square = np.float32(0)
             for part in range(parts):
                 first, stop = part * dim // parts * 4, (part + 1) * dim // parts * 4
-                number = np.int64(load_u32(numbers_at + (key * parts + part) * 4))
+                number = lookup_of(numbers, key * parts + part)
                 target = start + number * vector_bytes + first
                 square = add_numbers(at + first, gate, target, (stop - first) // 4)
             if tallied:

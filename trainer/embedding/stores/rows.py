@@ -254,9 +254,14 @@ class RowStore(Store):
         merge(slopes, reads.inverse, reads.where, numbers, reads.gates, sums, *asked)
         return Sums(rows=rows, gradients=sums, padding=self.num_rows)
 
-    def _number(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """The distinct rows (P,) that were read, and the number among them of each address, (U, k) int32."""
+    def _number(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
+        """The distinct rows (P,) that were read, and the number among them of each address, (U, k) int32.
+
+        None: each key has its own row, and the key's number.
+        """
         addresses, members = reads.addresses, reads.members
+        if members is None:
+            return addresses[:, 0], None
         numbers = np.empty(addresses.shape, np.int32)
         count = len(members) * addresses.shape[1]
         rows = np.empty(1 + count, np.int32)

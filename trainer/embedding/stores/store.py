@@ -34,8 +34,8 @@ class Reads:
     Attributes:
         addresses: (U, k) int32, of each key; (N, k) int64 in the torch body.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
-        where: (S,) int32, ascending: the lookups that the store serves; None in the torch body.
-        members: (M,) int32, ascending: the keys of these lookups; None in the torch body.
+        where: (S,) int32, ascending: the lookups that the store serves; None for all of them.
+        members: (M,) int32, ascending: the keys of these lookups; None for all of them.
         gates: (U,) float32 factors of the vectors; without gates (0,), None in the torch body.
         is_distinct: no two keys share an address.
         is_first: no other store has written these lookups' vectors, so that they may be overwritten.
