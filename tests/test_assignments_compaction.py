@@ -72,7 +72,7 @@ def test_after_compaction_and_a_restart_a_late_reader_has_the_table_of_an_early_
             publish(config, shard, range(150))
             follower.catch_up()
             before, number = num_records(config), 150
-            assert before > 500
+            assert before > 300
 
             def has_shrunk() -> bool:
                 nonlocal number

@@ -86,8 +86,6 @@ def reads_of_rows(rows: npt.NDArray[np.uint64]) -> Reads:
     return Reads(
         addresses=unique.astype(np.int32)[:, None],
         inverse=inverse,
-        where=np.arange(len(rows), dtype=np.int32),
-        members=np.arange(len(unique), dtype=np.int32),
         gates=np.empty(0, np.float32),
         is_distinct=True,
     )

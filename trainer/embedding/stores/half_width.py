@@ -14,7 +14,7 @@ from numba import njit
 from torch import Tensor
 
 from trainer.embedding.stores.formats import Float32Rows
-from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.kernels import count_of, lookup_of, row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.errors import PlanError
 
@@ -60,8 +60,8 @@ class HalfWidthRows(Float32Rows):
 @njit(nogil=True, cache=True)
 def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):  # noqa: ARG001
     """`gather_add` of `stores.kernels.row_kernels` for whole rows (R, D / 2) and vectors (N, D)."""
-    for n in range(where.shape[0]):
-        i = where[n]
+    for n in range(count_of(where, inverse)):
+        i = lookup_of(where, n)
         key = inverse[i]
         gate = gates[key] if gates.shape[0] > 0 else np.float32(1)
         if is_first:

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sketch.hashing import mix64
 from trainer.embedding.stores.formats import ScaledRows
-from trainer.embedding.stores.kernels import renewed_scale, widen
+from trainer.embedding.stores.kernels import count_of, lookup_of, renewed_scale, widen
 from trainer.embedding.stores.lanes import NOISE_CONSTANTS
 
 __all__ = ["Int4Rows"]
@@ -73,8 +73,8 @@ def _bits(values, row, column):
 def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
     """`gather_add` of `stores.kernels.row_kernels`."""
     parts, dim, gated = addresses.shape[1], out.shape[1], gates.shape[0] > 0
-    for n in range(where.shape[0]):
-        i = where[n]
+    for n in range(count_of(where, inverse)):
+        i = lookup_of(where, n)
         key = inverse[i]
         for part in range(parts):
             row = addresses[key, part]

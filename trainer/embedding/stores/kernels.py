@@ -20,7 +20,17 @@ from sketch.hashing import mix64
 from sketch.simd import bits_of_float32, float32_of_bits, load_u32, prefetch
 from trainer.embedding.stores.lanes import add_row, add_vector, dot, read_row, round_row, step_row
 
-__all__ = ["INT8_LIMIT", "TARGET", "RowKernels", "renewed_scale", "row_kernels", "touch", "widen"]
+__all__ = [
+    "INT8_LIMIT",
+    "TARGET",
+    "RowKernels",
+    "count_of",
+    "lookup_of",
+    "renewed_scale",
+    "row_kernels",
+    "touch",
+    "widen",
+]
 
 INT8_LIMIT = np.float32(127.0)
 TARGET = np.float32(0.85)  # fraction of the range at which a new scale puts the row's largest magnitude
@@ -48,6 +58,22 @@ def renewed_scale(scale, peak, limit):
     return np.uint16((bits + _ROUND + (bits >> _16 & _ONE)) >> _16)  # to the nearest, ties to even
 
 
+@njit(nogil=True, cache=True, inline="always")
+def count_of(where, inverse):
+    """The length of the list, or the number of all lookups if the list is None."""
+    if where is None:
+        return inverse.shape[0]
+    return where.shape[0]
+
+
+@njit(nogil=True, cache=True, inline="always")
+def lookup_of(where, n):
+    """Entry n of an int32 array, or n if it is None (decided at compile time, by the type)."""
+    if where is None:
+        return np.int64(n)
+    return np.int64(load_u32(where.ctypes.data + n * 4))
+
+
 class RowKernels(NamedTuple):
     """The kernels for one D and one number of parts."""
 
@@ -66,19 +92,19 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
     def gather_add(table, scales, addresses, gates, inverse, where, is_first, out):
         """Adds the vectors of the lookups `where` (S,), times their keys' gates (U,) if any, to `out` (N, D)."""
         start, item, row_bytes = table.ctypes.data, table.itemsize, dim * table.itemsize
-        target, count, one = np.int64(out.ctypes.data), where.shape[0], np.float32(1)
+        target, count, one = np.int64(out.ctypes.data), count_of(where, inverse), np.float32(1)
         scaled, gated = scales.shape[0] > 0, gates.shape[0] > 0
-        where_at, inverse_at, addresses_at = where.ctypes.data, inverse.ctypes.data, addresses.ctypes.data
+        inverse_at, addresses_at = inverse.ctypes.data, addresses.ctypes.data
         for n in range(count):
             if n + _AHEAD < count:
-                coming = load_u32(inverse_at + load_u32(where_at + (n + _AHEAD) * 4) * 4)
+                coming = load_u32(inverse_at + lookup_of(where, n + _AHEAD) * 4)
                 for part in range(parts):
                     row = load_u32(addresses_at + (coming * parts + part) * 4)
                     prefetch(start + row * row_bytes + part * dim // parts * item)
-            at = target + load_u32(where_at + min(n + behind, count - 1) * 4) * vector_bytes
+            at = target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
             for line in range(0, vector_bytes, _LINE_BYTES):
                 prefetch(at + line)
-            i = load_u32(where_at + n * 4)
+            i = lookup_of(where, n)
             key, at = load_u32(inverse_at + i * 4), target + i * vector_bytes
             gate = gates[np.uint64(key)] if gated else one
             for part in range(parts):
@@ -130,13 +156,13 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
         """
         gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
         tallied, dotted = scores.shape[0] > 0, dots.shape[0] > 0
-        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, where.shape[0]
-        where_at, inverse_at, indices_at = where.ctypes.data, inverse.ctypes.data, indices.ctypes.data
+        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, count_of(where, inverse)
+        inverse_at = inverse.ctypes.data
         for n in range(count):
-            at = source + load_u32(where_at + min(n + behind, count - 1) * 4) * vector_bytes
+            at = source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
             for line in range(0, vector_bytes, _LINE_BYTES):
                 prefetch(at + line)
-            i = load_u32(where_at + n * 4)
+            i = lookup_of(where, n)
             key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
             if gated:
                 gate = gates[np.uint64(key)]
@@ -145,7 +171,7 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             square = np.float32(0)
             for part in range(parts):
                 first, stop = part * dim // parts * 4, (part + 1) * dim // parts * 4
-                index = np.int64(load_u32(indices_at + (key * parts + part) * 4))
+                index = lookup_of(indices, key * parts + part)
                 target = start + index * vector_bytes + first
                 square = add_vector(at + first, gate, target, (stop - first) // 4)
             if tallied:

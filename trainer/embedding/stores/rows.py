@@ -258,9 +258,14 @@ class RowStore(Store):
         merge(slopes, reads.inverse, reads.where, indices, reads.gates, sums, *chosen)
         return Sums(rows=rows, gradients=sums, padding=self.num_rows)
 
-    def _index_rows(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32]]:
-        """The distinct rows (P,) that were read, and the index of each address among them, (U, k) int32."""
+    def _index_rows(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
+        """The distinct rows (P,) that were read, and the index of each address among them, (U, k) int32.
+
+        The index is None if every key has a row of its own, whose index is the key's.
+        """
         addresses, members = reads.addresses, reads.members
+        if members is None:
+            return addresses[:, 0], None
         indices = np.empty(addresses.shape, np.int32)
         count = len(members) * addresses.shape[1]
         rows = np.empty(1 + count, np.int32)

@@ -35,8 +35,8 @@ class Reads:
     Attributes:
         addresses: (U, k) int32, per key; (N, k) int64, per lookup, in the torch body.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
-        where: (S,) int32, ascending: the lookups that the store serves; None in the torch body.
-        members: (M,) int32, ascending: the keys of these lookups; None in the torch body.
+        where: (S,) int32, ascending: the lookups that the store serves; None for all of them.
+        members: (M,) int32, ascending: the keys of these lookups; None for all of them.
         gates: (U,) float32 factors of the vectors; without gates (0,), None in the torch body.
         is_distinct: no two keys share an address.
         is_first: no other store has written the vectors of these lookups, so they may be overwritten.
