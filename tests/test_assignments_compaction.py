@@ -45,14 +45,18 @@ def importance(number: int) -> ImportanceBatch:
     )
 
 
-def publish(config: KafkaConfig, shard: Shard, numbers: range) -> None:
+def publish(config: KafkaConfig, shard: Shard, numbers: range) -> int:
+    """Publishes the changes of the importance records; returns how many records that were."""
+    count = 0
     with RecordProducer(config) as producer:
         for number in numbers:
             records = shard.count(number, importance(number))
             assert isinstance(records, list)
             for key, value, headers in records:
                 producer.send(Topics(config.prefix).assignments, 0, value, headers, key=key)
+            count += len(records)
         producer.wait()
+    return count
 
 
 def num_records(config: KafkaConfig) -> int:
@@ -69,16 +73,15 @@ def test_after_compaction_and_a_restart_a_late_reader_has_the_table_of_an_early_
         create_topics(config, [TopicSpec(name=topic, partitions=1, cleanup="compact", configs=QUICK)])
         shard = Shard(0, CONFIG)
         with AssignmentReader(config) as follower:
-            publish(config, shard, range(150))
+            published, number = publish(config, shard, range(150)), 150
+            assert published > 300
             follower.catch_up()
-            before, number = num_records(config), 150
-            assert before > 300
 
             def has_shrunk() -> bool:
-                nonlocal number
-                publish(config, shard, range(number, number + 1))  # a new record rolls the segment
+                nonlocal number, published
+                published += publish(config, shard, range(number, number + 1))  # a new record rolls the segment
                 number += 1
-                return num_records(config) < before
+                return num_records(config) < published
 
             wait_until(has_shrunk, timeout_s=90)
             follower.catch_up()
