@@ -103,7 +103,7 @@ class ScaledRows(RowStore):
         """What is stored of numbers (K, D), and their scales (K,): the given ones where they suit."""
         peaks = numbers.abs().amax(dim=1)  # (K,)
         limits = self.limit * scales.float()
-        renewed = (peaks / float(kernels.TARGET * np.float32(self.limit))).to(torch.bfloat16)
+        renewed = (peaks / float(np.float32(kernels.TARGET * self.limit))).to(torch.bfloat16)
         kept = ((limits * 0.5 <= peaks) & (peaks <= limits)) | (renewed == 0)
         scales = torch.where(kept, scales, renewed)
         return self._pack((numbers / scales.float()[:, None] + up).floor()), scales
