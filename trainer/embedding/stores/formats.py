@@ -103,7 +103,7 @@ class ScaledRows(RowStore):
         """Quantises vectors (K, D); returns the stored form and scales (K,), the given ones where they still fit."""
         peaks = vectors.abs().amax(dim=1)  # (K,)
         limits = self.limit * scales.float()
-        renewed = (peaks / float(kernels.TARGET * np.float32(self.limit))).to(torch.bfloat16)
+        renewed = (peaks / float(np.float32(kernels.TARGET * self.limit))).to(torch.bfloat16)
         kept = ((limits * 0.5 <= peaks) & (peaks <= limits)) | (renewed == 0)
         scales = torch.where(kept, scales, renewed)
         return self._pack((vectors / scales.float()[:, None] + offset).floor()), scales

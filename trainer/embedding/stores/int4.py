@@ -21,12 +21,12 @@ from torch import Tensor
 
 from sketch.hashing import mix64
 from trainer.embedding.stores.formats import ScaledRows
-from trainer.embedding.stores.kernels import count_of, lookup_of, renewed_scale, widen
+from trainer.embedding.stores.kernels import TARGET, count_of, lookup_of, renewed_scale, widen
 from trainer.embedding.stores.lanes import NOISE_CONSTANTS
 
 __all__ = ["Int4Rows"]
 
-_LIMIT = np.float32(7)
+_LIMIT, _TARGET = np.float32(7), np.float32(TARGET * 7)
 _OFFSET = 8
 _MASK = np.uint64(0xFFFFFFFF)
 _STEP, _FACTOR_1, _FACTOR_2 = (np.uint64(word) for word in NOISE_CONSTANTS)
@@ -122,7 +122,7 @@ def step(values, scales, state, rows, first_row, merged, learning_rate, epsilon,
         for column in range(dim):
             line[column] = _bits(values, row, column) * scale - length * merged[i, column]
             peak = max(peak, abs(line[column]))
-        renewed = renewed_scale(scale, peak, _LIMIT)
+        renewed = renewed_scale(scale, peak, _LIMIT, _TARGET)
         if renewed != 0:
             scales[row] = renewed
             scale = widen(renewed)

@@ -33,7 +33,8 @@ __all__ = [
 ]
 
 INT8_LIMIT = np.float32(127.0)
-TARGET = np.float32(0.85)  # fraction of the range at which a new scale puts the row's largest magnitude
+TARGET = 0.85  # fraction of the range at which a new scale puts the row's largest magnitude
+_INT8_TARGET = np.float32(TARGET * 127.0)
 _HALF = np.float32(0.5)
 _16 = np.uint32(16)
 _ROUND = np.uint32(0x7FFF)
@@ -50,11 +51,11 @@ def widen(word):
 
 
 @njit(nogil=True, cache=True)
-def renewed_scale(scale, peak, limit):
+def renewed_scale(scale, peak, limit, target):
     """The new scale of a row, bfloat16 as uint16; 0 if its peak magnitude is still in [.5, 1] of the range."""
     if _HALF * (limit * scale) <= peak <= limit * scale:
         return np.uint16(0)
-    bits = bits_of_float32(peak / (TARGET * limit))
+    bits = bits_of_float32(peak / target)
     return np.uint16((bits + _ROUND + (bits >> _16 & _ONE)) >> _16)  # to the nearest, ties to even
 
 
@@ -139,7 +140,7 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
                 scale = widen(scales[row])
             peak = step_row(table, address, scale, gradient, length, scratch, dim)
             if scaled:
-                renewed = renewed_scale(scale, peak, INT8_LIMIT)
+                renewed = renewed_scale(scale, peak, INT8_LIMIT, _INT8_TARGET)
                 if renewed != 0:
                     scales[row] = renewed
                     scale = widen(renewed)
