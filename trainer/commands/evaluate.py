@@ -121,6 +121,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
     help="Search each method's settings on the first seed, or use the defaults.",
 )
 @click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of hotstream alone.")
+@click.option("--variants", callback=_split, metavar="NAME,...", help="Variants of the ablation.  [default: all]")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells to run in parallel.")
 @click.option(
     "--out",
@@ -143,6 +144,7 @@ def command(
     rotate_at: int | None,
     search: bool,
     ablation: bool,
+    variants: tuple[str, ...] | None,
     jobs: int,
     out: Path,
     json_path: str | None,
@@ -161,7 +163,7 @@ def command(
     """
     from streams.logs.reader import check_logs  # noqa: PLC0415 - takes seconds to import, and `--help` does not need it
     from streams.logs.schema import load_schema  # noqa: PLC0415
-    from trainer.evaluate.ablation import ablation_table, run_ablation  # noqa: PLC0415
+    from trainer.evaluate.ablation import VARIANTS, ablation_table, run_ablation  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
     from trainer.evaluate.methods.registry import METHODS  # noqa: PLC0415
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
@@ -170,6 +172,8 @@ def command(
     from trainer.evaluate.sources.stream import FileSource, GeneratorSource, RowSource  # noqa: PLC0415
     from trainer.evaluate.sources.tokens import TokenSource  # noqa: PLC0415
 
+    if variants and not ablation:
+        raise click.UsageError("--variants: names variants of the ablation; add --ablation")
     if ablation and methods:
         raise click.UsageError("--ablation: got --methods as well, but it varies hotstream alone; omit --methods")
     report, chosen = Report("evaluate"), PRESETS[preset]
@@ -193,8 +197,10 @@ def command(
     )
     setup = {"source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
     if ablation:
+        known = tuple(VARIANTS)
+        tried = {name: VARIANTS[name] for name in _known(variants or known, known, "--variants")}
         with _progress() as show:
-            effects = run_ablation(config, out, jobs=jobs, on_cell=show)
+            effects = run_ablation(config, out, jobs=jobs, on_cell=show, variants=tried)
         table = ablation_table(effects)
         (out / "ablation.md").write_text(table)
         click.echo(table, err=json_path == "-")

@@ -25,6 +25,9 @@ _TITLES = {"auc": "AUC", "auc_last": "AUC of the last seventh"}
 VARIANTS: dict[str, Mapping[str, Knob]] = {
     "rows in float32": {"row_format": "float32"},
     "rows in bfloat16": {"row_format": "bfloat16"},
+    "rows in int4": {"row_format": "int4"},
+    "hot rows in int4": {"hot_store": "int4"},
+    "hot rows of half width": {"hot_store": "half_width"},
     "a tenth of all rows unique": {"unique_share": 0.1},
     "a third of all rows unique": {"unique_share": 1 / 3},
     "half of all rows unique": {"unique_share": 0.5},
