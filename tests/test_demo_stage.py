@@ -134,7 +134,7 @@ def test_if_a_child_dies_the_demo_fails_and_prints_its_name_and_the_end_of_its_l
         output, _ = demo.communicate(timeout=TIMEOUT_S)
     assert demo.returncode == 1, output
     assert "agent ended with exit status -9" in output
-    assert "reads on from offset" in output  # the end of its log
+    assert "continues at offset" in output  # the end of its log
     assert not any(is_running(pid) for pid in others.values())
 
 
