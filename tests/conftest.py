@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -19,6 +20,8 @@ settings.load_profile("hotstream")
 
 def pytest_configure(config: pytest.Config) -> None:
     """Every warning is an error but two. kafka-python 3.0.12 reads its schemas in a way that Python 3.11 deprecates."""
+    # A shell starts a background job with SIGINT ignored, which children inherit: then no test could send Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     config.addinivalue_line("filterwarnings", "ignore:(read|open)_text is deprecated:DeprecationWarning")
     # It also leaves the socket of a connection that was refused or lost to the garbage collector, which then finds it
     # in the middle of some other test.
