@@ -19,11 +19,12 @@ from trainer.embedding.gathers import mix64_tensor
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan, hash_plan, plan, plan_for_capacity
-from trainer.embedding.stores.rows import RowOptimizer
+from trainer.embedding.stores.rows import RowOptimizer, RowStore
 from trainer.embedding.stores.store import OptimizerName
+from trainer.embedding.stores.two_level import LEVEL_1_RATE, shrink_factor
 from trainer.errors import CapacityError, GradientError, KeyRangeError, PlanError
 
-FIELDS, DIM, CAPACITY = 3, 5, 8  # an odd D: halves of different lengths
+FIELDS, DIM, CAPACITY = 3, 5, 8  # an odd D: quarters of different lengths
 BACKENDS: list[Backend] = ["numba", "torch"]
 Keys = npt.NDArray[np.uint64]
 
@@ -76,32 +77,46 @@ def learn(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys, weights: tor
 
 
 def rows_of(embedding: AdaptiveEmbedding | HashEmbedding) -> torch.Tensor:
-    """A copy of the rows of all stores (R, D); the last row is zero."""
+    """A copy of the rows of all stores (R, D): unique, level 1, level 2."""
     if isinstance(embedding, HashEmbedding):
         return embedding.rows.values.clone()
-    return torch.cat([embedding.stores[name].values for name in ("hot", "level_1", "level_2")])  # type: ignore[arg-type]
+    return torch.cat([store.values for store in stores_of(embedding)])
+
+
+def stores_of(embedding: AdaptiveEmbedding) -> list[RowStore]:
+    return [embedding.unique, embedding.shared.level_1, embedding.shared.level_2]
 
 
 def sums_of(embedding: AdaptiveEmbedding) -> torch.Tensor:
     """The optimizer sums of all stores (R,)."""
-    return torch.cat([embedding.stores[name].state for name in ("hot", "level_1", "level_2")])  # type: ignore[arg-type]
+    return torch.cat([store.state for store in stores_of(embedding)])
 
 
-def routes_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> list[torch.Tensor]:
-    """The rows of `rows_of` that keys (N,) read: one whole row, one left half and one right half, (N,) each."""
+def routes_of(embedding: AdaptiveEmbedding, keys: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """What keys (N,) read of `rows_of`: a whole row (N,), and the rows (N, 4) of quarters, negative for none."""
     layout, row = embedding.plan.layout, embedding.router.route(keys).long()
-    first = embedding.store("level_1").address(keys)[:, 0].long() + layout.capacity_rows
-    halves = embedding.store("level_2").address(keys).long() + layout.capacity_rows + layout.level_1_rows
+    addresses = torch.as_tensor(embedding.shared.address(keys)).long()
     is_hot = row >= 0
-    halves = torch.where(is_hot[:, None], layout.num_rows - 1, halves)
-    return [torch.where(is_hot, row, first), *halves.unbind(1)]
+    quarters = addresses[:, 1:] + layout.capacity_rows + layout.level_1_rows
+    return torch.where(is_hot, row, addresses[:, 0] + layout.capacity_rows), torch.where(is_hot[:, None], -1, quarters)
 
 
-def composed(table: torch.Tensor, routes: list[torch.Tensor]) -> torch.Tensor:
-    """The vectors (N, D) of (N,) routes, composed of float32 rows (R, D) as the layout specifies."""
-    row, left, right = (table[rows] for rows in routes)
-    half = table.shape[1] // 2
-    return row + torch.cat([left[:, :half], right[:, half:]], dim=1)
+def composed(table: torch.Tensor, routes: tuple[torch.Tensor, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
+    """The two parts (N, D) of the vectors of (N,) routes, of float32 rows (R, D) as the layout specifies."""
+    whole, quarters = routes
+    dim = table.shape[1]
+    parts = [
+        torch.where(rows[:, None] < 0, 0.0, table[rows.clamp(min=0)])[:, part * dim // 4 : (part + 1) * dim // 4]
+        for part, rows in enumerate(quarters.unbind(1))
+    ]
+    return table[whole], torch.cat(parts, dim=1) if parts else torch.zeros_like(table[whole])
+
+
+def rates_of(embedding: AdaptiveEmbedding, learning_rate: float) -> torch.Tensor:
+    """The learning rate (R, 1) of each row of `rows_of`."""
+    factors = [1.0, LEVEL_1_RATE, 1.0]
+    sizes = [len(store.values) for store in stores_of(embedding)]
+    return torch.cat([torch.full((size, 1), learning_rate * one) for size, one in zip(sizes, factors, strict=True)])
 
 
 def weights_for(keys: Keys, seed: int = 0) -> torch.Tensor:
@@ -128,11 +143,10 @@ def test_both_bodies_of_the_router_agree() -> None:
     words = torch.from_numpy(keys.reshape(-1).view(np.int64))
     for mine, other in zip(routes_of(numba, words), routes_of(torch_body, words), strict=True):
         np.testing.assert_array_equal(mine.numpy(), other.numpy())
-    row, left, right = (rows.numpy() for rows in routes_of(numba, words))
+    row, quarters = (rows.numpy() for rows in routes_of(numba, words))
     is_hot = np.isin(keys, some[:CAPACITY]).reshape(-1)
     np.testing.assert_array_equal(row < CAPACITY, is_hot)
-    for half in (left, right):
-        np.testing.assert_array_equal(half == numba.plan.layout.num_rows - 1, is_hot)
+    np.testing.assert_array_equal(quarters < 0, np.repeat(is_hot[:, None], 4, axis=1))
 
 
 def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
@@ -140,13 +154,13 @@ def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
     layout = embedding.plan.layout
     keys = random_keys(2, rows=300, values=1 << 20)
     routes = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
-    row, left, right = (rows.numpy().reshape(keys.shape) for rows in routes)
+    row, quarters = routes[0].numpy().reshape(keys.shape), routes[1].numpy().reshape(*keys.shape, 4)
     for field in range(FIELDS):
         start = CAPACITY + 6 * field
         assert set(row[:, field]) == set(range(start, start + 6))
-        for half in (left, right):
-            assert set(half[:, field]) == set(range(CAPACITY + layout.level_1_rows, layout.num_rows - 1))
-    assert len({*zip(left.flat, right.flat, strict=True)}) > 100, "two halves make many rows of few"
+        for part in range(4):
+            assert set(quarters[:, field, part]) == set(range(CAPACITY + layout.level_1_rows, layout.num_rows))
+    assert len(np.unique(quarters.reshape(-1, 4), axis=0)) > 0.95 * keys.size, "quarters make many vectors of few rows"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -154,7 +168,8 @@ def test_without_a_second_level_there_is_one_row_per_key(backend: Backend) -> No
     embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(learning_rate=0.1), backend=backend)
     keys = random_keys(3)
     embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
-    row = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))[0]
+    row, quarters = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
+    assert quarters.shape == (keys.size, 0)
     expected = rows_of(embedding)[row].view(*keys.shape, DIM)
     np.testing.assert_array_equal(vectors_of(embedding, keys), expected.numpy())
     learn(embedding, keys, weights_for(keys))
@@ -261,20 +276,33 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
     distinct = np.unique(keys)
     embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
     routes = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
-    table = rows_of(embedding).requires_grad_()
-    state = torch.zeros(len(table))
+    table, rates, keep = (
+        rows_of(embedding).requires_grad_(),
+        rates_of(embedding, 0.1),
+        torch.ones(len(rows_of(embedding))),
+    )
+    keep[routes[1][routes[1] >= 0].unique()] = shrink_factor(len(keys))
+    state, gate, gate_state = torch.zeros(len(table)), torch.ones(FIELDS, 3), torch.zeros(FIELDS, 3)
+    is_hot = (routes[0] < CAPACITY).view(keys.shape)
+    assert is_hot.any()
+    assert not is_hot.all()
     for step in range(4):
-        weights = weights_for(keys, step)
-        vectors = composed(table, routes).view(*keys.shape, DIM)
-        (gradient,) = torch.autograd.grad((weights * vectors.sin()).sum(dim=(1, 2)).mean(), table)
-        gradient[-1] = 0  # the padding row does not learn
+        gate, weights = gate.detach().requires_grad_(), weights_for(keys, step)
+        whole, second = (part.view(*keys.shape, DIM) for part in composed(table, routes))
+        first_gate = torch.where(is_hot, gate[:, 0], gate[:, 1])
+        vectors = whole * first_gate[..., None] + second * gate[:, 2, None]
+        loss = (weights * vectors.sin()).sum(dim=(1, 2)).mean()
+        gradient, gate_gradient = torch.autograd.grad(loss, (table, gate))
         state += gradient.square().mean(dim=1)
         divisor = state.sqrt()[:, None] + RowOptimizer.epsilon if optimizer == "adagrad" else 1.0
-        table = (table - 0.1 * gradient / divisor).detach().requires_grad_()
+        table = (keep[:, None] * table - rates * gradient / divisor).detach().requires_grad_()
+        gate_state = gate_state + gate_gradient.square()
+        gate = (gate - 0.1 * gate_gradient / (gate_state.sqrt() + 1e-6)).detach()
         learn(embedding, keys, weights)
         embedding.apply_gradients()
-    torch.testing.assert_close(rows_of(embedding), table.detach(), rtol=1e-5, atol=1e-6)
-    assert torch.count_nonzero(rows_of(embedding)[-1]) == 0
+    torch.testing.assert_close(rows_of(embedding), table.detach(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(embedding.gate.values, gate, rtol=1e-4, atol=1e-4)
+    assert ((gate != 1) == (gate_state > 0)).all(), "a gate learns where its part occurs"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)
@@ -337,18 +365,15 @@ def test_several_forwards_of_a_step_add_up() -> None:
     embedding = make(optimizer="sgd")
     keys = random_keys(10)
     weights = weights_for(keys)
-    before = vectors_of(embedding, keys)
     (embedding(keys) * weights).sum().backward()
     (embedding(keys) * weights).sum().backward()
     twice = embedding.apply_gradients()
     other = make(optimizer="sgd")
-    (other(keys) * weights).sum().backward()
+    (other(keys) * weights * 2).sum().backward()
     once = other.apply_gradients()
     np.testing.assert_array_equal(twice.keys, once.keys)
-    np.testing.assert_allclose(twice.scores, 2 * once.scores, rtol=1e-6)
-    np.testing.assert_allclose(
-        vectors_of(embedding, keys) - before, 2 * (vectors_of(other, keys) - before), rtol=1e-4, atol=1e-5
-    )
+    np.testing.assert_allclose(twice.scores, once.scores, rtol=1e-6)
+    np.testing.assert_allclose(vectors_of(embedding, keys), vectors_of(other, keys), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("optimizer", ["adagrad", "sgd"])
@@ -373,11 +398,9 @@ def test_the_hash_table_equals_a_dense_reference(backend: Backend, optimizer: Op
 
 
 @settings(deadline=None, max_examples=30)
-@given(st.integers(20_000, 3_000_000), st.sampled_from([4, 16, 64]), st.sampled_from(["adagrad", "sgd"]), st.booleans())
-def test_nbytes_equal_what_is_allocated_and_fit_the_budget(
-    size: int, dim: int, optimizer: OptimizerName, gate: bool
-) -> None:
-    sizes = plan(size, dim, 26, optimizer=optimizer, gate=gate)
+@given(st.integers(20_000, 3_000_000), st.sampled_from([4, 16, 64]), st.sampled_from(["adagrad", "sgd"]))
+def test_nbytes_equal_what_is_allocated_and_fit_the_budget(size: int, dim: int, optimizer: OptimizerName) -> None:
+    sizes = plan(size, dim, 26, optimizer=optimizer)
     embedding = AdaptiveEmbedding(sizes)
     allocated = embedding.nbytes
     assert {name: allocated[name] for name in sizes.nbytes} == sizes.nbytes

@@ -43,12 +43,11 @@ def make(
     *,
     row_format: str = "float32",
     optimizer: OptimizerName = "adagrad",
-    gate: bool = False,
     seed: int = 3,
     capacity: int = CAPACITY,
 ) -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=capacity, level_1_per_field=6, level_2_rows=12)
-    plan = EmbeddingPlan(layout=layout, dim=DIM, optimizer=optimizer, router_keys=32, row_format=row_format, gate=gate)
+    plan = EmbeddingPlan(layout=layout, dim=DIM, optimizer=optimizer, router_keys=32, row_format=row_format)
     return AdaptiveEmbedding(plan, seed=seed, backend=backend)
 
 
@@ -113,7 +112,7 @@ def assert_differ(one: nn.Module, other: nn.Module) -> None:
 
 def test_apply_is_torchs_own_for_any_model_around_an_embedding() -> None:
     seen: list[nn.Module] = []
-    model = Model(make(gate=True))
+    model = Model(make())
 
     def init(module: nn.Module) -> None:
         seen.append(module)
@@ -141,7 +140,7 @@ def test_the_old_name_of_the_report_is_importable() -> None:
 @both
 @pytest.mark.parametrize("row_format", ["float32", "bfloat16", "int8"])
 def test_a_loaded_embedding_continues_bit_for_bit(backend: Backend, row_format: str) -> None:
-    one, other = (make(backend, row_format=row_format, gate=True, seed=seed) for seed in (3, 4))
+    one, other = (make(backend, row_format=row_format, seed=seed) for seed in (3, 4))
     train(one, range(5))
     assert one.num_hot == 6
     assert str(other.load_state_dict(copy.deepcopy(one.state_dict()))) == "<All keys matched successfully>"
@@ -165,7 +164,7 @@ def test_a_loaded_hash_table_continues_bit_for_bit(backend: Backend) -> None:
 @pytest.mark.parametrize("how", ["torch", "safetensors"])
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_larger_model_round_trips_through_a_file(tmp_path: Path, how: str, strict: bool) -> None:
-    one, other = Model(make(row_format="int8", gate=True)), Model(make(row_format="int8", gate=True, seed=9), seed=1)
+    one, other = Model(make(row_format="int8")), Model(make(row_format="int8", seed=9), seed=1)
     train(one.embedding, range(4))
     path = tmp_path / "state"
     if how == "torch":
@@ -189,7 +188,7 @@ def test_an_incomplete_state_loads_nothing_and_reports_all_of_it_missing() -> No
     with pytest.raises(RuntimeError, match=r"Missing key.*inner\.embedding\.router_keys"):
         other.load_state_dict(state)
     matched = other.load_state_dict(state, strict=False)
-    assert {"inner.embedding.router_keys", "inner.embedding.hot.values"} <= set(matched.missing_keys)
+    assert {"inner.embedding.router_keys", "inner.embedding.unique.values"} <= set(matched.missing_keys)
     assert_equal(before, other.embedding)
 
 
@@ -226,7 +225,7 @@ def saved_and_loaded(module: Any) -> Any:
 @both
 @pytest.mark.parametrize("duplicate", [copy.deepcopy, saved_and_loaded])
 def test_a_copy_is_equal_and_learns_independently(backend: Backend, duplicate: Callable[[Any], Any]) -> None:
-    one = Model(make(backend, row_format="int8", gate=True))
+    one = Model(make(backend, row_format="int8"))
     train(one.embedding, range(4))
     one(torch.from_numpy(keys_of(4).view(np.int64))).backward()  # captured gradients are copied, too
     other = duplicate(one)
@@ -294,7 +293,7 @@ def test_an_empty_batch_learns_nothing(backend: Backend, make_one: Any) -> None:
     ],
 )
 def test_a_conversion_leaves_the_rows_alone(convert: Callable[[nn.Module], nn.Module]) -> None:
-    model = Model(make(gate=True))
+    model = Model(make())
     train(model.embedding, range(2))
     before = copy.deepcopy(model.embedding.state_dict())
     convert(model)
@@ -352,7 +351,7 @@ def test_eval_under_no_grad_gives_vectors_and_captures_nothing(backend: Backend)
 
 @both
 @pytest.mark.parametrize("num_passes", [2, 20])
-@pytest.mark.parametrize("make_one", [lambda backend: make(backend, gate=True), make_hashed])
+@pytest.mark.parametrize("make_one", [make, make_hashed])
 def test_accumulated_gradients_equal_one_merged_batch(backend: Backend, num_passes: int, make_one: Any) -> None:
     one, other = make_one(backend), make_one(backend)
     if isinstance(one, AdaptiveEmbedding):
@@ -380,8 +379,10 @@ def test_several_forward_passes_of_one_loss_equal_one_merged_batch(backend: Back
     (both_of[: len(left)].sin().sum() + both_of[len(left) :].cos().sum()).backward()
     other.apply_gradients()
     torch.testing.assert_close(rows_of(one), rows_of(other), rtol=1e-4, atol=1e-6)
-    for name in one.stores:
-        assert one.tensors()[f"{name}.steps"] == other.tensors()[f"{name}.steps"] == 1
+    steps = [name for name in one.tensors() if name.endswith(".steps")]
+    assert len(steps) == 3
+    for name in steps:
+        assert one.tensors()[name] == other.tensors()[name] == 1
 
 
 def test_a_forward_whose_backward_never_comes_is_not_kept() -> None:
@@ -396,7 +397,7 @@ def test_a_forward_whose_backward_never_comes_is_not_kept() -> None:
 
 
 @both
-@pytest.mark.parametrize("make_one", [lambda backend: make(backend, gate=True), make_hashed])
+@pytest.mark.parametrize("make_one", [make, make_hashed])
 def test_a_loop_without_apply_gradients_warns_once_and_keeps_little(backend: Backend, make_one: Any) -> None:
     embedding, rows = make_one(backend), 77
     with warnings.catch_warnings(record=True) as caught:

@@ -13,6 +13,7 @@ from test_embedding_adaptive import (
     changes_of,
     learn,
     random_keys,
+    stores_of,
     vectors_of,
     weights_for,
 )
@@ -32,7 +33,7 @@ from trainer.evaluate.cell import run_cell
 
 def make(row_format: str, hot_store: str | None, backend: Backend = "numba") -> AdaptiveEmbedding:
     layout = Layout(num_fields=FIELDS, capacity_rows=CAPACITY, level_1_per_field=6, level_2_rows=12)
-    sizes = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, hot_store=hot_store, gate=True)
+    sizes = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, hot_store=hot_store)
     return AdaptiveEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1), seed=3, backend=backend)
 
 
@@ -88,9 +89,7 @@ def test_a_plan_counts_the_bytes_of_each_store(hot_store: str) -> None:
 
 def test_the_stores_of_tiers_can_differ_and_a_checkpoint_of_others_is_refused() -> None:
     embedding = make("float32", "bfloat16")
-    assert [embedding.stores[name].values.dtype for name in embedding.stores] == [
-        torch.bfloat16, torch.float32, torch.float32,
-    ]  # fmt: skip
+    assert [store.values.dtype for store in stores_of(embedding)] == [torch.bfloat16, torch.float32, torch.float32]
     with pytest.raises(CheckpointError, match=r"values: got .*float32, expected .*bfloat16"):
         embedding.load_tensors(make("float32", None).tensors())
 

@@ -39,10 +39,9 @@ def test_the_example_runs() -> None:
     assert embedding.nbytes["total"] <= 2_000_000
 
 
-@pytest.mark.parametrize("gate", [False, True])
 @pytest.mark.parametrize("row_format", ROW_FORMATS)
-def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: str, gate: bool) -> None:
-    run = drive(TrainingRun(run_config(None, row_format=row_format, gate=gate), 1), 12)
+def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: str) -> None:
+    run = drive(TrainingRun(run_config(None, row_format=row_format), 1), 12)
     export(run, tmp_path / "out")
     export(run, tmp_path / "out")  # replaces the first
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out"]

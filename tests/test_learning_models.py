@@ -16,6 +16,8 @@ from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.plans import hash_plan, plan_for_capacity
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.registry import ROW_FORMATS
+from trainer.embedding.stores.two_level import PARTS
+from trainer.embedding.stores.two_level_kernels import two_level_kernels
 from trainer.errors import PlanError
 from trainer.learning.building import build_trainer
 from trainer.learning.learner import DenseOptimizer
@@ -153,10 +155,11 @@ def test_warming_up_compiles_every_kernel_of_a_step_and_keeps_the_random_state(r
     torch.manual_seed(5)
     before, dim = torch.get_rng_state(), 7
     batch = click_batch(16, 0)
-    config = ModelConfig(compression=1000, dim=dim, row_format=row_format, gate=True, compare_hash=True)
+    config = ModelConfig(compression=1000, dim=dim, row_format=row_format, compare_hash=True)
     warm_up(config, batch.fields, batch.dense_names, torch.device("cpu"))
     assert torch.equal(torch.get_rng_state(), before)
-    compiled = [len(kernel.signatures) for parts in (1, 2) for kernel in row_kernels(dim, parts)]
+    kernels = [*row_kernels(dim), *two_level_kernels(dim, PARTS)]
+    compiled = [len(kernel.signatures) for kernel in kernels]
     assert min(compiled) >= 1
     build_trainer(config, batch.fields, len(batch.dense_names), torch.device("cpu")).step(batch)
-    assert [len(kernel.signatures) for parts in (1, 2) for kernel in row_kernels(dim, parts)] == compiled
+    assert [len(kernel.signatures) for kernel in kernels] == compiled

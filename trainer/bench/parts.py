@@ -77,9 +77,12 @@ def limit_ms(embedding: AdaptiveEmbedding, keys: npt.NDArray[np.uint64], between
 def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tuple[npt.NDArray[np.int32], int]:
     """The distinct rows that keys (N,) read, numbered across all stores, and the number of all rows."""
     touched, first = [], 0
-    for name, reads in embedding.look_up(words, batch_rows).reads.items():
-        touched.append(np.unique(reads.addresses[reads.members]) + first)
-        first += embedding.store(name).num_rows
+    lookup = embedding.look_up(words, batch_rows)
+    unique, shared = (reads.addresses[reads.members] for reads in lookup.reads.values())
+    stores = (embedding.unique, embedding.shared.level_1, embedding.shared.level_2)
+    for store, addresses in zip(stores, (unique, shared[:, :1], shared[:, 1:]), strict=True):
+        touched.append(np.unique(addresses) + first)
+        first += store.num_rows
     return np.concatenate(touched).astype(np.int32), first
 
 
@@ -104,10 +107,10 @@ def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float
         clock_s = note("look up (both, and addresses)", clock_s)
         embedding.gather(lookup)
         clock_s = note("gather", clock_s)
-        touched = embedding.reduce(lookup, gradient, gradient if embedding.gate else None)
+        touched = embedding.reduce(lookup, gradient, gradient)
         clock_s = note("merge gradients, scores", clock_s)
-        for name, sums in touched.sums.items():
-            embedding.store(name).learn(sums)
+        for store, sums in zip((embedding.unique, embedding.shared), touched.sums.values(), strict=True):
+            store.learn(sums, touched.batch_rows)
         note("update rows", clock_s)
     return {name: float(np.median(times)) for name, times in taken.items()}
 

@@ -56,7 +56,6 @@ class BenchConfig:
         model: `dlrm`, `wdl` or `dcn`, with the sizes of the paper.
         compression: the size of a full float32 table of Criteo Kaggle's features, relative to the embedding.
         row_format: the row format of both embeddings.
-        gate: whether the adaptive embedding has a learned gate.
         steps: pairs of whole steps per case, and as many pairs of split steps.
         seed: the seed of weights and rows.
     """
@@ -65,7 +64,6 @@ class BenchConfig:
     model: str = "dlrm"
     compression: float = 1000.0
     row_format: str = "float32"
-    gate: bool = False
     steps: int = 30
     seed: int = 0
 
@@ -105,7 +103,6 @@ class _Bench:
             dim=dim,
             compression=config.compression,
             row_format=config.row_format,
-            gate=config.gate,
             compare_hash=True,
             seed=config.seed,
         )

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 _COUNTS = (1_000, 10_000, 100_000, 1_000_000)
-_STEP_BOUND, _EMBEDDING_BOUND = 1.10, 1.35
+_STEP_BOUND, _EMBEDDING_BOUND = 1.10, 1.40
 
 
 def _print_cases(console: Console, cases: list[Case]) -> None:
@@ -134,7 +134,6 @@ def _draw(path: Path, cases: list[Case]) -> None:
     show_default=True,
     help="Storage format of the rows.",
 )
-@click.option("--gate/--no-gate", default=False, show_default=True, help="Learn a gate in the adaptive embedding.")
 @click.option("--compression", type=click.FloatRange(1), default=1000.0, show_default=True,
               help="Size of Criteo's full table over that of the embedding.")  # fmt: skip
 @click.option(

@@ -46,7 +46,6 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         row_optimizer=options.pop("optimizer"),
         row_format=options.pop("row_format"),
         hot_store=options.pop("hot_store"),
-        gate=options.pop("gate"),
         row_hyperparameters=RowOptimizer(learning_rate=options.pop("learning_rate")),
         dense_optimizer=DenseOptimizer(
             name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_learning_rate")
@@ -120,12 +119,6 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "--hot-store",
     type=click.Choice(list(STORES)),
     help="The same for the rows of hot features alone.  [default: as all rows]",
-)
-@click.option(
-    "--gate/--no-gate",
-    default=False,
-    show_default=True,
-    help="Learn a scale for each field's shared and unique vectors.",
 )
 @click.option(
     "--learning-rate", type=float, default=DEFAULT_LEARNING_RATE, show_default=True, help="Learning rate of the rows."

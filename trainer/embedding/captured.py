@@ -9,7 +9,7 @@ N lookups, P distinct rows of a store, K distinct keys, D values a row, F fields
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Generic, TypeVar
 
@@ -90,16 +90,18 @@ class Touched:
     """The gradients of one or more passes, summed by row.
 
     Attributes:
-        sums: the row gradients of each store that was read, by name.
+        sums: the row gradients of each store that was read, by name, one for each memory of the store.
         keys: (K,) int64, distinct except for 0, which is padding; (0,) from an embedding without importance.
         scores: (K,) float32, the importance of each key.
-        slopes: (F, 2) float32, the gradient at the gates; None without gates.
+        slopes: (F, 3) float32, the gradient at the gates; None without gates.
+        batch_rows: B, the rows of all passes.
     """
 
-    sums: Mapping[str, Sums]
+    sums: Mapping[str, tuple[Sums, ...]]
     keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     slopes: Tensor | None = None
+    batch_rows: int = 0
 
 
 def add_up(parts: list[Touched], backend: Backend) -> Touched:
@@ -107,24 +109,25 @@ def add_up(parts: list[Touched], backend: Backend) -> Touched:
     if len(parts) == 1:
         return parts[0]
     merge = _add_up_numba if backend == "numba" else _add_up_torch
-    sums = {}
-    for name in parts[0].sums:
-        each = [part.sums[name] for part in parts]
+
+    def merged(each: Sequence[Sums]) -> Sums:
         rows, gradients = merge(
             [torch.as_tensor(one.rows) for one in each],
             [torch.as_tensor(one.gradients) for one in each],
             each[0].padding,
         )
         is_numpy = backend == "numba"
-        sums[name] = Sums(
+        return Sums(
             rows=rows.numpy() if is_numpy else rows,
             gradients=gradients.numpy() if is_numpy else gradients,
             padding=each[0].padding,
         )
+
+    sums = {name: tuple(map(merged, zip(*(part.sums[name] for part in parts), strict=True))) for name in parts[0].sums}
     keys, scores = merge([part.keys for part in parts], [part.scores for part in parts], 0)
     slopes = [part.slopes for part in parts if part.slopes is not None]
     total = torch.stack(slopes).sum(dim=0) if slopes else None
-    return Touched(sums=sums, keys=keys, scores=scores, slopes=total)
+    return Touched(sums=sums, keys=keys, scores=scores, slopes=total, batch_rows=sum(part.batch_rows for part in parts))
 
 
 def _add_up_numba(ids: list[Tensor], values: list[Tensor], padding: int) -> tuple[Tensor, Tensor]:  # noqa: ARG001

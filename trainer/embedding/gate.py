@@ -1,40 +1,28 @@
-"""Learned gates: for each field, one scalar multiplies its shared vectors and another one its unique vectors.
+"""Learned gates: for each field, one scalar for each part that a vector is the sum of.
 
-A gate weighs the two tiers against each other. It starts at 1, learns with its own Adagrad, and stays within [.1, 10],
-so that a promotion can keep the gated vector: it multiplies the copied row by the old gate over the new one.
+    part 0    the unique row of a hot key
+    part 1    the row of level 1 of any other key
+    part 2    its quarters of level 2
 
-    F fields, U distinct keys of a lookup (N on CUDA)
+A gate weighs a part against the others, field by field. It starts at 1 and learns with its own Adagrad. It stays within
+[.01, 10], that of unique rows within [.1, 10], so that a promotion can keep the gated vector: it divides the vector by
+the new gate.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from trainer.embedding.gathers import field_indices
 from trainer.errors import CheckpointError
 
-__all__ = ["Gate", "Gated"]
+__all__ = ["Gate"]
 
-_TIERS = 2  # shared, unique
-_LEARNING_RATE, _EPSILON = 0.01, 1e-6
-_LEAST, _MOST = 0.1, 10.0
-
-
-@dataclass(frozen=True)
-class Gated:
-    """The gates of a lookup's keys.
-
-    Attributes:
-        indices: (U,) int64, the index of the gate: twice the field, plus 1 for a unique row.
-        factors: (U,) float32, the value of the gate.
-    """
-
-    indices: Tensor
-    factors: Tensor
+_PARTS = 3
+_LEARNING_RATE, _EPSILON = 0.1, 1e-6
+_LEAST_UNIQUE, _LEAST, _MOST = 0.1, 0.01, 10.0
 
 
 class Gate(nn.Module):
@@ -50,30 +38,31 @@ class Gate(nn.Module):
 
     def __init__(self, num_fields: int, device: torch.device) -> None:
         super().__init__()
-        self.register_buffer("values", torch.ones(num_fields, _TIERS, device=device), persistent=False)
-        self.register_buffer("state", torch.zeros(num_fields, _TIERS, device=device), persistent=False)
+        self.register_buffer("values", torch.ones(num_fields, _PARTS, device=device), persistent=False)
+        self.register_buffer("state", torch.zeros(num_fields, _PARTS, device=device), persistent=False)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the gates and of their sums."""
         return self.values.nbytes + self.state.nbytes
 
-    def of(self, keys: Tensor, is_hot: Tensor) -> Gated:
-        """The gates of (U,) int64 keys; `is_hot` (U,) tells which have a unique row."""
-        fields = field_indices(keys, len(self.values))
-        indices = fields * _TIERS + is_hot.long()
-        return Gated(indices, self.values.view(-1)[indices])
+    @property
+    def unique(self) -> Tensor:
+        """A copy of the gates (F, 1) of unique rows, which later steps do not change."""
+        return self.values[:, :1].clone()
 
-    def slopes(self, gated: Gated, dots: Tensor) -> Tensor:
-        """The gradient (F, 2) at the gates; `dots` (U,) are the sums of gradient times gated vector, per key."""
-        flat = torch.zeros_like(self.values).view(-1).index_add_(0, gated.indices, dots / gated.factors)
-        return flat.view(-1, _TIERS)
+    @property
+    def shared(self) -> Tensor:
+        """A copy of the gates (F, 2) of both levels."""
+        return self.values[:, 1:].clone()
 
+    @torch.no_grad()
     def learn(self, slopes: Tensor) -> None:
-        """One Adagrad step with the gradient (F, 2)."""
+        """One Adagrad step with the gradient (F, 3)."""
         self.state += slopes.square()
         self.values -= _LEARNING_RATE * slopes / (self.state.sqrt() + _EPSILON)
-        self.values.clamp_(_LEAST, _MOST)
+        self.values[:, :1].clamp_(_LEAST_UNIQUE, _MOST)
+        self.values[:, 1:].clamp_(_LEAST, _MOST)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state, for a checkpoint."""

@@ -6,6 +6,8 @@ products wrap as in uint64, and a logical right shift is an arithmetic one with 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -64,10 +66,11 @@ def level_rows(keys: Tensor, seed: int, rows_per_field: int, num_fields: int) ->
     return field_indices(keys, num_fields) * rows_per_field + row
 
 
-def part_rows(keys: Tensor, seed: int, num_rows: int) -> Tensor:
-    """The two rows of each key: (N, 2) int64."""
-    word = mix64_tensor(keys ^ _signed(seed))
-    return torch.stack([half * num_rows >> 32 for half in (word >> 32 & _LOW, word & _LOW)], dim=1)
+def part_rows(keys: Tensor, seeds: Sequence[int], num_rows: int) -> Tensor:
+    """Two rows of each key for each seed: (N, 2 len(seeds)) int64."""
+    words = [mix64_tensor(keys ^ _signed(seed)) for seed in seeds]
+    halves = [half for word in words for half in (word >> 32 & _LOW, word & _LOW)]
+    return torch.stack([half * num_rows >> 32 for half in halves], dim=1)
 
 
 def merge_by_id(ids: Tensor, values: Tensor, padding: int) -> tuple[Tensor, Tensor]:

@@ -46,9 +46,7 @@ class HashEmbedding(CapturingEmbedding):
         backend: Backend | None = None,
     ) -> None:
         super().__init__(plan, device=device, backend=backend)
-        sizes = RowSizes(
-            num_rows=plan.layout.level_1_rows, dim=plan.dim, optimizer=plan.optimizer, is_padded=True
-        )  # padded, so that it has as many bytes as an adaptive embedding without unique rows
+        sizes = RowSizes(num_rows=plan.layout.level_1_rows, dim=plan.dim, optimizer=plan.optimizer)
         self.rows = store_class(plan.row_format)(
             sizes,
             optimizer=optimizer or RowOptimizer(),
@@ -70,7 +68,7 @@ class HashEmbedding(CapturingEmbedding):
         layout = self.plan.layout
         if self.backend == "torch":
             rows = gathers.level_rows(keys, int(LEVEL_1_SEED), layout.level_1_per_field, layout.num_fields)
-            reads = Reads(addresses=rows[:, None])
+            reads = Reads(addresses=rows[:, None], gates=None)
         else:
             hashed = np.empty(len(keys), np.uint64)
             words, per_field = keys.numpy().view(np.uint64), layout.level_1_per_field
@@ -83,7 +81,7 @@ class HashEmbedding(CapturingEmbedding):
         """The vectors (N, D)."""
         blank = torch.empty if self.backend == "numba" else torch.zeros
         out = blank(lookup.num_lookups, self.plan.dim, device=self.device)
-        self.rows.gather_add(lookup.reads[_ROWS], out)
+        self.rows.gather(lookup.reads[_ROWS], out)
         return out
 
     @torch.no_grad()
@@ -91,11 +89,12 @@ class HashEmbedding(CapturingEmbedding):
         """Updates the rows that backward passes touched since the last call, each once."""
         touched = self.take_touched()
         if touched is not None:
-            self.rows.learn(touched.sums[_ROWS])
+            self.rows.learn(touched.sums[_ROWS], touched.batch_rows)
 
     def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:  # noqa: ARG002
         """Sums one pass's gradient (N, D) by row."""
-        return Touched(sums={_ROWS: self.rows.sum_gradients(lookup.reads[_ROWS], gradient)})
+        reduced = self.rows.sum_gradients(lookup.reads[_ROWS], gradient)
+        return Touched(sums={_ROWS: reduced.sums}, batch_rows=lookup.batch_rows)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state, for a checkpoint."""

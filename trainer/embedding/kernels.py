@@ -16,7 +16,7 @@ from sketch.keymap import ABSENT, SLOTS, find_slot
 from sketch.simd import load_i32, prefetch, select
 from streams.keys import FIELD_SHIFT
 
-__all__ = ["deduplicate", "find", "hash_field", "hash_parts", "hash_rows", "number_distinct", "number_rows", "split"]
+__all__ = ["deduplicate", "find", "hash_rows", "number_distinct", "split"]
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -91,25 +91,6 @@ def find(keys, slots, values, num_fields, found):
 
 
 @njit(nogil=True, cache=True)
-def hash_field(keys, seed, per_field, rows):
-    """Hashes each key to one of the rows that its field owns: fills `rows` (U, 1) int32."""
-    for i in range(keys.shape[0]):
-        field = np.int64(keys[i] >> FIELD_SHIFT) - 1
-        hashed = (mix64(keys[i] ^ seed) >> _HALF) * np.uint64(per_field) >> _HALF
-        rows[i, 0] = field * per_field + np.int64(hashed)
-
-
-@njit(nogil=True, cache=True)
-def hash_parts(keys, seed, num_rows, rows):
-    """Hashes each key to two rows, one from each half of a mixed word: fills `rows` (U, 2) int32."""
-    count = np.uint64(num_rows)
-    for i in range(keys.shape[0]):
-        word = mix64(keys[i] ^ seed)
-        rows[i, 0] = np.int64((word >> _HALF) * count >> _HALF)
-        rows[i, 1] = np.int64((word & _LOW) * count >> _HALF)
-
-
-@njit(nogil=True, cache=True)
 def hash_rows(keys, seed, num_fields, per_field, rows):
     """As `hash_field`, for `rows` (N,) uint64; returns the number of keys of unknown fields."""
     unknown = 0
@@ -125,10 +106,12 @@ def hash_rows(keys, seed, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def split(rows, inverse, hot_keys, other_keys, hot_lookups, other_lookups):
+def split(keys, rows, inverse, fields, hot_keys, other_keys, hot_lookups, other_lookups):
     """Splits keys and lookups into those with a unique row and the others; returns the counts of the former.
 
     Args:
+        keys: (U,) uint64.
+        fields: (U,) uint8, filled with the fields of the keys, counted from 0.
         rows: (U,) int32, negative for a key without a unique row.
         inverse: (N,) int32, the key of each lookup.
         hot_keys: (1 + U,) int32, filled with the indices of the keys with a unique row, in order.
@@ -139,6 +122,7 @@ def split(rows, inverse, hot_keys, other_keys, hot_lookups, other_lookups):
     num_keys, num_lookups = 0, 0
     for i in range(rows.shape[0]):
         has_row = np.int64(rows[i] >= 0)
+        fields[i] = np.uint8((keys[i] >> FIELD_SHIFT) - np.uint64(1))
         hot_keys[np.uint64(num_keys)], other_keys[np.uint64(i - num_keys)] = i, i
         num_keys += has_row
     start = rows.ctypes.data
@@ -149,44 +133,16 @@ def split(rows, inverse, hot_keys, other_keys, hot_lookups, other_lookups):
     return num_keys, num_lookups
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _number_row(row, slots, shift, rows, count):
-    """Returns the number of a row and the new count. Branch-free, because whether a row is new is unpredictable."""
-    mask, slot = np.uint64(slots.shape[0] - 1), np.uint64(row) * GOLDEN_RATIO >> shift
-    rows[0] = row  # sentinel: an empty slot ends the search like the slot of the row
-    entry = np.uint64(slots[slot])
-    while rows[entry] != row:
-        slot = (slot + np.uint64(1)) & mask
-        entry = np.uint64(slots[slot])
-    number = select(entry != 0, np.int64(entry), count + 1)
-    rows[np.uint64(count + 1)] = row
-    slots[slot] = number
-    return number - 1, max(count, number)
-
-
-@njit(nogil=True, cache=True)
-def number_rows(addresses, members, slots, shift, rows, numbers):
-    """Numbers the distinct rows of some keys; returns their count.
-
-    Args:
-        addresses: (U, k) int32.
-        members: (M,) int32, the indices of the keys.
-        slots: (2^b,) int32, zeros, more than 5/4 k M.
-        shift: 64 - b, uint64.
-        rows: (1 + k M,) int32; the first is scratch, the next P are filled.
-        numbers: (U, k) int32, filled for the members with the numbers of their rows.
-    """
-    count = 0
-    for n in range(members.shape[0]):
-        i = np.uint32(members[n])
-        for part in range(addresses.shape[1]):
-            numbers[i, part], count = _number_row(addresses[i, part], slots, shift, rows, count)
-    return count
-
-
 @njit(nogil=True, cache=True)
 def number_distinct(addresses, members, rows, numbers):
-    """As `number_rows` for addresses (U, 1) that are all distinct, with `rows` (M,)."""
+    """Numbers the rows of some keys, all distinct, in order.
+
+    Args:
+        addresses: (U, 1) int32.
+        members: (M,) int32, the indices of the keys.
+        rows: (M,) int32, filled.
+        numbers: (U, 1) int32, filled for the members with the numbers of their rows.
+    """
     for n in range(members.shape[0]):
         i = np.uint32(members[n])
         rows[n], numbers[i, 0] = addresses[i, 0], n

@@ -1,11 +1,8 @@
-"""The sizes of the three stores of an adaptive embedding.
+"""The numbers of rows of an adaptive embedding, and the seeds of the hashes that need no index.
 
-    hot        capacity_rows rows, numbered by the agent             a hot key reads one row
-    level_1    a few rows per field                                  every other key reads the sum of
-    level_2    level_2_rows rows, common to all fields               a row of level 1 and two halves of level 2
-
-The level 2 part of a vector is the left half of one row and the right half of another. R rows make R^2 such pairs, so
-two keys rarely share both halves. Seeded hashes map a key to its shared rows, so these need no index.
+unique     capacity_rows rows, numbered by the agent             a hot key reads one row
+level 1    a few rows per field                                  every other key reads the sum of a row of level 1
+level 2    level_2_rows rows, common to all fields               and four quarters of rows of level 2
 """
 
 from __future__ import annotations
@@ -16,11 +13,12 @@ import numpy as np
 
 from trainer.errors import PlanError
 
-__all__ = ["LEVEL_1_SEED", "LEVEL_2_SEED", "Layout"]
+__all__ = ["GATE_BYTES", "LEVEL_1_SEED", "LEVEL_2_SEEDS", "Layout"]
 
 LEVEL_1_SEED = np.uint64(0x4C45564C00000001)  # "LEVL", 1
-LEVEL_2_SEED = np.uint64(0x4C45564C00000002)
+LEVEL_2_SEEDS = (np.uint64(0x4C45564C00000002), np.uint64(0x4C45564C00000003))  # each for two of the quarters
 _MAX_ROWS = (1 << 31) - 1
+GATE_BYTES = 24  # per field: a float32 and its Adagrad sum for each of three parts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,8 +54,8 @@ class Layout:
 
     @property
     def num_shared_rows(self) -> int:
-        """Rows of both levels, and one zero row after those of level 2."""
-        return self.level_1_rows + self.level_2_rows + 1
+        """Rows of both levels."""
+        return self.level_1_rows + self.level_2_rows
 
     @property
     def num_rows(self) -> int:

@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from trainer.embedding import kernels
-from trainer.embedding.gate import Gated
 from trainer.embedding.slots import empty_slots
 from trainer.embedding.stores.store import Reads
 from trainer.errors import KeyTypeError
@@ -29,7 +28,6 @@ class Lookup:
         num_lookups: N.
         batch_rows: B, the rows over which the loss is a mean.
         version: the version of the router at the lookup.
-        gated: the gates of the keys; None without gates.
     """
 
     keys: Tensor
@@ -37,7 +35,6 @@ class Lookup:
     num_lookups: int
     batch_rows: int
     version: int = 0
-    gated: Gated | None = None
 
 
 @dataclass(frozen=True)
@@ -83,9 +80,4 @@ def as_words(keys: Tensor | npt.NDArray[np.uint64], device: torch.device) -> Ten
 def reads_of_rows(rows: npt.NDArray[np.uint64]) -> Reads:
     """The reads of one store for lookups of row numbers (N,), each distinct row once; for the numba body."""
     unique, inverse = distinct(rows)
-    return Reads(
-        addresses=unique.astype(np.int32)[:, None],
-        inverse=inverse,
-        gates=np.empty(0, np.float32),
-        is_distinct=True,
-    )
+    return Reads(addresses=unique.astype(np.int32)[:, None], inverse=inverse)

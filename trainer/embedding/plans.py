@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypedDict
 
 from sketch.keymap import SLOTS, num_buckets_for
-from trainer.embedding.layout import Layout
+from trainer.embedding.layout import GATE_BYTES, Layout
 from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES, store_class
 from trainer.errors import PlanError
 
@@ -34,7 +34,6 @@ __all__ = [
 _FLOAT_BYTES = 4
 _SLOT_BYTES = 12  # a uint64 key and an int32 value
 _USED_BYTES = 1  # per unique row: whether it has a key
-_GATE_BYTES = 16  # per field: a float32 and its Adagrad sum, for shared and for unique rows
 _UNIQUE_SHARE = 0.35
 _MOST_LEVEL_1, _LEVEL_2_PER_LEVEL_1 = 4, 32
 
@@ -55,7 +54,6 @@ class EmbeddingPlan:
         router_keys: hot keys that fit in the router without growth; 0 for an embedding without a router.
         row_format: the name of the store of all rows.
         hot_store: the name of the store of unique rows, if it differs.
-        gate: whether there is a learned gate for each field and tier.
     """
 
     layout: Layout
@@ -64,7 +62,6 @@ class EmbeddingPlan:
     router_keys: int = 0
     row_format: str = DEFAULT_ROW_FORMAT
     hot_store: str | None = None
-    gate: bool = False
 
     def __post_init__(self) -> None:
         if not 1 <= self.dim <= 4096:
@@ -95,7 +92,7 @@ class EmbeddingPlan:
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
         used = self.capacity_rows * _USED_BYTES
         router = used + map_bytes(self.router_keys) if self.router_keys else 0
-        gate = self.layout.num_fields * _GATE_BYTES if self.gate else 0
+        gate = self.layout.num_fields * GATE_BYTES if self.router_keys else 0
         parts = {"rows": rows, "optimizer": optimizer, "router": router, "gate": gate}
         return {**parts, "total": sum(parts.values())}
 
@@ -110,7 +107,6 @@ class PlanOptions(TypedDict, total=False):
         optimizer: determines the bytes of the optimizer state.
         row_format: determines the bytes of a row.
         hot_store: determines the bytes of a unique row, if it differs.
-        gate: whether there is a learned gate for each field and tier.
     """
 
     unique_share: float
@@ -118,7 +114,6 @@ class PlanOptions(TypedDict, total=False):
     optimizer: OptimizerName
     row_format: str
     hot_store: str | None
-    gate: bool
 
 
 def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: Unpack[PlanOptions]) -> EmbeddingPlan:
@@ -153,7 +148,6 @@ def plan_for_capacity(capacity_rows: int, dim: int, num_fields: int, **options: 
         router_keys=capacity_rows,
         row_format=options.get("row_format", DEFAULT_ROW_FORMAT),
         hot_store=options.get("hot_store"),
-        gate=options.get("gate", False),
     )
 
 
@@ -219,7 +213,7 @@ def hash_plan(
     """
     kind = store_class(row_format)
     row_bytes = kind.row_bytes(dim, optimizer)
-    per_field = (kind.plan(embedding_bytes, dim, optimizer) - 1) // num_fields
+    per_field = kind.plan(embedding_bytes, dim, optimizer) // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
     layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_rows=0)

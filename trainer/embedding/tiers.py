@@ -1,7 +1,7 @@
-"""The tiers of an adaptive embedding, and the stores that each reads.
+"""The tiers of an adaptive embedding, and the store that each reads.
 
-hot       the keys with a unique row    one row of `hot`
-shared    every other key               the sum of a row of `level_1` and two halves of `level_2`
+hot       the keys with a unique row    `unique`: one row each
+shared    every other key               `shared`: the sum of a row of level 1 and four quarters of level 2
 """
 
 from __future__ import annotations
@@ -11,22 +11,18 @@ from typing import Any
 import torch
 
 from trainer.embedding.backends import Backend
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEED
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.embedding.stores.addressing import FieldHash, PartHash
 from trainer.embedding.stores.registry import store_class
 from trainer.embedding.stores.rows import RowOptimizer, RowSizes, RowStore
+from trainer.embedding.stores.two_level import TwoLevelRows
 
-__all__ = ["HOT_STORE", "SHARED_STORES", "build_stores"]
-
-HOT_STORE, SHARED_STORES = "hot", ("level_1", "level_2")
+__all__ = ["build_stores"]
 
 
 def build_stores(
     plan: EmbeddingPlan, *, optimizer: RowOptimizer, seed: int, device: torch.device, backend: Backend
-) -> dict[str, RowStore]:
-    """The stores of a plan by name; one generator makes all initial values, and no two rows share random bits."""
-    layout = plan.layout
+) -> tuple[RowStore, TwoLevelRows]:
+    """The stores of both tiers; one generator makes all initial values, and no two rows share random bits."""
     common: dict[str, Any] = {
         "optimizer": optimizer,
         "initial": torch.Generator().manual_seed(seed),
@@ -34,25 +30,7 @@ def build_stores(
         "device": device,
         "backend": backend,
     }
-    by_field = FieldHash(layout.num_fields, layout.level_1_per_field, LEVEL_1_SEED)
-    by_part = PartHash(layout.level_2_rows, LEVEL_2_SEED)
-    level_1_start = layout.capacity_rows
-    sizes = {
-        "hot": RowSizes(num_rows=layout.capacity_rows, dim=plan.dim, optimizer=plan.optimizer),
-        "level_1": RowSizes(
-            num_rows=layout.level_1_rows, dim=plan.dim, optimizer=plan.optimizer, first_row=level_1_start
-        ),
-        "level_2": RowSizes(
-            num_rows=layout.level_2_rows,
-            dim=plan.dim,
-            optimizer=plan.optimizer,
-            parts=2,
-            is_padded=True,
-            first_row=level_1_start + layout.level_1_rows,
-        ),
-    }
-    return {
-        "hot": store_class(plan.hot_store or plan.row_format)(sizes["hot"], **common),
-        "level_1": store_class(plan.row_format)(sizes["level_1"], addressing=by_field, **common),
-        "level_2": store_class(plan.row_format)(sizes["level_2"], addressing=by_part, **common),
-    }
+    sizes = RowSizes(num_rows=plan.capacity_rows, dim=plan.dim, optimizer=plan.optimizer)
+    unique = store_class(plan.hot_store or plan.row_format)(sizes, **common)
+    kind = store_class(plan.row_format)
+    return unique, TwoLevelRows(kind, plan.layout, plan.dim, row_optimizer=plan.optimizer, **common)

@@ -25,7 +25,6 @@ _TITLES = {"auc": "AUC", "auc_last": "AUC of the last seventh"}
 VARIANTS: dict[str, Mapping[str, Knob]] = {
     "rows in float32": {"row_format": "float32"},
     "rows in bfloat16": {"row_format": "bfloat16"},
-    "rows in int4": {"row_format": "int4"},
     "hot rows in int4": {"hot_store": "int4"},
     "hot rows of half width": {"hot_store": "half_width"},
     "a tenth of all rows unique": {"unique_share": 0.1},
@@ -43,14 +42,6 @@ VARIANTS: dict[str, Mapping[str, Knob]] = {
     "half-life 300 events a row": {"half_life": 300.0},
     "half-life 3000 events a row": {"half_life": 3000.0},
     "scores without decay": {"half_life": 1e12},
-    "score over the field's mean": {"score": "field"},
-    "score is the count": {"score": "count"},
-    "promotion from zero": {"promotion": "zero"},
-    "promotion with the shared row's state": {"state": "shared"},
-    "promotion with the state of its score": {"state": "own"},
-    "demotion writes back": {"write_back": 1.0},
-    "learned gate": {"gate": 1.0},
-    "shared rows common to all fields": {"fields": "one"},
 }
 
 

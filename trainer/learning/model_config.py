@@ -26,7 +26,7 @@ class ModelConfig:
     Args:
         model: `dlrm`, `wdl` or `dcn`.
         dim: D, the dimension of the embedding vectors.
-        embedding_bytes: bytes of the embedding: rows, optimizer state, router and gate.
+        embedding_bytes: bytes of the embedding: rows, optimizer state, router and gates.
         compression: bytes of a full table with its optimizer state, divided by the bytes of the embedding; 1 or more.
         capacity_rows: unique rows, equal to the agent's `--capacity`.
         full_features: features of the full table that `compression` refers to.
@@ -34,7 +34,6 @@ class ModelConfig:
         row_hyperparameters: learning rate and epsilon of `row_optimizer`.
         row_format: the store of the embedding's rows, by name.
         hot_store: the store of its unique rows, by name; None for the same.
-        gate: whether the embedding learns a gate for each field and tier.
         dense_optimizer: the optimizer of the model's parameters.
         compare_hash: whether a plain hash table of equal size trains on the same rows.
         seed: the seed of the initial weights and of stochastic rounding.
@@ -53,7 +52,6 @@ class ModelConfig:
     row_hyperparameters: RowOptimizer = field(default_factory=RowOptimizer)
     row_format: str = DEFAULT_ROW_FORMAT
     hot_store: str | None = None
-    gate: bool = False
     dense_optimizer: DenseOptimizer = field(default_factory=DenseOptimizer)
     compare_hash: bool = False
     seed: int = 0
@@ -77,7 +75,6 @@ class ModelConfig:
             "optimizer": self.row_optimizer,
             "row_format": self.row_format,
             "hot_store": self.hot_store,
-            "gate": self.gate,
         }
         if self.capacity_rows is not None:
             return plan_for_capacity(self.capacity_rows, self.dim, num_fields, **options)
@@ -98,7 +95,6 @@ class ModelConfig:
             "level_2_rows": layout.level_2_rows,
             "row_format": self.row_format,
             "hot_store": self.hot_store,
-            "gate": self.gate,
             "row_optimizer": [
                 self.row_optimizer,
                 self.row_hyperparameters.learning_rate,

@@ -32,7 +32,7 @@ __all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_t
 
 logger = logging.getLogger(__name__)
 
-VERSION = 4
+VERSION = 5
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",

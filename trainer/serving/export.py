@@ -1,15 +1,15 @@
 """Exports the adaptive learner of a run as files that a program in any language can read.
 
     DIR/dense.safetensors     the model's weights, by their torch names
-        rows.safetensors      of each store `hot`, `level_1` and `level_2`: STORE.values (R, D), and STORE.scales (R,)
-                              for int8 rows (a value is int8 times scale); with a gate gate (F, 2), the factors of
-                              each field's shared and unique vectors
+        rows.safetensors      of `unique`, `shared.level_1` and `shared.level_2`: NAME.values (R, D), and NAME.scales
+                              (R,) for int8 rows (a value is int8 times scale); gate (F, 3), the factors of each field's
+                              unique rows, rows of level 1 and quarters of level 2
         router.safetensors    keys (K,) int64, bits of the hot feature keys, ascending; values (K,) int32, their rows
         export.json           sizes, row format and fields; seq by shard, offsets by topic; checksums of the other files
 
-A hot key reads its unique row. Any other key reads the sum of a row of level 1 and the halves of two rows of level 2
-(`trainer.embedding.layout` and `trainer.embedding.stores.addressing` define the hashes and their seeds). A replica
-follows the trainer if it applies the assignments after the exported seq and receives the rows of promoted keys.
+A hot key reads its unique row. Any other key reads the sum of a row of level 1 and quarters of four rows of level 2
+(`trainer.embedding.stores.two_level` defines the hashes). A replica follows the trainer if it applies the assignments
+after the exported seq and receives the rows of promoted keys.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ from trainer.process.run import TrainingRun
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 4
+VERSION = 5
 _MANIFEST = "export.json"
 
 
@@ -84,7 +84,6 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "dim": plan.dim,
         "row_format": plan.row_format,
         "hot_store": plan.hot_store,
-        "gate": plan.gate,
         "layout": asdict(plan.layout),
         "fields": [[column.name, column.kind] for column in fields],
         "num_dense": num_dense,
@@ -108,7 +107,7 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     }
     plan = EmbeddingPlan(
         layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
-        hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]), gate=manifest["gate"],
+        hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]),
     )  # fmt: skip
     fields = [Field(*pair) for pair in manifest["fields"]]
     model = build_model(manifest["model"], num_dense=manifest["num_dense"], num_fields=len(fields), dim=plan.dim)

@@ -16,6 +16,8 @@ from torch import Tensor
 from trainer.embedding.stores.formats import Float32Rows
 from trainer.embedding.stores.kernels import count_of, lookup_of, row_kernels
 from trainer.embedding.stores.noise import Noise
+from trainer.embedding.stores.rows import slow_dots
+from trainer.embedding.stores.store import Sums
 from trainer.errors import PlanError
 
 __all__ = ["HalfWidthRows"]
@@ -47,25 +49,29 @@ class HalfWidthRows(Float32Rows):
 
     @property
     def _gather_kernel(self) -> Any:
-        return gather_add
+        return gather
 
     @property
     def _step_kernel(self) -> Any:
         return row_kernels(self.dim // 2).step
 
-    def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
-        super()._step_numba(rows, np.ascontiguousarray(sums[:, : self.dim // 2]), noise)
+    def _step_numba(
+        self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise, keep: float
+    ) -> None:
+        super()._step_numba(rows, np.ascontiguousarray(sums[:, : self.dim // 2]), noise, keep)
+
+    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
+        """As `RowStore.dots`."""
+        return slow_dots(self, sums)
 
 
 @njit(nogil=True, cache=True)
-def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):  # noqa: ARG001
-    """`gather_add` of `stores.kernels.row_kernels` for whole rows (R, D / 2) and vectors (N, D)."""
+def gather(values, scales, addresses, fields, gates, inverse, where, out):  # noqa: ARG001
+    """`gather` of `stores.kernels.row_kernels` for rows (R, D / 2) and vectors (N, D)."""
     for n in range(count_of(where, inverse)):
         i = lookup_of(where, n)
         key = inverse[i]
-        gate = gates[key] if gates.shape[0] > 0 else np.float32(1)
-        if is_first:
-            out[i, values.shape[1] :] = 0
+        gate = gates[fields[key], 0] if gates.shape[0] > 0 else np.float32(1)
+        out[i, values.shape[1] :] = 0
         for column in range(values.shape[1]):
-            value = values[addresses[key, 0], column] * gate
-            out[i, column] = value if is_first else out[i, column] + value
+            out[i, column] = values[addresses[key, 0], column] * gate

@@ -15,6 +15,7 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
@@ -23,6 +24,8 @@ from sketch.hashing import mix64
 from trainer.embedding.stores.formats import ScaledRows
 from trainer.embedding.stores.kernels import TARGET, count_of, lookup_of, renewed_scale, widen
 from trainer.embedding.stores.lanes import NOISE_CONSTANTS
+from trainer.embedding.stores.rows import slow_dots
+from trainer.embedding.stores.store import Sums
 
 __all__ = ["Int4Rows"]
 
@@ -54,11 +57,15 @@ class Int4Rows(ScaledRows):
 
     @property
     def _gather_kernel(self) -> Any:
-        return gather_add
+        return gather
 
     @property
     def _step_kernel(self) -> Any:
         return step
+
+    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
+        """As `RowStore.dots`."""
+        return slow_dots(self, sums)
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -70,18 +77,16 @@ def _bits(values, row, column):
 
 
 @njit(nogil=True, cache=True)
-def gather_add(values, scales, addresses, gates, inverse, where, is_first, out):
-    """`gather_add` of `stores.kernels.row_kernels`."""
-    parts, dim, gated = addresses.shape[1], out.shape[1], gates.shape[0] > 0
+def gather(values, scales, addresses, fields, gates, inverse, where, out):
+    """`gather` of `stores.kernels.row_kernels`."""
+    dim, gated = out.shape[1], gates.shape[0] > 0
     for n in range(count_of(where, inverse)):
         i = lookup_of(where, n)
         key = inverse[i]
-        for part in range(parts):
-            row = addresses[key, part]
-            scale = (gates[key] if gated else np.float32(1)) * widen(scales[row])
-            for column in range(part * dim // parts, (part + 1) * dim // parts):
-                value = _bits(values, row, column) * scale
-                out[i, column] = value if is_first else out[i, column] + value
+        row = addresses[key, 0]
+        scale = (gates[fields[key], 0] if gated else np.float32(1)) * widen(scales[row])
+        for column in range(dim):
+            out[i, column] = _bits(values, row, column) * scale
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -107,7 +112,7 @@ def _round_row(values, row, vector, scale, salt):
 
 
 @njit(nogil=True, cache=True, error_model="numpy")
-def step(values, scales, state, rows, first_row, merged, learning_rate, epsilon, seed, line):  # noqa: PLR0913
+def step(values, scales, state, rows, first_row, merged, keep, learning_rate, epsilon, seed, line):  # noqa: PLR0913
     """`step` of `stores.kernels.row_kernels`."""
     dim = merged.shape[1]
     for i in range(rows.shape[0]):
@@ -120,7 +125,7 @@ def step(values, scales, state, rows, first_row, merged, learning_rate, epsilon,
             length = learning_rate / (np.sqrt(state[row]) + epsilon)
         scale = widen(scales[row])
         for column in range(dim):
-            line[column] = _bits(values, row, column) * scale - length * merged[i, column]
+            line[column] = _bits(values, row, column) * (keep * scale) - length * merged[i, column]
             peak = max(peak, abs(line[column]))
         renewed = renewed_scale(scale, peak, _LIMIT, _TARGET)
         if renewed != 0:

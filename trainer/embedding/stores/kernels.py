@@ -1,6 +1,6 @@
-"""The numba kernels that read and train rows of any format, compiled for each D and number of parts.
+"""The numba kernels that read and train rows of any format, compiled for each D.
 
-    N lookups of U keys, S lookups that the store serves, P distinct rows, D values a row, R stored rows
+    N lookups of U keys, S lookups that the store serves, P distinct rows, D values a row, R stored rows, F fields
 
 A table is float32, uint16 (bfloat16) or int8 (R, D). Only int8 has scales, bfloat16 as uint16 (R,); for the others they
 are (0,). `trainer.embedding.stores.lanes` handles the dtypes, so one loop serves all of them. D is a compile-time
@@ -18,14 +18,17 @@ from numba import njit
 
 from sketch.hashing import mix64
 from sketch.simd import bits_of_float32, float32_of_bits, load_u32, prefetch
-from trainer.embedding.stores.lanes import add_row, add_vector, dot, read_row, round_row, step_row
+from trainer.embedding.stores.lanes import add_vector, dot, read_row, round_row, step_row
 
 __all__ = [
+    "AHEAD",
     "INT8_LIMIT",
+    "STREAM_BYTES",
     "TARGET",
     "RowKernels",
     "count_of",
     "lookup_of",
+    "prefetch_vector",
     "renewed_scale",
     "row_kernels",
     "touch",
@@ -39,9 +42,9 @@ _HALF = np.float32(0.5)
 _16 = np.uint32(16)
 _ROUND = np.uint32(0x7FFF)
 _ONE = np.uint32(1)
-_AHEAD = 8  # rows prefetched ahead of the one that is read
+AHEAD = 8  # rows prefetched ahead of the one that is read
 _LINE_BYTES = 64
-_STREAM_BYTES = 2048  # prefetched ahead of sequential reads and writes: the hardware prefetcher stops at every page
+STREAM_BYTES = 2048  # prefetched ahead of sequential reads and writes: the hardware prefetcher stops at every page
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -75,57 +78,60 @@ def lookup_of(where, n):
     return np.int64(load_u32(where.ctypes.data + n * 4))
 
 
-class RowKernels(NamedTuple):
-    """The kernels for one D and one number of parts."""
+@njit(nogil=True, cache=True, inline="always")
+def prefetch_vector(at, vector_bytes):
+    """Prefetches the lines of a vector."""
+    for line in range(0, vector_bytes, _LINE_BYTES):
+        prefetch(at + line)
 
-    gather_add: Any
+
+class RowKernels(NamedTuple):
+    """The kernels for one D."""
+
+    gather: Any
     step: Any
     merge: Any
+    dots: Any
 
 
 @cache
-def row_kernels(dim: int, parts: int = 1) -> RowKernels:
-    """The kernels for rows of `dim` values, where a vector consists of one part from each of `parts` rows."""
-    vector_bytes, per_value, is_whole = 4 * dim, np.float32(1 / dim), parts == 1
-    behind = max(1, _STREAM_BYTES // vector_bytes)  # lookups
+def row_kernels(dim: int) -> RowKernels:
+    """The kernels for rows of `dim` values."""
+    vector_bytes, per_value = 4 * dim, np.float32(1 / dim)
+    behind = max(1, STREAM_BYTES // vector_bytes)  # lookups
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather_add(table, scales, addresses, gates, inverse, where, is_first, out):
-        """Adds the vectors of the lookups `where` (S,), times their keys' gates (U,) if any, to `out` (N, D)."""
-        start, item, row_bytes = table.ctypes.data, table.itemsize, dim * table.itemsize
-        target, count, one = np.int64(out.ctypes.data), count_of(where, inverse), np.float32(1)
+    def gather(table, scales, addresses, fields, gates, inverse, where, out):
+        """Writes the vectors of the lookups `where` (S,), times the gates (F, 1) of their fields if any, to `out`."""
+        start, row_bytes = table.ctypes.data, dim * table.itemsize
+        target, count, gate = np.int64(out.ctypes.data), count_of(where, inverse), np.float32(1)
         scaled, gated = scales.shape[0] > 0, gates.shape[0] > 0
         inverse_at, addresses_at = inverse.ctypes.data, addresses.ctypes.data
         for n in range(count):
-            if n + _AHEAD < count:
-                coming = load_u32(inverse_at + lookup_of(where, n + _AHEAD) * 4)
-                for part in range(parts):
-                    row = load_u32(addresses_at + (coming * parts + part) * 4)
-                    prefetch(start + row * row_bytes + part * dim // parts * item)
-            at = target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
-            for line in range(0, vector_bytes, _LINE_BYTES):
-                prefetch(at + line)
+            if n + AHEAD < count:
+                coming = load_u32(inverse_at + lookup_of(where, n + AHEAD) * 4)
+                prefetch(start + load_u32(addresses_at + coming * 4) * row_bytes)
+            prefetch_vector(target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
             i = lookup_of(where, n)
-            key, at = load_u32(inverse_at + i * 4), target + i * vector_bytes
-            gate = gates[np.uint64(key)] if gated else one
-            for part in range(parts):
-                first, stop = part * dim // parts, (part + 1) * dim // parts
-                row = load_u32(addresses_at + (key * parts + part) * 4)
-                scale = gate * widen(scales[np.uint64(row)]) if scaled else gate
-                if is_first:
-                    read_row(table, start + row * row_bytes + first * item, scale, at + first * 4, stop - first)
-                else:
-                    add_row(table, start + row * row_bytes + first * item, scale, at + first * 4, stop - first)
+            key = load_u32(inverse_at + i * 4)
+            row = load_u32(addresses_at + key * 4)
+            if gated:
+                gate = gates[np.uint64(fields[np.uint64(key)]), 0]
+            scale = gate * widen(scales[np.uint64(row)]) if scaled else gate
+            read_row(table, start + row * row_bytes, scale, target + i * vector_bytes, dim)
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def step(table, scales, state, rows, first_row, merged, learning_rate, epsilon, seed, line):
-        """One optimizer step on distinct rows (P,) with summed gradients (P, D). `line` (D,) float32 is scratch."""
+    def step(table, scales, state, rows, first_row, merged, keep, learning_rate, epsilon, seed, line):
+        """One optimizer step on distinct rows (P,) with summed gradients (P, D), after each row is scaled by `keep`.
+
+        `line` (D,) float32 is scratch.
+        """
         start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(merged.ctypes.data)
         scratch, scaled, scale, length = line.ctypes.data, scales.shape[0] > 0, np.float32(1), learning_rate
         has_state, state_start, scales_start = state.shape[0] > 0, state.ctypes.data, scales.ctypes.data
         for i in range(rows.shape[0]):
-            if i + _AHEAD < rows.shape[0]:
-                coming = np.int64(rows[i + _AHEAD])
+            if i + AHEAD < rows.shape[0]:
+                coming = np.int64(rows[i + AHEAD])
                 prefetch(start + coming * row_bytes)
                 if has_state:
                     prefetch(state_start + coming * 4)
@@ -138,7 +144,7 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
                 length = learning_rate / (np.sqrt(state[row]) + epsilon)
             if scaled:
                 scale = widen(scales[row])
-            peak = step_row(table, address, scale, gradient, length, scratch, dim)
+            peak = step_row(table, address, keep * scale, gradient, length, scratch, dim)
             if scaled:
                 renewed = renewed_scale(scale, peak, INT8_LIMIT, _INT8_TARGET)
                 if renewed != 0:
@@ -149,38 +155,41 @@ def row_kernels(dim: int, parts: int = 1) -> RowKernels:
             gradient += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge(gradient, inverse, where, indices, gates, sums, factor, scores, dots, vectors):
-        """Adds the gradients (N, D) of the lookups `where` (S,), times their keys' gates (U,), to the row sums (P, D).
+    def merge(gradient, inverse, where, indices, fields, gates, sums, factor, scores):
+        """Adds the gradients (N, D) of the lookups `where` (S,), times the gates of their fields, to the sums (P, D).
 
-        With scores (U,), also adds the norm of each lookup's gradient times `factor` to the score of its key. With dots
-        (U,), also adds the dot product of the gradient and the looked-up vector (N, D).
+        With scores (U,), also adds the norm of each lookup's gradient times `factor` to the score of its key.
         """
-        gated, gate, looked_up = gates.shape[0] > 0, np.float32(1), np.int64(vectors.ctypes.data)
-        tallied, dotted = scores.shape[0] > 0, dots.shape[0] > 0
+        gated, gate, tallied = gates.shape[0] > 0, np.float32(1), scores.shape[0] > 0
         source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, count_of(where, inverse)
         inverse_at = inverse.ctypes.data
         for n in range(count):
-            at = source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes
-            for line in range(0, vector_bytes, _LINE_BYTES):
-                prefetch(at + line)
+            prefetch_vector(source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
             i = lookup_of(where, n)
-            key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
+            key = load_u32(inverse_at + i * 4)
             if gated:
-                gate = gates[np.uint64(key)]
-            if dotted:
-                dots[np.uint64(key)] += dot(at, looked_up + i * vector_bytes, dim)
-            square = np.float32(0)
-            for part in range(parts):
-                first, stop = part * dim // parts * 4, (part + 1) * dim // parts * 4
-                index = lookup_of(indices, key * parts + part)
-                target = start + index * vector_bytes + first
-                square = add_vector(at + first, gate, target, (stop - first) // 4)
+                gate = gates[np.uint64(fields[np.uint64(key)]), 0]
+            target = start + lookup_of(indices, key) * vector_bytes
+            square = add_vector(source + i * vector_bytes, gate, target, dim)
             if tallied:
-                if not is_whole:
-                    square = dot(at, at, dim)
                 scores[np.uint64(key)] += np.sqrt(square) * factor
 
-    return RowKernels(gather_add, step, merge)
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def dots(table, scales, rows, sums, line, out):
+        """The dot products (P,) of distinct rows (P,) and their summed gradients (P, D). `line` (D,) is scratch."""
+        start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(sums.ctypes.data)
+        scaled, scale, scratch = scales.shape[0] > 0, np.float32(1), line.ctypes.data
+        for i in range(rows.shape[0]):
+            if i + AHEAD < rows.shape[0]:
+                prefetch(start + np.int64(rows[i + AHEAD]) * row_bytes)
+            row = np.int64(rows[i])
+            if scaled:
+                scale = widen(scales[row])
+            read_row(table, start + row * row_bytes, scale, scratch, dim)
+            out[i] = dot(scratch, gradient, dim)
+            gradient += vector_bytes
+
+    return RowKernels(gather, step, merge, dots)
 
 
 @njit(nogil=True, cache=True)
@@ -189,7 +198,7 @@ def touch(table, rows):
     width = table.shape[1]
     start = table.ctypes.data
     for i in range(rows.shape[0]):
-        if i + _AHEAD < rows.shape[0]:
-            prefetch(start + np.int64(rows[i + _AHEAD]) * width)
+        if i + AHEAD < rows.shape[0]:
+            prefetch(start + np.int64(rows[i + AHEAD]) * width)
         for column in range(width):
             table[rows[i], column] ^= np.uint8(1)

@@ -33,7 +33,7 @@ __all__ = [
 
 NOISE_CONSTANTS = (0x9E3779B9, 0x7FEB352D, 0x846CA68B)  # 2^32 / golden ratio, and "lowbias32" (C. Wellons)
 
-_WIDTHS = (16, 8, 1)  # lanes
+_WIDTHS = (16, 8, 4, 1)  # lanes; 4 for a quarter of 16 values
 _HALF = 8  # consecutive values that share no random word
 _I1, _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (1, 8, 16, 32, 64))
 _FLOAT = ir.FloatType()

@@ -31,21 +31,21 @@ class StoreEntry:
 
     Attributes:
         home: `module:class`.
-        has_parts: whether a vector can consist of parts of several rows, which level 2 requires.
+        is_shared: whether shared rows can have this format.
     """
 
     home: str
-    has_parts: bool = True
+    is_shared: bool = True
 
 
 STORES: dict[str, StoreEntry] = {
     "float32": StoreEntry("trainer.embedding.stores.formats:Float32Rows"),
     "bfloat16": StoreEntry("trainer.embedding.stores.formats:BFloat16Rows"),
     "int8": StoreEntry("trainer.embedding.stores.formats:Int8Rows"),
-    "int4": StoreEntry("trainer.embedding.stores.int4:Int4Rows"),
-    "half_width": StoreEntry("trainer.embedding.stores.half_width:HalfWidthRows", has_parts=False),
+    "int4": StoreEntry("trainer.embedding.stores.int4:Int4Rows", is_shared=False),
+    "half_width": StoreEntry("trainer.embedding.stores.half_width:HalfWidthRows", is_shared=False),
 }
-ROW_FORMATS = tuple(name for name, entry in STORES.items() if entry.has_parts)  # unique rows can use any store
+ROW_FORMATS = tuple(name for name, entry in STORES.items() if entry.is_shared)  # unique rows can use any store
 DEFAULT_ROW_FORMAT = "float32"
 DEFAULT_LEARNING_RATE, DEFAULT_EPSILON = 0.15, 3e-5  # of the rows' optimizer; see docs/trainer.md
 

@@ -1,7 +1,4 @@
-"""`RowStore`: a vector is one row, or consists of parts of k rows; subclasses define the format of a row.
-
-    parts = 1    a vector is a row
-    parts = 2    a vector is the left half of one row and the right half of another
+"""`RowStore`: a vector is a row; subclasses define the format of a row.
 
 An optimizer step is row-wise Adagrad, state += mean(g^2), row -= learning_rate * g / (sqrt(state) + epsilon), or plain
 SGD without a state.
@@ -12,7 +9,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -21,17 +18,17 @@ from torch import Tensor
 
 from trainer.embedding import gathers
 from trainer.embedding.backends import Backend, choose_backend
-from trainer.embedding.kernels import number_distinct, number_rows
-from trainer.embedding.slots import empty_slots
+from trainer.embedding.kernels import number_distinct
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_RATE
-from trainer.embedding.stores.store import OptimizerName, Reads, Store, Sums, Tally
+from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums, Tally
 from trainer.errors import CheckpointError, PlanError
 
-__all__ = ["Addressing", "RowOptimizer", "RowSizes", "RowStore"]
+__all__ = ["RowOptimizer", "RowSizes", "RowStore", "slow_dots"]
 
 _NONE = np.empty(0, np.float32)
+_STATE_BYTES = 4  # an Adagrad sum
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +59,6 @@ class RowSizes:
         num_rows: R.
         dim: D.
         optimizer: `adagrad` keeps one float32 per row, `sgd` nothing.
-        parts: k, the number of rows that a vector consists of.
         is_padded: whether there is one more row, number R, that stays zero.
         first_row: the number of rows in the preceding stores of the embedding, so that no two rows share random bits.
     """
@@ -70,17 +66,8 @@ class RowSizes:
     num_rows: int
     dim: int
     optimizer: OptimizerName = "adagrad"
-    parts: int = 1
     is_padded: bool = False
     first_row: int = 0
-
-
-class Addressing(Protocol):
-    """A function that maps each key to its k addresses."""
-
-    def __call__(self, keys: Tensor, backend: Backend) -> Tensor:
-        """The addresses (U, k) of int64 keys (U,)."""
-        ...
 
 
 class RowStore(Store):
@@ -91,14 +78,18 @@ class RowStore(Store):
         optimizer: the hyperparameters of the optimizer.
         initial: the generator of the initial values, uniform within +-sqrt(1 / D) and equal on every device.
         seed: the seed of stochastic rounding.
-        addressing: the function behind `address`; None if the caller assigns the rows.
         device: the device of the rows.
         backend: `numba` or `torch`; None for the default of the device.
 
     Attributes:
+        num_rows: addresses are 0 to `num_rows` - 1; the caller assigns them.
+        precision: the largest error of `write`, relative to the largest magnitude of the vector.
         steps: optimizer steps so far, on which stochastic rounding depends.
     """
 
+    precision: ClassVar[float]
+    num_gates: ClassVar[int] = 1
+    num_rows: int
     values: Tensor
     row_scales: Tensor
     state: Tensor
@@ -110,7 +101,6 @@ class RowStore(Store):
         optimizer: RowOptimizer,
         initial: torch.Generator,
         seed: int = 0,
-        addressing: Addressing | None = None,
         device: torch.device | None = None,
         backend: Backend | None = None,
     ) -> None:
@@ -118,7 +108,7 @@ class RowStore(Store):
         device = device or torch.device("cpu")
         self.sizes, self.dim, self.num_rows = sizes, sizes.dim, sizes.num_rows
         self._backend = choose_backend(device, backend)
-        self._optimizer, self._addressing, self._seed = optimizer, addressing, seed
+        self._optimizer, self._seed = optimizer, seed
         self.steps = 0
         self._views: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]] | None = None
         vectors = torch.empty(sizes.num_rows + sizes.is_padded, sizes.dim)  # (R, D)
@@ -132,7 +122,7 @@ class RowStore(Store):
         self.register_buffer("state", torch.zeros(num_sums, device=device), persistent=False)
 
     @property
-    def _arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]:
+    def arrays(self) -> tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]]:
         """Values, scales and state as numpy arrays."""
         if self._views is None:
             self._views = (_array(self.values), _array(self.row_scales), self.state.numpy())
@@ -163,127 +153,144 @@ class RowStore(Store):
             noise: the source of stochastic rounding; None to round to nearest.
         """
 
+    @classmethod
+    @abstractmethod
+    def vector_bytes(cls, dim: int) -> int:
+        """Bytes of one row of `dim` values, without optimizer state."""
+
     @property
     def _gather_kernel(self) -> Any:
-        """The numba body of `gather_add`."""
-        return row_kernels(self.dim, self.sizes.parts).gather_add
+        """The numba body of `gather`."""
+        return row_kernels(self.dim).gather
 
     @property
     def _step_kernel(self) -> Any:
         """The numba body of a step."""
-        return row_kernels(self.dim, self.sizes.parts).step
+        return row_kernels(self.dim).step
 
-    def _gather_numba(self, reads: Reads, out: Tensor) -> None:
-        values, scales, _ = self._arrays
-        lists = (reads.addresses, reads.gates, reads.inverse, reads.where)
-        self._gather_kernel(values, scales, *lists, reads.is_first, out.numpy())
-
-    def _step_numba(self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise) -> None:
+    def _step_numba(
+        self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise, keep: float
+    ) -> None:
         """One optimizer step on distinct rows (P,) with summed gradients (P, D)."""
-        constants = (np.float32(self._optimizer.learning_rate), np.float32(self._optimizer.epsilon), noise.word)
-        self._step_kernel(*self._arrays, rows, noise.first_row, sums, *constants, np.empty(sums.shape[1], np.float32))
+        optimizer, line = self._optimizer, np.empty(sums.shape[1], np.float32)
+        factors = (np.float32(keep), np.float32(optimizer.learning_rate), np.float32(optimizer.epsilon))
+        self._step_kernel(*self.arrays, rows, noise.first_row, sums, *factors, noise.word, line)
 
     # ---- the store ----
+
+    @classmethod
+    def row_bytes(cls, dim: int, optimizer: OptimizerName) -> int:
+        """Bytes of one row and of its optimizer state."""
+        return cls.vector_bytes(dim) + (_STATE_BYTES if optimizer == "adagrad" else 0)
+
+    @classmethod
+    def plan(cls, nbytes: int, dim: int, optimizer: OptimizerName) -> int:
+        """The number of rows, optimizer state included, that fit in `nbytes`."""
+        return nbytes // cls.row_bytes(dim, optimizer)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows and of the optimizer state."""
         return {"rows": self.values.nbytes + self.row_scales.nbytes, "optimizer": self.state.nbytes}
 
-    def address(self, keys: Tensor) -> Tensor:
-        """As `Store.address`."""
-        assert self._addressing is not None, "the caller assigns the rows of this store"  # noqa: S101
-        return self._addressing(keys, self._backend)
-
-    def gather_add(self, reads: Reads, out: Tensor) -> None:
-        """As `Store.gather_add`."""
+    def gather(self, reads: Reads, out: Tensor) -> None:
+        """As `Store.gather`."""
         if self._backend == "numba":
-            self._gather_numba(reads, out)
+            values, scales, _ = self.arrays
+            lists = (reads.addresses, reads.fields, reads.gates, reads.inverse, reads.where)
+            self._gather_kernel(values, scales, *lists, out.numpy())
             return
-        is_served = (reads.addresses[:, :1] >= 0).float()  # (N, 1)
-        vectors = self.read(reads.addresses.clamp(min=0)) * is_served
-        out += vectors if reads.gates is None else vectors * reads.gates[:, None]
+        vectors = self.read(reads.addresses.clamp(min=0)) * (reads.addresses >= 0)
+        out += vectors if reads.gates is None else vectors * reads.gates[reads.fields]
 
     def read(self, addresses: Tensor) -> Tensor:
-        """As `Store.read`; bit for bit equal to `gather_add` without gates."""
-        parts = [self._read_rows(rows.long()) for rows in addresses.unbind(1)]
-        if len(parts) == 1:
-            return parts[0]
-        bounds = self._bounds()
-        return torch.cat([part[:, start:stop] for part, (start, stop) in zip(parts, bounds, strict=True)], dim=1)
-
-    def _bounds(self) -> list[tuple[int, int]]:
-        """The columns of each part."""
-        parts, dim = self.sizes.parts, self.dim
-        return [(part * dim // parts, (part + 1) * dim // parts) for part in range(parts)]
+        """The vectors (K, D) float32 at addresses (K, 1); bit for bit those of `gather` without gates."""
+        return self._read_rows(addresses[:, 0].long())
 
     def write(
         self, addresses: Tensor, vectors: Tensor, *, state: Tensor | None = None, like: Tensor | None = None
     ) -> None:
-        """As `Store.write`."""
+        """Overwrites distinct addresses (K, 1) with vectors (K, D) float32, rounded to nearest.
+
+        Args:
+            addresses: the addresses to overwrite.
+            vectors: their new contents.
+            state: (K,) optimizer sums; zeros if None.
+            like: the result of `scales` of a store of the same class; copies of its rows stay exact.
+        """
         rows = addresses[:, 0].long()
         self._write_rows(rows, vectors, like, None)
         if len(self.state):
             self.state[rows] = 0.0 if state is None else state
 
     def scales(self, addresses: Tensor) -> Tensor | None:
-        """As `Store.scales`."""
+        """The argument `like` of `write` that makes copies of the rows at (K, 1) exact; None without scales."""
         return self.row_scales[addresses[:, 0].long()] if len(self.row_scales) else None
 
     def state_of(self, addresses: Tensor) -> Tensor:
-        """As `Store.state_of`."""
-        return self.state[addresses[:, 0].long()] if len(self.state) else super().state_of(addresses)
+        """The optimizer sums (K,) at addresses (K, 1); zeros if there are none."""
+        if len(self.state):
+            return self.state[addresses[:, 0].long()]
+        return torch.zeros(len(addresses), device=addresses.device)
 
-    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Sums:
-        """As `Store.sum_gradients`."""
-        body = self._sum_numba if self._backend == "numba" else self._sum_torch
-        return body(reads, gradient, tally)
+    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Reduced:
+        """As `Store.sum_gradients`; no two keys share an address in the numba body."""
+        if self._backend == "numba":
+            return self._sum_numba(reads, gradient, tally or Tally(scores=_NONE))
+        return self._sum_torch(reads, gradient)
 
-    def learn(self, sums: Sums) -> None:
+    def learn(self, sums: tuple[Sums, ...], batch_rows: int) -> None:  # noqa: ARG002
         """As `Store.learn`."""
+        self.step(sums[0])
+
+    def step(self, sums: Sums, keep: float = 1.0) -> None:
+        """One optimizer step on the rows, after each is scaled by `keep`."""
         self.__dict__["steps"] += 1  # past `nn.Module.__setattr__`, which takes longer than a small batch's step
         noise = Noise(self._seed, self.steps, self.sizes.first_row)
         if self._backend == "numba":
-            self._step_numba(sums.rows, sums.gradients, noise)
+            self._step_numba(sums.rows, sums.gradients, noise, keep)
         elif len(sums.rows):
-            self._step_torch(sums.rows, sums.gradients, noise)
+            self._step_torch(sums.rows, sums.gradients, noise, keep)
 
-    def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally | None) -> Sums:
-        rows, indices = self._index_rows(reads)
-        sums, slopes = np.zeros((len(rows), self.dim), np.float32), gradient.numpy()
-        chosen = (np.float32(0), _NONE, _NONE, slopes)
-        if tally is not None:
-            chosen = (tally.factor, tally.scores, tally.dots, tally.vectors)
-        merge = row_kernels(self.dim, self.sizes.parts).merge
-        merge(slopes, reads.inverse, reads.where, indices, reads.gates, sums, *chosen)
-        return Sums(rows=rows, gradients=sums, padding=self.num_rows)
+    def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally) -> Reduced:
+        rows, indices = _index_rows(reads)
+        sums = np.zeros((len(rows), self.dim), np.float32)
+        merge = row_kernels(self.dim).merge
+        lists = (reads.inverse, reads.where, indices, reads.fields, reads.gates)
+        merge(gradient.numpy(), *lists, sums, np.float32(tally.factor), tally.scores)
+        found = Sums(rows=rows, gradients=sums, padding=self.num_rows)
+        if not len(reads.gates):
+            return Reduced(sums=(found,))
+        fields = reads.fields if reads.members is None else reads.fields[reads.members]
+        slopes = np.bincount(fields, self.dots(found), len(reads.gates))[:, None] / reads.gates
+        return Reduced(sums=(found,), slopes=torch.from_numpy(slopes.astype(np.float32)))
 
-    def _index_rows(self, reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
-        """The distinct rows (P,) that were read, and the index of each address among them, (U, k) int32.
+    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
+        """The dot products (P,) of the rows and their gradients; the numba body."""
+        out = np.empty(len(sums.rows), np.float32)
+        values, scales, _ = self.arrays
+        line = np.empty(self.dim, np.float32)
+        row_kernels(self.dim).dots(values, scales, sums.rows, sums.gradients, line, out)
+        return out
 
-        The index is None if every key has a row of its own, whose index is the key's.
-        """
-        addresses, members = reads.addresses, reads.members
-        if members is None:
-            return addresses[:, 0], None
-        indices = np.empty(addresses.shape, np.int32)
-        count = len(members) * addresses.shape[1]
-        rows = np.empty(1 + count, np.int32)
-        if reads.is_distinct:
-            number_distinct(addresses, members, rows[1:], indices)
-        else:
-            count = number_rows(addresses, members, *empty_slots(count), rows, indices)
-        return rows[1 : 1 + count], indices
-
-    def _sum_torch(self, reads: Reads, gradient: Tensor, tally: Tally | None) -> Sums:  # noqa: ARG002
+    def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         """The torch body; no tensor has a shape that depends on the data."""
+        slopes, row_gradient = None, gradient
         if reads.gates is not None:
-            gradient = gradient * reads.gates[:, None]
-        addresses = torch.where(reads.addresses < 0, self.num_rows, reads.addresses)  # (N, k)
-        rows, merged = gathers.merge_by_id(addresses.t().reshape(-1), self._by_part(gradient), self.num_rows)
-        return Sums(rows=rows, gradients=merged, padding=self.num_rows)
+            gates = reads.gates[reads.fields]  # (N, 1)
+            row_gradient = gradient * gates
+            vectors = self.read(reads.addresses.clamp(min=0)) * (reads.addresses >= 0)
+            dots = (gradient * vectors).sum(dim=1, keepdim=True)  # (N, 1)
+            slopes = torch.zeros_like(reads.gates).index_add_(0, reads.fields, dots)
+        return Reduced(sums=(self.merge(reads.addresses[:, 0], row_gradient),), slopes=slopes)
 
-    def _step_torch(self, rows: Tensor, merged: Tensor, noise: Noise) -> None:
+    def merge(self, rows: Tensor, gradient: Tensor) -> Sums:
+        """Sums gradients (N, D) by row (N,), negative for none; the torch body."""
+        rows = torch.where(rows < 0, self.num_rows, rows)
+        found, merged = gathers.merge_by_id(rows, gradient, self.num_rows)
+        return Sums(rows=found, gradients=merged, padding=self.num_rows)
+
+    def _step_torch(self, rows: Tensor, merged: Tensor, noise: Noise, keep: float) -> None:
         """One optimizer step on rows (K,) with gradients (K, D); rows equal to R are padding and stand at the end."""
         # Padding repeats the first row, which is then written several times with the same values.
         is_row = rows < self.num_rows  # (K,)
@@ -296,18 +303,11 @@ class RowStore(Store):
             self.state[rows] = stored
             learning_rate = (self._optimizer.learning_rate / (stored.sqrt() + self._optimizer.epsilon))[:, None]
         scales = self.row_scales[rows] if len(self.row_scales) else None
-        self._write_rows(rows, self._read_rows(rows) - merged * learning_rate, scales, noise)
+        self._write_rows(rows, self._read_rows(rows) * keep - merged * learning_rate, scales, noise)
 
     def _mean_square(self, merged: Tensor) -> Tensor:
         """The increments (K,) of the Adagrad sums for a gradient (K, D)."""
         return merged.square().mean(dim=1)
-
-    def _by_part(self, gradient: Tensor) -> Tensor:
-        """The gradients (k N, D) of the rows, part by part; 0 outside the columns of the part."""
-        if self.sizes.parts == 1:
-            return gradient
-        columns = torch.arange(self.dim, device=gradient.device)
-        return torch.cat([gradient * ((start <= columns) & (columns < stop)) for start, stop in self._bounds()])
 
     def scale_initial_values(self, factor: float) -> None:
         """Multiplies every value by `factor`; only for a store that has not been trained yet."""
@@ -330,6 +330,25 @@ class RowStore(Store):
                 )
             mine.copy_(loaded)
         self.steps, self._seed = int(tensors["steps"][0]), int(tensors["seed"][0])
+
+
+def _index_rows(reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
+    """The distinct rows (P,) that were read, and the index among them of each key, (U, 1) int32.
+
+    The index is None if the store serves every key, whose index is then the key's.
+    """
+    addresses, members = reads.addresses, reads.members
+    if members is None:
+        return addresses[:, 0], None
+    rows, indices = np.empty(len(members), np.int32), np.empty(addresses.shape, np.int32)
+    number_distinct(addresses, members, rows, indices)
+    return rows, indices
+
+
+def slow_dots(store: RowStore, sums: Sums) -> npt.NDArray[np.float32]:
+    """`RowStore.dots` of any format."""
+    vectors = store.read(torch.from_numpy(sums.rows)[:, None])
+    return (vectors * torch.from_numpy(sums.gradients)).sum(dim=1).numpy()
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -9,19 +9,13 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import ClassVar
 
-import numpy as np
-import torch
 from torch import Tensor
 
-from sketch.hashing import mix64_array
 from sketch.hotset import HotSet
 from sketch.hotsketch import HotSketch
-from streams.keys import PAYLOAD_BITS, field_key
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import EmbeddingPlan, filled, largest_fitting, map_bytes, plan_for_capacity
-from trainer.embedding.stores.rows import RowStore
 from trainer.errors import PlanError
-from trainer.evaluate.methods.cafe_rules import RuledEmbedding, Rules, rated
 from trainer.evaluate.methods.method import Brief, Infeasible, Method
 from trainer.evaluate.methods.row_tables import scale_initial_values
 
@@ -33,7 +27,6 @@ _DEFAULTS = {
     "buckets_per_row": 0.34,
 }
 _DEFAULT_FORMAT = "int8"
-_FIELD_BITS, _FIELD_1 = np.uint64(64 - PAYLOAD_BITS), field_key(1)
 _FEW_KEYS, _BUCKET_BYTES = 512, 48
 _FEW_BUCKETS = 256  # a smaller sketch has wider tags
 
@@ -60,8 +53,7 @@ class Cafe(Method):
     """The hot set and the embedding that follows it.
 
     Knobs: `row_format`, `hot_store` (of unique rows alone), `unique_share`, `most_level_1` (rows per field),
-    `buckets_per_row`, `half_life` (events per row), `gate` (1: learned), `score` (`raw`, `field`, `count`), `fields`
-    (`own` rows of level 1, or `one` range for all), `first_values` (factor of initial values), and those of `Rules`.
+    `buckets_per_row`, `half_life` (events per row) and `first_values` (factor of initial values).
 
     Args:
         brief: with the knobs.
@@ -75,40 +67,27 @@ class Cafe(Method):
 
     def __init__(self, brief: Brief, plan: EmbeddingPlan, num_buckets: int, *, is_remote: bool) -> None:
         super().__init__()
-        rules = Rules.of(brief)
-        self.embedding = (
-            AdaptiveEmbedding(plan, optimizer=brief.row_optimizer, seed=brief.seed)
-            if rules == Rules()
-            else RuledEmbedding(plan, brief, rules)
-        )
-        for store in self.embedding.stores.values():
-            assert isinstance(store, RowStore)  # noqa: S101  all of them are
+        self.embedding = AdaptiveEmbedding(plan, optimizer=brief.row_optimizer, seed=brief.seed)
+        for store in (self.embedding.unique, *self.embedding.shared.levels.values()):
             scale_initial_values(store, brief)
-        self._score, self._words = brief.word("score", "raw"), torch.empty(0, 0, dtype=torch.int64)
         half_life = brief.number("half_life", 0) * plan.capacity_rows
         self.hot_set = HotSet(
             plan.capacity_rows,
             HotSketch(num_buckets, seed=brief.seed),
             half_life_events=half_life or None,
         )
-        self._is_remote, self._is_one_field = is_remote, _has_one_field(brief)
+        self._is_remote = is_remote
         self.num_promoted = self.num_demoted = 0
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
-        if self._is_one_field:  # hashes all keys into field 1
-            mixed = mix64_array(words.numpy().view(np.uint64)) >> _FIELD_BITS
-            words = torch.from_numpy((mixed | _FIELD_1).view(np.int64))
         vectors: Tensor = self.embedding(words)
-        if torch.is_grad_enabled():
-            self._words = words
         return vectors
 
     def learn(self) -> None:
         """As `Method.learn`."""
         importance = self.embedding.apply_gradients()
-        scores = rated(importance, self._score, self._words)
-        report = self.embedding.migrate(self.hot_set.update(importance.keys, scores))
+        report = self.embedding.migrate(self.hot_set.update(importance.keys, importance.scores))
         self.num_promoted += report.promoted
         self.num_demoted += report.demoted
 
@@ -133,22 +112,16 @@ class Cafe(Method):
         return {**counts, "capacity": self.hot_set.capacity, "sketch_bytes": self.sketch_bytes}
 
 
-def _has_one_field(brief: Brief) -> bool:
-    return brief.word("fields", "own") == "one"
-
-
 def _plan(brief: Brief, capacity_rows: int) -> EmbeddingPlan:
-    num_fields = 1 if _has_one_field(brief) else len(brief.field_sizes)
     return plan_for_capacity(
         capacity_rows,
         brief.dim,
-        num_fields,
+        len(brief.field_sizes),
         unique_share=brief.number("unique_share", _DEFAULTS["unique_share"]),
         most_level_1=int(brief.number("most_level_1", _DEFAULTS["most_level_1"])),
         optimizer=brief.optimizer,
         row_format=brief.word("row_format", _DEFAULT_FORMAT),
         hot_store=brief.word("hot_store", "") or None,
-        gate=bool(brief.number("gate", 0)),
     )
 
 

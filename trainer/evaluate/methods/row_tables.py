@@ -62,7 +62,7 @@ class Rows(Capturing[RowNumbers]):
     def gather(self, lookup: RowNumbers) -> Tensor:
         """The rows (N, D), without gradient."""
         out = torch.empty(len(lookup), self.store.dim)
-        self.store.gather_add(reads_of_rows(lookup.astype(np.uint64)), out)
+        self.store.gather(reads_of_rows(lookup.astype(np.uint64)), out)
         return out
 
     def forward(self, rows: RowNumbers) -> Tensor:
@@ -79,7 +79,8 @@ class Rows(Capturing[RowNumbers]):
             is_row = rows != self.padding
             if not is_row.all():
                 rows, gradient = rows[is_row], gradient[torch.from_numpy(is_row)]
-            self.store.learn(self.store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient))
+            reduced = self.store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient)
+            self.store.step(reduced.sums[0])
         return [gradient.numpy() for gradient in gradients]
 
     def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:
