@@ -374,6 +374,16 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     assert any("AUC" in record.message for record in caplog.records)
 
 
+def test_the_dimension_of_a_preset_can_be_replaced(tmp_path):
+    options = ["--methods", "full", "--rows", "2048", "--dim", "32", "--no-search"]
+    report = tmp_path / "report.json"
+    done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    content = json.loads(report.read_text())
+    assert content["preset"]["dim"] == 32
+    assert content["cells"][0]["paper_bytes"] == (content["cells"][0]["features"] + 1) * 4 * 32
+
+
 def make_recovery(disturbed):
     rows = tuple(range(10, 10 * len(disturbed) + 1, 10))
     point = {"method": "hotstream", "model": "dlrm", "compression": 10.0, "rows": rows}
