@@ -71,12 +71,16 @@ def log_while_silent(
 ) -> Iterator[Callable[[], None]]:
     """Gives a function to call with every line of the command; after each interval without a call, logs `text`.
 
-    A thread waits for the interval, so the caller may be busy, even with compiling.
+    A thread waits for the interval, so the caller may be busy, even with compiling. On a terminal it logs nothing,
+    because the bar shows the time.
 
     Args:
         text: returns the line, given the seconds since the last call.
         interval_s: seconds of silence before a line.
     """
+    if Console(stderr=True).is_terminal:
+        yield lambda: None
+        return
     called, stopped = threading.Event(), threading.Event()
 
     def watch() -> None:

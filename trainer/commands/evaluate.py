@@ -23,7 +23,6 @@ logger = logging.getLogger(__name__)
 
 _PRESETS = ("quick", "reference", "paper")
 _MODELS = ("dlrm", "wdl", "dcn")
-_SILENCE_S = 5.0
 
 
 def _describe(result: dict[str, Any]) -> str:
@@ -45,10 +44,9 @@ def _progress() -> Iterator[Callable[[dict[str, Any], int, int], None]]:
     While no cell finishes, the bar shows the time, and a line every 5 s tells the same without a terminal.
     """
     state = "reads the rows and compiles its loops"
-    silence_s = math.inf if sys.stderr.isatty() else _SILENCE_S
     with (
         show_progress("evaluate", interval_s=math.inf) as draw,
-        log_while_silent(lambda since_s: f"{state}, {since_s:.0f} s", interval_s=silence_s) as log,
+        log_while_silent(lambda since_s: f"{state}, {since_s:.0f} s") as log,
     ):
         draw(0, None, state)
         if not sys.stderr.isatty():
