@@ -18,6 +18,7 @@ __all__ = [
     "closed_table",
     "markdown",
     "metric_table",
+    "paired_differences",
     "paired_table",
     "settings_table",
     "summarise",
@@ -135,6 +136,25 @@ def metric_table(summaries: Sequence[Summary], model: str, metric: str) -> str:
     return _table(f"{model}: {_TITLES[metric]}", ratios, rows)
 
 
+def paired_differences(summaries: Sequence[Summary], model: str, other: str) -> dict[float, tuple[float, float]]:
+    """Returns mean and standard error of AUC(hotstream) - AUC(other) by seed in units of 1e-4, by ratio."""
+    by_point = {(one.method, one.compression): one for one in summaries if one.model == model}
+    found = {
+        ratio: _difference(by_point.get(("hotstream", ratio)), by_point.get((other, ratio)), "auc")
+        for ratio in _ratios(summaries)
+    }
+    return {ratio: difference for ratio, difference in found.items() if difference}
+
+
+def _difference(ours: Summary | None, other: Summary | None, metric: str) -> tuple[float, float] | None:
+    """Returns mean and standard error of the difference in units of 1e-4; None without a common seed."""
+    one, two = (side.by_seed.get(metric, {}) if side else {} for side in (ours, other))
+    if not set(one) & set(two):
+        return None
+    mean, error = paired_difference(one, two)
+    return mean * 1e4, error * 1e4
+
+
 def paired_table(summaries: Sequence[Summary], model: str) -> str:
     """Returns `hotstream` minus other methods in units of 1e-4, by seed: mean and standard error of the difference.
 
@@ -162,10 +182,11 @@ def _paired_rows(summaries: Sequence[Summary], ratios: Sequence[float], metric: 
 
 
 def _paired_cell(ours: Summary | None, other: Summary | None, metric: str, name: str) -> str:
-    if ours is None or other is None or not set(ours.by_seed[metric]) & set(other.by_seed[metric]):
+    difference = _difference(ours, other, metric)
+    if difference is None or other is None:
         return "-"
-    mean, error = paired_difference(ours.by_seed[metric], other.by_seed[metric])
-    text = f"{mean * 1e4:+.1f}" + (f" ± {error * 1e4:.1f}" if error else "")
+    mean, error = difference
+    text = f"{mean:+.1f}" + (f" ± {error:.1f}" if error else "")
     return text if name == other.method else f"{text} ({other.method})"
 
 
