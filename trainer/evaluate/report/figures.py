@@ -85,7 +85,7 @@ def _setup(results: Results) -> str:
     full_bytes = max(cell["budget_bytes"] * cell["compression"] for cell in cells)
     return (
         f"{rows:,} rows with {features:,} features (a full table with its optimizer state takes "
-        f"{full_bytes / _MILLION:.0f} MB), {_list(models).upper()}, D {results['preset']['dim']}, "
+        f"{full_bytes / _MILLION:.0f} MB), {_list([model.upper() for model in models])}, D {results['preset']['dim']}, "
         f"{'seeds' if len(seeds) > 1 else 'seed'} {_list(seeds)}, {len(results['tried'])} cells; {_machine(results)}."
     )
 
@@ -140,7 +140,7 @@ def _pipeline(results: Results) -> str:
 
 def _demo(results: Results) -> str:
     text = StringIO()
-    print_report(Console(file=text, width=100), dict(results))
+    print_report(Console(file=text, width=120), dict(results))
     return "```\n" + "\n".join(line.rstrip() for line in text.getvalue().splitlines()) + "\n```"
 
 
