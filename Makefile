@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench clean
+.PHONY: help install demo test lint bench figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -40,6 +40,9 @@ bench: $(READY)  ## measure the sketch, the pipeline and the trainer on this mac
 	$(BIN)/hotstream bench sketch
 	$(BIN)/hotstream bench pipeline
 	$(BIN)/hotstream bench trainer
+
+figures: $(READY)  ## fill the documents' tables from benchmarks/results
+	$(BIN)/python -m trainer.evaluate.report.documents
 
 clean:  ## remove .venv, the demo's files and all caches
 	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -26,7 +26,6 @@ from trainer.evaluate.methods.registry import METHODS, Entry
 from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.presets import PRESETS
 from trainer.evaluate.recovery import Recovery, recoveries
-from trainer.evaluate.report.tables import closed_shares, summarise
 from trainer.evaluate.sources.stream import GeneratorSource, load_stream
 from trainer.evaluate.sources.tokens import TokenSource
 
@@ -125,6 +124,14 @@ def test_a_method_learns_in_every_row_format_on_part_of_the_rows(name, stored):
     assert measured["rows"] == measured["curve"][-1][0] == NUM_ROWS // 2
     assert measured["bytes"] <= measured["budget_bytes"]
     assert measured["auc_last"] > 0.55
+
+
+@pytest.mark.parametrize(("share", "same"), [(1.0, "auc"), (1 / 7, "auc_last")])
+def test_the_auc_of_the_last_rows_covers_exactly_those_rows(share, same, monkeypatch):
+    monkeypatch.setattr(cell_module, "_LAST_60_SHARE", share)
+    measured = run_cell(make_cell("hash", 10.0))
+    assert measured["auc_last_60"] == measured[same]
+    assert measured["auc"] != measured["auc_last"]
 
 
 def test_the_budget_of_a_search_is_that_of_the_whole_run():
@@ -336,22 +343,6 @@ def test_the_search_finds_the_row_format_that_makes_a_ratio_feasible(tmp_path):
     assert calls[-1][1:] == (len(calls), len(calls))
 
 
-def test_a_closed_share_is_a_fraction_of_the_gap_between_the_reference_and_the_full_table():
-    def made(method, compression, auc):
-        figures = dict.fromkeys(("logloss", "auc_last", "logloss_last"), 0.5)
-        return {"method": method, "model": "dlrm", "compression": compression, "knobs": {}, "auc": auc, **figures}
-
-    cells = [
-        made("full", 1.0, 0.8),
-        made("hash", 10.0, 0.7),
-        made("hotstream", 10.0, 0.77),
-        made("hotstream", 10.0, 0.79),
-    ]
-    summaries = summarise(cells)
-    assert closed_shares(summaries, "hotstream", "hash") == {("dlrm", 10.0): pytest.approx(0.8)}
-    assert summaries[-1].error["auc"] == pytest.approx(0.01)
-
-
 def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     options = ["--methods", "full,hash,qr", "--compression", "50,10000x", "--rows", "8192", "--seeds", "0,1"]
     out, report = tmp_path / "out", tmp_path / "report.json"
@@ -360,7 +351,19 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     assert done.exit_code == 0, done.output
     content = json.loads(report.read_text())
     assert (content["command"], content["ok"]) == ("evaluate", True)
-    keys = {"method", "model", "compression", "seed", "rows", "bytes", "auc", "logloss", "auc_last", "logloss_last"}
+    keys = {
+        "method",
+        "model",
+        "compression",
+        "seed",
+        "rows",
+        "bytes",
+        "auc",
+        "logloss",
+        "auc_last_60",
+        "auc_last",
+        "logloss_last",
+    }
     for cell in content["cells"]:
         assert "infeasible" in cell or keys <= set(cell)
     assert any("infeasible" in cell for cell in content["cells"] if cell["method"] == "qr")
@@ -369,6 +372,16 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
     assert {tuple(sorted(one["knobs"])) for one in content["tried"] if one["method"] == "full"} == {("rate_factor",)}
     assert all(one["rows"] == 8192 or one["infeasible"] for one in content["tried"])
     assert any("AUC" in record.message for record in caplog.records)
+
+
+def test_the_dimension_of_a_preset_can_be_replaced(tmp_path):
+    options = ["--methods", "full", "--rows", "2048", "--dim", "32", "--no-search"]
+    report = tmp_path / "report.json"
+    done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    content = json.loads(report.read_text())
+    assert content["preset"]["dim"] == 32
+    assert content["cells"][0]["paper_bytes"] == (content["cells"][0]["features"] + 1) * 4 * 32
 
 
 def make_recovery(disturbed):

@@ -1,8 +1,9 @@
-"""The progress of a long command: a bar on a terminal, a log line every 5 s elsewhere."""
+"""The progress of a long command: a bar on a terminal, a log line every 5 s elsewhere, and a line when it is silent."""
 
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-__all__ = ["ShowProgress", "show_progress"]
+__all__ = ["ShowProgress", "log_while_silent", "show_progress"]
 
 logger = logging.getLogger(__name__)
 _LOG_INTERVAL_S = 5.0
@@ -62,3 +63,40 @@ def _log_lines(label: str, clock_s: Callable[[], float], interval_s: float) -> S
             logger.info("%s: %s%s", label, text, share)
 
     return log
+
+
+@contextmanager
+def log_while_silent(
+    text: Callable[[float], str], *, interval_s: float = _LOG_INTERVAL_S
+) -> Iterator[Callable[[], None]]:
+    """Gives a function to call with every line of the command; after each interval without a call, logs `text`.
+
+    A thread waits for the interval, so the caller may be busy, even with compiling. On a terminal it logs nothing,
+    because the bar shows the time.
+
+    Args:
+        text: returns the line, given the seconds since the last call.
+        interval_s: seconds of silence before a line.
+    """
+    if Console(stderr=True).is_terminal:
+        yield lambda: None
+        return
+    called, stopped = threading.Event(), threading.Event()
+
+    def watch() -> None:
+        called_s = time.monotonic()
+        while not stopped.is_set():
+            if called.wait(interval_s):
+                called.clear()
+                called_s = time.monotonic()
+            else:
+                logger.info("%s", text(time.monotonic() - called_s))
+
+    watching = threading.Thread(target=watch, name="log-while-silent", daemon=True)
+    watching.start()
+    try:
+        yield called.set
+    finally:
+        stopped.set()
+        called.set()
+        watching.join()

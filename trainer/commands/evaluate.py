@@ -7,12 +7,13 @@ import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
 
-from streams.cli.progress import show_progress
+from streams.cli.progress import log_while_silent, show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 
@@ -38,13 +39,26 @@ def _describe(result: dict[str, Any]) -> str:
 
 @contextmanager
 def _progress() -> Iterator[Callable[[dict[str, Any], int, int], None]]:
-    """Yields the function that shows each finished cell: in a progress bar on a terminal, else as a log line."""
-    with show_progress("evaluate", interval_s=math.inf) as draw:
+    """Yields the function that shows each finished cell: in a progress bar on a terminal, else as a log line.
+
+    While no cell finishes, the bar shows the time, and a line every 5 s tells the same without a terminal.
+    """
+    state = "reads the rows and compiles its loops"
+    with (
+        show_progress("evaluate", interval_s=math.inf) as draw,
+        log_while_silent(lambda since_s: f"{state}, {since_s:.0f} s") as log,
+    ):
+        draw(0, None, state)
+        if not sys.stderr.isatty():
+            logger.info("%s", state)
 
         def show(result: dict[str, Any], done: int, num_cells: int) -> None:
+            nonlocal state
+            state = f"{done} of {num_cells}: the next one compiles its loops and trains"
             draw(done, num_cells, f"{done} of {num_cells}  {_describe(result)}")
             if not sys.stderr.isatty():
                 logger.info("%d of %d: %s", done, num_cells, _describe(result))
+            log()
 
         yield show
 
@@ -103,6 +117,9 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 )
 @click.option("--seeds", callback=_split, metavar="N,...", help="Seeds, for example 0,1,2.  [default: the preset's]")
 @click.option(
+    "--dim", type=click.IntRange(min=1), metavar="D", help="Dimension of the vectors.  [default: the preset's]"
+)
+@click.option(
     "--rows", type=click.IntRange(min=1), metavar="ROWS", help="Use the first ROWS rows only.  [default: all of FILES]"
 )
 @click.option(
@@ -139,6 +156,7 @@ def command(
     compression: tuple[str, ...] | None,
     models: tuple[str, ...],
     seeds: tuple[str, ...] | None,
+    dim: int | None,
     rows: int | None,
     generator_seed: int,
     rotate_at: int | None,
@@ -158,6 +176,7 @@ def command(
         hotstream evaluate
         hotstream evaluate --preset reference --jobs 8 --json -
         hotstream evaluate --schema tokens ~/src/linux --preset reference --compression 100,1000
+        hotstream evaluate --preset reference --dim 64 --rows 500000 --compression 100,1000 --seeds 0,1
         hotstream evaluate --ablation --preset reference --rows 500000 --compression 100,1000
         hotstream evaluate day_0.gz day_1.gz --schema criteo-terabyte --preset paper --compression 100
     """
@@ -177,6 +196,7 @@ def command(
     if ablation and methods:
         raise click.UsageError("--ablation: got --methods as well, but it varies hotstream alone; omit --methods")
     report, chosen = Report("evaluate"), PRESETS[preset]
+    chosen = replace(chosen, dim=dim or chosen.dim)
     source: RowSource = GeneratorSource(seed=generator_seed, rotate_at=rotate_at)
     if schema == "tokens":
         if len(files) != 1 or not files[0].is_dir():
