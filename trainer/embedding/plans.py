@@ -213,7 +213,7 @@ def hash_plan(
     """
     kind = store_class(row_format)
     row_bytes = kind.row_bytes(dim, optimizer)
-    per_field = kind.plan(embedding_bytes, dim, optimizer) // num_fields
+    per_field = embedding_bytes // row_bytes // num_fields
     if per_field < 1:
         raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
     layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_rows=0)

@@ -183,11 +183,6 @@ class RowStore(Store):
         """Bytes of one row and of its optimizer state."""
         return cls.vector_bytes(dim) + (_STATE_BYTES if optimizer == "adagrad" else 0)
 
-    @classmethod
-    def plan(cls, nbytes: int, dim: int, optimizer: OptimizerName) -> int:
-        """The number of rows, optimizer state included, that fit in `nbytes`."""
-        return nbytes // cls.row_bytes(dim, optimizer)
-
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows and of the optimizer state."""
@@ -267,9 +262,8 @@ class RowStore(Store):
 
     def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
         """The dot products (P,) of the rows and their gradients; the numba body."""
+        (values, scales, _), line = self.arrays, np.empty(self.dim, np.float32)
         out = np.empty(len(sums.rows), np.float32)
-        values, scales, _ = self.arrays
-        line = np.empty(self.dim, np.float32)
         row_kernels(self.dim).dots(values, scales, sums.rows, sums.gradients, line, out)
         return out
 
