@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 from streams.clients.connector import Connector
@@ -51,7 +53,7 @@ class Publisher:
                 queue.task.cancel()
             await self._producer.stop()
 
-    async def send(self, topic: str, partition: int, records: Iterable[Item], *, timestamp_ms: int) -> None:
+    async def send(self, topic: str, partition: int, records: Sequence[Item], *, timestamp_ms: int) -> None:
         """Queues records (key, value, headers) in order; waits only while the queue is full.
 
         Raises:
@@ -72,6 +74,25 @@ class Publisher:
             await queue.flush()
 
 
+@dataclass
+class _Burst:
+    """The records of one `send`, of which the first `num_moved` are in batches already."""
+
+    records: Sequence[Item]
+    num_bytes: int
+    timestamp_ms: int
+    num_moved: int = 0
+
+    def move_to(self, batch: Any) -> bool:
+        """Moves as many records as fit into a batch; returns whether all fit."""
+        append, timestamp_ms = batch.append, self.timestamp_ms
+        for number, (key, value, headers) in enumerate(islice(self.records, self.num_moved, None), self.num_moved):
+            if append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+                self.num_moved = number
+                return False
+        return True
+
+
 class _Queue:
     """The queue of one partition, and the task that sends its records."""
 
@@ -79,19 +100,22 @@ class _Queue:
         self._producer = producer
         self._topic = topic
         self._partition = partition
-        self._waiting: deque[tuple[Item, int]] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[_Burst] = deque()
+        self._num_waiting = self._waiting_bytes = 0
         self._changed = asyncio.Event()
         self._num_put = self._num_acknowledged = 0
         self.task = asyncio.get_running_loop().create_task(self._run())
 
-    async def put(self, records: Iterable[Item], timestamp_ms: int) -> None:
+    async def put(self, records: Sequence[Item], timestamp_ms: int) -> None:
         await self._wait_for(lambda: self._has_room() or self.task.done())
         self._raise_failure()
-        for record in records:
-            self._waiting.append((record, timestamp_ms))
-            self._waiting_bytes += len(record[1] or b"")
-            self._num_put += 1
+        if not records:
+            return
+        num_bytes = sum(len(value or b"") for _, value, _ in records)
+        self._waiting.append(_Burst(records, num_bytes, timestamp_ms))
+        self._num_waiting += len(records)
+        self._waiting_bytes += num_bytes
+        self._num_put += len(records)
         self._changed.set()
 
     async def flush(self) -> None:
@@ -100,7 +124,7 @@ class _Queue:
         self._raise_failure()
 
     def _has_room(self) -> bool:
-        return len(self._waiting) < _MAX_WAITING and self._waiting_bytes < _MAX_WAITING_BYTES
+        return self._num_waiting < _MAX_WAITING and self._waiting_bytes < _MAX_WAITING_BYTES
 
     async def _wait_for(self, is_true: Callable[[], bool]) -> None:
         """Returns when it is true; `set` wakes all that wait, and nothing runs between a look and its wait."""
@@ -127,14 +151,13 @@ class _Queue:
     def _take_batch(self) -> Any:
         """Moves as many queued records as fit into a batch."""
         batch = self._producer.create_batch()
-        while self._waiting:
-            (key, value, headers), timestamp_ms = self._waiting[0]
-            if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= len(value or b"")
+        while self._waiting and self._waiting[0].move_to(batch):
+            burst = self._waiting.popleft()
+            self._num_waiting -= len(burst.records)
+            self._waiting_bytes -= burst.num_bytes
         if batch.record_count() == 0:
-            size = len(self._waiting[0][0][1] or b"")
+            burst = self._waiting[0]
+            size = len(burst.records[burst.num_moved][1] or b"")
             raise ValueError(f"{self._topic}: got a record of {size} bytes, expected one that fits a batch")
         batch.close()
         return batch
