@@ -227,8 +227,16 @@ class Batch:
         self._max_records = max_records
         self.items: list[Item] = []
 
-    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: Headers = ()) -> Any:
-        """Adds a record; returns None if the batch is full."""
+    def append(
+        self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: list[tuple[str, bytes]]
+    ) -> Any:
+        """Adds a record; returns None if the batch is full.
+
+        Raises:
+            TypeError: `headers` is no list, which aiokafka requires.
+        """
+        if not isinstance(headers, list):
+            raise TypeError(f"headers: got {type(headers).__name__}, expected list")
         if len(self.items) >= self._max_records:
             return None
         self.items.append((key, value, headers, timestamp))

@@ -20,7 +20,7 @@ __all__ = ["Publisher"]
 _MAX_WAITING = 20_000
 _MAX_WAITING_BYTES = 16 << 20
 
-Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
 
 
 class Publisher:
@@ -87,7 +87,7 @@ class _Burst:
         """Moves as many records as fit into a batch; returns whether all fit."""
         append, timestamp_ms = batch.append, self.timestamp_ms
         for number, (key, value, headers) in enumerate(islice(self.records, self.num_moved, None), self.num_moved):
-            if append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
+            if append(key=key, value=value, timestamp=timestamp_ms, headers=list(headers)) is None:
                 self.num_moved = number
                 return False
         return True
