@@ -246,6 +246,10 @@ class Batch:
         """The number of records in the batch."""
         return len(self.items)
 
+    def size(self) -> int:
+        """The bytes of the values in the batch."""
+        return sum(len(value or b"") for _, value, _, _ in self.items)
+
     def close(self) -> None:
         """Does nothing: a batch has no encoded form."""
 
