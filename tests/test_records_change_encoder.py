@@ -46,7 +46,7 @@ def encode_one(key: int, row: int, score: float, seq: int, ingest_ms: int | None
         f'{{"v":{VERSION},"feature":"{format_key(key, FIELDS)}","tier":"hot","row":{row},"score":{score:.9g},'
         f'"shard":3,"epoch":7,"seq":{seq},"source":{{"partition":3,"offset":4711}},"event_time_ms":-5}}'
     )
-    return key.to_bytes(8, "big"), None if row == NO_ROW else value.encode(), tuple(headers)
+    return key.to_bytes(8, "big"), None if row == NO_ROW else value.encode(), headers
 
 
 @given(

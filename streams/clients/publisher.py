@@ -18,7 +18,7 @@ __all__ = ["Publisher"]
 _MAX_WAITING = 20_000
 _MAX_WAITING_BYTES = 16 << 20
 
-Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]]]
+Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
 
 
 class Publisher:
@@ -93,11 +93,10 @@ class _Queue:
         self._raise_failure()
         batch = self._waiting[-1] if self._waiting else None
         for key, value, headers in records:
-            listed = list(headers)
-            if batch is not None and batch.append(key=key, value=value, timestamp=timestamp_ms, headers=listed):
+            if batch is not None and batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers):
                 continue
             batch = self._producer.create_batch()
-            if not batch.append(key=key, value=value, timestamp=timestamp_ms, headers=listed):
+            if not batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers):
                 size = len(value or b"")
                 raise ValueError(f"{self._topic}: got a record of {size} bytes, expected one that fits a batch")
             self._waiting.append(batch)

@@ -66,10 +66,7 @@ async def _measure(connector: Connector, topic: str, bursts: list[Changes], roun
     publisher, producer = Publisher(connector), connector.create_batch_producer()
     await publisher.start()
     await producer.start()
-    encoded = [  # also compiles the kernel
-        [(key, value, list(headers)) for key, value, headers in _encode(burst, number)]
-        for number, burst in enumerate(bursts)
-    ]
+    encoded = [_encode(burst, number) for number, burst in enumerate(bursts)]  # also compiles the kernel
 
     async def encode() -> None:
         for number, burst in enumerate(bursts):
@@ -95,7 +92,7 @@ async def _measure(connector: Connector, topic: str, bursts: list[Changes], roun
     return _figures(best, len(bursts) * _BURST)
 
 
-async def _send_bare(producer: Any, topic: str, encoded: list[list[Any]]) -> None:
+async def _send_bare(producer: Any, topic: str, encoded: list[list[Encoded]]) -> None:
     batch = producer.create_batch()
     for number, records in enumerate(encoded):
         for key, value, headers in records:
