@@ -45,6 +45,10 @@ class Changes:
         """The first `count` changes."""
         return Changes(self.key[:count], self.row[:count], self.score[:count])
 
+    def after(self, count: int) -> Changes:
+        """All but the first `count` changes."""
+        return Changes(self.key[count:], self.row[count:], self.score[count:])
+
     @classmethod
     def empty(cls) -> Changes:
         """No changes."""

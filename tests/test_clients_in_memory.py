@@ -22,7 +22,7 @@ from streams.clients.producer import RecordProducer
 from streams.clients.publisher import Publisher
 from streams.errors import BrokerError, ConfigError, TopicError
 from streams.keys import CRITEO_FIELDS
-from streams.records import Assignment, ChangeEncoder
+from streams.records import Assignment, encode_assignment
 from streams.topics import Topics, TopicSpec
 
 
@@ -261,8 +261,9 @@ def test_a_custom_subscriber_can_be_tested_without_a_broker():
     topics = Topics("mine")
     create_topics(broker, topics.specs(shards=2))
     shards = ShardConfig(capacity=8, num_shards=2)
-    encoder = ChangeEncoder(shard=1, epoch=1, source=(1, 0), event_time_ms=0, ingest_ms=0, fields=CRITEO_FIELDS)
-    key, value, headers = encoder.encode((1 << 56) + 7, 2, shards.rows_of(1)[0], 3.0, 1)
+    hot = Assignment(key=(1 << 56) + 7, tier="hot", shard=1, epoch=1, seq=1, row=shards.rows_of(1)[0], score=3.0,
+                     source=(1, 0), event_time_ms=0)  # fmt: skip
+    key, value, headers = encode_assignment(hot, CRITEO_FIELDS)
     with RecordProducer(broker) as producer:
         producer.send(topics.assignments, 1, value, headers, key=key)
     changes = subscribe(broker)

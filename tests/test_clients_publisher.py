@@ -59,6 +59,21 @@ def test_flush_returns_when_what_was_sent_before_is_stored():
     publish(broker, use)
 
 
+def test_a_burst_longer_than_a_batch_keeps_its_order_and_an_empty_one_sends_nothing():
+    broker = InMemoryBroker({"t": 1}, max_batch_records=4)
+
+    async def use(publisher: Publisher) -> None:
+        for burst in ([], range(3), range(3, 17), [], range(17, 18)):
+            await publisher.send("t", 0, items(*burst), timestamp_ms=0)
+        await publisher.flush()
+        await publisher.send("t", 0, [], timestamp_ms=0)
+        await publisher.flush()
+
+    publish(broker, use)
+    assert values(broker) == list(range(18))
+    assert broker.crash_points == [0, 4, 8, 12, 16]  # bursts share batches
+
+
 def test_a_full_queue_makes_the_sender_wait_and_nothing_is_lost(monkeypatch):
     monkeypatch.setattr(publisher_module, "_MAX_WAITING", 4)
     broker = InMemoryBroker({"t": 1}, max_batch_records=2)

@@ -189,9 +189,7 @@ class Shard:
             return []
         # After an interrupted write the topic has the first records of a batch, and lacks at least its digest.
         skipped = self.written[1] + 1 - first_seq if (self.epoch, first_seq) <= self.written else 0
-        columns = (column[skipped:].tolist() for column in (changes.key, changes.row, changes.score))
-        seqs = range(first_seq + skipped, self.seq + 1)
-        encoded = [encoder.encode(*change) for change in zip(*columns, seqs, strict=True)]
+        encoded = encoder.encode(changes.after(skipped), first_seq + skipped)
         encoded.append(encode_digest(self.describe()))
         return encoded
 

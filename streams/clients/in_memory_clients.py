@@ -227,8 +227,16 @@ class Batch:
         self._max_records = max_records
         self.items: list[Item] = []
 
-    def append(self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: Headers = ()) -> Any:
-        """Adds a record; returns None if the batch is full."""
+    def append(
+        self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: list[tuple[str, bytes]]
+    ) -> Any:
+        """Adds a record; returns None if the batch is full.
+
+        Raises:
+            TypeError: `headers` is no list, which aiokafka requires.
+        """
+        if not isinstance(headers, list):
+            raise TypeError(f"headers: got {type(headers).__name__}, expected list")
         if len(self.items) >= self._max_records:
             return None
         self.items.append((key, value, headers, timestamp))
@@ -237,6 +245,10 @@ class Batch:
     def record_count(self) -> int:
         """The number of records in the batch."""
         return len(self.items)
+
+    def size(self) -> int:
+        """The bytes of the values in the batch."""
+        return sum(len(value or b"") for _, value, _, _ in self.items)
 
     def close(self) -> None:
         """Does nothing: a batch has no encoded form."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.clients.connector import Connector
@@ -51,7 +51,7 @@ class Publisher:
                 queue.task.cancel()
             await self._producer.stop()
 
-    async def send(self, topic: str, partition: int, records: Iterable[Item], *, timestamp_ms: int) -> None:
+    async def send(self, topic: str, partition: int, records: Sequence[Item], *, timestamp_ms: int) -> None:
         """Queues records (key, value, headers) in order; waits only while the queue is full.
 
         Raises:
@@ -73,25 +73,34 @@ class Publisher:
 
 
 class _Queue:
-    """The queue of one partition, and the task that sends its records."""
+    """The queue of one partition, and the task that sends its records.
+
+    A record is encoded into the last waiting batch at once, while it is in the processor's cache: that takes half the
+    time of a queue of records, whose objects the garbage collector would also traverse.
+    """
 
     def __init__(self, producer: Any, topic: str, partition: int) -> None:
         self._producer = producer
         self._topic = topic
         self._partition = partition
-        self._waiting: deque[tuple[Item, int]] = deque()
-        self._waiting_bytes = 0
+        self._waiting: deque[Any] = deque()  # batches; only the last one has room
         self._changed = asyncio.Event()
         self._num_put = self._num_acknowledged = 0
         self.task = asyncio.get_running_loop().create_task(self._run())
 
-    async def put(self, records: Iterable[Item], timestamp_ms: int) -> None:
+    async def put(self, records: Sequence[Item], timestamp_ms: int) -> None:
         await self._wait_for(lambda: self._has_room() or self.task.done())
         self._raise_failure()
-        for record in records:
-            self._waiting.append((record, timestamp_ms))
-            self._waiting_bytes += len(record[1] or b"")
-            self._num_put += 1
+        batch = self._waiting[-1] if self._waiting else None
+        for key, value, headers in records:
+            if batch is not None and batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers):
+                continue
+            batch = self._producer.create_batch()
+            if not batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers):
+                size = len(value or b"")
+                raise ValueError(f"{self._topic}: got a record of {size} bytes, expected one that fits a batch")
+            self._waiting.append(batch)
+        self._num_put += len(records)
         self._changed.set()
 
     async def flush(self) -> None:
@@ -100,7 +109,8 @@ class _Queue:
         self._raise_failure()
 
     def _has_room(self) -> bool:
-        return len(self._waiting) < _MAX_WAITING and self._waiting_bytes < _MAX_WAITING_BYTES
+        num_records = sum(batch.record_count() for batch in self._waiting)
+        return num_records < _MAX_WAITING and sum(batch.size() for batch in self._waiting) < _MAX_WAITING_BYTES
 
     async def _wait_for(self, is_true: Callable[[], bool]) -> None:
         """Returns when it is true; `set` wakes all that wait, and nothing runs between a look and its wait."""
@@ -116,25 +126,11 @@ class _Queue:
         try:
             while True:
                 await self._wait_for(lambda: bool(self._waiting))
-                batch = self._take_batch()
+                batch = self._waiting.popleft()
+                batch.close()
                 await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
                 self._num_acknowledged += batch.record_count()
                 self._changed.set()
         finally:
             # Callers that wait must see a failure; the task is done only after this block.
             asyncio.get_running_loop().call_soon(self._changed.set)
-
-    def _take_batch(self) -> Any:
-        """Moves as many queued records as fit into a batch."""
-        batch = self._producer.create_batch()
-        while self._waiting:
-            (key, value, headers), timestamp_ms = self._waiting[0]
-            if batch.append(key=key, value=value, timestamp=timestamp_ms, headers=headers) is None:
-                break
-            self._waiting.popleft()
-            self._waiting_bytes -= len(value or b"")
-        if batch.record_count() == 0:
-            size = len(self._waiting[0][0][1] or b"")
-            raise ValueError(f"{self._topic}: got a record of {size} bytes, expected one that fits a batch")
-        batch.close()
-        return batch

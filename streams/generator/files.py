@@ -17,9 +17,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import zstandard
 
+from streams.digits import HEX_DIGITS
 from streams.errors import ConfigError, StreamsError
 from streams.generator.blocks import RowBlock
-from streams.generator.text import HEX_DIGITS, format_tsv
+from streams.generator.text import format_tsv
 from streams.keys import MISSING_WORD
 
 __all__ = ["ENDINGS", "BlockWriter", "open_writer"]

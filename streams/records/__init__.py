@@ -7,15 +7,14 @@ byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the
 from streams.records.assignments import (
     MAX_UNIQUE_ROWS,
     Assignment,
-    ChangeEncoder,
     Digest,
-    Encoded,
     OtherKind,
     decode_assignment,
     encode_assignment,
     encode_digest,
     version_of,
 )
+from streams.records.change_encoder import ChangeEncoder, Encoded
 from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
 from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int

@@ -9,6 +9,7 @@ Every ratio compares two measurements of one run, with the same records, broker 
   `warm_up` is the first pass, during which the hot set fills and the agent publishes many changes.
 - *clicks_agent*: the throughput of an agent that counts clicks itself (`--signal frequency`) while replay runs at full
   speed on the same machine.
+- *fill*: `trainer.bench.fill`, the rate of publishing the changes of a hot set that fills.
 - *latency*: from the timestamp of a click record to the moment when a subscriber reads a change that it caused, with
   replay at half of that throughput. `warm_up` separates the first ten seconds, in which the hot set fills, and the time
   that the subscriber then takes to catch up.
@@ -43,6 +44,7 @@ from streams.telemetry.latency import LatencyHistogram
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, TopicSpec
 from trainer.bench.agent_figures import AgentFigures
+from trainer.bench.fill import measure_fill
 
 __all__ = ["PipelineBenchConfig", "bench_pipeline"]
 
@@ -96,6 +98,9 @@ def bench_pipeline(config: PipelineBenchConfig) -> Iterator[tuple[str, dict[str,
     Raises:
         ChildError: a process failed or took more than five minutes.
     """
+    filling = config.named("fill")
+    filling.create_topics()
+    yield "fill", measure_fill(filling.kafka, filling.topics.assignments)
     flat_out = config.named("replay")
     flat_out.create_topics()
     replay = _measure_replay(flat_out)
