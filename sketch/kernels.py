@@ -42,23 +42,44 @@ from sketch.changes import COLD, HOT, WARM
 from sketch.hashing import GOLDEN_RATIO, RANDOM_MULTIPLIER, mix64, unmix64
 from sketch.simd import (
     bits_of,
+    both,
+    but_not,
+    choose_u8x8,
+    choose_u16x8,
+    choose_u32x8,
+    either,
+    equal_u8x8,
+    equal_u16x8,
+    equal_u32x8,
+    first_lanes,
+    first_smallest,
+    first_word,
     float_of,
+    float_of_word,
+    gather_u8x8,
+    invert,
+    is_less,
+    lane_found,
+    load_u8x8,
     load_u16,
+    load_u16x8,
     load_u32,
+    load_u32x8,
     load_u64,
     lowest_bit,
-    match_bytes,
-    match_u16x8,
-    match_u32x8,
-    min_u16x8,
+    mask_bits,
     prefetch,
-    put_bytes,
     put_last_u16x8,
     put_last_u32x8,
-    put_u16x8,
-    put_u32x8,
-    select,
+    repeat_u8x8,
+    repeat_u16x8,
+    repeat_u32x8,
+    second_word,
+    store_u8x8,
+    store_u16x8,
+    store_u32x8,
     store_u64,
+    words_of_float,
 )
 
 LINE_BYTES = 64
@@ -151,50 +172,69 @@ def read_tag(line, wide, tag_bytes, slot):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _write(line, wide, tag_bytes, lane, tag, code):
-    """Writes tag and score code into the lane, a mask of one bit or none.
-
-    Each vector is stored whole, so that the next load of it can be forwarded from the store.
-    """
-    if tag_bytes == 0:
-        put_u32x8(line, lane, tag)
-        put_u16x8(line + MIDS, lane, tag >> 32)
-        put_u16x8(line + SCORES, lane, code)
-    else:
-        highs = put_bytes(_high_bytes(line), lane, tag >> 48)
-        put_last_u32x8(line, lane, tag, highs)
-        put_last_u16x8(line + MIDS, lane, tag >> 32, highs >> 32)
-        put_last_u16x8(line + SCORES, lane, code, highs >> 48)
-        if tag_bytes > 1:
-            store_u64(wide, put_bytes(load_u64(wide), lane, tag >> 56))
+def _gather_highs(line):
+    return gather_u8x8(line + HIGH_A, line + HIGH_B, line + HIGH_C)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _match(line, wide, tag_bytes, tag, used):
-    """The lanes that hold the tag. An empty slot may match tag 0: adding to it inserts the key there."""
-    lanes = match_u32x8(line, tag) & match_u16x8(line + MIDS, tag >> 32) & used
+    """The mask of the slots that hold a tag, `tag` is its address. An empty slot may match tag 0.
+
+    Adding to such a slot inserts the key there: it is the first empty one.
+    """
+    found = both(
+        equal_u32x8(load_u32x8(line), repeat_u32x8(load_u32(tag))),
+        both(equal_u16x8(load_u16x8(line + MIDS), repeat_u16x8(load_u16(tag + 4))), used),
+    )
     if tag_bytes > 0:
-        lanes &= match_bytes(_high_bytes(line), tag >> 48)
+        found = both(found, equal_u8x8(_gather_highs(line), repeat_u8x8(load_u16(tag + 6))))
     if tag_bytes > 1:
-        lanes &= match_bytes(load_u64(wide), tag >> 56)
-    return lanes
+        found = both(found, equal_u8x8(load_u8x8(wide), repeat_u8x8(load_u16(tag + 6) >> 8)))
+    return found
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def _write(line, wide, tag_bytes, written, tag, codes):
+    """Writes the tag at the address `tag` and the score code into the masked slot, if any.
+
+    Each vector is stored whole, so that the next load of it can be forwarded from the store.
+    """
+    lows = choose_u32x8(written, repeat_u32x8(load_u32(tag)), load_u32x8(line))
+    mids = choose_u16x8(written, repeat_u16x8(load_u16(tag + 4)), load_u16x8(line + MIDS))
+    scores = choose_u16x8(written, codes, load_u16x8(line + SCORES))
+    if tag_bytes > 0:
+        highs = choose_u8x8(written, repeat_u8x8(load_u16(tag + 6)), _gather_highs(line))
+        lows, mids, scores = put_last_u32x8(lows, highs, 0), put_last_u16x8(mids, highs, 2), put_last_u16x8(scores, highs, 3)
+    if tag_bytes > 1:
+        store_u8x8(wide, choose_u8x8(written, repeat_u8x8(load_u16(tag + 6) >> 8), load_u8x8(wide)))
+    store_u32x8(line, lows)
+    store_u16x8(line + MIDS, mids)
+    store_u16x8(line + SCORES, scores)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _decide(line, wide, tag_bytes, tag, increment, rounding, most, used):
-    """Computes the effect of one key on its bucket: (lanes that hold it, its lane, its slot, old code, new code).
+    """Computes the effect of one key on its bucket; writes nothing.
 
-    The lane is the one to write, 0 if the key is rejected. Writes nothing.
+    Everything is a vector, since moving words between the two kinds of registers takes longest on the way from a key's
+    line to its new score, and only as many keys overlap as fit into the processor's window.
+
+    Returns:
+        found: the mask of the slot that holds the key.
+        written: the mask of the slot to write, of none if the key is rejected.
+        first: its index is the second word.
+        old: the slot's code is the first word.
+        new: eight times the new code.
     """
+    codes = load_u16x8(line + SCORES)
     found = _match(line, wide, tag_bytes, tag, used)
-    smallest = min_u16x8(line + SCORES, ~used) >> 16
-    slot = lowest_bit(select(found, found, np.int64(1) << smallest))
-    old = load_u16(line + SCORES + 2 * slot)
-    one_more = float_of((old + _BIAS) << _DROPPED_BITS) + increment  # units + 1
-    new = ((bits_of(one_more) + rounding) >> _DROPPED_BITS) - _BIAS
-    # Not a select: LLVM would turn it into a branch on a random number.
-    is_written = np.int64(one_more < most + 1.0) | np.int64(found != 0)
-    return found, is_written << slot, slot, old, new
+    # Score 0 lets the key's own slot win: the empty ones, which are 0, too, follow all others.
+    first = first_smallest(either(but_not(codes, found), invert(used)))
+    lane = lane_found(first)
+    old = first_smallest(either(codes, invert(lane)))
+    one_more = float_of_word(old, _BIAS, _DROPPED_BITS) + increment  # units + 1
+    new = words_of_float(one_more, rounding, _DROPPED_BITS, _BIAS)
+    return found, both(lane, either(found, is_less(one_more, most + 1.0))), first, old, new
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
@@ -267,18 +307,19 @@ def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, used):
+def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, num_slots):
     """Counts a block from its i-th key; returns ~i after a key whose score came near the top of the codes."""
+    used = first_lanes(num_slots)
     while i < count:
         prefetch(load_u64(ahead + 8 * i))
-        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
+        line, tag = load_u64(now + 8 * i), now + _TAG_BYTE + 8 * i
         increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
         rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
         most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
         wide_line = wide_base + ((line - base) >> 3)
-        _, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
-        _write(line, wide_line, tag_bytes, lane, tag, new)
-        if new >= RENORMALISE_CODE:
+        _, written, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
+        _write(line, wide_line, tag_bytes, written, tag, new)
+        if first_word(new) >= RENORMALISE_CODE:
             return ~i
         i += 1
     return i
@@ -294,7 +335,7 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
+    used = scores_view.shape[1]
     coin = 0.0 if always_admit else _COIN
     ring = np.full(2 * 5 * BLOCK, base, np.int64)
     start, half, count = np.uint64(0), np.uint64(0), min(_BLOCK, num_keys)
@@ -320,7 +361,7 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
+    used = scores_view.shape[1]
     ring = np.full(4 * BLOCK, base, np.int64)
     start, half, count = np.uint64(0), np.uint64(0), np.uint64(0)
     while start < num_keys or count > np.uint64(0):
@@ -333,7 +374,8 @@ def query(lines, wide, scores_view, keys, seed, scale, estimates):
             prefetch(ring[ahead + i])
         for i in range(count):
             line = ring[half + i]
-            found = _match(line, wide_base + ((line - base) >> 3), tag_bytes, ring[half + _BLOCK + i], used)
+            tag = ring.ctypes.data + 8 * np.int64(half + _BLOCK + i)
+            found = mask_bits(_match(line, wide_base + ((line - base) >> 3), tag_bytes, tag, first_lanes(used)))
             code = load_u16(line + SCORES + 2 * lowest_bit(found | _NO_LANE))
             estimates[start - count + i] = decode_score(code & -np.int64(found != 0)) / scale
         start, half, count = start + following, ahead, following
@@ -431,22 +473,24 @@ def _count_block_tracked(
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, used):
+def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, num_slots):
     """`_count_block_tracked`, compiled for each number of tag bytes."""
+    used = first_lanes(num_slots)
     held, hot = load_u64(hits), load_u64(hits + 8)
     total, squares = float_of(load_u64(moments)), float_of(load_u64(moments + 8))
     while i < count:
         next_line = load_u64(ahead + 8 * i)
         prefetch(next_line)
         prefetch(tier_base + ((next_line - base) >> 2))
-        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
+        line, tag = load_u64(now + 8 * i), now + _TAG_BYTE + 8 * i
         increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
         rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
         most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
         i += 1
         wide_line = wide_base + ((line - base) >> 3)
-        found, lane, slot, old, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
-        written, is_new = np.int64(lane != 0), np.int64(found == 0)
+        found, lane, first, olds, news = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
+        slot, old, new = second_word(first), first_word(olds), first_word(news)
+        written, is_new = np.int64(mask_bits(lane) != 0), np.int64(mask_bits(found) == 0)
         old_bin, new_bin = bins + ((old >> BIN_BITS) << 3), bins + ((new >> BIN_BITS) << 3)
         store_u64(old_bin, load_u64(old_bin) - written)
         store_u64(new_bin, load_u64(new_bin) + written)
@@ -460,13 +504,13 @@ def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits
         # Arithmetic, since LLVM would turn the conditions into branches on a random number.
         if ((limit - 1 - (new & -written)) | -evicts) < 0:
             evicted_tag = read_tag(line, wide_line, tag_bytes, slot)
-            _write(line, wide_line, tag_bytes, lane, tag, new)
+            _write(line, wide_line, tag_bytes, lane, tag, news)
             store_u64(hits, held)
             store_u64(hits + 8, hot)
             store_u64(moments, bits_of(total))
             store_u64(moments + 8, bits_of(squares))
             return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, evicted_tag
-        _write(line, wide_line, tag_bytes, lane, tag, new)
+        _write(line, wide_line, tag_bytes, lane, tag, news)
     store_u64(hits, held)
     store_u64(hits + 8, hot)
     store_u64(moments, bits_of(total))
@@ -489,7 +533,7 @@ def insert_tracked(
     base, wide_base = lines.ctypes.data, wide.ctypes.data
     tier_base, limits_base = tiers.ctypes.data, limits.ctypes.data
     bins, hits, moments_base = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS, moments.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
+    used = scores_view.shape[1]
     coin = 0.0 if always_admit else _COIN
     num_out = 0
     ring = np.full(2 * 5 * BLOCK, base, np.int64)
