@@ -9,10 +9,9 @@ import numpy.typing as npt
 
 from sketch.hashing import Keys
 
-__all__ = ["COLD", "HOT", "NO_ROW", "WARM", "Changes"]
+__all__ = ["NO_ROW", "Changes"]
 
-COLD, WARM, HOT = range(3)  # tiers, in memory, in digests and on the wire
-NO_ROW = -1
+NO_ROW = -1  # of a cold key
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,11 @@ class Changes:
 
     Attributes:
         key: (K,) uint64 feature keys.
-        tier: (K,) uint8, the new tier: 0 cold, 1 warm, 2 hot.
-        row: (K,) int32, the unique row of a hot key, -1 for other tiers.
+        row: (K,) int32, the unique row of a key that becomes hot, -1 for one that becomes cold.
         score: (K,) float32, the importance at the time of the change.
     """
 
     key: Keys
-    tier: npt.NDArray[np.uint8]
     row: npt.NDArray[np.int32]
     score: npt.NDArray[np.float32]
 
@@ -35,23 +32,28 @@ class Changes:
         return len(self.key)
 
     @property
+    def is_hot(self) -> npt.NDArray[np.bool_]:
+        """(K,) whether the key becomes hot."""
+        return self.row >= 0
+
+    @property
     def num_promotions(self) -> int:
         """The number of changes to hot."""
-        return int(np.count_nonzero(self.tier == HOT))
+        return int(np.count_nonzero(self.is_hot))
 
     def first(self, count: int) -> Changes:
         """The first `count` changes."""
-        return Changes(self.key[:count], self.tier[:count], self.row[:count], self.score[:count])
+        return Changes(self.key[:count], self.row[:count], self.score[:count])
 
     @classmethod
     def empty(cls) -> Changes:
         """No changes."""
-        return cls(np.empty(0, np.uint64), np.empty(0, np.uint8), np.empty(0, np.int32), np.empty(0, np.float32))
+        return cls(np.empty(0, np.uint64), np.empty(0, np.int32), np.empty(0, np.float32))
 
     @classmethod
     def concatenate(cls, parts: list[Changes]) -> Changes:
         """The changes of consecutive updates."""
         if not parts:
             return cls.empty()
-        columns = ("key", "tier", "row", "score")
+        columns = ("key", "row", "score")
         return cls(*(np.concatenate([getattr(part, column) for part in parts]) for column in columns))

@@ -7,7 +7,7 @@ Other programs, such as a subscriber in another language, must reproduce these:
 
 - `mix64`: the finalizer of MurmurHash3 (public domain, A. Appleby), an invertible map of 64-bit words;
 - `shard_of(key) = (mix64(key ^ SHARD_SEED) >> 32) * num_shards >> 32`;
-- `entry_digest(key, tier, row)`: the share of one hot or warm feature in its shard's digest.
+- `entry_digest(key, row)`: the share of one hot feature in its shard's digest.
 """
 
 from __future__ import annotations
@@ -69,6 +69,6 @@ def shard_of(keys: Keys, num_shards: int) -> npt.NDArray[np.int64]:
 
 
 @njit(nogil=True, cache=True, inline="always")
-def entry_digest(key: np.uint64, tier: np.uint64, row: np.uint64) -> np.uint64:
-    """The share of one assignment in its shard's digest; `row` is 2^32 - 1 for a warm key."""
-    return mix64(mix64(key ^ DIGEST_SEED) ^ (tier << _HALF | row))
+def entry_digest(key: np.uint64, row: np.uint64) -> np.uint64:
+    """The share of one hot key and its row in its shard's digest."""
+    return mix64(mix64(key ^ DIGEST_SEED) ^ row)

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from sketch import kernels, review
-from sketch.changes import HOT, NO_ROW, Changes
+from sketch.changes import Changes
 from sketch.drift import DriftDetector
 from sketch.errors import ParameterError
 from sketch.hashing import Keys
@@ -31,22 +31,21 @@ _MOST_MS = 1 << 52
 _RECENT = 1 / 16  # weight of one review in the moments
 _DRIFT_DECAY = 1 / 8  # factor for all scores after a drift
 
-_Buffers = tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32], npt.NDArray[np.float32]]
+_Buffers = tuple[Keys, npt.NDArray[np.int32], npt.NDArray[np.float32]]
 
 
 class HotSet:
-    """The keys at the top of a sketch, each with a row of its own. The next ranks may be warm; all other keys are cold.
+    """The keys at the top of a sketch are hot, each with a row of its own; all other keys are cold.
 
-    The sketch's scores decide, with hysteresis: a key is promoted when its score exceeds the score at the last rank (of
-    `capacity`, or of `capacity + warm_capacity`) by a band, and demoted when it falls below it by the same band or
-    loses its slot. The band is the noise in such a score, 1.5 standard errors: wide while few events have been counted,
-    narrow after many. The score at a rank comes from a histogram that every insertion updates, so only the few
-    candidates of one review are ever sorted.
+    The sketch's scores decide, with hysteresis: a key is promoted when its score exceeds the score at the last rank
+    (`capacity`) by a band, and demoted when it falls below it by the same band or loses its slot. The band is the noise
+    in such a score, 1.5 standard errors: wide while few events have been counted, narrow after many. The score at a
+    rank comes from a histogram that every insertion updates, so only the few candidates of one review are ever sorted.
 
     - There are never more than `capacity` hot keys, at any point of the sequence of changes.
     - A row is freed by a demotion before another key takes it.
     - A review, every 4096 events, makes at most 256 changes, the highest scores first. Evicted keys come on top.
-    - A key becomes cold only after it was hot or warm.
+    - A change to cold is always of a hot key.
     - Scores decay slowly. When the hot set's share of the events suddenly falls, all scores are divided by 8 once, so
       that new keys rise soon. Only events whose key has a slot count: a flood of keys that occur once is no drift.
     - Time is the number of events, or event time, never the wall clock. State and changes are a pure function of the
@@ -55,14 +54,13 @@ class HotSet:
     Args:
         capacity: rows for hot keys.
         sketch: the sketch to fill; the set owns it from here on.
-        warm_capacity: warm keys; none by default.
         first_row: the rows are `first_row ... first_row + capacity - 1`.
         half_life_events: the half-life of a score in events, 64 or more; 1000 per row by default, `math.inf` for no
             decay.
         half_life_ms: the half-life in event time, instead; `update` then needs the event time. Shards with different
             numbers of events then decay alike, and their scores compare.
 
-    Memory: beside the sketch 16 bytes per bucket and one bit per row; from 65,535 rows up one more byte per slot, from
+    Memory: beside the sketch 16 bytes per bucket and one bit per row; from 65,536 rows up one more byte per slot, from
     16.8 M two (`growing_bytes`).
     """
 
@@ -71,7 +69,6 @@ class HotSet:
         capacity: int,
         sketch: HotSketch,
         *,
-        warm_capacity: int = 0,
         first_row: int = 0,
         half_life_events: float | None = None,
         half_life_ms: float | None = None,
@@ -79,9 +76,6 @@ class HotSet:
         if capacity < 1 or first_row < 0 or first_row + capacity >= 1 << 31:
             raise ParameterError(f"capacity {capacity} from row {first_row}: expected 1 or more rows below 2^31")
         self.capacity = capacity
-        if warm_capacity < 0:
-            raise ParameterError(f"warm_capacity: got {warm_capacity}, expected 0 or more")
-        self.warm_capacity = warm_capacity
         self.first_row = first_row
         if half_life_events is not None and half_life_ms is not None:
             raise ParameterError("half_life_events and half_life_ms: got both, expected one")
@@ -116,11 +110,6 @@ class HotSet:
     def num_hot(self) -> int:
         """The number of hot keys."""
         return self.capacity - int(self._counts[kernels.NUM_FREE])
-
-    @property
-    def num_warm(self) -> int:
-        """The number of warm keys."""
-        return int(self._counts[kernels.NUM_WARM])
 
     @property
     def nbytes(self) -> int:
@@ -229,7 +218,6 @@ class HotSet:
             self._free_rows,
             self._candidates,
             self.first_row,
-            self.warm_capacity,
             max(1, self.capacity // 64),
             _REVIEW_BUCKETS,
             _REVIEW_CHANGES,
@@ -252,30 +240,25 @@ class HotSet:
             self._limits,
             self._moments,
             self.capacity,
-            self.warm_capacity,
             self._counts[kernels.NUM_FREE] == 0,
-            self.num_warm >= self.warm_capacity,
             _STANDARD_ERRORS,
         )
 
-    def table(self) -> tuple[Keys, npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """All hot and warm keys, ascending: keys (K,) uint64, tiers (K,) uint8, rows (K,) int32 (-1 for warm)."""
+    def table(self) -> tuple[Keys, npt.NDArray[np.int32]]:
+        """The hot keys, ascending, (K,) uint64, and their rows, (K,) int32."""
         buckets, slots = np.nonzero(self._tiers)
         keys = self.sketch.keys_at(buckets * 8 + slots)
         order = np.argsort(keys)
         buckets, slots = buckets[order], slots[order]
-        lows = self._tiers[buckets, slots].astype(np.int64)
-        rows = self.first_row + lows - HOT
+        rows = self.first_row + self._tiers[buckets, slots].astype(np.int64) - 1
         for byte, high in enumerate(self._high):
             rows += (high[buckets, slots].astype(np.int64) << 8 * byte) * kernels.LOW_ROWS
-        tiers = np.minimum(lows, HOT).astype(np.uint8)
-        return keys[order], tiers, np.where(tiers == HOT, rows, NO_ROW).astype(np.int32)
+        return keys[order], rows.astype(np.int32)
 
     def to_bytes(self) -> bytes:
         """The whole state with the sketch: a set from `from_bytes` continues bit for bit as this one would."""
         parameters = {
             "capacity": self.capacity,
-            "warm_capacity": self.warm_capacity,
             "first_row": self.first_row,
             "half_life_events": _hex(self.half_life_events),
             "half_life_ms": _hex(self.half_life_ms),
@@ -341,4 +324,4 @@ def _num_words(capacity: int) -> int:
 
 def _buffers(size: int) -> _Buffers:
     """Buffers for `size` changes."""
-    return np.empty(size, np.uint64), np.empty(size, np.uint8), np.empty(size, np.int32), np.empty(size, np.float32)
+    return np.empty(size, np.uint64), np.empty(size, np.int32), np.empty(size, np.float32)

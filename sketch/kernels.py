@@ -38,7 +38,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sketch.changes import COLD, HOT, WARM
+from sketch.changes import NO_ROW
 from sketch.hashing import GOLDEN_RATIO, RANDOM_MULTIPLIER, mix64, unmix64
 from sketch.simd import (
     bits_of,
@@ -395,21 +395,21 @@ def rebuild_keys(lines, wide, num_buckets, slots, seed, keys):
 
 # ---- the hot set ---------------------------------------------------------------------------------------------------
 #
-# `tiers` (W, 8) uint16: each slot's tier, COLD, WARM, or HOT + the row of its key modulo LOW_ROWS. The eighth column
-# keeps a bucket's tiers within one cache line; without it an insertion takes up to 5 % longer.
+# `tiers` (W, 8) uint16: 0 for a slot whose key is cold, or 1 + the row of its hot key modulo LOW_ROWS. The eighth
+# column keeps a bucket's tiers within one cache line; without it an insertion takes up to 5 % longer.
 # `high` (P, W, S) uint8: the row divided by LOW_ROWS, lowest byte first. P is 0 up to LOW_ROWS rows, 1 up to 256 times
 # as many. Rows count from 0 here; changes add the set's first row.
 # `free_rows` int64: one bit per row, 64 to a word, lowest first: whether the row is free.
 # `histogram` (NUM_BINS,): slots per bin of score codes. A short walk from its top finds the score at a rank.
 # `limits`: the codes from which a key is promoted and below which it is demoted (`sketch/review.py` sets them). The
-# first three, by tier, are the codes from which a key matters to a review or, if it is hot, to the scale.
+# first two are the codes from which a cold key matters to a review, and a hot one to the scale.
 # `counts`: the small integers of the state. `moments`: the sums of recent increments and of their squares.
 # `out_*`: the changes, in order.
 
-LOW_ROWS = (1 << 16) - HOT
+LOW_ROWS = (1 << 16) - 1
 # Indices into `limits` and `counts`, and their lengths.
-PROMOTE_WARM, PROMOTE_HOT, _, DEMOTE_HOT, DEMOTE_WARM, NUM_LIMITS = range(6)
-NUM_FREE, NUM_WARM, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, LAST_ROW, NUM_COUNTS = range(8)
+PROMOTE, _, DEMOTE, NUM_LIMITS = range(4)
+NUM_FREE, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, LAST_ROW, NUM_COUNTS = range(7)
 
 
 @njit(nogil=True, cache=True)
@@ -422,19 +422,15 @@ def count_scores(scores, histogram):
 
 
 @njit(nogil=True, cache=True)
-def leave(tiers, high, free_rows, counts, bucket, slot):
-    """Makes the slot cold and frees its row."""
-    tier = np.int64(tiers[bucket, slot])
-    if tier >= HOT:
-        rest = 0
-        for byte in range(high.shape[0]):
-            rest |= np.int64(high[byte, bucket, slot]) << (8 * byte)
-        row = tier - HOT + rest * LOW_ROWS
-        free_rows[row >> 6] |= np.int64(1) << (row & 63)
-        counts[NUM_FREE] += 1
-    elif tier == WARM:
-        counts[NUM_WARM] -= 1
-    tiers[bucket, slot] = COLD
+def free_row(tiers, high, free_rows, counts, bucket, slot):
+    """Makes a hot slot cold and frees its row."""
+    rest = 0
+    for byte in range(high.shape[0]):
+        rest |= np.int64(high[byte, bucket, slot]) << (8 * byte)
+    row = np.int64(tiers[bucket, slot]) - 1 + rest * LOW_ROWS
+    free_rows[row >> 6] |= np.int64(1) << (row & 63)
+    counts[NUM_FREE] += 1
+    tiers[bucket, slot] = 0
 
 
 @njit(nogil=True, cache=True)
@@ -448,7 +444,7 @@ def take_row(tiers, high, free_rows, counts, bucket, slot, start):
     free_rows[word] ^= free & -free
     counts[NUM_FREE] -= 1
     row = word * 64 + lowest_bit(free)
-    tiers[bucket, slot] = HOT + row % LOW_ROWS
+    tiers[bucket, slot] = 1 + row % LOW_ROWS
     for byte in range(high.shape[0]):
         high[byte, bucket, slot] = (row // LOW_ROWS >> (8 * byte)) & 0xFF
     return row
@@ -458,9 +454,9 @@ def take_row(tiers, high, free_rows, counts, bucket, slot, start):
 def _count_block_tracked(
     now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, used
 ):
-    """`_count_block` that keeps the histogram and stops after every key that matters to the tiers.
+    """`_count_block` that keeps the histogram and stops after every key that matters to the hot set.
 
-    Returns (keys counted, slot index or -1, old code, new code, whether a tracked key was evicted, its tag). Adds the
+    Returns (keys counted, slot index or -1, old code, new code, whether a hot key was evicted, its tag). Adds the
     numbers of keys that had a slot and that were hot to `hits`, the increments and their squares to `moments`.
     """
     if tag_bytes == 0:
@@ -494,13 +490,13 @@ def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits
         old_bin, new_bin = bins + ((old >> BIN_BITS) << 3), bins + ((new >> BIN_BITS) << 3)
         store_u64(old_bin, load_u64(old_bin) - written)
         store_u64(new_bin, load_u64(new_bin) + written)
-        tier = min(load_u16(tier_base + ((line - base) >> 2) + 2 * slot), HOT)  # 0, 1 or 2
+        is_hot = min(load_u16(tier_base + ((line - base) >> 2) + 2 * slot), 1)
         total += increment
         squares += increment * increment
         held += 1 - is_new
-        hot += (tier >> 1) & (1 - is_new)
-        limit = load_u64(limits + 8 * tier)
-        evicts = is_new & written & np.int64(tier != COLD)
+        hot += is_hot & (1 - is_new)
+        limit = load_u64(limits + 8 * is_hot)
+        evicts = is_new & written & is_hot
         # Arithmetic, since LLVM would turn the conditions into branches on a random number.
         if ((limit - 1 - (new & -written)) | -evicts) < 0:
             evicted_tag = read_tag(line, wide_line, tag_bytes, slot)
@@ -522,11 +518,11 @@ def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits
 def insert_tracked(
     lines, wide, scores_view, keys, scores, seed, position, scale, always_admit,
     tiers, high, histogram, limits, counts, moments, free_rows, candidates,
-    out_key, out_tier, out_row, out_score,
+    out_key, out_row, out_score,
 ):  # fmt: skip
     """`insert` that keeps the tiers; returns (scale, number of changes).
 
-    An evicted key becomes cold. A key whose score passes a limit becomes a candidate of the next review.
+    An evicted key becomes cold. A cold key whose score passes the limit becomes a candidate of the next review.
     """
     num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
@@ -555,11 +551,10 @@ def insert_tracked(
             bucket, slot = index >> 3, index & 7
             if evicts:
                 out_key[num_out] = rebuild_key(bucket, evicted_tag, seed, num_buckets, tag_shift)
-                out_tier[num_out], out_row[num_out], out_score[num_out] = COLD, -1, decode_score(old) / scale
+                out_row[num_out], out_score[num_out] = NO_ROW, decode_score(old) / scale
                 num_out += 1
-                leave(tiers, high, free_rows, counts, bucket, slot)
-            tier = tiers[bucket, slot]
-            if tier < HOT and new >= limits[tier]:
+                free_row(tiers, high, free_rows, counts, bucket, slot)
+            if tiers[bucket, slot] == 0 and new >= limits[PROMOTE]:
                 candidates[counts[NUM_CANDIDATES]] = index
                 counts[NUM_CANDIDATES] += 1
             if new >= RENORMALISE_CODE:
@@ -569,7 +564,7 @@ def insert_tracked(
                 moments[0] *= _SHRINK
                 moments[1] *= _SHRINK * _SHRINK
                 count_scores(scores_view, histogram)
-                for limit in (PROMOTE_WARM, PROMOTE_HOT, DEMOTE_HOT, DEMOTE_WARM):
+                for limit in (PROMOTE, DEMOTE):
                     limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, HALF), 1)
         half, count = ahead, following
     return scale, num_out

@@ -1,6 +1,6 @@
-"""Reviews of a hot set: every 4096 events, which keys move up or down a tier.
+"""Reviews of a hot set: every 4096 events, which keys become hot or cold.
 
-The limits are the scores at the last ranks, with a band around each. Keys that passed a limit since the last review are
+The limits are the score at the last rank, with a band around it. Keys that rose over theirs since the last review are
 candidates; keys that sank are found by a hand that sweeps the buckets. Changes are emitted in order, demotions before
 the promotions that take their rows, `budget` at most.
 """
@@ -10,11 +10,10 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sketch.changes import COLD, HOT, WARM
+from sketch.changes import NO_ROW
 from sketch.kernels import (
     BIN_BITS,
-    DEMOTE_HOT,
-    DEMOTE_WARM,
+    DEMOTE,
     HALF,
     HAND,
     LAST_ROW,
@@ -22,13 +21,11 @@ from sketch.kernels import (
     NUM_BINS,
     NUM_CANDIDATES,
     NUM_FREE,
-    NUM_WARM,
-    PROMOTE_HOT,
-    PROMOTE_WARM,
+    PROMOTE,
     RENORMALISE_CODE,
     decode_score,
     encode_score,
-    leave,
+    free_row,
     log2_floor,
     num_tag_bytes,
     read_tag,
@@ -64,23 +61,15 @@ def _band(units, moments, standard_errors):
 
 
 @njit(nogil=True, cache=True)
-def set_limits(histogram, limits, moments, hot_capacity, warm_capacity, is_hot_full, is_warm_full, standard_errors):
-    """Sets the codes between which nothing changes: the score at the tier's last rank, times and over its band.
+def set_limits(histogram, limits, moments, capacity, is_full, standard_errors):
+    """Sets the codes between which nothing changes: the score at the last rank, times and over its band.
 
-    While a tier is not full, every key that reaches its last rank may enter. A key that may be hot may be warm, too:
-    otherwise a full warm tier (one of capacity 0 is always full) would keep cold keys from free rows.
+    While rows are free, every key that reaches the last rank may enter.
     """
-    hot = decode_score(_code_at_rank(histogram, hot_capacity))
-    warm = decode_score(_code_at_rank(histogram, hot_capacity + warm_capacity))
-    hot_band, warm_band = _band(hot, moments, standard_errors), _band(warm, moments, standard_errors)
-    for limit, units in (
-        (PROMOTE_HOT, hot * (hot_band if is_hot_full else 1.0)),
-        (DEMOTE_HOT, hot / hot_band),
-        (PROMOTE_WARM, warm * (warm_band if is_warm_full else 1.0)),
-        (DEMOTE_WARM, warm / warm_band),
-    ):
+    last = decode_score(_code_at_rank(histogram, capacity))
+    band = _band(last, moments, standard_errors)
+    for limit, units in ((PROMOTE, last * (band if is_full else 1.0)), (DEMOTE, last / band)):
         limits[limit] = min(max(encode_score(units, HALF), 1), RENORMALISE_CODE)
-    limits[PROMOTE_WARM] = min(limits[PROMOTE_WARM], limits[PROMOTE_HOT])
 
 
 @njit(nogil=True, cache=True)
@@ -95,7 +84,7 @@ def _key_at(lines, wide, num_buckets, seed, bucket, slot):
 @njit(nogil=True, cache=True)
 def _sweep(
     lines, wide, scores, seed, scale, tiers, high, limits, counts, free_rows, candidates,
-    warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
+    reserve, sweep, budget, out_key, out_row, out_score,
 ):  # fmt: skip
     """Demotes the keys of the next buckets that sank, lists those that rose; returns the number of changes.
 
@@ -107,23 +96,13 @@ def _sweep(
         if 2 * num_out >= budget:
             break
         for slot in range(scores.shape[1]):
-            tier, code = tiers[hand, slot], np.int64(scores[hand, slot])
-            if code == 0:
-                continue
-            sinks = tier >= HOT and code < limits[DEMOTE_HOT] and counts[NUM_FREE] < reserve
-            if sinks or (
-                tier == WARM and code < limits[DEMOTE_WARM] and warm_capacity - counts[NUM_WARM] < 2 * reserve
-            ):
-                leave(tiers, high, free_rows, counts, hand, slot)
-                to_warm = sinks and code >= limits[PROMOTE_WARM] and counts[NUM_WARM] < warm_capacity
-                if to_warm:
-                    tiers[hand, slot] = WARM
-                    counts[NUM_WARM] += 1
+            is_hot, code = tiers[hand, slot] != 0, np.int64(scores[hand, slot])
+            if is_hot and code < limits[DEMOTE] and counts[NUM_FREE] < reserve:
+                free_row(tiers, high, free_rows, counts, hand, slot)
                 out_key[num_out] = _key_at(lines, wide, scores.shape[0], seed, hand, slot)
-                out_tier[num_out] = WARM if to_warm else COLD
-                out_row[num_out], out_score[num_out] = -1, decode_score(code) / scale
+                out_row[num_out], out_score[num_out] = NO_ROW, decode_score(code) / scale
                 num_out += 1
-            elif tier < HOT and code >= limits[tier]:
+            elif not is_hot and code >= limits[PROMOTE]:
                 candidates[counts[NUM_CANDIDATES]] = hand * 8 + slot
                 counts[NUM_CANDIDATES] += 1
         hand = hand + 1 if hand + 1 < scores.shape[0] else 0
@@ -147,35 +126,24 @@ def _best_first(scores, candidates, num_candidates):
 @njit(nogil=True, cache=True)
 def review(
     lines, wide, scores, seed, scale, tiers, high, limits, counts, free_rows, candidates,
-    first_row, warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
+    first_row, reserve, sweep, budget, out_key, out_row, out_score,
 ):  # fmt: skip
     """Sweeps the next buckets, then promotes the best candidates; returns the number of changes, at most `budget`."""
     num_out = _sweep(
         lines, wide, scores, seed, scale, tiers, high, limits, counts, free_rows, candidates,
-        warm_capacity, reserve, sweep, budget, out_key, out_tier, out_row, out_score,
+        reserve, sweep, budget, out_key, out_row, out_score,
     )  # fmt: skip
     for index in _best_first(scores, candidates, counts[NUM_CANDIDATES]):
-        if num_out >= budget:
-            break
         bucket, slot = index >> 3, index & 7
-        tier, code = tiers[bucket, slot], np.int64(scores[bucket, slot])
-        if tier >= HOT:
+        code = np.int64(scores[bucket, slot])
+        if num_out >= budget or counts[NUM_FREE] == 0 or code < limits[PROMOTE]:
+            break
+        if tiers[bucket, slot] != 0:  # listed twice
             continue
-        to_hot = code >= limits[PROMOTE_HOT] and counts[NUM_FREE] > 0
-        if not to_hot and (tier == WARM or code < limits[PROMOTE_WARM] or counts[NUM_WARM] >= warm_capacity):
-            continue
-        leave(tiers, high, free_rows, counts, bucket, slot)
-        row = -1
-        if to_hot:
-            # Go on from the last row: a free one is soon found, and a row rests before it is assigned again.
-            counts[LAST_ROW] = take_row(tiers, high, free_rows, counts, bucket, slot, counts[LAST_ROW])
-            row = first_row + counts[LAST_ROW]
-        else:
-            tiers[bucket, slot] = WARM
-            counts[NUM_WARM] += 1
+        # Go on from the last row: a free one is soon found, and a row rests before it is assigned again.
+        counts[LAST_ROW] = take_row(tiers, high, free_rows, counts, bucket, slot, counts[LAST_ROW])
         out_key[num_out] = _key_at(lines, wide, scores.shape[0], seed, bucket, slot)
-        out_tier[num_out] = HOT if to_hot else WARM
-        out_row[num_out], out_score[num_out] = row, decode_score(code) / scale
+        out_row[num_out], out_score[num_out] = first_row + counts[LAST_ROW], decode_score(code) / scale
         num_out += 1
     counts[NUM_CANDIDATES] = 0
     return num_out

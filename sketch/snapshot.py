@@ -14,7 +14,7 @@ from sketch.errors import SnapshotError
 
 __all__ = ["pack", "unpack"]
 
-_VERSION = 4
+_VERSION = 5
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64", "float32", "float64")
 
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable
 from typing import Any
 
 MASK_64 = (1 << 64) - 1
-NO_ROW = (1 << 32) - 1
 
 
 def mix64(word: int) -> int:
@@ -16,11 +15,7 @@ def mix64(word: int) -> int:
     return word ^ word >> 33
 
 
-def table_digest(keys: Iterable[Any], tiers: Iterable[Any], rows: Iterable[Any]) -> int:
-    """The digest of a table of hot and warm keys; the row of a warm key is -1."""
-    entries = zip(keys, tiers, rows, strict=True)
-    mixed = (
-        mix64(mix64(int(key) ^ 0x4447535400000001) ^ (int(tier) << 32 | int(row) & NO_ROW))
-        for key, tier, row in entries
-    )
-    return sum(mixed) & MASK_64
+def table_digest(keys: Iterable[Any], rows: Iterable[Any]) -> int:
+    """The digest of a table of hot keys and their rows."""
+    entries = zip(keys, rows, strict=True)
+    return sum(mix64(mix64(int(key) ^ 0x4447535400000001) ^ int(row)) for key, row in entries) & MASK_64

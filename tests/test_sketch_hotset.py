@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sketch import Changes, HotSet, HotSketch, ParameterError, SnapshotError
-from sketch.changes import COLD, HOT
 from sketch.tiertable import TierTable
 
 _FIELD = np.uint64(3 << 56)
@@ -34,55 +33,46 @@ def make_hot_set(capacity: int, num_buckets: int | None = None, **parameters) ->
 
 
 def hot_keys(hot_set: HotSet) -> np.ndarray:
-    keys, tiers, _ = hot_set.table()
-    return keys[tiers == HOT]
+    keys, _ = hot_set.table()
+    return keys
 
 
 def columns(changes: Changes) -> list[bytes]:
-    return [column.tobytes() for column in (changes.key, changes.tier, changes.row, changes.score)]
+    return [column.tobytes() for column in (changes.key, changes.row, changes.score)]
 
 
 class Follower:
     """A subscriber in plain Python that checks every guarantee after each change."""
 
     def __init__(self, hot_set: HotSet) -> None:
-        self.capacity, self.warm_capacity = hot_set.capacity, hot_set.warm_capacity
-        self.first_row = hot_set.first_row
-        self.tiers: dict[int, tuple[int, int]] = {}
+        self.capacity, self.first_row = hot_set.capacity, hot_set.first_row
+        self.rows: dict[int, int] = {}
         self.owners: dict[int, int] = {}
         self.num_freed = 0
 
     def apply(self, changes: Changes) -> None:
         assert np.all(np.isfinite(changes.score))
         assert np.all(changes.score > 0)
-        for key, tier, row in zip(changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), strict=True):
-            old_tier, old_row = self.tiers.pop(key, (COLD, -1))
-            assert old_tier != tier, "a change that changes nothing"
-            if old_tier == HOT:
-                del self.owners[old_row]
+        for key, row in zip(changes.key.tolist(), changes.row.tolist(), strict=True):
+            if row == -1:
+                del self.owners[self.rows.pop(key)]  # only a hot key becomes cold
                 self.num_freed += 1
-            if tier == HOT:
-                assert row not in self.owners, "a row was reassigned before it was free"
-                assert self.first_row <= row < self.first_row + self.capacity
-                self.owners[row] = key
-            else:
-                assert row == -1
-            if tier != COLD:
-                self.tiers[key] = tier, row
+                continue
+            assert key not in self.rows, "a hot key became hot"
+            assert row not in self.owners, "a row was reassigned before it was free"
+            assert self.first_row <= row < self.first_row + self.capacity
+            self.rows[key], self.owners[row] = row, key
             assert len(self.owners) <= self.capacity
-        assert len(self.tiers) - len(self.owners) <= self.warm_capacity
 
     def matches(self, hot_set: HotSet) -> bool:
-        keys, tiers, rows = hot_set.table()
-        listed = zip(keys.tolist(), tiers.tolist(), rows.tolist(), strict=True)
-        return {key: (tier, row) for key, tier, row in listed} == self.tiers
+        keys, rows = hot_set.table()
+        return dict(zip(keys.tolist(), rows.tolist(), strict=True)) == self.rows
 
 
 _STREAMS = st.fixed_dictionaries(
     {
         "capacity": st.sampled_from([1, 2, 17, 100]),
         "num_buckets": st.sampled_from([1, 10, 100, 300]),
-        "warm_capacity": st.sampled_from([0, 3, 200]),
         "first_row": st.sampled_from([0, 1000]),
         "half_life_events": st.sampled_from([None, 1000.0, 20_000.0, math.inf]),
         "admission": st.sampled_from(["randomized", "replace_min"]),
@@ -109,10 +99,9 @@ def test_every_change_keeps_the_capacity_the_rows_and_the_tiers(parameters, stre
         follower.apply(changes)
         table.apply(changes)
         assert hot_set.num_hot == len(follower.owners)
-        assert hot_set.num_warm == len(follower.tiers) - len(follower.owners)
     assert follower.matches(hot_set)
     assert table.digest == table_digest(*hot_set.table())
-    assert (table.num_hot, table.num_warm) == (hot_set.num_hot, hot_set.num_warm)
+    assert table.num_hot == hot_set.num_hot
 
 
 @given(
@@ -162,7 +151,7 @@ def true_hot(num_keys: int = _CAPACITY) -> np.ndarray:
 
 
 def test_the_set_is_full_after_warm_up_and_stays_full():
-    hot_set = make_hot_set(_CAPACITY, warm_capacity=2 * _CAPACITY)
+    hot_set = make_hot_set(_CAPACITY)
     keys = zipf_keys(1_000_000, seed=2)
     filled = []
     for start in range(0, len(keys), 8192):
@@ -170,13 +159,12 @@ def test_the_set_is_full_after_warm_up_and_stays_full():
         filled.append(hot_set.num_hot / _CAPACITY)
     assert min(filled[25:]) >= 0.97
     assert max(filled) <= 1.0
-    assert hot_set.num_warm >= 0.97 * hot_set.warm_capacity
 
 
-def test_without_a_warm_tier_the_rows_fill_too():
+def test_the_rows_fill_in_a_small_sketch_too():
     hot_set = make_hot_set(_CAPACITY, 340, half_life_events=math.inf)
     hot_set.update(zipf_keys(400_000, seed=2))
-    assert hot_set.num_hot == _CAPACITY  # 891 when a cold key had to pass the band of a warm tier that is always full
+    assert hot_set.num_hot == _CAPACITY  # 891 when a key had to pass the band although rows were free
 
 
 def test_the_hot_keys_are_those_at_the_top_of_the_stream(warm_snapshot):
@@ -236,7 +224,7 @@ def test_changes_per_4096_events_are_bounded_except_for_evicted_keys(admission):
     keys = zipf_keys(400_000, seed=6)
     for start in range(0, len(keys) - 4095, 4096):
         lost_slots = hot_set.update(keys[start : start + 4095])
-        assert np.all(lost_slots.tier == COLD)
+        assert not lost_slots.is_hot.any()
         reviewed = hot_set.update(keys[start + 4095 : start + 4096])  # the 4096th event brings the review
         assert len(reviewed) <= 256 + 1
 
@@ -245,18 +233,16 @@ def test_the_most_valuable_are_promoted_first():
     hot_set = make_hot_set(50, half_life_events=math.inf)
     keys = np.arange(1, 65, dtype=np.uint64) | _FIELD
     changes = hot_set.update(np.repeat(keys, 64), np.repeat(np.arange(64, 0, -1), 64))
-    promoted = changes.score[changes.tier == HOT]
+    promoted = changes.score[changes.is_hot]
     assert len(promoted) == 50
     assert np.all(np.diff(promoted) <= 0)
 
 
-def test_without_a_warm_tier_the_changes_are_promotions_and_their_demotions():
+def test_every_demotion_follows_a_promotion():
     hot_set = make_hot_set(_CAPACITY, half_life_events=100_000.0)
     changes = hot_set.update(zipf_keys(300_000, seed=8))
-    assert hot_set.warm_capacity == hot_set.num_warm == 0
-    num_demotions = np.count_nonzero(changes.tier == COLD)
+    num_demotions = len(changes) - changes.num_promotions
     assert num_demotions > 0
-    assert len(changes) == changes.num_promotions + num_demotions
     assert changes.num_promotions - num_demotions == hot_set.num_hot
 
 
@@ -268,9 +254,9 @@ def test_rows_of_demoted_keys_are_reused():
         keys = (np.arange(4096, dtype=np.uint64) % 10 + np.uint64(1000 * turn)) | _FIELD
         changes = hot_set.update(keys)
         follower.apply(changes)
-        assigned_rows.update(changes.row[changes.tier == HOT].tolist())
+        assigned_rows.update(changes.row[changes.is_hot].tolist())
     assert assigned_rows == set(range(70, 80))
-    assert (changes.tier == COLD).any()
+    assert not changes.is_hot.all()
 
 
 def test_rows_of_more_than_two_bytes_are_assigned_kept_and_freed():
@@ -288,7 +274,7 @@ def test_rows_of_more_than_two_bytes_are_assigned_kept_and_freed():
 
 @pytest.mark.parametrize(
     ("capacity", "num_buckets", "expected"),
-    [(2000, 680, 11_136), (65_534, 300, 12_992), (65_535, 300, 15_092), (200_000, 68_000, 1_589_000)],
+    [(2000, 680, 11_136), (65_535, 300, 12_992), (65_536, 300, 15_092), (200_000, 68_000, 1_589_000)],
 )
 def test_beside_the_sketch_a_set_takes_a_bit_a_row_and_sixteen_or_twenty_three_bytes_a_bucket(
     capacity, num_buckets, expected
@@ -309,7 +295,7 @@ def test_invalid_scores_change_only_the_count_of_rejections():
 
 def test_an_empty_set_has_an_empty_table():
     hot_set = make_hot_set(10)
-    assert [len(column) for column in hot_set.table()] == [0, 0, 0]
+    assert [len(column) for column in hot_set.table()] == [0, 0]
     assert len(hot_set.update(np.empty(0, np.uint64))) == 0
 
 
@@ -320,7 +306,6 @@ def test_an_empty_set_has_an_empty_table():
         ({"capacity": 1 << 31}, "capacity"),
         ({"capacity": 2, "first_row": -1}, "row -1"),
         ({"capacity": 2, "first_row": (1 << 31) - 2}, "below 2"),
-        ({"capacity": 2, "warm_capacity": -1}, "warm_capacity"),
         ({"capacity": 2, "half_life_events": 0.0}, "half_life_events"),
         ({"capacity": 2, "half_life_events": -5.0}, "half_life_events"),
         ({"capacity": 2, "half_life_events": math.nan}, "half_life_events"),

@@ -12,7 +12,6 @@ import numpy as np
 import numpy.typing as npt
 
 from sketch.bench.kernels import replace_min_plain, touch_lines
-from sketch.changes import HOT
 from sketch.hashing import Keys, shard_of
 from sketch.hotset import HotSet
 from sketch.hotsketch import Admission, HotSketch
@@ -115,7 +114,7 @@ class _Shards:
 
     def hot(self) -> Keys:
         tables = [hot_set.table() for hot_set in self.sets]
-        return np.concatenate([keys[tiers == HOT] for keys, tiers, _ in tables])
+        return np.concatenate([keys for keys, _ in tables])
 
     def top(self) -> Keys:
         parts = [hot_set.sketch.top(self.k) for hot_set in self.sets]
