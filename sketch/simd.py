@@ -20,17 +20,18 @@ from numba.core import cgutils
 from numba.core.extending import intrinsic, models, register_model
 
 __all__ = [
+    "at_least_u16x8",
     "bits_of",
     "bits_of_float32",
     "both",
     "but_not",
+    "choose_u8x8",
     "choose_u16x8",
     "choose_u32x8",
-    "choose_u8x8",
     "either",
+    "equal_u8x8",
     "equal_u16x8",
     "equal_u32x8",
-    "equal_u8x8",
     "first_lanes",
     "first_smallest",
     "first_word",
@@ -42,28 +43,28 @@ __all__ = [
     "is_less",
     "lane_found",
     "load_i32",
+    "load_u8x8",
     "load_u16",
     "load_u16x8",
     "load_u32",
     "load_u32x8",
     "load_u64",
-    "load_u8x8",
     "lowest_bit",
     "mask_bits",
     "match_u64x4",
     "prefetch",
     "put_last_u16x8",
     "put_last_u32x8",
+    "repeat_u8x8",
     "repeat_u16x8",
     "repeat_u32x8",
-    "repeat_u8x8",
     "second_word",
     "select",
+    "store_u8x8",
     "store_u16x8",
     "store_u32",
     "store_u32x8",
     "store_u64",
-    "store_u8x8",
     "words_of_float",
 ]
 
@@ -96,7 +97,7 @@ class Words(types.Type):
 
 
 @register_model(Words)
-class _WordsModel(models.PrimitiveModel):  # type: ignore[misc]
+class _WordsModel(models.PrimitiveModel):
     def __init__(self, manager: Any, kind: Words) -> None:
         super().__init__(manager, kind, ir.VectorType(ir.IntType(kind.bits), 8))
 
@@ -226,7 +227,9 @@ def _mask_bits(builder: Any, values: Any) -> Any:
 
 
 def _first_lanes(builder: Any, values: Any) -> Any:
-    lanes = builder.icmp_unsigned("<", ir.Constant(ir.VectorType(_I16, 8), list(range(8))), _splat(builder, values[0], _I16))
+    lanes = builder.icmp_unsigned(
+        "<", ir.Constant(ir.VectorType(_I16, 8), list(range(8))), _splat(builder, values[0], _I16)
+    )
     return builder.sext(lanes, ir.VectorType(_I16, 8))
 
 
@@ -311,22 +314,22 @@ store_u8x8 = _define("Writes eight bytes at an address.", types.void, (types.int
 gather_u8x8 = _define(
     "The eight bytes at three addresses: four at the first, two at each of the others.", _U8X8, _THREE, _gather_bytes
 )
+at_least_u16x8 = _define(
+    "The mask of the lanes in which a >= b, unsigned.",
+    _U16X8,
+    (_U16X8, _U16X8),
+    lambda b, v: b.sext(b.icmp_unsigned(">=", *v), v[0].type),
+)
 both = _define("a & b", _U16X8, (_U16X8, _U16X8), lambda b, v: b.and_(*v))
 either = _define("a | b", _U16X8, (_U16X8, _U16X8), lambda b, v: b.or_(*v))
 but_not = _define("a & ~b", _U16X8, (_U16X8, _U16X8), lambda b, v: b.and_(v[0], b.not_(v[1])))
 invert = _define("~a", _U16X8, (_U16X8,), lambda b, v: b.not_(v[0]))
 mask_bits = _define("Bit i is set if lane i of the mask is.", types.int64, (_U16X8,), _mask_bits)
 first_lanes = _define("The mask of the first lanes, as many as given.", _U16X8, (types.int64,), _first_lanes)
-first_smallest = _define(
-    "The smallest word (word 0) and its first lane (word 1).", _U16X8, (_U16X8,), _first_smallest
-)
+first_smallest = _define("The smallest word (word 0) and its first lane (word 1).", _U16X8, (_U16X8,), _first_smallest)
 lane_found = _define("The mask of the lane that `first_smallest` found.", _U16X8, (_U16X8,), _lane_found)
-first_word = _define(
-    "Word 0.", types.int64, (_U16X8,), lambda b, v: b.zext(b.extract_element(v[0], _I32(0)), _I64)
-)
-second_word = _define(
-    "Word 1.", types.int64, (_U16X8,), lambda b, v: b.zext(b.extract_element(v[0], _I32(1)), _I64)
-)
+first_word = _define("Word 0.", types.int64, (_U16X8,), lambda b, v: b.zext(b.extract_element(v[0], _I32(0)), _I64))
+second_word = _define("Word 1.", types.int64, (_U16X8,), lambda b, v: b.zext(b.extract_element(v[0], _I32(1)), _I64))
 float_of_word = _define(
     "The float64 whose bits are word 0 plus `bias`, shifted to the left by `shift`.",
     types.float64,
