@@ -40,41 +40,35 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import GOLDEN_RATIO, RANDOM_MULTIPLIER, mix64, unmix64
-from sketch.simd import (
-    bits_of,
+from sketch.simd import bits_of, float_of, load_u16, load_u32, load_u64, lowest_bit, prefetch
+from sketch.vectors import (
     both,
     but_not,
-    choose_u8x8,
+    choose_bytes,
     choose_u16x8,
     choose_u32x8,
     either,
-    equal_u8x8,
+    equal_bytes,
     equal_u16x8,
     equal_u32x8,
     first_lanes,
     first_smallest,
     first_word,
-    float_of,
     float_of_word,
-    gather_u8x8,
+    gather_bytes,
     invert,
     is_less,
     lane_found,
-    load_u8x8,
-    load_u16,
+    load_bytes,
     load_u16x8,
-    load_u32,
     load_u32x8,
-    load_u64,
-    lowest_bit,
     mask_bits,
-    prefetch,
     put_last_u16x8,
     put_last_u32x8,
-    repeat_u8x8,
+    repeat_byte,
     repeat_u16x8,
     repeat_u32x8,
-    store_u8x8,
+    store_bytes,
     store_u16x8,
     store_u32x8,
     words_of_float,
@@ -169,7 +163,7 @@ def read_tag(line, wide, tag_bytes, slot):
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _gather_highs(line):
-    return gather_u8x8(line + HIGH_A, line + HIGH_B, line + HIGH_C)
+    return gather_bytes(line + HIGH_A, line + HIGH_B, line + HIGH_C)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -183,9 +177,9 @@ def _match(line, wide, tag_bytes, tag, used):
         both(equal_u16x8(load_u16x8(line + MIDS), repeat_u16x8(load_u16(tag + 4))), used),
     )
     if tag_bytes > 0:
-        found = both(found, equal_u8x8(_gather_highs(line), repeat_u8x8(load_u16(tag + 6))))
+        found = both(found, equal_bytes(_gather_highs(line), repeat_byte(load_u16(tag + 6))))
     if tag_bytes > 1:
-        found = both(found, equal_u8x8(load_u8x8(wide), repeat_u8x8(load_u16(tag + 6) >> 8)))
+        found = both(found, equal_bytes(load_bytes(wide), repeat_byte(load_u16(tag + 6) >> 8)))
     return found
 
 
@@ -199,14 +193,14 @@ def write(line, wide, tag_bytes, written, tag, codes):
     mids = choose_u16x8(written, repeat_u16x8(load_u16(tag + 4)), load_u16x8(line + MIDS))
     scores = choose_u16x8(written, codes, load_u16x8(line + SCORES))
     if tag_bytes > 0:
-        highs = choose_u8x8(written, repeat_u8x8(load_u16(tag + 6)), _gather_highs(line))
+        highs = choose_bytes(written, repeat_byte(load_u16(tag + 6)), _gather_highs(line))
         lows, mids, scores = (
             put_last_u32x8(lows, highs, 0),
             put_last_u16x8(mids, highs, 2),
             put_last_u16x8(scores, highs, 3),
         )
     if tag_bytes > 1:
-        store_u8x8(wide, choose_u8x8(written, repeat_u8x8(load_u16(tag + 6) >> 8), load_u8x8(wide)))
+        store_bytes(wide, choose_bytes(written, repeat_byte(load_u16(tag + 6) >> 8), load_bytes(wide)))
     store_u32x8(line, lows)
     store_u16x8(line + MIDS, mids)
     store_u16x8(line + SCORES, scores)

@@ -28,7 +28,7 @@ from sketch.kernels import (
     read_tag,
     rebuild_key,
 )
-from sketch.simd import at_least_u16x8, load_u16x8, lowest_bit, mask_bits, repeat_u16x8
+from sketch.simd import lowest_bit
 from sketch.tracking import (
     BIN_BITS,
     DEMOTE,
@@ -45,6 +45,7 @@ from sketch.tracking import (
     renormalise,
     take_row,
 )
+from sketch.vectors import at_least_u16x8, load_u16x8, mask_bits, repeat_u16x8
 
 __all__ = ["Rules", "set_limits", "update"]
 

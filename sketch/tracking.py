@@ -40,19 +40,8 @@ from sketch.kernels import (
     shrink_increments,
     write,
 )
-from sketch.simd import (
-    bits_of,
-    first_lanes,
-    first_word,
-    float_of,
-    load_u16,
-    load_u64,
-    lowest_bit,
-    mask_bits,
-    prefetch,
-    second_word,
-    store_u64,
-)
+from sketch.simd import bits_of, float_of, load_u16, load_u64, lowest_bit, prefetch, store_u64
+from sketch.vectors import first_lanes, first_word, mask_bits, second_word
 
 __all__ = ["Buffers", "State", "count_scores", "free_row", "insert_tracked", "renormalise", "take_row"]
 
@@ -169,9 +158,9 @@ def _count_block(now, ahead, i, count, base, wide_base, promote, bins, counts, m
     """
     if tag_bytes == 0:
         return _count_some(now, ahead, i, count, base, wide_base, promote, bins, counts, moments, candidates, 0, slots)
-    return _count_some(
-        now, ahead, i, count, base, wide_base, promote, bins, counts, moments, candidates, tag_bytes, slots
-    )
+    if tag_bytes == 1:
+        return _count_some(now, ahead, i, count, base, wide_base, promote, bins, counts, moments, candidates, 1, slots)
+    return _count_some(now, ahead, i, count, base, wide_base, promote, bins, counts, moments, candidates, 2, slots)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
