@@ -40,6 +40,9 @@ from sketch.tracking import (
     NUM_CANDIDATES,
     NUM_FREE,
     PROMOTE,
+    SLOT_BITS,
+    SLOT_MASK,
+    candidate,
     free_row,
     insert_tracked,
     renormalise,
@@ -50,8 +53,6 @@ from sketch.vectors import at_least_u16x8, load_u16x8, mask_bits, repeat_u16x8
 __all__ = ["Rules", "set_limits", "update"]
 
 _MAX_BAND = 1.0
-_SLOT_BITS = 44  # of a slot's flat index, below its score in a sortable word
-_SLOT_MASK = (1 << _SLOT_BITS) - 1
 
 
 class Rules(NamedTuple):
@@ -146,7 +147,8 @@ def _sweep(table, seed, scale, state, rules, out, num_out):
             num_out += 1
             sinking &= sinking - 1
         while rising != 0:
-            state.candidates[counts[NUM_CANDIDATES]] = hand * 8 + lowest_bit(rising)
+            slot = lowest_bit(rising)
+            state.candidates[counts[NUM_CANDIDATES]] = candidate(np.int64(codes[hand, slot]), hand * 8 + slot)
             counts[NUM_CANDIDATES] += 1
             rising &= rising - 1
         hand = hand + 1 if hand + 1 < codes.shape[0] else 0
@@ -155,58 +157,36 @@ def _sweep(table, seed, scale, state, rules, out, num_out):
 
 
 @njit(nogil=True, cache=True)
-def _rank(codes, candidates, lowest, words, bins):
-    """Fills a sortable word for each candidate from a code on, and counts them by bin; returns how many.
-
-    A word is a score above the complement of a slot: the largest word is the best score, of equal ones the first slot.
-    """
-    num_words = 0
-    for i in range(candidates.shape[0]):
-        code = np.int64(codes[candidates[i] >> 3, candidates[i] & 7])
-        words[num_words] = (code << _SLOT_BITS) | (_SLOT_MASK - candidates[i])
-        bins[code >> BIN_BITS] += code >= lowest
-        num_words += code >= lowest  # after a drift a candidate may have sunk
-    return num_words
-
-
-@njit(nogil=True, cache=True)
-def _best_below(words, bins, most, ceiling):
-    """The best words below a bin, ascending, at least `most` if there are as many; and their lowest bin."""
-    floor, num_best = ceiling, 0
-    while floor > 0 and num_best < most:
-        floor -= 1
-        num_best += bins[floor]
-    best = np.empty(num_best + 1, np.int64)  # one to spare: every word is written, most are overwritten
-    filled = 0
-    for i in range(words.shape[0]):
-        code_bin = words[i] >> (_SLOT_BITS + BIN_BITS)
-        best[filled] = words[i]
-        filled += (code_bin >= floor) & (code_bin < ceiling)
-    best = best[:num_best]
-    best.sort()
-    return best, floor
+def _best_last(candidates, most):
+    """The candidates with the best `most` at the end, ascending. Most reviews of a filling set have thousands."""
+    if most < candidates.shape[0]:
+        candidates = np.partition(candidates, candidates.shape[0] - most)
+    candidates[candidates.shape[0] - most :].sort()
+    return candidates
 
 
 @njit(nogil=True, cache=True)
 def _promote(table, seed, scale, state, rules, out, num_out, most):
     """Promotes the best candidates until there are `most` changes or no row is free; returns the number of changes."""
-    lines, _, codes = table
+    lines, _, _ = table
     counts = state.counts
-    bins, words = np.zeros(NUM_BINS, np.int32), np.empty(counts[NUM_CANDIDATES] + 1, np.int64)
-    words = words[: _rank(codes, state.candidates[: counts[NUM_CANDIDATES]], state.limits[PROMOTE], words, bins)]
-    ceiling = NUM_BINS if words.shape[0] > 0 else 0
-    while ceiling > 0 and num_out < most and counts[NUM_FREE] > 0:
-        best, ceiling = _best_below(words, bins, min(most - num_out, counts[NUM_FREE]), ceiling)
-        for i in range(best.shape[0] - 1, -1, -1):
-            if num_out >= most or counts[NUM_FREE] == 0:
-                break
-            index = _SLOT_MASK - (best[i] & _SLOT_MASK)
+    remaining = state.candidates[: counts[NUM_CANDIDATES]]
+    wanted = min(most - num_out, counts[NUM_FREE])
+    while wanted > 0 and remaining.shape[0] > 0:
+        num_best = min(2 * wanted, remaining.shape[0])  # some are listed twice
+        remaining = _best_last(remaining, num_best)
+        for i in range(remaining.shape[0] - 1, remaining.shape[0] - 1 - num_best, -1):
+            if wanted == 0 or remaining[i] >> SLOT_BITS < state.limits[PROMOTE]:
+                return num_out
+            index = SLOT_MASK - (remaining[i] & SLOT_MASK)
             bucket, slot = index >> 3, index & 7
-            if (np.int64(lines[bucket * LINE_BYTES + HOT_BYTE]) >> slot) & 1:  # listed twice
+            if (np.int64(lines[bucket * LINE_BYTES + HOT_BYTE]) >> slot) & 1:
                 continue
             row = rules.first_row + take_row(lines, state, bucket, slot)
             _emit(table, seed, scale, bucket, slot, row, out, num_out)
             num_out += 1
+            wanted -= 1
+        remaining = remaining[: remaining.shape[0] - num_best]
     return num_out
 
 

@@ -49,6 +49,8 @@ BIN_BITS = 5  # codes of one histogram bin: 1.6 % wide
 NUM_BINS = 1 << (16 - BIN_BITS)
 LOW_ROWS = 1 << 16
 HOT_BYTE = LINE_BYTES - 1
+SLOT_BITS = 44  # of a slot's complement, below its score in a candidate
+SLOT_MASK = (1 << SLOT_BITS) - 1
 _FIRST_HOT_BIT = 8 * (HOT_BYTE - HIGH_C)
 # Indices into `limits` and `counts`, and their lengths.
 PROMOTE, DEMOTE, NUM_LIMITS = range(3)
@@ -68,7 +70,9 @@ class State(NamedTuple):
         counts: (NUM_COUNTS,) int64, the small integers of the state.
         moments: (2,) float64, the sums of recent increments and of their squares.
         drift: (4,) float64, the averages of `sketch/drift.py`.
-        candidates: int64, slots (bucket * 8 + slot) whose key passed the limit since the last review.
+        candidates: int64, slots whose key passed the limit since the last review: the code, and below it the complement
+            of bucket * 8 + slot. So the largest word is the best score, of equal ones the first slot. A slot may be
+            listed more than once, with its code last, which is its largest.
     """
 
     low: npt.NDArray[np.uint16]
@@ -99,11 +103,20 @@ def count_scores(codes, histogram):
             histogram[np.int64(codes[bucket, slot]) >> BIN_BITS] += 1
 
 
+@njit(nogil=True, cache=True, forceinline=True)
+def candidate(code, index):
+    """The entry of a slot (bucket * 8 + slot) in the list of candidates."""
+    return (code << SLOT_BITS) | (SLOT_MASK - index)
+
+
 @njit(nogil=True, cache=True)
 def renormalise(codes, state):
     """Divides all scores by 2^8, and with them the histogram and the moments."""
     divide_scores(codes)
     count_scores(codes, state.histogram)
+    for i in range(state.counts[NUM_CANDIDATES]):
+        index = SLOT_MASK - (state.candidates[i] & SLOT_MASK)
+        state.candidates[i] = candidate(np.int64(codes[index >> 3, index & 7]), index)
     state.moments[0] *= SHRINK
     state.moments[1] *= SHRINK * SHRINK
 
@@ -192,7 +205,7 @@ def _count_some(now, ahead, i, count, base, wide_base, promote, bins, counts, mo
         hot += is_hot & is_held
         # Arithmetic, since LLVM would turn the conditions into branches on a random number.
         reached = new & -written
-        store_u64(next_candidate, ((line - base) >> 3) + slot)
+        store_u64(next_candidate, candidate(new, ((line - base) >> 3) + slot))
         next_candidate += ((promote - 1 - (reached & (is_hot - 1))) >> 63) & 8
         evicts = is_hot & written & (1 - is_held)
         if ((RENORMALISE_CODE - 1 - reached) | -evicts) < 0:
@@ -243,7 +256,7 @@ def insert_tracked(table, keys, scores, seed, position, scale, always_admit, sta
                 num_out += 1
                 free_row(lines, state, bucket, slot)
                 if new >= limits[PROMOTE]:
-                    state.candidates[state.counts[NUM_CANDIDATES]] = index
+                    state.candidates[state.counts[NUM_CANDIDATES]] = candidate(new, index)
                     state.counts[NUM_CANDIDATES] += 1
             if index >= 0 and new >= RENORMALISE_CODE:
                 renormalise(codes, state)
