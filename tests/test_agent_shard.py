@@ -21,7 +21,6 @@ from streams.errors import ConfigError
 from streams.importance import count_keys, split_by_shard
 from streams.keys import Field
 from streams.records import (
-    TIERS,
     Assignment,
     BadRecord,
     ClickBatch,
@@ -33,7 +32,7 @@ from streams.records import (
 )
 
 FIELDS = (Field("C1", "hex32"), Field("C2", "hex32"))
-CONFIG = ShardConfig(capacity=20, num_shards=2, warm_ratio=2.0, half_life_events=20_000, seed=3)
+CONFIG = ShardConfig(capacity=20, num_shards=2, half_life_events=4000, seed=3)
 
 
 def make_batch(number: int, *, offset: int | None = None, signal: str = "gradient", partition: int = 0):
@@ -175,29 +174,23 @@ def test_seq_grows_by_one_and_names_shard_epoch_and_source(undisturbed):
             assert record.ingest_ms == 1_700_000_001_000 + number
             if record.tier != "cold":
                 assert (record.source, record.event_time_ms) == ((1, number), 1_700_000_000_000 + number)
-    assert seq == shard.seq > 50
+    assert seq == shard.seq > 30
 
 
-@pytest.mark.parametrize(("warm_ratio", "tiers"), [(0.0, {"hot", "cold"}), (2.0, {"hot", "warm", "cold"})])
-def test_a_key_is_published_as_cold_only_after_it_was_published_as_hot_or_warm(warm_ratio, tiers):
-    shard = Shard(1, replace(CONFIG, warm_ratio=warm_ratio))
-    published: dict[int, str] = {}
-    seen = set()
-    for record in decoded([record for records in run(shard, range(60)) for record in records]):
+def test_a_key_is_published_as_cold_only_after_it_was_published_as_hot(undisturbed):
+    published, _, _ = undisturbed
+    hot: set[int] = set()
+    num_cold = 0
+    for record in decoded([record for records in published for record in records]):
         if isinstance(record, Digest):
-            assert record.warm == sum(tier == "warm" for tier in published.values())
-            continue
-        seen.add(record.tier)
-        if record.tier == "cold":
-            assert record.key in published
-            del published[record.key]
+            assert record.hot == len(hot)
+        elif record.tier == "cold":
+            hot.remove(record.key)
+            num_cold += 1
         else:
-            published[record.key] = record.tier
-    assert seen == tiers
-
-
-def test_no_warm_key_is_published_by_default():
-    assert ShardConfig(capacity=4, num_shards=1).make_hot_set(0).warm_capacity == 0
+            assert record.key not in hot
+            hot.add(record.key)
+    assert num_cold > 0
 
 
 def test_a_demotion_comes_before_the_promotion_that_takes_its_row(undisturbed):
@@ -234,13 +227,12 @@ def test_each_batch_of_changes_is_closed_by_the_digest_of_the_table(undisturbed)
         table.apply(
             Changes(
                 np.array([change.key for change in changes], np.uint64),
-                np.array([TIERS.index(change.tier) for change in changes], np.uint8),
                 np.array([-1 if change.row is None else change.row for change in changes], np.int32),
                 np.zeros(len(changes), np.float32),
             )
         )
         assert isinstance(digest, Digest)
-        assert (digest.digest, digest.hot, digest.warm) == (table.digest, table.num_hot, table.num_warm)
+        assert (digest.digest, digest.hot) == (table.digest, table.num_hot)
     assert table.digest == shard.table.digest == table_digest(*shard.hot_set.table())
 
 
@@ -274,7 +266,7 @@ def test_a_new_configuration_is_a_new_epoch_with_an_empty_table_and_seq_goes_on(
         fresh = Shard.from_bytes(snapshots[50], changed)
         assert (fresh.epoch, fresh.seq, fresh.next_offset) == (2, before.seq, 50)
         assert (fresh.marks, fresh.fields, fresh.num_counted) == (before.marks, before.fields, before.num_counted)
-        assert (fresh.table.num_hot, fresh.table.num_warm, fresh.hot_set.num_hot) == (0, 0, 0)
+        assert (fresh.table.num_hot, fresh.hot_set.num_hot) == (0, 0)
         records = [record for part in run(fresh, range(50, 60)) for record in decoded(part)]
         changes = [record for record in records if isinstance(record, Assignment)]
         assert changes[0].seq == before.seq + 1
@@ -316,18 +308,16 @@ def test_the_shards_rows_are_contiguous_disjoint_and_cover_the_capacity(capacity
     assert min(sizes) >= 1
 
 
-@pytest.mark.parametrize("broken", [{"warm_ratio": -1.0}, {"buckets_per_row": 0.0}, {"warm_ratio": float("nan")}])
-def test_a_ratio_that_is_invalid_is_refused(broken):
-    with pytest.raises(ConfigError, match="warm_ratio"):
-        ShardConfig(capacity=4, num_shards=1, **broken)
+@pytest.mark.parametrize("ratio", [-1.0, 0.0, float("nan")])
+def test_a_ratio_that_is_invalid_is_refused(ratio):
+    with pytest.raises(ConfigError, match="buckets_per_row"):
+        ShardConfig(capacity=4, num_shards=1, buckets_per_row=ratio)
 
 
 def test_a_hot_set_follows_the_configuration():
-    config = ShardConfig(
-        capacity=10, num_shards=4, warm_ratio=0.5, buckets_per_row=1.5, half_life_events=8000, admission="replace_min"
-    )
+    config = ShardConfig(capacity=10, num_shards=4, buckets_per_row=1.5, half_life_events=8000, admission="replace_min")
     hot_set = config.make_hot_set(1)
-    assert (hot_set.first_row, hot_set.capacity, hot_set.warm_capacity) == (2, 3, 2)
+    assert (hot_set.first_row, hot_set.capacity) == (2, 3)
     assert (hot_set.sketch.num_buckets, hot_set.sketch.admission, hot_set.half_life_events) == (5, "replace_min", 2000)
 
 

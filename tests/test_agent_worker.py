@@ -25,7 +25,7 @@ from streams.topics import Topics
 
 SHARDS, STEPS, ROWS = 2, 8, 200
 TOPICS = Topics()
-SHARD_CONFIG = ShardConfig(capacity=12, num_shards=SHARDS, warm_ratio=2.0)
+SHARD_CONFIG = ShardConfig(capacity=36, num_shards=SHARDS, half_life_events=8000)
 SCHEMA = SCHEMAS["criteo-kaggle"]
 GRADIENT = AgentConfig(shards=SHARD_CONFIG, schema=SCHEMA, snapshot_every=2)
 FREQUENCY = AgentConfig(shards=SHARD_CONFIG, schema=SCHEMA, signals=frozenset({"frequency"}))

@@ -17,7 +17,7 @@ from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History, Verdict
 from streams.assignments.table import HotTable
-from streams.records import TIERS, Assignment, Digest
+from streams.records import Assignment, Digest
 from trainer.learning.model_config import ModelConfig
 from trainer.process.run import RunConfig, TrainingRun
 
@@ -26,16 +26,11 @@ _CANDIDATES = np.uint64(1 << 56) | np.arange(1, 60, dtype=np.uint64)
 MINE = _CANDIDATES[shard_of(_CANDIDATES, SHARDS) == 0].tolist()
 A, B, C, D = MINE[:4]
 FOREIGN = int(_CANDIDATES[shard_of(_CANDIDATES, SHARDS) == 1][0])
-WARM = -1
-Table = dict[int, int]  # key -> its row, or WARM
+Table = dict[int, int]  # key -> its row
 
 
 def hot(key: int, row: int, seq: int, *, epoch: int = 1, shard: int = 0) -> Assignment:
     return Assignment(key=key, tier="hot", row=row, shard=shard, epoch=epoch, seq=seq, score=1.0)
-
-
-def warm(key: int, seq: int, *, epoch: int = 1) -> Assignment:
-    return Assignment(key=key, tier="warm", shard=0, epoch=epoch, seq=seq, score=1.0)
 
 
 def cold(key: int, seq: int, *, epoch: int = 1) -> Assignment:
@@ -44,11 +39,8 @@ def cold(key: int, seq: int, *, epoch: int = 1) -> Assignment:
 
 def digest(seq: int, table: Table, *, epoch: int = 1, shard: int = 0) -> Digest:
     """The agent's digest of a table, computed from its definition."""
-    rows = np.array(list(table.values()), np.int32)
-    tiers = np.where(rows >= 0, 2, 1).astype(np.uint8)
-    value = table_digest(np.array(list(table), np.uint64), tiers, rows)
-    num_hot = int(np.count_nonzero(rows >= 0))
-    return Digest(shard=shard, epoch=epoch, seq=seq, hot=num_hot, warm=len(rows) - num_hot, digest=value)
+    value = table_digest(table, table.values())
+    return Digest(shard=shard, epoch=epoch, seq=seq, hot=len(table), digest=value)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,7 +59,7 @@ class Sequence:
 SEQUENCES = [
     Sequence(
         name="changes and digests in order",
-        records=[hot(A, 0, 1), warm(B, 2), digest(2, {A: 0, B: WARM}), hot(B, 1, 3), digest(3, {A: 0, B: 1})],
+        records=[hot(A, 0, 1), hot(B, 3, 2), digest(2, {A: 0, B: 3}), hot(B, 1, 3), digest(3, {A: 0, B: 1})],
         table={A: 0, B: 1}, verdicts=["equal", "equal"], verified=True,
     ),
     Sequence(
@@ -77,8 +69,8 @@ SEQUENCES = [
     ),
     Sequence(
         name="a late copy in a gap is old news of its key",
-        records=[hot(A, 1, 4), cold(A, 2), warm(B, 3), digest(4, {A: 1, B: WARM})], end=5,
-        table={A: 1, B: WARM}, verdicts=["equal"], verified=True,
+        records=[hot(A, 1, 4), cold(A, 2), hot(B, 2, 3), digest(4, {A: 1, B: 2})], end=5,
+        table={A: 1, B: 2}, verdicts=["equal"], verified=True,
     ),
     Sequence(
         name="a late copy in a gap names a row that has a newer owner",
@@ -123,7 +115,7 @@ SEQUENCES = [
     Sequence(
         name="a new epoch makes the shard cold, and the old one's records are stale",
         records=[
-            hot(A, 0, 1), warm(B, 2), digest(2, {A: 0, B: WARM}), hot(C, 0, 3, epoch=2), hot(A, 1, 4),
+            hot(A, 0, 1), hot(B, 1, 2), digest(2, {A: 0, B: 1}), hot(C, 0, 3, epoch=2), hot(A, 1, 4),
             digest(4, {A: 1, C: 0}), digest(3, {C: 0}, epoch=2),
         ],
         table={C: 0}, verdicts=["equal", "stale", "equal"], verified=True,
@@ -155,7 +147,7 @@ SEQUENCES = [
     ),
     Sequence(
         name="a key moves to another row, cools and comes back",
-        records=[hot(A, 0, 1), hot(A, 3, 2), warm(A, 3), hot(B, 3, 4), hot(A, 0, 5), digest(5, {A: 0, B: 3})],
+        records=[hot(A, 0, 1), hot(A, 3, 2), cold(A, 3), hot(B, 3, 4), hot(A, 0, 5), digest(5, {A: 0, B: 3})],
         table={A: 0, B: 3}, verdicts=["equal"], verified=True,
     ),
 ]  # fmt: skip
@@ -188,7 +180,7 @@ def subscriber_reads(fetches: list[Fetch]) -> Read:
     table = HotTable(SHARDS)
     outcomes = [table.take(fetch) for fetch in fetches]
     return Read(
-        {key: WARM if row is None else row for key, _, row in table.items()},
+        dict(table.items()),
         [verdict for outcome in outcomes for verdict in outcome.verdicts.values()],
         sum(len(outcome.refused) for outcome in outcomes),
         table.history.verified,
@@ -214,11 +206,11 @@ def trainer_reads(fetches: list[Fetch], directory: Path | None = None) -> Read:
     run.journal.close()
     assert run.trainer is not None
     tables = [view.table.items() for view in run.history.shards]
-    listed = [zip(keys.tolist(), rows.tolist(), strict=True) for keys, _, rows in tables]
+    listed = [zip(keys.tolist(), rows.tolist(), strict=True) for keys, rows in tables]
     table = {key: row for shard in listed for key, row in shard}
     keys, rows = run.trainer.embedding.router.items()
     trained = dict(zip(keys.tolist(), rows.tolist(), strict=True))
-    assert trained == {key: row for key, row in table.items() if row != WARM}  # what the model trains is what it knows
+    assert trained == table  # what the model trains is what it knows
     return Read(
         table,
         [verdict for outcome in outcomes for verdict in outcome.verdicts.values()],
@@ -338,8 +330,7 @@ class Oracle:
         self.table.pop(record.key, None)
         if record.row is not None:
             self.table = {key: row for key, row in self.table.items() if row != record.row}
-        if record.tier != "cold":
-            self.table[record.key] = WARM if record.row is None else record.row
+            self.table[record.key] = record.row
 
 
 @st.composite
@@ -349,7 +340,7 @@ def histories(draw: st.DrawFn) -> list[Record]:
     oracle, epoch = Oracle(), 1
     for seq in range(1, draw(st.integers(2, 40))):
         epoch += draw(st.integers(0, 11)) == 11
-        tier, key = draw(st.sampled_from(TIERS)), draw(st.sampled_from(MINE[:6]))
+        tier, key = draw(st.sampled_from(["cold", "hot"])), draw(st.sampled_from(MINE[:6]))
         row = draw(st.integers(0, 4)) if tier == "hot" else None
         change = Assignment(key=key, tier=tier, row=row, shard=0, epoch=epoch, seq=seq)  # type: ignore[arg-type]
         records.append(change)

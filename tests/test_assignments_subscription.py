@@ -93,7 +93,7 @@ def test_a_late_table_equals_an_early_one_and_both_give_the_table_as_of_any_offs
         with open_table(kafka) as late:
             assert late.table.is_verified
             assert late.table == followed.table
-            keys = np.array([[key for key, _, _ in followed.table.items()], [7 << 56 | 1999] * len(stood[-1][1])])
+            keys = np.array([[key for key, _ in followed.table.items()], [7 << 56 | 1999] * len(stood[-1][1])])
             for ours, theirs in zip(late.lookup(keys), followed.lookup(keys), strict=True):
                 np.testing.assert_array_equal(ours, theirs)
             assert late.refresh() == 0
@@ -126,9 +126,9 @@ def test_subscribe_yields_each_change_once_and_in_order_although_the_records_com
     kafka: KafkaConfig, shards: list[Shard]
 ) -> None:
     first, second = changes_of(shards, range(20)), changes_of(shards, range(20, 30))
-    junk = [(0, (b"short", b"{}", [])), (1, (bytes(7) + b"\1", b"{", [("v", b"1")]))]
-    other_kind = [(0, (bytes(8), b'{"v":1,"kind":"weather","shard":0,"epoch":1,"seq":1}',
-                       [("v", b"1"), ("shard", b"0"), ("epoch", b"1"), ("seq", b"1")]))]  # fmt: skip
+    junk = [(0, (b"short", b"{}", [])), (1, (bytes(7) + b"\1", b"{", [("v", b"2")]))]
+    other_kind = [(0, (bytes(8), b'{"v":2,"kind":"weather","shard":0,"epoch":1,"seq":1}',
+                       [("v", b"2"), ("shard", b"0"), ("epoch", b"1"), ("seq", b"1")]))]  # fmt: skip
     misplaced = [(1, record) for number, record in first[:5] if number == 0]
     send(kafka, [*first, *junk, *first[len(first) // 3 :], *other_kind, *misplaced, *first, *second, *second])
     expected = [decoded([*first, *second], shard) for shard in range(SHARDS)]

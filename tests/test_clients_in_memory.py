@@ -262,7 +262,7 @@ def test_a_custom_subscriber_can_be_tested_without_a_broker():
     create_topics(broker, topics.specs(shards=2))
     shards = ShardConfig(capacity=8, num_shards=2)
     encoder = ChangeEncoder(shard=1, epoch=1, source=(1, 0), event_time_ms=0, ingest_ms=0, fields=CRITEO_FIELDS)
-    key, value, headers = encoder.encode((1 << 56) + 7, 2, shards.rows_of(1)[0], 3.0, 1)
+    key, value, headers = encoder.encode((1 << 56) + 7, shards.rows_of(1)[0], 3.0, 1)
     with RecordProducer(broker) as producer:
         producer.send(topics.assignments, 1, value, headers, key=key)
     changes = subscribe(broker)

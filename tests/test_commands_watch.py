@@ -20,7 +20,6 @@ from streams.agent.shard import Shard, ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
-from streams.commands.watch import _field_table
 from streams.keys import CRITEO_FIELDS
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
@@ -34,9 +33,7 @@ def publish(kafka: KafkaConfig, path: Path) -> list[Shard]:
     """Counts the log like an agent, and publishes every change."""
     (block,) = read_log(path, SCHEMAS["criteo-kaggle"], 1 << 30)
     keys = block.parse().batch.keys
-    shards = [
-        Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS, warm_ratio=2.0)) for number in range(SHARDS)
-    ]
+    shards = [Shard(number, ShardConfig(capacity=CAPACITY, num_shards=SHARDS)) for number in range(SHARDS)]
     with RecordProducer(kafka) as producer:
         for step, rows in enumerate(np.array_split(keys, 20)):
             distinct, counts = np.unique(rows, return_counts=True)
@@ -72,16 +69,6 @@ def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
     return config
 
 
-def test_the_table_has_a_warm_column_only_if_a_key_is_warm() -> None:
-    hot = Assignment(
-        key=1 << 56 | 7, tier="hot", row=0, score=2.0, feature="C1:00000007", shard=0, epoch=1, seq=1,
-        source=(0, 0), event_time_ms=1,
-    )  # fmt: skip
-    warm = dataclasses.replace(hot, tier="warm", row=None)
-    headers = [[column.header for column in _field_table({1: change}).columns] for change in (hot, warm)]
-    assert headers == [["field", "hot", "highest scores"], ["field", "hot", "warm", "highest scores"]]
-
-
 def test_every_change_is_a_line_and_its_tokens_are_those_of_the_log(kafka: KafkaConfig, log: Path) -> None:
     shards = publish(kafka, log)
     path = log.with_name("report.json")
@@ -108,7 +95,7 @@ def test_every_change_is_a_line_and_its_tokens_are_those_of_the_log(kafka: Kafka
     assert done.returncode == 0, done.stderr
     assert len(done.stdout.splitlines()) == 7
     for text in done.stdout.splitlines():
-        found = re.fullmatch(r"(hot|warm|cold) +(\S+) +row +(\d+|-)  score +(\S+)  shard (\d) seq (\d+)", text)
+        found = re.fullmatch(r"(hot|cold) +(\S+) +row +(\d+|-)  score +(\S+)  shard (\d) seq (\d+)", text)
         assert found is not None, text
         assert found[2] in tokens_of(log)
 
@@ -120,8 +107,7 @@ def test_the_table_shows_the_hot_set_by_field_with_the_best_tokens(kafka: KafkaC
     assert json.loads(done.stdout)["verified"]
     rows = [line.split() for line in done.stderr.splitlines() if re.match(r"\s*C\d+ ", line)]
     assert sum(int(row[1]) for row in rows) == sum(shard.table.num_hot for shard in shards)
-    assert sum(int(row[2]) for row in rows) == sum(shard.table.num_warm for shard in shards)
-    printed = {f"{row[0]}:{token}" for row in rows for token in row[3:] if re.fullmatch(r"[0-9a-f]{8}|missing", token)}
+    printed = {f"{row[0]}:{token}" for row in rows for token in row[2:] if re.fullmatch(r"[0-9a-f]{8}|missing", token)}
     assert len(printed) > len(rows) / 2
     assert printed <= tokens_of(log)
 

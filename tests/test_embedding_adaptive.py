@@ -9,7 +9,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from sketch.changes import NO_ROW, Changes
 from sketch.hashing import mix64_array
 from sketch.keymap import ABSENT
 from streams.keys import FIELD_SHIFT
@@ -50,15 +50,10 @@ def random_keys(seed: int, rows: int = 64, values: int = 12) -> Keys:
     return keys_of(np.random.default_rng(seed).integers(0, values, (rows, FIELDS)) * 0x9E3779B9 % (1 << 32))
 
 
-def changes_of(*changes: tuple[int, int, int]) -> Changes:
-    """Changes from (key, tier, row)."""
-    keys, tiers, rows = zip(*changes, strict=True)
-    return Changes(
-        np.array(keys, np.uint64),
-        np.array(tiers, np.uint8),
-        np.array(rows, np.int32),
-        np.ones(len(changes), np.float32),
-    )
+def changes_of(*changes: tuple[int, int]) -> Changes:
+    """Changes from (key, row); `NO_ROW` makes a key cold."""
+    keys, rows = zip(*changes, strict=True)
+    return Changes(np.array(keys, np.uint64), np.array(rows, np.int32), np.ones(len(changes), np.float32))
 
 
 def vectors_of(embedding: AdaptiveEmbedding | HashEmbedding, keys: Keys) -> npt.NDArray[np.float32]:
@@ -120,8 +115,8 @@ def test_both_bodies_of_the_router_agree() -> None:
     keys = random_keys(1, rows=500, values=200)
     some = np.unique(keys)[:60]
     changes = changes_of(
-        *[(int(key), HOT, row) for row, key in enumerate(some[:CAPACITY])],
-        *[(int(key), WARM, NO_ROW) for key in some[CAPACITY:]],
+        *[(int(key), row) for row, key in enumerate(some[:CAPACITY])],
+        *[(int(key), NO_ROW) for key in some[CAPACITY:]],
     )
     numba.migrate(changes)
     torch_body.migrate(changes)
@@ -153,7 +148,7 @@ def test_each_field_has_its_range_of_level_1_and_all_share_level_2() -> None:
 def test_without_a_second_level_there_is_one_row_per_key(backend: Backend) -> None:
     embedding = AdaptiveEmbedding(make_plan(level_2=0), optimizer=RowOptimizer(learning_rate=0.1), backend=backend)
     keys = random_keys(3)
-    embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[0, 0]), 0)))
     row = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))[0]
     expected = rows_of(embedding)[row].view(*keys.shape, DIM)
     np.testing.assert_array_equal(vectors_of(embedding, keys), expected.numpy())
@@ -166,14 +161,14 @@ def test_without_a_second_level_there_is_one_row_per_key(backend: Backend) -> No
 def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
     embedding = make(backend)
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), 0)))
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
     report = embedding.migrate(
         changes_of(
-            *[(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))],
-            (int(keys[2, 0]), HOT, 7),  # from another row
+            *[(int(key), 1 + row) for row, key in enumerate(keys[:2].reshape(-1))],
+            (int(keys[2, 0]), 7),  # from another row
         )
     )
     np.testing.assert_array_equal(vectors_of(embedding, keys), before)
@@ -187,21 +182,21 @@ def test_migrate_leaves_untouched_keys_untouched(backend: Backend) -> None:
     embedding = make(backend)
     keys = random_keys(4, values=40)
     distinct = np.unique(keys)
-    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:4])]))
+    embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(distinct[:4])]))
     before = vectors_of(embedding, keys)
-    changed = [(int(distinct[0]), WARM, NO_ROW), (int(distinct[10]), HOT, 0), (int(distinct[11]), WARM, NO_ROW)]
+    changed = [(int(distinct[0]), NO_ROW), (int(distinct[10]), 0), (int(distinct[11]), NO_ROW)]
     embedding.migrate(changes_of(*changed))
-    named = np.isin(keys, np.array([key for key, _, _ in changed], np.uint64))
+    named = np.isin(keys, np.array([key for key, _ in changed], np.uint64))
     np.testing.assert_array_equal(vectors_of(embedding, keys)[~named], before[~named])
 
 
 def test_the_latest_record_that_names_a_row_owns_it() -> None:
     embedding = make()
     one, two, three = (int(key) for key in keys_of([[1, 2, 3]])[0])
-    embedding.migrate(changes_of((one, HOT, 5)))
-    report = embedding.migrate(changes_of((two, HOT, 5)))
+    embedding.migrate(changes_of((one, 5)))
+    report = embedding.migrate(changes_of((two, 5)))
     assert (report.promoted, report.demoted, report.evicted) == (1, 1, 1)
-    report = embedding.migrate(changes_of((one, HOT, 5), (three, HOT, 5), (three, WARM, NO_ROW)))
+    report = embedding.migrate(changes_of((one, 5), (three, 5), (three, NO_ROW)))
     values = embedding.router.values(np.array([one, two, three], np.uint64))
     np.testing.assert_array_equal(values, [ABSENT, ABSENT, ABSENT])
     assert (report.promoted, report.demoted, report.evicted, report.ignored) == (0, 1, 1, 3)
@@ -211,7 +206,7 @@ def test_a_row_beyond_the_capacity_is_refused_and_changes_nothing() -> None:
     embedding = make()
     keys = keys_of([[1, 2, 3]])
     with pytest.raises(CapacityError, match=r"names unique row 8, this trainer has 0 to 7.*--capacity"):
-        embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0), (int(keys[0, 1]), HOT, CAPACITY)))
+        embedding.migrate(changes_of((int(keys[0, 0]), 0), (int(keys[0, 1]), CAPACITY)))
     assert len(embedding.router) == 0
 
 
@@ -222,27 +217,25 @@ class Oracle:
         self.values: dict[int, int] = {}
 
     def apply(self, changes: Changes) -> None:
-        for key, tier, row in zip(changes.key.tolist(), changes.tier.tolist(), changes.row.tolist(), strict=True):
-            if tier == HOT:
+        for key, row in zip(changes.key.tolist(), changes.row.tolist(), strict=True):
+            if row != NO_ROW:
                 self.values = {other: value for other, value in self.values.items() if value != row}
                 self.values[key] = row
             else:
                 self.values.pop(key, None)
 
 
-one_change = st.tuples(st.integers(1, 12), st.sampled_from([COLD, WARM, HOT]), st.integers(0, CAPACITY - 1))
+one_change = st.tuples(st.integers(1, 12), st.sampled_from([NO_ROW, *range(CAPACITY)]))
 
 
 @settings(deadline=None, max_examples=60)
 @given(st.lists(st.lists(one_change, min_size=1, max_size=14), min_size=1, max_size=5), st.sampled_from(BACKENDS))
 def test_any_batches_of_changes_equal_one_change_at_a_time(
-    batches: list[list[tuple[int, int, int]]], backend: Backend
+    batches: list[list[tuple[int, int]]], backend: Backend
 ) -> None:
     embedding, oracle = make(backend), Oracle()
     for batch in batches:
-        changes = changes_of(
-            *[((1 << 56) | payload, tier, row if tier == HOT else NO_ROW) for payload, tier, row in batch]
-        )
+        changes = changes_of(*[((1 << 56) | payload, row) for payload, row in batch])
         hot_before = embedding.num_hot
         report = embedding.migrate(changes)
         oracle.apply(changes)
@@ -259,7 +252,7 @@ def test_updates_equal_a_dense_reference(backend: Backend, optimizer: OptimizerN
     embedding = make(backend, optimizer)
     keys = random_keys(5)
     distinct = np.unique(keys)
-    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:5])]))
+    embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(distinct[:5])]))
     routes = routes_of(embedding, torch.from_numpy(keys.reshape(-1).view(np.int64)))
     table = rows_of(embedding).requires_grad_()
     state = torch.zeros(len(table))
@@ -324,10 +317,10 @@ def test_migrate_between_backward_and_update_is_refused() -> None:
     keys = random_keys(9)
     learn(embedding, keys, weights_for(keys))
     with pytest.raises(GradientError, match="apply_gradients before migrate"):
-        embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
+        embedding.migrate(changes_of((int(keys[0, 0]), 0)))
     embedding.apply_gradients()
     vectors = embedding(keys)
-    embedding.migrate(changes_of((int(keys[0, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[0, 0]), 0)))
     vectors.sum().backward()
     with pytest.raises(GradientError, match="between forward and apply_gradients"):
         embedding.apply_gradients()

@@ -10,7 +10,6 @@ import pytest
 import torch
 from test_embedding_adaptive import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
 
-from sketch.changes import HOT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
@@ -70,7 +69,7 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str)
     numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(learning_rate=0.1), seed=3)
     other, keys = make(row_format, device), random_keys(12)
     distinct = np.unique(keys)
-    changes = changes_of(*[(int(key), HOT, row) for row, key in enumerate(distinct[:CAPACITY])])
+    changes = changes_of(*[(int(key), row) for row, key in enumerate(distinct[:CAPACITY])])
     numba.migrate(changes)
     other.migrate(changes)
     for mine, theirs in zip(train(numba, keys, 3), train(other, keys, 3), strict=True):
@@ -86,12 +85,12 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str)
 
 def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str) -> None:
     embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), 0)))
     train(embedding, keys, 2)
     with torch.no_grad():
         before = embedding(keys).cpu().numpy()
-        hot = [(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
-        embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+        hot = [(int(key), 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
+        embedding.migrate(changes_of(*hot, (int(keys[2, 0]), 7)))  # from another row
         after = embedding(keys).cpu().numpy()
     unit = 2e-6 + 1.1 * store_class(row_format).precision
     assert (np.abs(after - before) <= unit * np.abs(before).max(axis=-1, keepdims=True)).all()

@@ -19,7 +19,6 @@ from test_embedding_adaptive import (
 )
 from torch import Tensor
 
-from sketch.changes import HOT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
 from trainer.embedding.hashed import HashEmbedding
@@ -168,7 +167,7 @@ def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
     learn(embedding, keys, weights_for(keys))
     embedding.apply_gradients()
     before = vectors_of(embedding, keys)
-    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(keys.reshape(-1))]))
+    embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(keys.reshape(-1))]))
     after = vectors_of(embedding, keys)
     unit = np.abs(before).max(axis=-1, keepdims=True) * (2e-6 + 1.1 * store_class(row_format).precision)
     assert (np.abs(after - before) <= (unit if level_2 else 0)).all()
@@ -178,7 +177,7 @@ def test_promotion_keeps_the_vector_exactly_from_one_row_and_rounded_from_a_sum(
 def test_steps_of_both_backends_agree_within_a_rounding(row_format: str) -> None:
     one, other = make(row_format, "numba"), make(row_format, "torch")
     keys = random_keys(5)
-    hot = changes_of(*[(int(key), HOT, row) for row, key in enumerate(np.unique(keys)[:CAPACITY])])
+    hot = changes_of(*[(int(key), row) for row, key in enumerate(np.unique(keys)[:CAPACITY])])
     for embedding in (one, other):
         embedding.migrate(hot)
         for step in range(3):

@@ -21,7 +21,7 @@ from test_embedding_adaptive import (
     weights_for,
 )
 
-from sketch.changes import HOT, Changes
+from sketch.changes import Changes
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
 from trainer.embedding.layout import Layout
@@ -45,7 +45,7 @@ def mixed_tiers() -> tuple[torch.Tensor, Changes]:
     """Keys (64, F) as int64, and changes that make some of them hot."""
     keys = random_keys(5)
     distinct = np.unique(keys)
-    hot = [(int(key), HOT, row) for row, key in enumerate(distinct[::3][:CAPACITY])]
+    hot = [(int(key), row) for row, key in enumerate(distinct[::3][:CAPACITY])]
     return torch.from_numpy(keys.view(np.int64)), changes_of(*hot)
 
 
@@ -94,10 +94,10 @@ def test_promotion_keeps_the_gated_vector_for_every_field(row_format: str, backe
     assert embedding.gate is not None
     embedding.gate.values.copy_(torch.linspace(0.4, 2.5, 2 * FIELDS).view(FIELDS, 2))
     keys = keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
-    embedding.migrate(changes_of((int(keys[2, 0]), HOT, 0)))
+    embedding.migrate(changes_of((int(keys[2, 0]), 0)))
     before = vectors_of(embedding, keys)
-    hot = [(int(key), HOT, 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
-    embedding.migrate(changes_of(*hot, (int(keys[2, 0]), HOT, 7)))  # from another row
+    hot = [(int(key), 1 + row) for row, key in enumerate(keys[:2].reshape(-1))]
+    embedding.migrate(changes_of(*hot, (int(keys[2, 0]), 7)))  # from another row
     after = vectors_of(embedding, keys)
     peaks = np.abs(before).max(axis=-1, keepdims=True)
     unit = peaks * (2e-6 + 1.1 * store_class(row_format).precision)

@@ -20,7 +20,7 @@ from test_embedding_adaptive import rows_of
 from torch import Tensor, nn
 
 import trainer
-from sketch.changes import HOT, Changes
+from sketch.changes import Changes
 from streams.keys import FIELD_SHIFT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
@@ -85,7 +85,7 @@ def keys_of(seed: int, rows: int = 32, values: int = 20) -> npt.NDArray[np.uint6
 
 def hot(keys: npt.NDArray[np.uint64], count: int = 6) -> Changes:
     chosen = np.unique(keys)[:count]
-    return Changes(chosen, np.full(count, HOT, np.uint8), np.arange(count, dtype=np.int32), np.ones(count, np.float32))
+    return Changes(chosen, np.arange(count, dtype=np.int32), np.ones(count, np.float32))
 
 
 def train(embedding: Embedding, steps: range) -> None:

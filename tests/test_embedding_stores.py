@@ -18,7 +18,6 @@ from test_embedding_adaptive import (
 )
 from test_evaluate_methods import make_cell
 
-from sketch.changes import HOT
 from trainer.commands.train import command as train
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.backends import Backend
@@ -43,7 +42,7 @@ def train_steps(embedding: AdaptiveEmbedding, steps: range) -> None:
         learn(embedding, keys, weights_for(keys, step))
         embedding.apply_gradients()
         chosen = np.unique(keys)[step % 3 :: 3][:CAPACITY]
-        embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(chosen)]))
+        embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(chosen)]))
 
 
 PAIRS = [(name, None) for name in ROW_FORMATS] + [("float32", name) for name in STORES] + [("int8", "float32")]
@@ -71,7 +70,7 @@ def test_a_promotion_between_stores_keeps_what_the_hot_store_can_hold(
     keys = random_keys(1)
     before = vectors_of(embedding, keys)
     promoted = np.unique(keys)[:CAPACITY]
-    embedding.migrate(changes_of(*[(int(key), HOT, row) for row, key in enumerate(promoted)]))
+    embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(promoted)]))
     after, is_hot = vectors_of(embedding, keys), np.isin(keys, promoted)
     np.testing.assert_array_equal(after[~is_hot], before[~is_hot])
     bound = 1.1 * store_class(hot_store or row_format).precision * np.abs(before).max(axis=-1, keepdims=True) + 2e-6

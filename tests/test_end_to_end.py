@@ -102,7 +102,7 @@ class Stage:
             assert [view.seq for view in hot.table.shards] == [shard.seq for shard in shards]
             assert [view.table.digest for view in hot.table.shards] == [shard.table.digest for shard in shards]
             assert 0 < hot.table.num_hot <= hot.table.max_hot <= CAPACITY
-            assert {format_key(key) for key, _, _ in hot.table.items()} <= tokens_of(self.log)
+            assert {format_key(key) for key, _ in hot.table.items()} <= tokens_of(self.log)
             for shard, (_, seq) in report["applied_seq"].items():  # the trainer may end before it has read the last
                 assert seq <= hot.table.shards[int(shard)].seq
 

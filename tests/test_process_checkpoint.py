@@ -161,7 +161,7 @@ def assignments_before(step: int) -> Fetch:
     keys = click_batch(32, step).keys.reshape(-1).tolist()
     seqs = [10 * step + i for i in (0, 1, 3, 4, 5, 2)]
     records = [assignment(key, "hot", seq, row=(3 * step + seq) % 60) for key, seq in zip(keys[:6], seqs, strict=True)]
-    digest = Digest(shard=0, epoch=1, seq=10 * step + 5, hot=1, warm=0, digest=7)
+    digest = Digest(shard=0, epoch=1, seq=10 * step + 5, hot=1, digest=7)
     offsets = range(10 * step, 10 * step + 7)
     return Fetch(partition=0, records=[*records, digest], offsets=offsets, end_offset=10 * step + 25)
 

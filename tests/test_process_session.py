@@ -89,8 +89,8 @@ def send_strange_assignments(kafka: KafkaConfig, keys: np.ndarray) -> list[Encod
             producer.send(topic, 1, value, headers, key=key)
         for shard in range(SHARDS):
             rows = np.flatnonzero(shards == shard).astype(np.int32)
-            value = table_digest(keys[rows], np.full(len(rows), 2, np.uint8), rows)
-            closing = Digest(shard=shard, epoch=1, seq=len(rows), hot=len(rows), warm=0, digest=value)
+            value = table_digest(keys[rows], rows)
+            closing = Digest(shard=shard, epoch=1, seq=len(rows), hot=len(rows), digest=value)
             key, value, headers = encode_digest(closing)
             producer.send(topic, shard, value, headers, key=key)
     return strange

@@ -81,9 +81,8 @@ HOT = Assignment(
     event_time_ms=1_700_000_000_000,
     ingest_ms=1_700_000_000_005,
 )
-WARM = replace(HOT, tier="warm", row=None)
 COLD = Assignment(key=HOT.key, tier="cold", shard=0, epoch=3, seq=889, ingest_ms=7)
-DIGEST = Digest(shard=0, epoch=3, seq=889, hot=13505, warm=27010, digest=0xF1E2D3C4B5A69788)
+DIGEST = Digest(shard=0, epoch=3, seq=889, hot=13505, digest=0xF1E2D3C4B5A69788)
 
 
 def reason(decoded: object) -> str:
@@ -345,7 +344,8 @@ def with_header(name: str, raw: bytes | None, headers=None):
     ("name", "raw", "why"),
     [
         ("v", b"(none)", "header 'v' is missing"),
-        ("v", b"2", "version 2, expected 1"),
+        ("v", b"3", "version 3, expected 2; upgrade"),
+        ("v", b"1", "version 1, expected 2; an older hotstream"),
         ("v", b"one", "ValueError"),
         ("signal", b"(none)", "header 'signal': got ''"),
         ("signal", None, "header 'signal': got ''"),
@@ -403,31 +403,29 @@ def test_an_assignment_has_exactly_the_shape_of_the_design():
     key, value, headers = encode_assignment(HOT, CRITEO_FIELDS)
     assert key == bytes.fromhex("0e0000007e0ccccf")
     assert value == (
-        b'{"v":1,"feature":"C14:7e0ccccf","tier":"hot","row":123,"score":17.25,"shard":0,"epoch":3,"seq":889,'
+        b'{"v":2,"feature":"C14:7e0ccccf","tier":"hot","row":123,"score":17.25,"shard":0,"epoch":3,"seq":889,'
         b'"source":{"partition":0,"offset":4711},"event_time_ms":1700000000000}'
     )
     assert list(json.loads(value)) == [
         "v", "feature", "tier", "row", "score", "shard", "epoch", "seq", "source", "event_time_ms",
     ]  # fmt: skip
-    assert dict(headers) == {"v": b"1", "shard": b"0", "epoch": b"3", "seq": b"889", "ingest-ms": b"1700000000005"}
+    assert dict(headers) == {"v": b"2", "shard": b"0", "epoch": b"3", "seq": b"889", "ingest-ms": b"1700000000005"}
 
 
 def test_a_tombstone_carries_the_headers_of_every_change():
     key, value, headers = encode_assignment(COLD, CRITEO_FIELDS)
     assert (key, value) == (bytes.fromhex("0e0000007e0ccccf"), None)
-    assert dict(headers) == {"v": b"1", "shard": b"0", "epoch": b"3", "seq": b"889", "ingest-ms": b"7"}
+    assert dict(headers) == {"v": b"2", "shard": b"0", "epoch": b"3", "seq": b"889", "ingest-ms": b"7"}
 
 
 def test_a_digest_has_exactly_the_shape_of_the_design():
     key, value, headers = encode_digest(DIGEST)
     assert key == bytes(8)
-    assert value == (
-        b'{"v":1,"kind":"digest","shard":0,"epoch":3,"seq":889,"hot":13505,"warm":27010,"digest":"f1e2d3c4b5a69788"}'
-    )
-    assert dict(headers) == {"v": b"1", "shard": b"0", "epoch": b"3", "seq": b"889"}
+    assert value == (b'{"v":2,"kind":"digest","shard":0,"epoch":3,"seq":889,"hot":13505,"digest":"f1e2d3c4b5a69788"}')
+    assert dict(headers) == {"v": b"2", "shard": b"0", "epoch": b"3", "seq": b"889"}
 
 
-@pytest.mark.parametrize("change", [HOT, WARM, COLD, replace(HOT, ingest_ms=None)], ids=lambda change: change.tier)
+@pytest.mark.parametrize("change", [HOT, COLD, replace(HOT, ingest_ms=None)], ids=lambda change: change.tier)
 def test_changes_read_back_as_they_were_written(change):
     assert decode_assignment(*encode_assignment(change, CRITEO_FIELDS)) == change
 
@@ -454,7 +452,7 @@ def test_digests_read_back_as_they_were_written(digest):
 
 def test_a_kind_that_is_not_known_is_a_value_to_ignore():
     key, _, headers = encode_digest(DIGEST)
-    value = b'{"v":1,"kind":"heartbeat","shard":0,"epoch":3,"seq":889}'
+    value = b'{"v":2,"kind":"heartbeat","shard":0,"epoch":3,"seq":889}'
     assert decode_assignment(key, value, headers) == OtherKind("heartbeat")
     assert decode_assignment(encode_assignment(HOT, CRITEO_FIELDS)[0], value, headers) == OtherKind("heartbeat")
     assert isinstance(decode_assignment(key, None, headers), OtherKind)
@@ -482,7 +480,7 @@ def test_members_that_a_later_writer_adds_are_ignored():
         ({"row": 1 << 27}, "row 134217728"),
         ({"row": 1.0}, "row 1.0"),
         ({"row": True}, "row True"),
-        ({"tier": "warm"}, "row 123"),
+        ({"tier": "warm"}, "tier 'warm'"),
         ({"feature": None}, "feature 'None'"),
         ({"feature": "C14"}, "feature 'C14'"),
         ({"score": "much"}, "ValueError"),
@@ -510,7 +508,7 @@ def test_an_assignment_without_one_of_its_members_is_refused(name):
     assert reason(decode_assignment(key, json.dumps(body).encode(), headers))
 
 
-@pytest.mark.parametrize("name", ["hot", "warm", "digest"])
+@pytest.mark.parametrize("name", ["hot", "digest"])
 @pytest.mark.parametrize("broken", [None, "x", 1.5])
 def test_a_digest_that_breaks_a_rule_is_refused(name, broken):
     key, value, headers = encode_digest(DIGEST)
@@ -540,16 +538,19 @@ def test_an_assignment_header_that_breaks_a_rule_is_refused(name, raw, change):
     assert reason(decode_assignment(key, value, with_header(name, raw, headers)))
 
 
-def test_a_record_of_a_later_version_is_refused_by_its_headers():
-    key, value, headers = encode_assignment(HOT, CRITEO_FIELDS)
-    assert "version 2, expected 1" in reason(decode_assignment(key, value, with_header("v", b"2", headers)))
-    _, _, headers = encode_assignment(COLD, CRITEO_FIELDS)
-    assert "version 2, expected 1" in reason(decode_assignment(key, None, with_header("v", b"2", headers)))
+@pytest.mark.parametrize(("version", "remedy"), [(1, "run `hotstream topics create`"), (3, "upgrade the reader")])
+@pytest.mark.parametrize("change", [HOT, COLD], ids=["hot", "tombstone"])
+def test_a_record_of_another_version_is_refused_by_its_headers_with_the_remedy(version, remedy, change):
+    key, value, headers = encode_assignment(change, CRITEO_FIELDS)
+    why = reason(decode_assignment(key, value, with_header("v", b"%d" % version, headers)))
+    assert f"version {version}, expected 2; " in why
+    assert remedy in why
 
 
-def test_a_hot_change_without_its_source_is_not_written():
-    with pytest.raises(ValueError, match="source, score or event_time_ms is None"):
-        encode_assignment(replace(HOT, source=None), CRITEO_FIELDS)
+@pytest.mark.parametrize("name", ["row", "source", "score", "event_time_ms"])
+def test_a_hot_change_without_one_of_its_members_is_not_written(name):
+    with pytest.raises(ValueError, match="row, source, score or event_time_ms is None"):
+        encode_assignment(replace(HOT, **{name: None}), CRITEO_FIELDS)
 
 
 @pytest.mark.parametrize(("raw", "number"), [(b"0", 0), (b"-5", -5), (b"9223372036854775807", (1 << 63) - 1)])
@@ -585,7 +586,7 @@ _JSON_VALUES = st.recursive(
     ),
     max_leaves=5,
 )
-_MEMBERS = [*json.loads(encode_assignment(HOT, CRITEO_FIELDS)[1] or b""), *CLICK, "kind", "hot", "warm", "digest"]
+_MEMBERS = [*json.loads(encode_assignment(HOT, CRITEO_FIELDS)[1] or b""), *CLICK, "kind", "hot", "digest"]
 
 
 @given(st.dictionaries(st.sampled_from(_MEMBERS), _JSON_VALUES, max_size=3), st.booleans(), st.booleans())

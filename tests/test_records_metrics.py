@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from streams.records import AgentMetrics, BadRecord, ShardMetrics, TrainerMetrics, decode_metrics, encode_metrics
 
 SHARD = ShardMetrics(
-    epoch=2, seq=70, hot=5, max_hot=6, warm=9, counted=11, repeated=1, rejected_scores=0, events=300,
+    epoch=2, seq=70, hot=5, max_hot=6, counted=11, repeated=1, rejected_scores=0, events=300,
     promotions=8, demotions=3, next_offset=13,
 )  # fmt: skip
 AGENT = AgentMetrics(time_ms=1_700_000_000_000, capacity=10, bad=1, shards={0: SHARD, 3: replace(SHARD, seq=4)})
@@ -38,7 +38,7 @@ def test_what_was_encoded_is_decoded(metrics: AgentMetrics | TrainerMetrics) -> 
     assert decode_metrics(value) == metrics
     assert headers == [("content-type", b"application/json")]
     body = json.loads(value)
-    assert (body["v"], body["process"]) == (1, "agent" if isinstance(metrics, AgentMetrics) else "trainer")
+    assert (body["v"], body["process"]) == (2, "agent" if isinstance(metrics, AgentMetrics) else "trainer")
 
 
 def test_a_number_that_json_lacks_becomes_null() -> None:
@@ -60,14 +60,15 @@ def test_unknown_members_are_left_out_and_those_with_a_default_may_be_missing() 
         (None, "0 bytes"),
         (b"{", "JSONDecodeError"),
         (b"[]", "got a JSON list, expected an object"),
-        (b"{}", "version None, expected 1"),
-        (b'{"v":2,"process":"agent"}', "version 2, expected 1"),
-        (b'{"v":1,"process":"kettle"}', "'kettle', expected one of"),
-        (b'{"v":1,"process":[]}', "TypeError"),
-        (b'{"v":1,"process":"agent"}', "KeyError: 'shards'"),
-        (b'{"v":1,"process":"agent","shards":[]}', "AttributeError"),
-        (b'{"v":1,"process":"trainer","rows":1}', "time_ms"),
-        (b'{"v":1,"process":"trainer","rows":NaN}', "NaN is not JSON"),
+        (b"{}", "version None, expected 2; upgrade"),
+        (b'{"v":3,"process":"agent"}', "version 3, expected 2; upgrade"),
+        (b'{"v":1,"process":"agent"}', "version 1, expected 2; an older hotstream"),
+        (b'{"v":2,"process":"kettle"}', "'kettle', expected one of"),
+        (b'{"v":2,"process":[]}', "TypeError"),
+        (b'{"v":2,"process":"agent"}', "KeyError: 'shards'"),
+        (b'{"v":2,"process":"agent","shards":[]}', "AttributeError"),
+        (b'{"v":2,"process":"trainer","rows":1}', "time_ms"),
+        (b'{"v":2,"process":"trainer","rows":NaN}', "NaN is not JSON"),
         (b"x" * (2 << 20), "2097152 bytes"),
         (b"[" * 100_000, "RecursionError"),
     ],
@@ -100,7 +101,7 @@ def test_a_member_of_another_type_is_a_bad_record(
 
 
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=9), st.lists).map(
-    lambda value: json.dumps({"v": 1, "process": "agent", "shards": value}).encode()
+    lambda value: json.dumps({"v": 2, "process": "agent", "shards": value}).encode()
 ))  # fmt: skip
 def test_no_bytes_raise(value: bytes) -> None:
     assert isinstance(decode_metrics(value), BadRecord)

@@ -154,12 +154,12 @@ def test_keys_and_headers_are_as_the_protocol_says():
         b"chunk",
         b"manifest",
     ]
-    assert {dict(record.headers)["v"] for record in records} == {b"1"}
+    assert {dict(record.headers)["v"] for record in records} == {b"2"}
     body = json.loads(records[-1].value)
-    assert (body["v"], body["shard"], body["place"], body["previous"]["place"]) == (1, 3, "B", "A")
+    assert (body["v"], body["shard"], body["place"], body["previous"]["place"]) == (2, 3, "B", "A")
 
 
-_HEADERS = [("v", b"1"), ("kind", b"manifest")]
+_HEADERS = [("v", b"2"), ("kind", b"manifest")]
 
 
 @pytest.mark.parametrize(
@@ -181,12 +181,12 @@ _HEADERS = [("v", b"1"), ("kind", b"manifest")]
         (b"3", b'{"place": [], "chunks": 1, "bytes": 0, "crc32": 0, "previous": null}', _HEADERS),
         (b"3", b'{"place": "A", "chunks": 1e9, "bytes": 0, "crc32": 0, "previous": null}', _HEADERS),
         (b"3", b'{"place": "A", "chunks": 1000000000, "bytes": 0, "crc32": 0, "previous": null}', _HEADERS),
-        (b"3/A/0", b"x", [("v", b"1")]),
-        (b"3/A/0", b"x", [("v", b"1"), ("crc32", b"7")]),
-        (b"3/A/0", b"x", [("v", b"1"), ("crc32", None)]),
-        (b"3/A/zero", b"x", [("v", b"1"), ("crc32", b"2363233923")]),
+        (b"3/A/0", b"x", [("v", b"2")]),
+        (b"3/A/0", b"x", [("v", b"2"), ("crc32", b"7")]),
+        (b"3/A/0", b"x", [("v", b"2"), ("crc32", None)]),
+        (b"3/A/zero", b"x", [("v", b"2"), ("crc32", b"2363233923")]),
         (b"3", b"{}", []),
-        (b"3", b"{}", [("v", b"2")]),
+        (b"3", b"{}", [("v", b"3")]),
     ],
 )
 def test_a_record_that_cannot_be_believed_is_passed_over_with_the_reason(key, value, headers):

@@ -51,7 +51,6 @@ class ShardConfig:
     Args:
         capacity: hot rows over all shards.
         num_shards: partitions of the importance topic.
-        warm_ratio: warm keys for each hot row; 0 publishes none.
         buckets_per_row: sketch buckets (64 bytes) for each hot row.
         half_life_events: the number of feature events, over all shards, after which a score counts half.
         half_life_s: alternatively, the half-life in seconds of event time, equal for all shards. If neither is given:
@@ -62,7 +61,6 @@ class ShardConfig:
 
     capacity: int
     num_shards: int
-    warm_ratio: float = 0.0
     buckets_per_row: float = 1.0
     half_life_events: float | None = None
     half_life_s: float | None = None
@@ -76,11 +74,8 @@ class ShardConfig:
             )
         if self.capacity > MAX_UNIQUE_ROWS:
             raise ConfigError(f"capacity: got {self.capacity} rows, expected at most {MAX_UNIQUE_ROWS}")
-        if not (self.warm_ratio >= 0 and self.buckets_per_row > 0):
-            raise ConfigError(
-                f"warm_ratio: got {self.warm_ratio}, expected 0 or more; "
-                f"buckets_per_row: got {self.buckets_per_row}, expected more than 0"
-            )
+        if not self.buckets_per_row > 0:
+            raise ConfigError(f"buckets_per_row: got {self.buckets_per_row}, expected more than 0")
         try:
             HotSet(1, HotSketch(1), **self._half_life())
         except ParameterError as error:
@@ -104,8 +99,7 @@ class ShardConfig:
         first_row, rows = self.rows_of(shard)
         buckets = max(1, math.ceil(rows * self.buckets_per_row))
         sketch = HotSketch(buckets, admission=self.admission, seed=self.seed)  # type: ignore[arg-type]
-        warm = math.ceil(rows * self.warm_ratio)
-        return HotSet(rows, sketch, warm_capacity=warm, first_row=first_row, **self._half_life())
+        return HotSet(rows, sketch, first_row=first_row, **self._half_life())
 
 
 class Shard:
@@ -195,7 +189,7 @@ class Shard:
             return []
         # After an interrupted write the topic has the first records of a batch, and lacks at least its digest.
         skipped = self.written[1] + 1 - first_seq if (self.epoch, first_seq) <= self.written else 0
-        columns = (column[skipped:].tolist() for column in (changes.key, changes.tier, changes.row, changes.score))
+        columns = (column[skipped:].tolist() for column in (changes.key, changes.row, changes.score))
         seqs = range(first_seq + skipped, self.seq + 1)
         encoded = [encoder.encode(*change) for change in zip(*columns, seqs, strict=True)]
         encoded.append(encode_digest(self.describe()))
@@ -208,7 +202,6 @@ class Shard:
             epoch=self.epoch,
             seq=self.seq,
             hot=self.table.num_hot,
-            warm=self.table.num_warm,
             digest=self.table.digest,
         )
 
@@ -264,8 +257,7 @@ class Shard:
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
                 shard.hot_set = HotSet.from_bytes(arrays["hot_set"].tobytes())
-                keys, tiers, rows = shard.hot_set.table()
-                shard.table.apply(Changes(keys, tiers, rows, np.zeros(len(keys), np.float32)))
+                shard.table.load(*shard.hot_set.table())
         except (KeyError, TypeError, ValueError) as error:
             raise SnapshotError(
                 f"shard snapshot: got malformed data ({error!r}), expected the result of `Shard.to_bytes`"

@@ -281,7 +281,6 @@ class AgentWorker:
                 seq=shard.seq,
                 hot=shard.table.num_hot,
                 max_hot=shard.max_hot,
-                warm=shard.table.num_warm,
                 counted=shard.num_counted,
                 repeated=shard.num_repeated,
                 rejected_scores=shard.hot_set.sketch.num_rejected,

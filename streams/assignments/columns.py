@@ -9,14 +9,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from sketch.changes import COLD, NO_ROW, Changes
+from sketch.changes import NO_ROW, Changes
 from sketch.hashing import Keys
-from streams.records import TIERS, Assignment, Digest
+from streams.records import Assignment, Digest
 
 __all__ = ["Columns", "Fetch", "Record"]
 
 Record = Assignment | Digest
-_TIER_NUMBERS = {name: number for number, name in enumerate(TIERS)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,13 +54,12 @@ class Columns:
     """K records of one fetch as arrays; a digest has key 0.
 
     Attributes:
-        key: (K,) uint64; `tier` (K,) uint8; `row` (K,) int32, -1 for none; `score` (K,) float32.
+        key: (K,) uint64; `row` (K,) int32, -1 for none; `score` (K,) float32.
         epoch: (K,) int64; `seq` (K,) int64; `offset` (K,) int64; `shard` (K,) int64.
         index: (K,) int64, the record's index in the fetch.
     """
 
     key: Keys
-    tier: npt.NDArray[np.uint8]
     row: npt.NDArray[np.int32]
     score: npt.NDArray[np.float32]
     epoch: npt.NDArray[np.int64]
@@ -85,7 +83,6 @@ class Columns:
         rows = [NO_ROW if change is None or change.row is None else change.row for change in changes]
         return cls(
             np.array([0 if change is None else change.key for change in changes], np.uint64),
-            np.array([COLD if change is None else _TIER_NUMBERS[change.tier] for change in changes], np.uint8),
             np.array(rows, np.int32),
             np.array([0.0 if change is None else change.score or 0.0 for change in changes], np.float32),
             np.array([record.epoch for record in records], np.int64),
@@ -97,4 +94,4 @@ class Columns:
 
     def to_changes(self) -> Changes:
         """The changes, in order."""
-        return Changes(self.key, self.tier, self.row, self.score)
+        return Changes(self.key, self.row, self.score)

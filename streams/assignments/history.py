@@ -13,7 +13,7 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from sketch.changes import COLD, NO_ROW, Changes
+from sketch.changes import NO_ROW, Changes
 from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
@@ -36,7 +36,7 @@ class ShardView:
     Attributes:
         epoch: the newest configuration seen.
         seq: the newest change applied.
-        table: tiers and rows.
+        table: the hot keys and their rows.
         num_applied: changes applied.
         num_stale: changes dropped, because they or newer ones had already been applied.
         num_refused: records of the shard's partition that belong to another shard.
@@ -257,12 +257,12 @@ def _follow(view: ShardView, piece: Columns, log_end: int | None) -> tuple[npt.N
 
 def _begin_epoch(view: ShardView, epoch: int) -> Changes:
     """Empties the shard; returns the changes that make its keys cold."""
-    keys, _, _ = view.table.items()
+    keys, _ = view.table.items()
     view.table.clear()
     view.epoch, view.seq = epoch, 0
     view.gap = view.gap and OpenGap(view.gap.floor)
     count = len(keys)
-    return Changes(keys, np.full(count, COLD, np.uint8), np.full(count, NO_ROW, np.int32), np.zeros(count, np.float32))
+    return Changes(keys, np.full(count, NO_ROW, np.int32), np.zeros(count, np.float32))
 
 
 def _compare(view: ShardView, digest: Digest, offset: int) -> Verdict:
@@ -272,7 +272,7 @@ def _compare(view: ShardView, digest: Digest, offset: int) -> Verdict:
         return "ahead"
     if (digest.epoch, digest.seq) < (view.epoch, view.seq):
         return "stale"
-    if (digest.digest, digest.hot, digest.warm) == (view.table.digest, view.table.num_hot, view.table.num_warm):
+    if (digest.digest, digest.hot) == (view.table.digest, view.table.num_hot):
         view.verified_seq = view.seq
         return "equal"
     if offset + 1 >= view.complete_from:

@@ -4,7 +4,7 @@
 ...     print(change.feature, change.tier, change.row)
 
 >>> hot = HotFeatureTable("localhost:9092")                  # doctest: +SKIP
->>> tiers, rows = hot.lookup(keys)                           # doctest: +SKIP
+>>> rows = hot.lookup(keys)                                  # doctest: +SKIP
 """
 
 from __future__ import annotations
@@ -235,7 +235,7 @@ class HotFeatureTable:
 
     @property
     def table(self) -> HotTable:
-        """The table, with `items`, `num_hot`, `num_warm`, `is_verified` and the shards' `seq`."""
+        """The table, with `items`, `num_hot`, `is_verified` and the shards' `seq`."""
         return self._reader.table
 
     def refresh(self) -> int:
@@ -244,8 +244,8 @@ class HotFeatureTable:
         self._reader.catch_up(timeout_s=self._timeout_s)
         return sum(view.num_applied for view in self.table.shards) - before
 
-    def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Tiers (0 cold, 1 warm, 2 hot; uint8) and unique rows (-1 unless hot; int32) of keys of any shape."""
+    def lookup(self, keys: Keys) -> npt.NDArray[np.int32]:
+        """The unique rows (-1 of a cold key) of keys of any shape, in their shape."""
         return self.table.lookup(keys)
 
     def offsets(self) -> dict[int, int]:

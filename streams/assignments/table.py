@@ -11,7 +11,6 @@ from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History, Outcome, ShardView
 from streams.keys import Keys
-from streams.records import TIERS
 
 __all__ = ["HotTable"]
 
@@ -55,32 +54,27 @@ class HotTable:
         """The largest number of hot features after any single change."""
         return self.history.max_hot
 
-    def lookup(self, keys: Keys) -> tuple[npt.NDArray[np.uint8], npt.NDArray[np.int32]]:
-        """Tiers (0 cold, 1 warm, 2 hot; uint8) and unique rows (-1 unless hot; int32) of keys of any shape."""
+    def lookup(self, keys: Keys) -> npt.NDArray[np.int32]:
+        """The unique rows (-1 of a cold key) of keys of any shape, in their shape."""
         keys = np.asarray(keys, np.uint64)
         flat = keys.reshape(-1)
-        tiers, rows = np.zeros(flat.shape, np.uint8), np.full(flat.shape, -1, np.int32)
+        rows = np.empty(flat.shape, np.int32)
         shards = shard_of(flat, len(self.shards))
         for number, view in enumerate(self.shards):
             mine = shards == number
-            tiers[mine], rows[mine] = view.table.lookup(flat[mine])
-        return tiers.reshape(keys.shape), rows.reshape(keys.shape)
+            rows[mine] = view.table.lookup(flat[mine])
+        return rows.reshape(keys.shape)
 
-    def items(self) -> Iterator[tuple[int, str, int | None]]:
-        """Iterates over all hot and warm features: key, tier, row (None for warm)."""
+    def items(self) -> Iterator[tuple[int, int]]:
+        """Iterates over the hot features: key and unique row."""
         for view in self.shards:
-            for key, tier, row in zip(*(column.tolist() for column in view.table.items()), strict=True):
-                yield key, TIERS[tier], row if row >= 0 else None
+            keys, rows = view.table.items()
+            yield from zip(keys.tolist(), rows.tolist(), strict=True)
 
     @property
     def num_hot(self) -> int:
         """The number of hot features."""
         return self.history.num_hot
-
-    @property
-    def num_warm(self) -> int:
-        """The number of warm features."""
-        return sum(view.table.num_warm for view in self.shards)
 
     @property
     def is_verified(self) -> bool:

@@ -51,14 +51,6 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     "--schema", default="criteo-kaggle", show_default=True, help="Log schema of clicks that arrive as JSON objects."
 )
 @click.option(
-    "--warm-ratio",
-    type=float,
-    default=0.0,
-    show_default=True,
-    metavar="X",
-    help="Warm features published per hot feature; the trainer uses none.",
-)
-@click.option(
     "--buckets-per-row",
     type=float,
     default=1.0,
@@ -97,7 +89,6 @@ def command(
     capacity: int,
     signal: str,
     schema: str,
-    warm_ratio: float,
     buckets_per_row: float,
     half_life: str | None,
     seed: int,
@@ -129,7 +120,6 @@ def command(
             shards=ShardConfig(
                 capacity=capacity,
                 num_shards=num_shards,
-                warm_ratio=warm_ratio,
                 buckets_per_row=buckets_per_row,
                 **_parse_half_life(half_life),
                 seed=seed,

@@ -22,7 +22,7 @@ from streams.telemetry.latency import LatencyHistogram
 
 __all__ = ["command"]
 
-_COLOURS = {"hot": "bold red", "warm": "yellow", "cold": "blue"}
+_COLOURS = {"hot": "bold red", "cold": "blue"}
 
 
 @click.command(short_help="Print the changes of the hot set as they are published.")
@@ -82,8 +82,6 @@ def command(
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
         counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
-        if summary["warm"]:
-            counts += f", {summary['warm']:,} warm"
         click.echo(f"hotstream: {counts}; the table is {verdict[summary['verified']]}", err=True)
     if not ok:
         click.echo("hotstream: the table differs from the agent's: a digest differs", err=True)
@@ -133,14 +131,13 @@ class _Watcher:
         """The content of the report."""
         shards = [
             {"epoch": view.epoch, "seq": view.seq, "stale": view.num_stale, "verified_seq": view.verified_seq,
-             "digest": f"{view.table.digest:016x}", "hot": view.table.num_hot, "warm": view.table.num_warm,
+             "digest": f"{view.table.digest:016x}", "hot": view.table.num_hot,
              "mismatches": view.mismatches}
             for view in reader.table.shards
         ]  # fmt: skip
         return {
             "changes": {"total": self.num_changes, **self._tiers},
             "hot": reader.table.num_hot,
-            "warm": reader.table.num_warm,
             "verified": reader.table.is_verified if reader.is_whole else None,
             "bad_records": reader.num_bad,
             "latency_ms": {"event_to_assignment": self._latency.summary()},
@@ -149,17 +146,15 @@ class _Watcher:
 
 
 def _field_table(features: dict[int, Assignment]) -> Table:
-    """The hot set by field: the numbers of hot and warm features, and the highest scores."""
+    """The hot set by field: the number of hot features, and the highest scores."""
     fields: dict[str, list[Assignment]] = {}
     for change in features.values():
         fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
-    has_warm = any(change.tier == "warm" for change in features.values())
-    table = Table("field", "hot", *(["warm"] if has_warm else []), "highest scores", box=None)
+    table = Table("field", "hot", "highest scores", box=None)
     for name in sorted(fields, key=lambda name: (len(name), name)):
         changes = sorted(fields[name], key=lambda change: -(change.score or 0))
         best = "  ".join(
             f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
         )
-        hot = sum(change.tier == "hot" for change in changes)
-        table.add_row(name, str(hot), *([str(len(changes) - hot)] if has_warm else []), best)
+        table.add_row(name, str(len(changes)), best)
     return table

@@ -1,4 +1,4 @@
-"""The wire contract, version 1: every record that hotstream writes or reads is encoded and decoded here only.
+"""The wire contract, version 2: every record that hotstream writes or reads is encoded and decoded here only.
 
 Decoders never raise because of a record's contents: they check its types, shapes, lengths and sizes before they use a
 byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the same format for other languages.
@@ -6,7 +6,6 @@ byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the
 
 from streams.records.assignments import (
     MAX_UNIQUE_ROWS,
-    TIERS,
     Assignment,
     ChangeEncoder,
     Digest,
@@ -39,7 +38,6 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
-    "TIERS",
     "VERSION",
     "AgentMetrics",
     "Assignment",

@@ -12,7 +12,6 @@ from streams.records.headers import VERSION, BadRecord, Headers, ascii_int, chec
 
 __all__ = [
     "MAX_UNIQUE_ROWS",
-    "TIERS",
     "Assignment",
     "ChangeEncoder",
     "Digest",
@@ -26,9 +25,8 @@ __all__ = [
 ]
 
 MAX_UNIQUE_ROWS = 1 << 27  # a subscriber keeps 8 bytes for each row of the model
-TIERS = ("cold", "warm", "hot")  # a tier's number, 0..2, is its index
 
-Tier = Literal["cold", "warm", "hot"]
+Tier = Literal["cold", "hot"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +54,6 @@ class Digest:
     epoch: int
     seq: int
     hot: int
-    warm: int
     digest: int
 
 
@@ -124,15 +121,15 @@ class ChangeEncoder:
         self._version = f'"shard":{shard},"epoch":{epoch},"seq":'
         self._end = f',"source":{{"partition":{source[0]},"offset":{source[1]}}},"event_time_ms":{event_time_ms}}}'
 
-    def encode(self, key: int, tier: int, row: int, score: float, seq: int) -> Encoded:
-        """Kafka key, value and headers of one change; cold (0) is a tombstone, and only hot (2) has a `row`."""
+    def encode(self, key: int, row: int, score: float, seq: int) -> Encoded:
+        """Kafka key, value and headers of one change; a `row` of -1 makes the key cold: a tombstone."""
         headers = [*self._before, ("seq", b"%d" % seq), *self._after]
-        if tier == 0:
+        if row < 0:
             return encode_key(key), None, headers
         # Six times faster than json.dumps; no field can hold a character that needs escaping.
         value = (
-            f'{{"v":{VERSION},"feature":"{format_key(key, self._fields)}","tier":"{TIERS[tier]}",'
-            f'"row":{row if row >= 0 else "null"},"score":{score:.9g},{self._version}{seq}{self._end}'
+            f'{{"v":{VERSION},"feature":"{format_key(key, self._fields)}","tier":"hot","row":{row},'
+            f'"score":{score:.9g},{self._version}{seq}{self._end}'
         )
         return encode_key(key), value.encode(), headers
 
@@ -141,10 +138,10 @@ def encode_assignment(change: Assignment, fields: Sequence[Field]) -> Encoded:
     """Kafka key, value and headers of one change; cold is a tombstone.
 
     Raises:
-        ValueError: a hot or warm change has no source, score or event time.
+        ValueError: a hot change has no row, source, score or event time.
     """
-    if change.tier != "cold" and (change.source is None or change.score is None or change.event_time_ms is None):
-        raise ValueError(f"{change.tier} change: source, score or event_time_ms is None, expected all three")
+    if change.tier == "hot" and None in (change.row, change.source, change.score, change.event_time_ms):
+        raise ValueError("hot change: row, source, score or event_time_ms is None, expected all four")
     encoder = ChangeEncoder(
         shard=change.shard,
         epoch=change.epoch,
@@ -154,14 +151,14 @@ def encode_assignment(change: Assignment, fields: Sequence[Field]) -> Encoded:
         fields=fields,
     )
     row = -1 if change.row is None else change.row
-    return encoder.encode(change.key, TIERS.index(change.tier), row, change.score or 0.0, change.seq)
+    return encoder.encode(change.key, row, change.score or 0.0, change.seq)
 
 
 def encode_digest(digest: Digest) -> Encoded:
     """Kafka key (0), value and headers of a digest record."""
     value = (
         f'{{"v":{VERSION},"kind":"digest","shard":{digest.shard},"epoch":{digest.epoch},"seq":{digest.seq},'
-        f'"hot":{digest.hot},"warm":{digest.warm},"digest":"{digest.digest:016x}"}}'
+        f'"hot":{digest.hot},"digest":"{digest.digest:016x}"}}'
     )
     return encode_key(0), value.encode(), _assignment_headers(digest.shard, digest.epoch, digest.seq)
 
@@ -211,20 +208,20 @@ def _control_from_json(body: dict[str, Any], shard: int, epoch: int, seq: int) -
     kind = body.get("kind")
     if kind != "digest":
         return OtherKind(str(kind)[:100])
-    hot, warm, digest = body["hot"], body["warm"], body["digest"]
-    if type(hot) is not int or type(warm) is not int or not isinstance(digest, str) or len(digest) != 16:
-        return BadRecord("digest: expected integers 'hot' and 'warm' and 16 hex digits 'digest'")
-    return Digest(shard=shard, epoch=epoch, seq=seq, hot=hot, warm=warm, digest=int(digest, 16))
+    hot, digest = body["hot"], body["digest"]
+    if type(hot) is not int or not isinstance(digest, str) or len(digest) != 16:
+        return BadRecord("digest: expected an integer 'hot' and 16 hex digits 'digest'")
+    return Digest(shard=shard, epoch=epoch, seq=seq, hot=hot, digest=int(digest, 16))
 
 
 def _assignment_from_json(
     body: dict[str, Any], key: int, version: Version, ingest_ms: int | None
 ) -> Assignment | BadRecord:
     tier, row, source, feature = body["tier"], body["row"], body["source"], body["feature"]
-    if tier not in ("hot", "warm"):
-        return BadRecord(f"tier {tier!r}, expected 'hot' or 'warm'")
-    if (type(row) is int and 0 <= row < MAX_UNIQUE_ROWS) != (tier == "hot") or (tier == "warm" and row is not None):
-        return BadRecord(f"row {row!r}, expected 0 to 2^27 - 1 for a hot key and null for a warm one")
+    if tier != "hot":
+        return BadRecord(f"tier {tier!r}, expected 'hot' (a cold key has no value)")
+    if type(row) is not int or not 0 <= row < MAX_UNIQUE_ROWS:
+        return BadRecord(f"row {row!r}, expected 0 to 2^27 - 1")
     if not isinstance(feature, str) or ":" not in feature:
         return BadRecord(f"feature {str(feature)[:100]!r}, expected NAME:TOKEN")
     return Assignment(

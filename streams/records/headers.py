@@ -18,9 +18,10 @@ __all__ = [
     "ascii_int",
     "check_version",
     "header_int",
+    "version_reason",
 ]
 
-VERSION = 1
+VERSION = 2
 MAX_RECORD_BYTES = 8 << 20
 ARROW = b"application/vnd.apache.arrow.stream"
 JSON = b"application/json"
@@ -59,6 +60,17 @@ def ascii_int(number: int) -> bytes:
     return b"%d" % number
 
 
+def version_reason(version: object) -> str:
+    """The reason for refusing a record of another version, with the remedy."""
+    remedy = "upgrade the reader"
+    if isinstance(version, int) and version < VERSION:
+        remedy = (
+            "an older hotstream wrote the record: choose another --prefix, or delete the old topics, "
+            "and run `hotstream topics create`"
+        )
+    return f"version {str(version)[:20]}, expected {VERSION}; {remedy}"
+
+
 def check_version(headers: Mapping[str, bytes]) -> None:
     """Checks that the headers name the version of this module.
 
@@ -67,4 +79,4 @@ def check_version(headers: Mapping[str, bytes]) -> None:
     """
     version = header_int(headers, "v")
     if version != VERSION:
-        raise ValueError(f"version {version}, expected {VERSION}; upgrade the reader")
+        raise ValueError(version_reason(version))

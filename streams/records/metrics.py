@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
-from streams.records.headers import JSON, VERSION, BadRecord
+from streams.records.headers import JSON, VERSION, BadRecord, version_reason
 
 __all__ = ["AgentMetrics", "Metrics", "ShardMetrics", "TrainerMetrics", "decode_metrics", "encode_metrics"]
 
@@ -22,7 +22,7 @@ class ShardMetrics:
 
     Attributes:
         epoch: the epoch of its configuration; `seq`: of its last change.
-        hot: hot features now; `max_hot`: the most so far; `warm`: warm features now.
+        hot: hot features now; `max_hot`: the most so far.
         counted: importance records counted; `repeated`: skipped, because they had been counted before.
         rejected_scores: scores that were not finite, not positive or too large.
         events: feature events counted.
@@ -34,7 +34,6 @@ class ShardMetrics:
     seq: int
     hot: int
     max_hot: int
-    warm: int
     counted: int
     repeated: int
     rejected_scores: int
@@ -132,7 +131,7 @@ def decode_metrics(value: bytes | None) -> Metrics | BadRecord:
         if not isinstance(body, dict):
             return BadRecord(f"got a JSON {type(body).__name__}, expected an object")
         if body.get("v") != VERSION:
-            return BadRecord(f"version {str(body.get('v'))[:20]}, expected {VERSION}; upgrade the reader")
+            return BadRecord(version_reason(body.get("v")))
         kind = _PROCESSES.get(body.get("process", ""))
         if kind is None:
             return BadRecord(f"process {str(body.get('process'))[:100]!r}, expected one of {sorted(_PROCESSES)}")

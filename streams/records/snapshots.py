@@ -20,7 +20,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from streams.records.headers import VERSION, BadRecord, Headers, header_int
+from streams.records.headers import VERSION, BadRecord, Headers, check_version, header_int
 
 __all__ = ["SnapshotReader", "SnapshotRecord", "write_snapshot"]
 
@@ -94,8 +94,7 @@ class SnapshotReader:
     def _take(self, key: bytes | None, value: bytes | None, headers: Headers) -> BadRecord | None:
         named = dict(headers)
         try:
-            if header_int(named, "v") != VERSION:
-                return BadRecord(f"snapshot record: got version {named['v']!r}, expected {VERSION}; upgrade the reader")
+            check_version(named)
             names = (key or b"").decode("ascii").split("/")
             if int(names[0]) != self._shard or value is None:
                 return BadRecord(

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sketch.changes import COLD, HOT, NO_ROW, Changes
+from sketch.changes import NO_ROW, Changes
 from streams.keys import field_key
 from streams.records import ClickBatch
 from trainer.embedding.adaptive import AdaptiveEmbedding
@@ -32,7 +32,7 @@ def burst(embedding: AdaptiveEmbedding, step_ms: float, now: Callable[[], float]
     while applied < len(changes):
         started_s = now()
         part = slice(applied, applied + pacer.limit)
-        chosen = Changes(changes.key[part], changes.tier[part], changes.row[part], changes.score[part])
+        chosen = Changes(changes.key[part], changes.row[part], changes.score[part])
         embedding.migrate(chosen)
         took_s = now() - started_s
         pacer.note_changes(len(chosen), took_s)
@@ -119,6 +119,5 @@ def swaps(embedding: AdaptiveEmbedding, count: int) -> Changes:
     leaving, rows = keys[hot][: count // 2], values[hot][: count // 2]
     coming = field_key(1) | (np.arange(len(rows), dtype=np.uint64) + np.uint64(1 << 40))
     both = np.stack([leaving, coming], axis=1).reshape(-1)
-    tiers = np.tile(np.array([COLD, HOT], np.uint8), len(rows))
     new_rows = np.stack([np.full(len(rows), NO_ROW, np.int32), rows], axis=1).reshape(-1)
-    return Changes(both, tiers, new_rows, np.ones(len(both), np.float32))
+    return Changes(both, new_rows, np.ones(len(both), np.float32))

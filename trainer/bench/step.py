@@ -24,7 +24,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
-from sketch.changes import HOT, Changes
+from sketch.changes import Changes
 from streams.assignments.columns import Fetch
 from streams.assignments.history import History
 from streams.clients.worker import Worker
@@ -287,7 +287,7 @@ def measure_applying(config: BenchConfig, dim: int, counts: tuple[int, ...]) -> 
         embedding = AdaptiveEmbedding(plan, seed=config.seed, device=config.device)
         keys = field_key(1) | np.arange(1, capacity + 1, dtype=np.uint64)
         rows = np.arange(capacity, dtype=np.int32)
-        embedding.migrate(Changes(keys, np.full(capacity, HOT, np.uint8), rows, np.ones(capacity, np.float32)))
+        embedding.migrate(Changes(keys, rows, np.ones(capacity, np.float32)))
         changes = parts.swaps(embedding, count)
         started_s = time.perf_counter()
         embedding.migrate(changes)

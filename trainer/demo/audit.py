@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from sketch.changes import HOT
 from sketch.hashing import Keys
 from streams.assignments.table import HotTable
 from streams.clients.admin import require_partitions
@@ -67,8 +66,7 @@ def recall_of(table: HotTable, top_keys: Keys) -> float | None:
     """Returns the share of the exact top features that are hot; None if there are no top features."""
     if not len(top_keys):
         return None
-    tiers, _ = table.lookup(top_keys)
-    return round(float(np.mean(tiers == HOT)), 5)
+    return round(float(np.mean(table.lookup(top_keys) >= 0)), 5)
 
 
 def _count_rows(log: PartitionLog, topic: str, num_partitions: int, schema: LogSchema) -> int:

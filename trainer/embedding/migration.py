@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from sketch.changes import HOT, Changes
+from sketch.changes import Changes
 from sketch.keymap import ABSENT
 from trainer.embedding.router import Router
 from trainer.errors import CapacityError
@@ -30,7 +30,7 @@ class MigrationReport:
         moved: keys that moved from one unique row to another.
         demoted: keys that moved from a unique row to shared rows.
         evicted: demoted keys whose row was reassigned before their own demotion arrived.
-        ignored: changes without effect: repeated, superseded within the batch, or to warm, which shares rows like cold.
+        ignored: changes without effect: repeated, or superseded within the batch.
     """
 
     promoted: int = 0
@@ -65,19 +65,15 @@ def _values_of(changes: Changes, capacity_rows: int) -> Values:
     """The router's value for each change.
 
     Raises:
-        CapacityError: a hot row outside 0 to capacity - 1.
+        CapacityError: a row over capacity - 1.
     """
-    hot = changes.tier == HOT
-    rows = changes.row[hot]
-    if len(rows) and (rows.min() < 0 or rows.max() >= capacity_rows):
-        worst = int(rows.max()) if rows.max() >= capacity_rows else int(rows.min())
+    top_row = int(changes.row.max(initial=-1))
+    if top_row >= capacity_rows:
         raise CapacityError(
-            f"an assignment names unique row {worst}, this trainer has 0 to {capacity_rows - 1}; "
+            f"an assignment names unique row {top_row}, this trainer has 0 to {capacity_rows - 1}; "
             "start it with the agent's --capacity"
         )
-    values = np.full(len(changes), ABSENT, np.int32)
-    values[hot] = rows
-    return values
+    return np.where(changes.is_hot, changes.row, np.int32(ABSENT))
 
 
 def _last_of(words: npt.NDArray[np.uint64] | Values) -> npt.NDArray[np.int64]:
@@ -101,7 +97,7 @@ def resolve(changes: Changes, router: Router, capacity_rows: int) -> Migration:
     """The net migration of the changes; does not modify the router. O(K log K).
 
     Raises:
-        CapacityError: a hot row outside 0 to capacity - 1.
+        CapacityError: a row over capacity - 1.
     """
     values = _values_of(changes, capacity_rows)
     last = _last_of(changes.key)  # one index per distinct key

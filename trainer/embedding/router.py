@@ -1,8 +1,7 @@
 """`Router`: maps a key to its unique row, or to none if it shares rows.
 
 A `KeyMap` on the host holds the hot keys. On a CPU a numba kernel reads it; on CUDA, gathers search copies of its two
-arrays. Warm keys share rows like cold ones, so the router does not hold them: a separate level for warm keys cost more
-bytes than it gained.
+arrays.
 """
 
 from __future__ import annotations

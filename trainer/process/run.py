@@ -235,7 +235,7 @@ class TrainingRun:
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with hot and warm keys in ascending order, so that equal states give equal files."""
+    """The tensors with hot keys in ascending order, so that equal states give equal files."""
     ordered = dict(tensors)
     for name in tensors:
         for keys, values in _UNSORTED.items():

@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from sketch.changes import COLD, HOT, NO_ROW, WARM, Changes
+from sketch.changes import NO_ROW, Changes
 from streams.errors import InvariantError
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, Source, decode_clicks, encode_clicks
@@ -60,9 +60,9 @@ def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[
             source = Source(signal="gradient", topic="clicks", partition=0, offset=turn)
             encode_parts(importance, source, batch, 0, 2)
             keys = importance.keys[:_CAPACITY]
-            tiers = np.resize(np.array([HOT, WARM, COLD], np.uint8), len(keys))
-            rows = np.where(tiers == HOT, np.arange(len(keys)), NO_ROW).astype(np.int32)
-            trainer.migrate(Changes(keys, tiers, rows, importance.scores[:_CAPACITY]))
+            rows = np.arange(len(keys), dtype=np.int32)
+            rows[1::2] = NO_ROW
+            trainer.migrate(Changes(keys, rows, importance.scores[:_CAPACITY]))
     took_s = time.perf_counter() - started_s
     logger.info("ready: kernels compiled or loaded in %.1f s", took_s)
     return took_s

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from sketch.changes import HOT, Changes
+from sketch.changes import Changes
 from streams.keys import FIELD_SHIFT
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance
@@ -145,6 +145,6 @@ def _addresses(rows: npt.NDArray[np.int32]) -> Tensor:
 
 def _scores(changes: Changes, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
     """The last scores in the changes of hot keys (K,)."""
-    hot = changes.tier == HOT
+    hot = changes.is_hot
     last = dict(zip(changes.key[hot].tolist(), changes.score[hot].tolist(), strict=True))
     return np.array([last[key] for key in keys.tolist()], np.float32)
