@@ -186,7 +186,7 @@ def test_promotion_keeps_the_vector_for_every_field(backend: Backend) -> None:
             (int(keys[2, 0]), 7),  # from another row
         )
     )
-    np.testing.assert_array_equal(vectors_of(embedding, keys), before)
+    np.testing.assert_allclose(vectors_of(embedding, keys), before, rtol=1e-6, atol=1e-7)  # divided by a gate
     assert (report.promoted, report.moved) == (6, 1)
     assert torch.equal(sums_of(embedding)[1:7], torch.zeros(6)), "the optimizer starts afresh"
     assert sums_of(embedding)[7] == sums_of(embedding)[0] > 0, "a moved row takes its state along"

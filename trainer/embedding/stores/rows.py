@@ -258,7 +258,7 @@ class RowStore(Store):
             return Reduced(sums=(found,))
         fields = reads.fields if reads.members is None else reads.fields[reads.members]
         slopes = np.bincount(fields, self.dots(found), len(reads.gates))[:, None] / reads.gates
-        return Reduced(sums=(found,), slopes=torch.from_numpy(slopes.astype(np.float32)))
+        return Reduced(sums=(found,), slopes=slopes.astype(np.float32))
 
     def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
         """The dot products (P,) of the rows and their gradients; the numba body."""

@@ -154,7 +154,7 @@ class TwoLevelRows(Store):
         # The rows of level 1 belong to fields, so their dots, which are few, give those of level 2 as the rest.
         of_first = level_1.dots(every).reshape(num_fields, -1).sum(axis=1)
         slopes = np.stack([of_first, dots - of_first], axis=1) / reads.gates
-        return Reduced(sums=(every, read), slopes=torch.from_numpy(slopes.astype(np.float32)))
+        return Reduced(sums=(every, read), slopes=slopes.astype(np.float32))
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         served = reads.addresses[:, :1] >= 0
