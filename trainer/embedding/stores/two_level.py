@@ -82,6 +82,8 @@ class TwoLevelRows(Store):
         self.level_1 = kind(sizes, optimizer=slow, backend=backend, **common)
         sizes = replace(sizes, num_rows=second, first_row=layout.capacity_rows + first)
         self.level_2 = kind(sizes, optimizer=optimizer, backend=backend, **common)
+        self._level_1_rows = np.arange(first, dtype=np.int32)
+        self._level_1_fields = np.repeat(np.arange(layout.num_fields, dtype=np.uint8), layout.level_1_per_field)
 
     @property
     def levels(self) -> dict[str, RowStore]:
@@ -149,12 +151,12 @@ class TwoLevelRows(Store):
             gradient.numpy(), tally.vectors, reads.inverse, reads.where, reads.addresses, numbers, reads.fields,
             reads.gates, first, second, np.float32(tally.factor), tally.scores, dots,
         )  # fmt: skip
-        every = Sums(rows=np.arange(level_1.num_rows, dtype=np.int32), gradients=first, padding=level_1.num_rows)
+        every = Sums(rows=self._level_1_rows, gradients=first, padding=level_1.num_rows)
         read = Sums(rows=rows[1 : 1 + count], gradients=second, padding=level_2.num_rows)
-        # The rows of level 1 belong to fields, so their dots, which are few, give those of level 2 as the rest.
-        of_first = level_1.dots(every).reshape(num_fields, -1).sum(axis=1)
-        slopes = np.stack([of_first, dots - of_first], axis=1) / reads.gates
-        return Reduced(sums=(every, read), slopes=slopes.astype(np.float32))
+        # The rows of level 1 belong to fields, so the slopes of their gates are cheap; the others are the rest.
+        of_first = level_1.gate_sums(every, self._level_1_fields, reads.gates)
+        of_second = (dots - reads.gates[:, 0] * of_first) / reads.gates[:, 1]
+        return Reduced(sums=(every, read), slopes=np.stack([of_first, of_second.astype(np.float32)], axis=1))
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         served = reads.addresses[:, :1] >= 0
