@@ -15,7 +15,7 @@ from trainer_batches import NUM_FIELDS, click_batch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import plan_for_capacity
 from trainer.embedding.stores.registry import ROW_FORMATS
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.run import TrainingRun
 from trainer.serving.export import export, load_export
@@ -53,6 +53,23 @@ def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: st
         assert torch.equal(model(torch.from_numpy(batch.dense), embedding(batch.keys)), expected)
     assert about["applied_seq"] == run.history.standings()
     assert about["offsets"]["clicks"] == {"0": 12}
+
+
+def test_a_run_without_hot_features_can_be_exported(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    export(run, tmp_path / "out")
+    assert load_export(tmp_path / "out")[1].num_hot == 0
+
+
+def test_a_model_with_numbers_that_are_not_finite_is_not_exported(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    assert run.trainer is not None
+    next(run.trainer.learners[ADAPTIVE].model.parameters()).data[0, 0] = float("inf")
+    with pytest.raises(DivergedError, match=r"dense: bottom\.0\.weight has numbers that are not finite"):
+        export(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_trained_and_a_folder_of_somebody_else_are_refused(tmp_path: Path) -> None:

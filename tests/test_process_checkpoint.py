@@ -12,8 +12,10 @@ from trainer_batches import click_batch
 
 from streams.assignments.columns import Fetch
 from streams.records import Assignment, Digest
-from trainer.errors import CheckpointError, TrainerError
+from trainer.errors import CheckpointError, DivergedError, TrainerError
+from trainer.learning.learner import DenseOptimizer
 from trainer.learning.model_config import ModelConfig
+from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import Checkpoints
 from trainer.process.journal import Apply, Journal, Train
 from trainer.process.run import RunConfig, TrainingRun
@@ -103,6 +105,20 @@ def test_only_damaged_checkpoints_are_an_error(tmp_path: Path) -> None:
     (checkpoints.save(1, TENSORS, {}) / "state.json").write_text("[]")
     with pytest.raises(CheckpointError, match="all 1 checkpoints are damaged; start with --fresh"):
         checkpoints.load()
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), float("-inf")])
+def test_a_state_that_is_not_finite_is_not_written_and_the_last_good_one_stays(
+    tmp_path: Path, number: float, dtype: torch.dtype
+) -> None:
+    checkpoints = Checkpoints(tmp_path, keep=2)
+    for event in (1, 2):
+        checkpoints.save(event, TENSORS, {"event": event})
+    bad = {**TENSORS, "b": torch.tensor([1.0, number], dtype=dtype)}
+    with pytest.raises(DivergedError, match="b of event 3 has numbers that are not finite"):
+        checkpoints.save(3, bad, {"event": 3})
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["000000000001", "000000000002"]
 
 
 # ---- journal --------------------------------------------------------------------------------------------------------
@@ -221,3 +237,46 @@ def test_another_configuration_is_refused_and_fresh_starts_over(tmp_path: Path) 
         TrainingRun(run_config(tmp_path, dim=16), 1)
     assert TrainingRun(run_config(tmp_path, dim=16), 1, resume=False).progress.rows == 0
     assert not Checkpoints(tmp_path).paths()
+
+
+def test_a_diverged_run_ends_names_the_batch_and_keeps_its_last_good_checkpoint(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rates = DenseOptimizer(name="sgd", learning_rate=1e6)
+    run = TrainingRun(run_config(tmp_path, dense_optimizer=rates, compare_hash=False), 1)
+    run.train(click_batch(32, 0))
+    run.checkpoint()
+    kept = Checkpoints(tmp_path).paths()
+
+    def train_on() -> None:
+        for offset in range(50):
+            run.train(click_batch(32, 1 + offset), name=f"clicks[1], offset {offset}")
+
+    with pytest.raises(DivergedError, match=r"3 steps in a row were refused.*clicks\[1\], offset \d+.*--fresh"):
+        train_on()
+    assert run.progress.refused_steps == 3
+    assert run.progress.refused_rows == 3 * 32
+    assert run.progress.windows.rows == run.progress.rows
+    refusals = [record.message for record in caplog.records if "nothing was learned" in record.message]
+    assert len(refusals) == 3
+    assert "clicks[1], offset" in refusals[0]
+    assert run.trainer is not None
+    for name, tensor in run.trainer.tensors().items():
+        assert name.startswith("adaptive.model") or torch.isfinite(tensor.float()).all(), name
+    assert Checkpoints(tmp_path).paths() == kept
+    run.journal.close()
+
+
+def test_a_single_refused_step_is_skipped_and_the_count_begins_anew() -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    assert run.trainer is not None
+    bias = [weight for weight in run.trainer.learners[ADAPTIVE].model.parameters() if weight.ndim == 1][-1]
+    for step in range(6):
+        good = bias.data.clone()
+        bias.data.fill_(float("nan"))
+        assert run.train(click_batch(32, 2 * step)) is None
+        bias.data.copy_(good)
+        assert run.train(click_batch(32, 2 * step + 1)) is not None
+    assert (run.progress.refused_steps, run.progress.refused_in_a_row, run.progress.rows) == (6, 0, 7 * 32)
+    assert np.isfinite(list(run.progress.windows.log_loss().values())).all()

@@ -26,13 +26,14 @@ import torch
 import xxhash
 from torch import Tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
+from trainer.learning.finiteness import find_non_finite
 
 __all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_tensors"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",
@@ -65,7 +66,9 @@ def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     """Encodes a safetensors file in pieces of at most 1 MiB, so that no call holds the interpreter's lock for long."""
     header, end, parts = {}, 0, []
     for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        # An empty tensor from numpy has a stride that `view` refuses.
+        whole = tensor.detach().cpu().contiguous() if tensor.numel() else torch.empty(0, dtype=tensor.dtype)
+        flat = whole.reshape(-1).view(torch.uint8).numpy()
         offsets = [end, end := end + flat.nbytes]
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         parts.append(flat)
@@ -131,7 +134,16 @@ class Checkpoints:
         """Writes the state after an event, and deletes all but the newest checkpoints.
 
         A checkpoint replaces an older one of the same event.
+
+        Raises:
+            DivergedError: a number is not finite; nothing is written.
         """
+        if (bad := find_non_finite(tensors)) is not None:
+            raise DivergedError(
+                f"{self.directory}: {bad} of event {event} has numbers that are not finite, so no checkpoint was "
+                "written and the last good one is kept: the model diverged; lower the learning rates and start over "
+                "with --fresh"
+            )
         name = f"{event:012d}"
         temporary, final = self.directory / f".{name}.part", self.directory / name
         shutil.rmtree(temporary, ignore_errors=True)

@@ -23,11 +23,11 @@ from streams.assignments.history import History, Outcome
 from streams.keys import Field
 from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.building import build_trainer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
-from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
+from trainer.learning.trainer import ADAPTIVE, HASH, StepReport, Trainer
 from trainer.process.checkpoint import Checkpoint, Checkpoints
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
@@ -36,6 +36,7 @@ __all__ = ["Captured", "RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_REFUSALS = 3  # refused steps in a row, after which a run ends
 _HISTORY = "history."
 _UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # suffixes of names: unsorted keys -> their values
 
@@ -166,14 +167,47 @@ class TrainingRun:
             f"expected the model's {len(self._shape[0])} and {self._shape[1]} with the same names"
         )
 
-    def train(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> Importance:
-        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`."""
+    def train(
+        self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"
+    ) -> Importance | None:
+        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`.
+
+        A step whose loss or gradients are not finite changes nothing, is counted as refused, and returns None.
+
+        Args:
+            batch: the click rows.
+            after_lookup: called after the lookup.
+            name: the name of the batch in messages.
+
+        Raises:
+            DivergedError: several steps in a row were refused.
+        """
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
         report = trainer.step(batch, after_lookup)
+        if report.importance is None:
+            self._count_refusal(report, name)
+            return None
         self.progress.windows.add(report.logits, batch.label)
         self.progress.rows += report.rows
         self.progress.click_records += 1
+        self.progress.refused_in_a_row = 0
         return report.importance
+
+    def _count_refusal(self, report: StepReport, name: str) -> None:
+        progress = self.progress
+        progress.refused_steps += 1
+        progress.refused_rows += report.rows
+        progress.refused_in_a_row += 1
+        losses = ", ".join(f"{learner} {report.loss[learner]:g}" for learner in report.diverged)
+        refused = f"{name}: the loss ({losses}) or a gradient is not finite"
+        logger.warning("%s; nothing was learned from these %d rows", refused, report.rows)
+        if progress.refused_in_a_row >= _MOST_REFUSALS:
+            raise DivergedError(
+                f"the model diverged: {progress.refused_in_a_row} steps in a row were refused, after "
+                f"{progress.rows} trained rows; the last one, {refused}. No checkpoint with such numbers is written, "
+                "and the last good one is kept; lower --dense-learning-rate or --learning-rate, and start over "
+                "with --fresh"
+            )
 
     def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
         """Applies the assignment records that count as one batch; returns the outcome of each fetch.

@@ -121,6 +121,7 @@ class Session:
         Raises:
             BrokerError: the broker refuses, or a record cannot be delivered.
             CapacityError: an assignment names a row that the model does not have.
+            DivergedError: the model has diverged; no checkpoint was written since.
         """
         config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
         warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
@@ -224,7 +225,10 @@ class Session:
             self._outbox.send_dead_letter(record, reason)
             return
         assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
-        importance = self.run.train(batch, self._outbox.release)
+        name = f"{record.topic}[{record.partition}], offset {record.offset}"
+        importance = self.run.train(batch, self._outbox.release, name=name)
+        if importance is None:
+            return
         self._outbox.send_importance(importance, record, batch)
         self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
@@ -321,6 +325,7 @@ class Session:
         return {
             "rows": {"trained": progress.rows, "resumed_from": self.run.resumed_rows},
             "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
+            "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
             "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
             "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
             "assignments": self.run.history.describe(),

@@ -28,7 +28,8 @@ from streams.keys import Field
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
+from trainer.learning.finiteness import find_non_finite
 from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import sync_directory, write_file, write_tensors
@@ -45,6 +46,7 @@ def export(run: TrainingRun, directory: Path) -> None:
 
     Raises:
         CheckpointError: the run has trained no record, or the directory contains files that are not an export.
+        DivergedError: a number is not finite.
     """
     if run.trainer is None:
         raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
@@ -59,6 +61,9 @@ def export(run: TrainingRun, directory: Path) -> None:
         },
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
+    for name, part in parts.items():
+        if (bad := find_non_finite(part)) is not None:
+            raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
     for leftover in (temporary, replaced):
