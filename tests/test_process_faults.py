@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -13,11 +15,11 @@ from streams.clients.producer import RecordProducer
 from streams.keys import Field
 from streams.records import encode_clicks
 from streams.topics import Topics
-from trainer.errors import DivergedError
+from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.learner import DenseOptimizer
 from trainer.learning.model_config import ModelConfig
 from trainer.process.checkpoint import Checkpoints
-from trainer.process.run import RunConfig
+from trainer.process.run import RunConfig, TrainingRun
 from trainer.process.session import Session, SessionConfig
 
 ROWS = 32
@@ -34,7 +36,13 @@ def send_clicks(broker: InMemoryBroker, steps: range) -> None:
             producer.send(Topics().clicks, 0, encode_clicks(click_batch(ROWS, step)), [])
 
 
-def session_of(broker: InMemoryBroker, directory: Path, *, dense_rate: float = 0.01) -> Session:
+def session_of(
+    broker: InMemoryBroker,
+    directory: Path,
+    *,
+    dense_rate: float = 0.01,
+    on_progress: Callable[[TrainingRun], None] = lambda _run: None,
+) -> Session:
     optimizer = DenseOptimizer(name="sgd", learning_rate=dense_rate)
     run = RunConfig(
         model=ModelConfig(capacity_rows=60, dim=8, dense_optimizer=optimizer),
@@ -43,7 +51,7 @@ def session_of(broker: InMemoryBroker, directory: Path, *, dense_rate: float = 0
         checkpoint_every=2 * ROWS,
     )
     config = SessionConfig(kafka=broker, run=run, fields=FIELDS, dense_names=("d0", "d1"), idle_timeout_s=0.1)
-    return Session(config)
+    return Session(config, on_progress=on_progress)
 
 
 def test_a_diverged_session_ends_with_an_error_and_its_report_has_no_auc_of_nan(tmp_path: Path) -> None:
@@ -58,3 +66,25 @@ def test_a_diverged_session_ends_with_an_error_and_its_report_has_no_auc_of_nan(
     assert Checkpoints(tmp_path).paths() == []
     sent = sum(len(broker.records(Topics().importance, shard)) for shard in range(2))
     assert sent <= 2 * report["click_records"]["trained"]
+
+
+def test_a_session_whose_disk_fails_trains_on_and_reports_it_at_the_end(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    broker, directory = make_broker(), tmp_path / "run"
+    send_clicks(broker, range(8))
+
+    def lose_disk(run: TrainingRun) -> None:
+        if run.progress.rows == 2 * ROWS:
+            shutil.rmtree(directory)
+
+    session = session_of(broker, directory, on_progress=lose_disk)
+    with pytest.raises(CheckpointError, match=r"the checkpoint at the end was not written"):
+        session.train()
+    report = session.report()
+    assert report["rows"]["trained"] == 8 * ROWS
+    assert report["failed_checkpoints"] == 5, "after 2, 4, 6 and 8 batches, and at the end"
+    assert caplog.text.count("no checkpoint was written") == 5
+    again = session_of(broker, directory)
+    again.train()
+    assert len(Checkpoints(directory).paths()) > 1

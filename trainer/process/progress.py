@@ -34,6 +34,7 @@ class Progress:
         refused_rows: their click rows.
         refused_in_a_row: the refused steps since the last trained one.
         applied: counts of applied changes, by effect.
+        failed_checkpoints: checkpoints that this process could not write.
         latency: the time from an assignment record's timestamp until it was applied.
     """
 
@@ -48,6 +49,7 @@ class Progress:
     refused_rows: int = 0
     refused_in_a_row: int = 0
     applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(MigrationReport()), 0))
+    failed_checkpoints: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def add_applied(self, report: MigrationReport) -> None:
