@@ -55,6 +55,31 @@ def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: st
     assert about["offsets"]["clicks"] == {"0": 12}
 
 
+@pytest.mark.parametrize("name", ["dense.safetensors", "rows.safetensors", "router.safetensors", "export.json"])
+def test_every_byte_of_an_export_is_guarded(tmp_path: Path, name: str) -> None:
+    export(drive(TrainingRun(run_config(None), 1), 12), tmp_path)
+    good = (tmp_path / name).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [good[: len(good) // 2], b"", good + b" ", good.replace(b"0", b"1", 1)]
+    for position in rng.integers(0, len(good), 20):
+        bad = bytearray(good)
+        bad[position] ^= 1 << rng.integers(8)
+        damaged.append(bytes(bad))
+    for bad in damaged:
+        (tmp_path / name).write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"damaged; export again"):
+            load_export(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}.*expected an export"):
+        load_export(tmp_path)
+
+
+def test_an_export_of_an_older_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text('{"version": 5}')
+    with pytest.raises(CheckpointError, match="got version 5, expected 6; export again"):
+        load_export(tmp_path)
+
+
 def test_a_run_without_hot_features_can_be_exported(tmp_path: Path) -> None:
     run = TrainingRun(run_config(None), 1)
     run.train(click_batch(32, 0))
