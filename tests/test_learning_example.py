@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_process_checkpoint import drive, run_config
+from test_process_checkpoint import disk_with_room_for, drive, run_config
 from trainer_batches import NUM_FIELDS, click_batch
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
@@ -78,6 +78,18 @@ def test_an_export_of_an_older_version_is_named(tmp_path: Path) -> None:
     (tmp_path / "export.json").write_text('{"version": 5}')
     with pytest.raises(CheckpointError, match="got version 5, expected 6; export again"):
         load_export(tmp_path)
+
+
+def test_an_export_that_cannot_be_written_keeps_the_one_before_it(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    export(run, tmp_path / "out")
+    with disk_with_room_for(1000), pytest.raises(CheckpointError, match=r"--export .*out: cannot be written \("):
+        export(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    load_export(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"cannot be written \(.*can be written"):
+        export(run, tmp_path / "out" / "export.json" / "inner")
 
 
 def test_a_run_without_hot_features_can_be_exported(tmp_path: Path) -> None:

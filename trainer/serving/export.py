@@ -50,7 +50,8 @@ def export(run: TrainingRun, directory: Path) -> None:
     """Writes the adaptive learner to the directory; replaces an earlier export only after all files are written.
 
     Raises:
-        CheckpointError: the run has trained no record, or the directory contains files that are not an export.
+        CheckpointError: the run has trained no record, or the directory contains files that are not an export, or
+            cannot be written.
         DivergedError: a number is not finite.
     """
     if run.trainer is None:
@@ -69,17 +70,32 @@ def export(run: TrainingRun, directory: Path) -> None:
     for name, part in parts.items():
         if (bad := find_non_finite(part)) is not None:
             raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
+    manifest = {"xxh3": "0" * 16, "version": VERSION, **_describe(run, embedding.plan)}
+    try:
+        _write(directory, parts, manifest)
+    except OSError as error:
+        raise CheckpointError(
+            f"--export {directory}: cannot be written ({error}); choose a directory that can be written"
+        ) from error
+
+
+def _write(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], manifest: dict[str, Any]) -> None:
+    """Writes the files beside the directory, and then replaces it."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
-    files = {
-        f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part) for name, part in parts.items()
-    }
-    manifest = {"xxh3": "0" * 16, "version": VERSION, "files": files, **_describe(run, embedding.plan)}
-    write_file(temporary / _MANIFEST, [_sign(json.dumps(manifest, indent=2).encode())])
-    sync_directory(temporary)
+    try:
+        manifest["files"] = {
+            f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part)
+            for name, part in parts.items()
+        }
+        write_file(temporary / _MANIFEST, [_sign(json.dumps(manifest, indent=2).encode())])
+        sync_directory(temporary)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if directory.exists():
         directory.rename(replaced)
     temporary.rename(directory)
