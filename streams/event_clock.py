@@ -91,9 +91,12 @@ class EventClock:
         """Restores the result of `to_state`.
 
         Raises:
-            KeyError, TypeError, ValueError: a member is missing or malformed.
+            KeyError, TypeError, ValueError: a member is missing or malformed; nothing has changed.
         """
-        self._newest_ms = int(state["newest_ms"])
-        self.now_ms = None if state["now_ms"] is None else int(state["now_ms"])
-        self._outliers = deque(map(int, state["outliers"]), maxlen=_PATIENCE)
-        self.num_outliers = int(state["num_outliers"])
+        now_ms, outliers = state["now_ms"], list(state["outliers"])
+        numbers = [state["newest_ms"], state["num_outliers"], *outliers, *([] if now_ms is None else [now_ms])]
+        if any(type(number) is not int for number in numbers) or len(outliers) > _PATIENCE:
+            raise ValueError(f"clock: got {str(state)[:100]}, expected integers and at most {_PATIENCE} outliers")
+        self._newest_ms, self.num_outliers = state["newest_ms"], state["num_outliers"]
+        self.now_ms = now_ms
+        self._outliers = deque(outliers, maxlen=_PATIENCE)

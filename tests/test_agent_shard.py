@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from sketch import SnapshotError
 from sketch.changes import Changes
 from sketch.hashing import shard_of
+from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
 from streams.agent.shard import Shard, ShardConfig
 from streams.commands.agent import _parse_half_life
@@ -363,6 +364,17 @@ def test_wrong_event_times_do_not_stop_the_decay(fault: str):
     hot, outliers = hot_after(wrong)
     assert len(hot & expected) >= 0.9 * len(expected)
     assert outliers >= 1
+
+
+@pytest.mark.parametrize(
+    "damage", [{"now_ms": float("inf")}, {"outliers": None}, {"outliers": [0] * 33}, {"newest_ms": "x"}, None]
+)
+def test_a_malformed_clock_in_a_snapshot_is_refused(damage: dict | None):
+    config = ShardConfig(capacity=50, num_shards=1, half_life_s=60.0)
+    parameters, arrays = unpack(b"hotstream-shard", Shard(0, config).to_bytes())
+    parameters["clock"] = None if damage is None else {**parameters["clock"], **damage}
+    with pytest.raises(SnapshotError, match="the state of a clock"):
+        Shard.from_bytes(pack(b"hotstream-shard", parameters, arrays), config)
 
 
 @pytest.mark.parametrize(

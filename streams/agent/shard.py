@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -270,8 +271,7 @@ class Shard:
             shard.begins_epoch = not same
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
-                if shard.clock is not None and "clock" in parameters:  # older snapshots have none
-                    shard.clock.load_state(parameters["clock"])
+                shard._restore_clock(parameters)
                 shard.hot_set = HotSet.from_bytes(arrays["hot_set"].tobytes())
                 shard.table.load(*shard.hot_set.table())
         except (KeyError, TypeError, ValueError) as error:
@@ -279,6 +279,14 @@ class Shard:
                 f"shard snapshot: got malformed data ({error!r}), expected the result of `Shard.to_bytes`"
             ) from error
         return shard
+
+    def _restore_clock(self, parameters: Mapping[str, Any]) -> None:
+        if self.clock is None or "clock" not in parameters:  # older snapshots have no clock
+            return
+        try:
+            self.clock.load_state(parameters["clock"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise SnapshotError(f"shard snapshot: {error!r}, expected the state of a clock") from error
 
 
 def compile_kernels() -> None:
