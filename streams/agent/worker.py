@@ -231,7 +231,10 @@ class AgentWorker:
         if not isinstance(batch, BadRecord) and batch.source.signal not in self.config.signals:
             shard.skip(record.offset)
             return
+        known = shard.num_time_outliers
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
+        if shard.num_time_outliers > known:
+            _warn_of_outlier(shard, record)
         if isinstance(changes, BadRecord):
             shard.skip(record.offset)
             await self._dead_letter(clients, record, changes)
@@ -284,6 +287,7 @@ class AgentWorker:
                 counted=shard.num_counted,
                 repeated=shard.num_repeated,
                 rejected_scores=shard.hot_set.sketch.num_rejected,
+                time_outliers=shard.num_time_outliers,
                 events=shard.num_events,
                 promotions=shard.num_promotions,
                 demotions=shard.num_demotions,
@@ -309,6 +313,17 @@ class AgentWorker:
         if self._clients is None:
             raise InvariantError("an event that is never set was set")
         return self._clients
+
+
+def _warn_of_outlier(shard: Shard, record: Any) -> None:
+    """Warns of an event time that does not count as time, each time the number of these doubles."""
+    number = shard.num_time_outliers
+    if number & (number - 1) == 0:
+        logger.warning(
+            "%s/%d, offset %d: the event time is more than a half-life from that of the records before it, so it does "
+            "not advance the decay of scores; %d such records so far",
+            record.topic, record.partition, record.offset, number,
+        )  # fmt: skip
 
 
 def _now_ms() -> int:
