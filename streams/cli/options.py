@@ -13,7 +13,8 @@ from typing import Any, TypeVar
 import click
 
 from streams.broker import open_broker
-from streams.clients.config import KafkaConfig, load_properties
+from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties
 
 __all__ = ["kafka_options", "open_kafka"]
 

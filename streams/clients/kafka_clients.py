@@ -58,7 +58,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
-            **config.client_arguments(),
+            **config.consumer_arguments(),
         )
 
 
@@ -71,7 +71,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         fetch_max_bytes=_ASYNC_FETCH_BYTES,
         max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-        **config.client_arguments(),
+        **config.consumer_arguments(),
     )
 
 

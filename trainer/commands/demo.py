@@ -14,7 +14,8 @@ from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
 from streams.cli.reports import Report, json_option
-from streams.clients.config import KafkaConfig, load_properties
+from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
 
