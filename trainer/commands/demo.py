@@ -120,7 +120,7 @@ def command(
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
         prepare_topics(kafka)
         config = DemoConfig(
-            kafka=kafka, data=data, schema=log_schema, schema_option=schema, folder=out,
+            kafka=kafka, config_path=config_path, data=data, schema=log_schema, schema_option=schema, folder=out,
             rate_rows_s=rate or None, batch_rows=batch_rows,
             embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
         )  # fmt: skip
