@@ -55,6 +55,11 @@ class KafkaConfig:
         """The bootstrap servers as a list."""
         return [server.strip() for server in self.bootstrap_servers.split(",")]
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether the connection has TLS or a login, so that the broker knows a user who may lack rights."""
+        return self.properties.get("security.protocol", "PLAINTEXT").upper() != "PLAINTEXT"
+
     def client_arguments(self) -> dict[str, Any]:
         """Arguments for every client of kafka-python and aiokafka, which share the names.
 

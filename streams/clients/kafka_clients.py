@@ -12,6 +12,7 @@ from kafka.admin import KafkaAdminClient
 from kafka.errors import KafkaError
 from kafka.serializer import Serializer
 
+from streams.clients.login import check_login
 from streams.errors import BrokerError
 from streams.records.headers import MAX_RECORD_BYTES
 
@@ -33,15 +34,16 @@ def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> I
     """Turns a client's error into a `BrokerError`.
 
     Raises:
-        BrokerError: no broker answers.
+        BrokerError: no broker answers, or one refuses the login.
     """
+    check_login(config)
     try:
         yield
     except KafkaError as error:
         raise BrokerError(
             f"no broker answered at {config.bootstrap_servers} within {timeout_ms / 1000:.0f} s "
             f"({error or type(error).__name__}); start one with `hotstream broker`, or name yours with "
-            "--bootstrap-servers"
+            "--bootstrap-servers, and what it demands with --config"
         ) from error
 
 
