@@ -16,7 +16,8 @@ from streams.broker.process import BrokerProcess, free_port
 
 __all__ = ["SecuredKafka", "run_secured_kafka"]
 
-PASSWORD = "alice-s3cret"
+_USERS = ("alice", "replay", "agent", "train", "subscribe")
+_SECRET = "s3cret"
 _PLAIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 _PROPERTIES = """
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,SASL_SSL:SASL_SSL,SSL:SSL
@@ -26,7 +27,7 @@ ssl.truststore.type=PEM
 ssl.truststore.location=authority.pem
 listener.name.ssl.ssl.client.auth=required
 sasl.enabled.mechanisms=PLAIN
-listener.name.sasl_ssl.plain.sasl.jaas.config={plain} required user_alice="{password}";
+listener.name.sasl_ssl.plain.sasl.jaas.config={plain} required {users};
 authorizer.class.name=org.apache.kafka.metadata.authorizer.StandardAuthorizer
 super.users=User:ANONYMOUS
 """
@@ -47,20 +48,20 @@ class SecuredKafka:
         self.open_servers = open_servers
         self.sasl_servers, self.ssl_servers = f"127.0.0.1:{sasl_port}", f"127.0.0.1:{ssl_port}"
 
-    def login(self, password: str = PASSWORD, **properties: str) -> dict[str, str]:
-        """Properties of alice on the SASL_SSL listener."""
+    def login(self, user: str = "alice", *, secret: str = _SECRET, **properties: str) -> dict[str, str]:
+        """Properties of a user on the SASL_SSL listener."""
         return {
             "security.protocol": "SASL_SSL",
             "ssl.truststore.certificates": self.authority.pem,
             "sasl.mechanism": "PLAIN",
-            "sasl.jaas.config": f'{_PLAIN} required username="alice" password="{password}";',
+            "sasl.jaas.config": f'{_PLAIN} required username="{user}" password="{user}-{secret}";',
         } | {name.replace("_", "."): value for name, value in properties.items()}
 
-    def allow(self, *rights: tuple[ACLOperation, ResourceType, str]) -> None:
-        """Gives alice rights; everything else stays forbidden to her."""
+    def allow(self, *rights: tuple[ACLOperation, ResourceType, str], user: str = "alice") -> None:
+        """Gives a user rights; everything else stays forbidden."""
         admin = KafkaAdminClient(bootstrap_servers=self.open_servers)
         admin.create_acls([
-            ACL("User:alice", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))
+            ACL(f"User:{user}", "*", operation, ACLPermissionType.ALLOW, ResourcePattern(kind, name))
             for operation, kind, name in rights
         ])  # fmt: skip
         admin.close()
@@ -81,7 +82,10 @@ def run_secured_kafka(folder: Path) -> Iterator[SecuredKafka]:
         command.prepare()
         file = folder / "server.properties"
         text = re.sub(r"^((?:advertised\.)?listeners=.*)$", rf"\1{listeners}", file.read_text(), flags=re.MULTILINE)
-        file.write_text(text + _PROPERTIES.format(plain=_PLAIN, password=PASSWORD))
+        file.write_text(
+            text
+            + _PROPERTIES.format(plain=_PLAIN, users=" ".join(f'user_{name}="{name}-{_SECRET}"' for name in _USERS))
+        )
 
     process = BrokerProcess(replace(command, prepare=prepare))
     try:

@@ -11,6 +11,7 @@ import pytest
 from certificates import Authority, Identity
 from conftest import require_java
 from kafka.admin import ACLOperation, ResourceType
+from processes import run_hotstream, running, write_criteo_log
 from secured_kafka import SecuredKafka, run_secured_kafka
 
 from streams.clients.admin import create_topics
@@ -36,6 +37,14 @@ def with_certificate(kafka: SecuredKafka, identity: Identity | None) -> dict[str
     return properties
 
 
+def options_of(kafka: SecuredKafka, prefix: str, folder: Path, user: str) -> list[str]:
+    """The options with which a command connects as a user."""
+    file = folder / f"{user}.properties"
+    escaped = {name: value.replace("\n", "\\n") for name, value in kafka.login(user).items()}
+    file.write_text("".join(f"{name}={value}\n" for name, value in escaped.items()))
+    return ["--prefix", prefix, "--bootstrap-servers", kafka.sasl_servers, "--config", str(file)]
+
+
 def test_a_right_password_and_a_right_certificate_are_accepted(secured):
     for servers, properties in (
         (secured.sasl_servers, secured.login()),
@@ -47,7 +56,7 @@ def test_a_right_password_and_a_right_certificate_are_accepted(secured):
 @pytest.mark.parametrize(
     ("changed", "why"),
     [
-        ({"password": "wr0ng"}, "the broker refused the login; check user name and password"),
+        ({"secret": "wr0ng"}, "the broker refused the login; check user name and password"),
         ({"sasl_mechanism": "SCRAM-SHA-256", "sasl_jaas_config": 'M required username="a" password="wr0ng";'},
          "the broker does not offer sasl.mechanism=SCRAM-SHA-256"),
         ({"ssl_truststore_certificates": Authority("stranger").pem}, "the broker's certificate is not trusted"),
@@ -104,13 +113,10 @@ def test_with_all_rights_of_a_role_the_check_passes(secured, topic_prefix):
 
 
 def test_a_command_without_a_right_ends_with_one_line(secured, topic_prefix, tmp_path: Path):
-    file = tmp_path / "client.properties"
-    escaped = {name: value.replace("\n", "\\n") for name, value in secured.login().items()}
-    file.write_text("".join(f"{name}={value}\n" for name, value in escaped.items()))
     create_topics(
         KafkaConfig(bootstrap_servers=secured.open_servers, prefix=topic_prefix), Topics(topic_prefix).specs()
     )
-    options = ["--prefix", topic_prefix, "--bootstrap-servers", secured.sasl_servers, "--config", str(file)]
+    options = options_of(secured, topic_prefix, tmp_path, "alice")
     for command in (["watch", "--until-end"], ["agent", "--capacity", "10"], ["train", "--capacity", "10"]):
         done = subprocess.run(
             [sys.executable, "-m", "trainer", *command, *options],
@@ -120,3 +126,31 @@ def test_a_command_without_a_right_ends_with_one_line(secured, topic_prefix, tmp
         assert done.stderr.count("\n") == 1, done.stderr
         assert " lacks " in done.stderr
         assert f"READ on topic {topic_prefix}." in done.stderr
+
+
+def test_each_role_runs_with_exactly_its_rights(secured, topic_prefix, tmp_path: Path):
+    topics = Topics(topic_prefix)
+    create_topics(KafkaConfig(bootstrap_servers=secured.open_servers, prefix=topic_prefix), topics.specs())
+    for user, roles in {"replay": ["replay"], "agent": ["agent", "frequency"], "train": ["train"],
+                        "subscribe": ["subscribe"]}.items():  # fmt: skip
+        secured.allow(
+            *{(ACLOperation[right], ResourceType.TOPIC, f"{topic_prefix}.{topic}")
+              for role in roles for topic, rights in ROLES[role].items() for right in rights},
+            user=user,
+        )  # fmt: skip
+    secured.allow((ACLOperation.READ, ResourceType.GROUP, topic_prefix), user="agent")
+    log = write_criteo_log(tmp_path / "clicks.tsv", 500)
+    options = {user: options_of(secured, topic_prefix, tmp_path, user) for user in ROLES}
+    agent_options = ["--capacity", 100, "--signal", "frequency", "--group", topic_prefix, *options["agent"]]
+    with running(tmp_path / "agent.log", "agent", *agent_options) as agent:
+        done = [
+            run_hotstream("replay", log, "--batch-rows", 25, *options["replay"]),
+            run_hotstream("train", "--capacity", 100, "--limit", 500, "--threads", 1, *options["train"]),
+            run_hotstream("watch", "--limit", 20, *options["subscribe"]),
+        ]
+        agent.must_run()
+    for command in done:
+        assert command.returncode == 0, command.stderr
+        assert "s3cret" not in command.stdout + command.stderr
+    assert done[2].stdout.count("\n") == 20
+    assert "s3cret" not in (tmp_path / "agent.log").read_text()
