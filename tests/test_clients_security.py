@@ -14,7 +14,7 @@ from kafka.admin import ACLOperation, ResourceType
 from processes import run_hotstream, running, write_criteo_log
 from secured_kafka import SecuredKafka, run_secured_kafka
 
-from streams.clients.admin import create_topics
+from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.config import KafkaConfig
 from streams.clients.rights import ROLES, require_rights
 from streams.errors import BrokerError
@@ -97,6 +97,23 @@ def test_each_right_that_lacks_is_named_and_no_other(secured, topic_prefix):
     named = set(str(caught.value).split(" lacks ")[1].split(";")[0].split(", "))
     needed = {f"{right} on topic {topic_prefix}.{name}" for name, rights in ROLES["agent"].items() for right in rights}
     assert named == needed - {f"READ on topic {topic_prefix}.assignments"} | {f"READ on group {topic_prefix}-group"}
+
+
+def test_topics_that_may_not_be_created_or_seen_are_named_with_the_right_that_lacks(secured, topic_prefix):
+    config = KafkaConfig(bootstrap_servers=secured.sasl_servers, prefix=topic_prefix, properties=secured.login())
+    specs = Topics(topic_prefix).specs()
+    with pytest.raises(BrokerError, match=rf"lacks CREATE on the cluster, .*{topic_prefix}\.clicks, ") as caught:
+        create_topics(config, specs)
+    assert "\n" not in str(caught.value)
+    create_topics(KafkaConfig(bootstrap_servers=secured.open_servers, prefix=topic_prefix), specs)
+    with pytest.raises(BrokerError, match=rf"lacks DESCRIBE on topic {topic_prefix}\.clicks"):
+        require_partitions(config, f"{topic_prefix}.clicks")
+    with pytest.raises(BrokerError, match=rf"lacks .*DESCRIBE on topic {topic_prefix}\.clicks, "):
+        describe_topics(config, specs)
+    secured.allow(*((ACLOperation.DESCRIBE, ResourceType.TOPIC, spec.name) for spec in specs))
+    assert require_partitions(config, f"{topic_prefix}.clicks") == 1
+    secured.allow(*((ACLOperation.DESCRIBE_CONFIGS, ResourceType.TOPIC, spec.name) for spec in specs))
+    assert not any(state.problems for state in describe_topics(config, specs))
 
 
 def test_with_all_rights_of_a_role_the_check_passes(secured, topic_prefix):

@@ -8,7 +8,7 @@ import threading
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import errors
-from aiokafka.conn import create_conn
+from aiokafka.conn import AIOKafkaConnection
 
 from streams.errors import BrokerError
 
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["check_login"]
 
 _TIMEOUT_S = 5.0
+_CLOSE_TIMEOUT_S = 0.5
 
 
 def check_login(config: KafkaConfig) -> None:
@@ -43,15 +44,30 @@ async def _refusals(servers: list[str], arguments: dict[str, Any]) -> list[str]:
     for server in servers:
         host, _, port = server.rpartition(":")
         try:
-            connection = await asyncio.wait_for(create_conn(host.strip("[]"), int(port), **arguments), _TIMEOUT_S)
+            await asyncio.wait_for(_connect(host.strip("[]"), int(port), arguments), _TIMEOUT_S)
         except (OSError, asyncio.TimeoutError, errors.KafkaError) as error:
             why = _explain(error, arguments)
             if why is not None:
                 return [f"{server}: {why}"]
         else:
-            await connection.close()
             return []
     return []
+
+
+async def _connect(host: str, port: int, arguments: dict[str, Any]) -> None:
+    """Connects and logs in, then disconnects.
+
+    Raises:
+        OSError: the server was not reached, or TLS failed.
+        KafkaError: the server refused.
+    """
+    connection = AIOKafkaConnection(host, port, **arguments)
+    try:
+        await connection.connect()
+    finally:
+        closed = connection.close()
+        if closed is not None:  # its socket closes later
+            await asyncio.wait([closed], timeout=_CLOSE_TIMEOUT_S)
 
 
 def _explain(error: BaseException, arguments: dict[str, Any]) -> str | None:
