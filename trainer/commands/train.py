@@ -238,7 +238,11 @@ def command(
             keep_checkpoints=keep_checkpoints,
         )
         log_schema = load_schema(schema)
-        with open_kafka(**options) as kafka, request.listening(), show_progress("train", interval_s=math.inf) as draw:
+        with (
+            open_kafka(roles=["train"], **options) as kafka,
+            request.listening(),
+            show_progress("train", interval_s=math.inf) as draw,
+        ):
             session = Session(
                 SessionConfig(
                     kafka=kafka,
