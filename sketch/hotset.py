@@ -16,6 +16,7 @@ from sketch.errors import ParameterError
 from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
 from sketch.snapshot import pack, unpack
+from sketch.snapshot_checks import array_of, check_hot_set, integer_of, number_of, refusing
 
 __all__ = ["HotSet"]
 
@@ -285,23 +286,41 @@ class HotSet:
             SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        half_lives: dict[str, Any] = {
-            name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")
-        }
-        now_ms, decayed_ms = parameters.pop("times")
-        drift = [float.fromhex(share) for share in parameters.pop("drift")]
-        sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
-        hot_set = cls(sketch=sketch, **half_lives, **parameters)
-        hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
-        hot_set._drift = DriftDetector(*drift)
-        hot_set._tiers[:] = arrays["tiers"]
-        hot_set._high[:] = arrays["high"]
-        hot_set._limits[:] = arrays["limits"]
-        hot_set._free_rows[:] = arrays["free_rows"]
-        hot_set._counts[:] = arrays["counts"]
-        hot_set._moments[:] = arrays["moments"]
-        hot_set._candidates[: len(arrays["candidates"])] = arrays["candidates"]
+        with refusing("hot set"):
+            sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
+            capacity = integer_of(parameters, "capacity", 1, (1 << 31) - 1)
+            array_of(arrays, "free_rows", np.int64, (_num_words(capacity),))  # before as much is allocated
+            hot_set = cls(
+                capacity,
+                sketch,
+                first_row=integer_of(parameters, "first_row"),
+                half_life_events=_unhex(parameters["half_life_events"]),
+                half_life_ms=_unhex(parameters["half_life_ms"]),
+            )
+            hot_set._load(parameters, arrays)
         return hot_set
+
+    def _load(self, parameters: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
+        now_ms, self._decayed_ms = (
+            parameters["times"][0],
+            integer_of({"decayed": parameters["times"][1]}, "decayed", -_MOST_MS),
+        )
+        self._now_ms = None if now_ms is None else integer_of({"now": now_ms}, "now", -_MOST_MS)
+        self._drift = DriftDetector(*(number_of(share, "drift", 0.0, 1.0) for share in parameters["drift"]))
+        names = "tiers", "high", "limits", "free_rows", "counts", "moments"
+        own = {name: getattr(self, f"_{name}") for name in names}
+        held = {name: array_of(arrays, name, array.dtype.type, array.shape) for name, array in own.items()}
+        held["candidates"] = array_of(arrays, "candidates", np.int64, (len(arrays["candidates"]),))
+        check_hot_set(
+            held,
+            self.sketch.codes,
+            position=self.sketch.position,
+            capacity=self.capacity,
+            review_events=_REVIEW_EVENTS,
+        )
+        for name, array in own.items():
+            array[:] = held[name]
+        self._candidates[: len(held["candidates"])] = held["candidates"]
 
 
 def _hex(number: float | None) -> str | None:

@@ -15,6 +15,7 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
+from streams.clients.kafka_clients import read_all_async_records
 from streams.errors import InvariantError
 
 __all__ = ["use_own_offsets"]
@@ -29,6 +30,7 @@ def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping
         app: the app, not started yet.
         adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
     """
+    read_all_async_records()
     seeking = asyncio.Lock()
 
     class PromptThread(AIOKafkaConsumerThread):
