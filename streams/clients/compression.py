@@ -53,12 +53,13 @@ def _unpack_gzip(data: bytes, max_bytes: int) -> bytes:
     unpacked, rest = bytearray(), data
     while rest:
         member = zlib.decompressobj(wbits=31)
-        while rest and not member.eof:
-            unpacked += member.decompress(rest, _CHUNK_BYTES)
+        while not member.eof:
+            chunk = member.decompress(rest, _CHUNK_BYTES)
+            if not chunk and not member.unconsumed_tail and not member.eof:
+                raise EOFError("cut off")
+            unpacked += chunk
             _check(len(unpacked), max_bytes)
             rest = member.unconsumed_tail
-        if not member.eof:
-            raise EOFError("cut off")
         rest = member.unused_data
     return bytes(unpacked)
 
