@@ -205,8 +205,17 @@ class LineFile:
         # zstandard's decompressobj has no bound, and its stream_reader does not notice that a file is cut off.
         counted = pa.PythonFile(_Counted(lambda num_bytes: self._read(file, num_bytes)), "r")
         with pa.CompressedInputStream(counted, "zstd") as stream:
-            while chunk := stream.read(_ZSTD_CHUNK_BYTES):
-                yield chunk
+            unpacked = bytearray()
+            try:
+                while chunk := stream.read(_ZSTD_CHUNK_BYTES):
+                    unpacked += chunk
+                    if len(unpacked) >= _CHUNK_BYTES:
+                        yield bytes(unpacked)
+                        unpacked.clear()
+            except (OSError, pa.ArrowException):
+                yield bytes(unpacked)  # the lines before the damage
+                raise
+            yield bytes(unpacked)
 
     def _read(self, file: BinaryIO, num_bytes: int) -> bytes:
         chunk = file.read(num_bytes)
