@@ -19,8 +19,9 @@ from aiokafka.record.default_records import DefaultRecordBatchBuilder
 from aiokafka.record.memory_records import MemoryRecords as AsyncRecords
 from aiokafka.structs import TopicPartition as AsyncPartition
 from kafka import TopicPartition
+from kafka.producer.producer_batch import ProducerBatch
 from kafka.record.default_records import DefaultRecordBatch
-from kafka.record.memory_records import MemoryRecords
+from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from test_records_mutations import mutate
 
 from streams.clients import kafka_clients
@@ -215,10 +216,15 @@ def test_unpacking_stops_at_the_bound(codec):
     assert unpack_some(codec, b"") == 0
 
 
-def test_a_producer_sends_nulls():
+def test_a_producer_of_kafka_python_sends_null_headers():
     sent = [("a", None), ("b", b""), ("c", b"x")]
-    marked = [(name, kafka_clients.NULL_HEADER if value is None else value) for name, value in sent]
+    marked = kafka_clients.mark_nulls(sent)
     assert all(isinstance(value, bytes) for _, value in marked)  # kafka-python demands it before it serializes
     assert kafka_clients.NullSerializer().serialize("t", marked, kafka_clients.NULL_VALUE) is None
     assert marked == sent
     assert kafka_clients.NullSerializer().serialize("t", [], b"") == b""
+    records = MemoryRecordsBuilder(2, 0, 1 << 20)
+    assert ProducerBatch(TopicPartition("t", 0), records, now=0).try_append(0, None, None, marked, now=0)
+    records.close()
+    [record] = read_with_kafka_python(bytes(records.buffer()))
+    assert (record.key, record.value, list(record.headers)) == (None, None, sent)

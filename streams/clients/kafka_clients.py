@@ -33,6 +33,7 @@ __all__ = [
     "PartitionRecords",
     "create_async_consumer",
     "create_batch_producer",
+    "mark_nulls",
     "open_admin",
     "open_consumer",
     "open_producer",
@@ -142,6 +143,20 @@ NULL_VALUE = object()
 NULL_HEADER = type("NullHeader", (bytes,), {})()
 
 
+class _UnsizedHeaders(list[tuple[str, "bytes | None"]]):
+    """Headers that kafka-python does not size for its metrics: it takes the length of each value, null or not."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def mark_nulls(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """The headers with a placeholder for null values, for which `NullSerializer` puts null again."""
+    if all(content is not None for _, content in headers):
+        return list(headers)
+    return _UnsizedHeaders((name, NULL_HEADER if content is None else content) for name, content in headers)
+
+
 class _Producer(KafkaProducer):
     """kafka-python's producer, which also sends records without key and value, and headers without a value."""
 
@@ -154,7 +169,7 @@ class _Producer(KafkaProducer):
         **arguments: Any,
     ) -> Any:
         """Like `KafkaProducer.send`, which refuses such records before it calls the serializer."""
-        sent = [(name, NULL_HEADER if content is None else content) for name, content in headers]
+        sent = mark_nulls(headers)
         return super().send(topic, NULL_VALUE if value is None else value, headers=sent, **arguments)
 
     def abandon(self) -> None:
