@@ -247,6 +247,13 @@ def test_an_assignment_with_a_value_that_cannot_be_true_is_refused(broken, why):
     assert why in decoded.reason
 
 
+def test_a_tombstone_of_field_0_is_refused():
+    _, value, headers = encode_assignment(COLD, CRITEO_FIELDS)
+    decoded = decode_assignment((5).to_bytes(8, "big"), value, headers)
+    assert isinstance(decoded, BadRecord)
+    assert "field number 0" in decoded.reason
+
+
 @pytest.mark.parametrize("feature", ["C14:missing", "device_ip:~0c1d2e3f4a5b6c"])
 def test_a_feature_of_another_form_is_its_key(feature):
     _, value, headers = encode_assignment(HOT, CRITEO_FIELDS)

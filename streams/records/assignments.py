@@ -149,9 +149,7 @@ def decode_assignment(
             return BadRecord(f"headers 'shard', 'epoch', 'seq': got {shard}, {epoch}, {seq}, expected 0 or more")
         ingest_ms = header_int(named, "ingest-ms") if "ingest-ms" in named else None
         if value is None:
-            if number == 0:
-                return OtherKind("tombstone of key 0")
-            return Assignment(key=number, tier="cold", shard=shard, epoch=epoch, seq=seq, ingest_ms=ingest_ms)
+            return _tombstone(number, Version(shard, epoch, seq), ingest_ms)
         if len(value) > 1 << 16:
             return BadRecord(f"{len(value)} bytes, expected at most 65536")
         body = json.loads(value)
@@ -173,6 +171,16 @@ class Version:
     shard: int
     epoch: int
     seq: int
+
+
+def _tombstone(key: int, version: Version, ingest_ms: int | None) -> Assignment | OtherKind | BadRecord:
+    if key == 0:
+        return OtherKind("tombstone of key 0")
+    if not key >> PAYLOAD_BITS:
+        return BadRecord(f"key {key:016x}: field number 0, expected 1 to 255")
+    return Assignment(
+        key=key, tier="cold", shard=version.shard, epoch=version.epoch, seq=version.seq, ingest_ms=ingest_ms
+    )
 
 
 def _control_from_json(body: dict[str, Any], shard: int, epoch: int, seq: int) -> Digest | OtherKind | BadRecord:

@@ -122,7 +122,6 @@ class Session:
 
         Raises:
             BrokerError: the broker refuses, or a record cannot be delivered.
-            CapacityError: an assignment names a row that the model does not have.
         """
         config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
         warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
