@@ -3,27 +3,38 @@
 from __future__ import annotations
 
 import math
-from dataclasses import astuple
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from sketch import kernels, review
+from sketch import kernels
 from sketch.changes import Changes
-from sketch.drift import DriftDetector
+from sketch.drift import NUM_AVERAGES
 from sketch.errors import ParameterError
 from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
+from sketch.review import Rules, set_limits, update
 from sketch.snapshot import pack, unpack
-from sketch.snapshot_checks import array_of, check_hot_set, integer_of, number_of, refusing
+from sketch.snapshot_checks import array_of, check_hot_set, integer_of, refusing
+from sketch.tracking import (
+    LOW_ROWS,
+    NUM_BINS,
+    NUM_CANDIDATES,
+    NUM_COUNTS,
+    NUM_FREE,
+    NUM_LIMITS,
+    Buffers,
+    State,
+    count_scores,
+)
 
-__all__ = ["HotSet"]
+__all__ = ["REVIEW_CHANGES", "REVIEW_EVENTS", "HotSet"]
 
 _MAGIC = b"hotset"
-_REVIEW_EVENTS = 4096
+REVIEW_EVENTS = 4096
 _REVIEW_BUCKETS = 256
-_REVIEW_CHANGES = 256
+REVIEW_CHANGES = 256
 _STANDARD_ERRORS = 1.5  # by which a score must pass the score at the last rank
 _HALF_LIFE_PER_ROW = 1000
 _LEAST_HALF_LIFE_EVENTS = 64  # below, the half-lives of one review would leave nothing of a score
@@ -31,8 +42,7 @@ _MOST_HALF_LIVES = 64.0
 _MOST_MS = 1 << 52
 _RECENT = 1 / 16  # weight of one review in the moments
 _DRIFT_DECAY = 1 / 8  # factor for all scores after a drift
-
-_Buffers = tuple[Keys, npt.NDArray[np.int32], npt.NDArray[np.float32]]
+_CHUNK = 16 * REVIEW_EVENTS  # events of one kernel call: bounds the buffers of its changes
 
 
 class HotSet:
@@ -61,7 +71,7 @@ class HotSet:
         half_life_ms: the half-life in event time, instead; `update` then needs the event time. Shards with different
             numbers of events then decay alike, and their scores compare.
 
-    Memory: beside the sketch 16 bytes per bucket and one bit per row; from 65,536 rows up one more byte per slot, from
+    Memory: beside the sketch two bytes per slot and one bit per row; from 65,537 rows up one more byte per slot, from
     16.8 M two (`growing_bytes`).
     """
 
@@ -93,36 +103,41 @@ class HotSet:
         self.sketch = sketch
         self._now_ms: int | None = None
         self._decayed_ms = 0
-        self._tiers = np.zeros((sketch.num_buckets, kernels.TIER_LANES), np.uint16)
-        self._high = np.zeros((_num_high_bytes(capacity), *sketch.codes.shape), np.uint8)
-        self._histogram = np.zeros(kernels.NUM_BINS, np.int64)
-        self._limits = np.full(kernels.NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64)  # no rank yet: nothing passes
-        are_free = np.arange(_num_words(capacity) * 64) < capacity
-        self._free_rows = np.packbits(are_free, bitorder="little").view(np.int64)
-        self._counts = np.zeros(kernels.NUM_COUNTS, np.int64)
-        self._counts[kernels.NUM_FREE] = capacity
-        self._moments = np.ones(2, np.float64)
-        self._drift = DriftDetector()
-        self._candidates = np.zeros(_REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64)
-        kernels.count_scores(sketch.codes, self._histogram)
-        self._set_limits()
+        self._state = _new_state(capacity, sketch)
+        self._rules = self._make_rules()
+        sketch.hot_bits[:] = 0
+        count_scores(sketch.codes, self._state.histogram)
+        set_limits(self._state, self._rules)
+
+    def _make_rules(self) -> Rules:
+        ignores_drift = math.inf in {self.half_life_events, self.half_life_ms}
+        return Rules(
+            capacity=self.capacity,
+            first_row=self.first_row,
+            reserve=max(1, self.capacity // 64),
+            standard_errors=_STANDARD_ERRORS,
+            events=REVIEW_EVENTS,
+            sweep=_REVIEW_BUCKETS,
+            budget=REVIEW_CHANGES,
+            recent=_RECENT,
+            drift_decay=1.0 if ignores_drift else _DRIFT_DECAY,
+        )
 
     @property
     def num_hot(self) -> int:
         """The number of hot keys."""
-        return self.capacity - int(self._counts[kernels.NUM_FREE])
+        return self.capacity - int(self._state.counts[NUM_FREE])
 
     @property
     def nbytes(self) -> int:
         """Bytes of the sketch and of the set's own arrays."""
-        small = self._histogram, self._limits, self._counts, self._moments, self._candidates
-        return self.sketch.nbytes + sum(array.nbytes for array in (self._tiers, self._high, self._free_rows, *small))
+        return self.sketch.nbytes + sum(array.nbytes for array in self._state)
 
     @staticmethod
     def growing_bytes(capacity: int, num_buckets: int, slots_per_bucket: int = kernels.MAX_SLOTS) -> int:
         """Bytes of a set's own arrays, without those of a fixed size."""
-        bucket_bytes = 2 * kernels.TIER_LANES + _num_high_bytes(capacity) * slots_per_bucket
-        return num_buckets * bucket_bytes + 8 * _num_words(capacity)
+        slot_bytes = 2 + _num_high_bytes(capacity)
+        return num_buckets * slots_per_bucket * slot_bytes + 8 * _num_words(capacity)
 
     def update(self, keys: Keys, scores: npt.ArrayLike = 1.0, event_time_ms: int | None = None) -> Changes:
         """Counts the keys in order and returns the changes.
@@ -142,16 +157,22 @@ class HotSet:
         """
         self._advance(event_time_ms)
         keys, scores, _ = self.sketch.check(keys, scores)
-        parts = []
-        start = 0
-        while start < len(keys):
-            until_review = _REVIEW_EVENTS - self.sketch.position % _REVIEW_EVENTS
-            stop = min(start + until_review, len(keys))
-            parts.append(self._insert(keys[start:stop], scores[start:stop]))
-            if stop - start == until_review:
-                parts.append(self._review())
-            start = stop
-        return Changes.concatenate([part for part in parts if len(part)])
+        chunks = range(0, len(keys), _CHUNK)
+        return Changes.concatenate(
+            [self._update(keys[start : start + _CHUNK], scores[start : start + _CHUNK]) for start in chunks]
+        )
+
+    def _update(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
+        sketch, decays = self.sketch, (1.0, 1.0)
+        num_reviews = (sketch.position % REVIEW_EVENTS + len(keys)) // REVIEW_EVENTS
+        if num_reviews:
+            decays = self._decay_factor(), self._decay_factor()  # no event time passes between two reviews of one call
+        out = _buffers(len(keys) + num_reviews * REVIEW_CHANGES)
+        sketch.scale, num_changes = update(
+            sketch.table, keys, scores, *sketch.kernel_state(), self._state, self._rules, *decays, out
+        )
+        sketch.position += len(keys)
+        return Changes(*out).first(num_changes)
 
     def _advance(self, event_time_ms: int | None) -> None:
         if self.half_life_ms is None:
@@ -166,94 +187,22 @@ class HotSet:
     def _decay_factor(self) -> float:
         """The decay factor for the time since the last review."""
         if self.half_life_events is not None:
-            return 2.0 ** (-_REVIEW_EVENTS / self.half_life_events)
+            return 2.0 ** (-REVIEW_EVENTS / self.half_life_events)
         if self.half_life_ms is None or self._now_ms is None:
             return 1.0
         elapsed_ms, self._decayed_ms = self._now_ms - self._decayed_ms, self._now_ms
         return 2.0 ** -min(elapsed_ms / self.half_life_ms, _MOST_HALF_LIVES)
 
-    def _insert(self, keys: Keys, scores: npt.NDArray[np.float32]) -> Changes:
-        sketch, out = self.sketch, _buffers(len(keys))
-        sketch.scale, num_changes = kernels.insert_tracked(
-            *sketch.table,
-            keys,
-            scores,
-            *sketch.kernel_state(),
-            self._tiers,
-            self._high,
-            self._histogram,
-            self._limits,
-            self._counts,
-            self._moments,
-            self._free_rows,
-            self._candidates,
-            *out,
-        )
-        sketch.position += len(keys)
-        return Changes(*out).first(num_changes)
-
-    def _review(self) -> Changes:
-        sketch, out = self.sketch, _buffers(_REVIEW_CHANGES + kernels.MAX_SLOTS)
-        decay = self._decay_factor() * self._drift_factor()
-        if decay < 1.0:
-            scale = sketch.scale / decay
-            sketch.decay(decay)
-            if sketch.scale < scale:  # a renormalisation changed every code
-                kernels.count_scores(sketch.codes, self._histogram)
-                self._moments *= (sketch.scale / scale) ** np.arange(1, 3)
-        num_changes = self._move_tiers(out)
-        self._moments *= 1.0 - _RECENT
-        return Changes(*out).first(num_changes)
-
-    def _move_tiers(self, out: _Buffers) -> int:
-        sketch = self.sketch
-        self._set_limits()
-        num_changes: int = review.review(
-            *sketch.table,
-            sketch.mixed_seed,
-            sketch.scale,
-            self._tiers,
-            self._high,
-            self._limits,
-            self._counts,
-            self._free_rows,
-            self._candidates,
-            self.first_row,
-            max(1, self.capacity // 64),
-            _REVIEW_BUCKETS,
-            _REVIEW_CHANGES,
-            *out,
-        )
-        return num_changes
-
-    def _drift_factor(self) -> float:
-        """The additional decay factor after a drift, else 1; scores without decay ignore drift."""
-        held, hot = int(self._counts[kernels.HELD_HITS]), int(self._counts[kernels.HOT_HITS])
-        self._counts[[kernels.HELD_HITS, kernels.HOT_HITS]] = 0
-        if not self._drift.observe(held, hot) or math.inf in {self.half_life_events, self.half_life_ms}:
-            return 1.0
-        self._drift.restart()
-        return _DRIFT_DECAY
-
-    def _set_limits(self) -> None:
-        review.set_limits(
-            self._histogram,
-            self._limits,
-            self._moments,
-            self.capacity,
-            self._counts[kernels.NUM_FREE] == 0,
-            _STANDARD_ERRORS,
-        )
-
     def table(self) -> tuple[Keys, npt.NDArray[np.int32]]:
         """The hot keys, ascending, (K,) uint64, and their rows, (K,) int32."""
-        buckets, slots = np.nonzero(self._tiers)
+        is_hot = np.unpackbits(self.sketch.hot_bits[:, None], axis=1, bitorder="little")
+        buckets, slots = np.nonzero(is_hot)
         keys = self.sketch.keys_at(buckets * 8 + slots)
         order = np.argsort(keys)
         buckets, slots = buckets[order], slots[order]
-        rows = self.first_row + self._tiers[buckets, slots].astype(np.int64) - 1
-        for byte, high in enumerate(self._high):
-            rows += (high[buckets, slots].astype(np.int64) << 8 * byte) * kernels.LOW_ROWS
+        rows = self.first_row + self._state.low[buckets, slots].astype(np.int64)
+        for byte, high in enumerate(self._state.high):
+            rows += (high[buckets, slots].astype(np.int64) << 8 * byte) * LOW_ROWS
         return keys[order], rows.astype(np.int32)
 
     def to_bytes(self) -> bytes:
@@ -264,18 +213,11 @@ class HotSet:
             "half_life_events": _hex(self.half_life_events),
             "half_life_ms": _hex(self.half_life_ms),
             "times": [self._now_ms, self._decayed_ms],
-            "drift": [share.hex() for share in astuple(self._drift)],
         }
-        arrays: dict[str, npt.NDArray[Any]] = {
-            "tiers": self._tiers,
-            "high": self._high,
-            "limits": self._limits,
-            "free_rows": self._free_rows,
-            "counts": self._counts,
-            "moments": self._moments,
-            "candidates": self._candidates[: self._counts[kernels.NUM_CANDIDATES]],
-            "sketch": np.frombuffer(self.sketch.to_bytes(), np.uint8),
-        }
+        arrays: dict[str, npt.NDArray[Any]] = self._state._asdict()
+        del arrays["histogram"]  # follows from the scores
+        arrays["candidates"] = self._state.candidates[: self._state.counts[NUM_CANDIDATES]]
+        arrays["sketch"] = np.frombuffer(self.sketch.to_bytes(), np.uint8)
         return pack(_MAGIC, parameters, arrays)
 
     @classmethod
@@ -288,6 +230,7 @@ class HotSet:
         parameters, arrays = unpack(_MAGIC, data)
         with refusing("hot set"):
             sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
+            hot_bits = sketch.hot_bits.copy()
             capacity = integer_of(parameters, "capacity", 1, (1 << 31) - 1)
             array_of(arrays, "free_rows", np.int64, (_num_words(capacity),))  # before as much is allocated
             hot_set = cls(
@@ -297,30 +240,31 @@ class HotSet:
                 half_life_events=_unhex(parameters["half_life_events"]),
                 half_life_ms=_unhex(parameters["half_life_ms"]),
             )
-            hot_set._load(parameters, arrays)
+            hot_set._load_times(*parameters["times"])
+            hot_set._load(arrays, hot_bits)
         return hot_set
 
-    def _load(self, parameters: dict[str, Any], arrays: dict[str, npt.NDArray[Any]]) -> None:
-        now_ms, self._decayed_ms = (
-            parameters["times"][0],
-            integer_of({"decayed": parameters["times"][1]}, "decayed", -_MOST_MS),
-        )
-        self._now_ms = None if now_ms is None else integer_of({"now": now_ms}, "now", -_MOST_MS)
-        self._drift = DriftDetector(*(number_of(share, "drift", 0.0, 1.0) for share in parameters["drift"]))
-        names = "tiers", "high", "limits", "free_rows", "counts", "moments"
-        own = {name: getattr(self, f"_{name}") for name in names}
+    def _load_times(self, now_ms: object, decayed_ms: object) -> None:
+        times = {"now": now_ms, "decayed": decayed_ms}
+        self._now_ms = None if now_ms is None else integer_of(times, "now", -_MOST_MS)
+        latest_ms = 0 if self._now_ms is None else self._now_ms
+        self._decayed_ms = integer_of(times, "decayed", -_MOST_MS, latest_ms)  # time never goes back
+
+    def _load(self, arrays: dict[str, npt.NDArray[Any]], hot_bits: npt.NDArray[np.uint8]) -> None:
+        own = self._state._asdict()
+        del own["histogram"]  # follows from the scores
+        own["candidates"] = self._state.candidates[: len(arrays["candidates"])]
         held = {name: array_of(arrays, name, array.dtype.type, array.shape) for name, array in own.items()}
-        held["candidates"] = array_of(arrays, "candidates", np.int64, (len(arrays["candidates"]),))
         check_hot_set(
-            held,
+            self._state._replace(**held),
             self.sketch.codes,
-            position=self.sketch.position,
+            hot_bits,
+            num_events=self.sketch.position % REVIEW_EVENTS,
             capacity=self.capacity,
-            review_events=_REVIEW_EVENTS,
         )
         for name, array in own.items():
             array[:] = held[name]
-        self._candidates[: len(held["candidates"])] = held["candidates"]
+        self.sketch.hot_bits[:] = hot_bits
 
 
 def _hex(number: float | None) -> str | None:
@@ -331,9 +275,27 @@ def _unhex(text: str | None) -> float | None:
     return None if text is None else float.fromhex(text)
 
 
+def _new_state(capacity: int, sketch: HotSketch) -> State:
+    """The arrays of a set without hot keys."""
+    are_free = np.arange(_num_words(capacity) * 64) < capacity
+    counts = np.zeros(NUM_COUNTS, np.int64)
+    counts[NUM_FREE] = capacity
+    return State(
+        low=np.zeros(sketch.codes.shape, np.uint16),
+        high=np.zeros((_num_high_bytes(capacity), *sketch.codes.shape), np.uint8),
+        free_rows=np.packbits(are_free, bitorder="little").view(np.int64),
+        histogram=np.zeros(NUM_BINS, np.int64),
+        limits=np.full(NUM_LIMITS, kernels.RENORMALISE_CODE, np.int64),  # no rank yet: nothing passes
+        counts=counts,
+        moments=np.ones(2, np.float64),
+        drift=np.zeros(NUM_AVERAGES, np.float64),
+        candidates=np.zeros(REVIEW_EVENTS + _REVIEW_BUCKETS * kernels.MAX_SLOTS, np.int64),
+    )
+
+
 def _num_high_bytes(capacity: int) -> int:
-    """The number of bytes of a row that are kept beside its tier."""
-    return (((capacity - 1) // kernels.LOW_ROWS).bit_length() + 7) // 8
+    """The number of bytes of a row beyond its first two."""
+    return (((capacity - 1) // LOW_ROWS).bit_length() + 7) // 8
 
 
 def _num_words(capacity: int) -> int:
@@ -341,6 +303,6 @@ def _num_words(capacity: int) -> int:
     return -(-capacity // 64)
 
 
-def _buffers(size: int) -> _Buffers:
+def _buffers(size: int) -> Buffers:
     """Buffers for `size` changes."""
-    return np.empty(size, np.uint64), np.empty(size, np.int32), np.empty(size, np.float32)
+    return Buffers(np.empty(size, np.uint64), np.empty(size, np.int32), np.empty(size, np.float32))

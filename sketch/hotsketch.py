@@ -17,7 +17,6 @@ __all__ = ["MAX_SCORE", "HotSketch"]
 
 MAX_SCORE = float(1 << 20)
 _UNITS = 8.0  # units of a score of 1 in a new sketch: sums of 1 are exact up to 511, a score of 2^-14 changes a code
-_MAX_SCALE = float(1 << 11)
 _LEAST_SCALE = 2.0**-500
 _MAGIC = b"hotsketch"
 
@@ -88,6 +87,8 @@ class HotSketch:
         first = kernels.FIRST_SCORE
         self.codes = self._memory.view(np.uint16).reshape(shape)[:, first : first + self.slots_per_bucket]
         self.table = (self._memory, self._wide, self.codes)
+        # HotSet's: bit i is set while the key in slot i is hot.
+        self.hot_bits = self._memory.reshape(shape)[:, kernels.LINE_BYTES - 1]
         self.mixed_seed = mix64_array(np.array([(self.seed + 1) * int(GOLDEN_RATIO) % (1 << 64)], np.uint64))[0]
 
     @property
@@ -172,7 +173,7 @@ class HotSketch:
         if not 0.0 < factor <= 1.0:
             raise ParameterError(f"decay factor: got {factor}, expected more than 0 and at most 1")
         self.scale /= factor
-        while self.scale > _MAX_SCALE:
+        while self.scale > kernels.MAX_SCALE:
             self._renormalise()
 
     def _renormalise(self) -> None:
@@ -211,7 +212,7 @@ class HotSketch:
             )
             sketch.position = integer_of(parameters, "position")
             sketch.num_rejected = integer_of(parameters, "num_rejected")
-            sketch.scale = number_of(parameters["scale"], "scale", _LEAST_SCALE, _MAX_SCALE)
+            sketch.scale = number_of(parameters["scale"], "scale", _LEAST_SCALE, kernels.MAX_SCALE)
             sketch._memory[:] = lines
             sketch._wide[:] = array_of(arrays, "wide", np.uint8, sketch._wide.shape)
             check_codes(sketch.codes)

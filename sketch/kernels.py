@@ -1,12 +1,13 @@
-"""The loops of HotSketch and HotSet. They mutate arrays in place and allocate nothing per key.
+"""The loops of HotSketch. They mutate arrays in place and allocate nothing per key.
 
 A bucket is one cache line of 64 bytes with seven slots:
 
     byte   0         28        32        46        48        62       63
-           | tag low | tag high | tag mid | tag high | score   | tag high |-|
-           | 7 x u32 | of 0..3  | 7 x u16 | of 4, 5  | 7 x u16 | of 6     | |
+           | tag low | tag high | tag mid | tag high | score   | tag high | hot |
+           | 7 x u32 | of 0..3  | 7 x u16 | of 4, 5  | 7 x u16 | of 6     |     |
 
-so low, mid and score are one aligned vector each, read once and written once.
+so low, mid and score are one aligned vector each, read once and written once. The last byte belongs to HotSet: bit i is
+set while the key in slot i is hot. So a hot set reads no second cache line for an event that changes nothing.
 
 **Tag.** The key is mixed invertibly. The high half of the mixed word, times the number of buckets W, gives the bucket
 (high 32 bits) and a remainder (low 32 bits). All but the lowest log2(W) bits of the remainder distinguish the high
@@ -38,56 +39,66 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from sketch.changes import NO_ROW
 from sketch.hashing import GOLDEN_RATIO, RANDOM_MULTIPLIER, mix64, unmix64
-from sketch.simd import (
-    bits_of,
-    float_of,
-    load_u16,
-    load_u32,
-    load_u64,
-    lowest_bit,
-    match_bytes,
-    match_u16x8,
-    match_u32x8,
-    min_u16x8,
-    prefetch,
-    put_bytes,
+from sketch.simd import bits_of, float_of, load_u16, load_u32, load_u64, lowest_bit, prefetch
+from sketch.vectors import (
+    both,
+    but_not,
+    choose_bytes,
+    choose_u16x8,
+    choose_u32x8,
+    either,
+    equal_bytes,
+    equal_u16x8,
+    equal_u32x8,
+    first_lanes,
+    first_smallest,
+    first_word,
+    float_of_word,
+    gather_bytes,
+    invert,
+    is_less,
+    lane_found,
+    load_bytes,
+    load_u16x8,
+    load_u32x8,
+    mask_bits,
     put_last_u16x8,
     put_last_u32x8,
-    put_u16x8,
-    put_u32x8,
-    select,
-    store_u64,
+    repeat_byte,
+    repeat_u16x8,
+    repeat_u32x8,
+    store_bytes,
+    store_u16x8,
+    store_u32x8,
+    words_of_float,
 )
 
 LINE_BYTES = 64
 MAX_SLOTS = 7
 HIGH_A, MIDS, HIGH_B, SCORES, HIGH_C = 28, 32, 46, 48, 62  # byte offsets of the parts of a line
 FIRST_SCORE = SCORES // 2
-TIER_LANES = 8
 MANTISSA_BITS = 11
 # An increment is at most 2^20 scores of 2^11 units: a score below this code can take one more and stay below 2^32.
 RENORMALISE_CODE = 30 << MANTISSA_BITS
 RENORMALISE_OCTAVES = 8
+MAX_SCALE = float(1 << 11)  # units of a score of 1
 BLOCK = 64  # keys hashed and prefetched ahead of their insertion
-BIN_BITS = 5  # codes of one histogram bin: 1.6 % wide
-NUM_BINS = 1 << (16 - BIN_BITS)
 
 _DROPPED_BITS = 52 - MANTISSA_BITS
 _DROPPED = (1 << _DROPPED_BITS) - 1
 HALF = 1 << (_DROPPED_BITS - 1)
 _BIAS = 1023 << MANTISSA_BITS
 _U6, _U9, _U12, _U32 = (np.uint64(bits) for bits in (6, 9, 12, 32))
-_LOW32 = np.uint64(0xFFFFFFFF)
-_COIN = 1.0 / (1 << 52)
-_SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
+LOW32 = np.uint64(0xFFFFFFFF)
+COIN = 1.0 / (1 << 52)
+SHRINK = 1.0 / (1 << RENORMALISE_OCTAVES)
 _NO_LANE = 1 << 7
 # The ring holds two blocks. A block has one row each of the lines' addresses, tags, increments, rounding bits, and the
 # units from which a newcomer is rejected.
-_BLOCK = np.uint64(BLOCK)
-_TAG, _INCREMENT, _ROUNDING, _MOST, _ROWS = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
-_TAG_BYTE, _INCREMENT_BYTE, _ROUNDING_BYTE, _MOST_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
+BLOCK_KEYS = np.uint64(BLOCK)
+_TAG, _INCREMENT, _ROUNDING, _MOST, HALF_RING = (np.uint64(row * BLOCK) for row in (1, 2, 3, 4, 5))
+TAG_BYTE, INCREMENT_BYTE, ROUNDING_BYTE, MOST_BYTE = (8 * row * BLOCK for row in (1, 2, 3, 4))
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -115,7 +126,7 @@ def log2_floor(number):
 def locate(mixed, num_buckets, tag_shift):
     """The bucket and the tag of a mixed key."""
     product = (mixed >> _U32) * num_buckets
-    return product >> _U32, (((product & _LOW32) >> tag_shift) << _U32) | (mixed & _LOW32)
+    return product >> _U32, (((product & LOW32) >> tag_shift) << _U32) | (mixed & LOW32)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -125,7 +136,7 @@ def rebuild_key(bucket, tag, seed, num_buckets, tag_shift):
     high = product // num_buckets
     if product % num_buckets != np.uint64(0):
         high += np.uint64(1)
-    return unmix64((high << _U32) | (tag & _LOW32)) ^ seed
+    return unmix64((high << _U32) | (tag & LOW32)) ^ seed
 
 
 @njit(nogil=True, cache=True, forceinline=True)
@@ -151,55 +162,78 @@ def read_tag(line, wide, tag_bytes, slot):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _write(line, wide, tag_bytes, lane, tag, code):
-    """Writes tag and score code into the lane, a mask of one bit or none.
-
-    Each vector is stored whole, so that the next load of it can be forwarded from the store.
-    """
-    if tag_bytes == 0:
-        put_u32x8(line, lane, tag)
-        put_u16x8(line + MIDS, lane, tag >> 32)
-        put_u16x8(line + SCORES, lane, code)
-    else:
-        highs = put_bytes(_high_bytes(line), lane, tag >> 48)
-        put_last_u32x8(line, lane, tag, highs)
-        put_last_u16x8(line + MIDS, lane, tag >> 32, highs >> 32)
-        put_last_u16x8(line + SCORES, lane, code, highs >> 48)
-        if tag_bytes > 1:
-            store_u64(wide, put_bytes(load_u64(wide), lane, tag >> 56))
+def _gather_highs(line):
+    return gather_bytes(line + HIGH_A, line + HIGH_B, line + HIGH_C)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
 def _match(line, wide, tag_bytes, tag, used):
-    """The lanes that hold the tag. An empty slot may match tag 0: adding to it inserts the key there."""
-    lanes = match_u32x8(line, tag) & match_u16x8(line + MIDS, tag >> 32) & used
+    """The mask of the slots that hold a tag, `tag` is its address. An empty slot may match tag 0.
+
+    Adding to such a slot inserts the key there: it is the first empty one.
+    """
+    found = both(
+        equal_u32x8(load_u32x8(line), repeat_u32x8(load_u32(tag))),
+        both(equal_u16x8(load_u16x8(line + MIDS), repeat_u16x8(load_u16(tag + 4))), used),
+    )
     if tag_bytes > 0:
-        lanes &= match_bytes(_high_bytes(line), tag >> 48)
+        found = both(found, equal_bytes(_gather_highs(line), repeat_byte(load_u16(tag + 6))))
     if tag_bytes > 1:
-        lanes &= match_bytes(load_u64(wide), tag >> 56)
-    return lanes
+        found = both(found, equal_bytes(load_bytes(wide), repeat_byte(load_u16(tag + 6) >> 8)))
+    return found
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _decide(line, wide, tag_bytes, tag, increment, rounding, most, used):
-    """Computes the effect of one key on its bucket: (lanes that hold it, its lane, its slot, old code, new code).
+def write(line, wide, tag_bytes, written, tag, codes):
+    """Writes the tag at the address `tag` and the score code into the masked slot, if any.
 
-    The lane is the one to write, 0 if the key is rejected. Writes nothing.
+    Each vector is stored whole, so that the next load of it can be forwarded from the store.
     """
+    lows = choose_u32x8(written, repeat_u32x8(load_u32(tag)), load_u32x8(line))
+    mids = choose_u16x8(written, repeat_u16x8(load_u16(tag + 4)), load_u16x8(line + MIDS))
+    scores = choose_u16x8(written, codes, load_u16x8(line + SCORES))
+    if tag_bytes > 0:
+        highs = choose_bytes(written, repeat_byte(load_u16(tag + 6)), _gather_highs(line))
+        lows, mids, scores = (
+            put_last_u32x8(lows, highs, 0),
+            put_last_u16x8(mids, highs, 2),
+            put_last_u16x8(scores, highs, 3),
+        )
+    if tag_bytes > 1:
+        store_bytes(wide, choose_bytes(written, repeat_byte(load_u16(tag + 6) >> 8), load_bytes(wide)))
+    store_u32x8(line, lows)
+    store_u16x8(line + MIDS, mids)
+    store_u16x8(line + SCORES, scores)
+
+
+@njit(nogil=True, cache=True, forceinline=True)
+def decide(line, wide, tag_bytes, tag, increment, rounding, most, used):
+    """Computes the effect of one key on its bucket; writes nothing.
+
+    Everything is a vector, since moving words between the two kinds of registers takes longest on the way from a key's
+    line to its new score, and only as many keys overlap as fit into the processor's window.
+
+    Returns:
+        found: the mask of the slot that holds the key.
+        written: the mask of the slot to write, of none if the key is rejected.
+        first: its index is the second word.
+        old: the slot's code is the first word.
+        new: eight times the new code.
+    """
+    codes = load_u16x8(line + SCORES)
     found = _match(line, wide, tag_bytes, tag, used)
-    smallest = min_u16x8(line + SCORES, ~used) >> 16
-    slot = lowest_bit(select(found, found, np.int64(1) << smallest))
-    old = load_u16(line + SCORES + 2 * slot)
-    one_more = float_of((old + _BIAS) << _DROPPED_BITS) + increment  # units + 1
-    new = ((bits_of(one_more) + rounding) >> _DROPPED_BITS) - _BIAS
-    # Not a select: LLVM would turn it into a branch on a random number.
-    is_written = np.int64(one_more < most + 1.0) | np.int64(found != 0)
-    return found, is_written << slot, slot, old, new
+    # Score 0 lets the key's own slot win: the empty ones, which are 0, too, follow all others.
+    first = first_smallest(either(but_not(codes, found), invert(used)))
+    lane = lane_found(first)
+    old = first_smallest(either(codes, invert(lane)))
+    one_more = float_of_word(old, _BIAS, _DROPPED_BITS) + increment  # units + 1
+    new = words_of_float(one_more, rounding, _DROPPED_BITS, _BIAS)
+    return found, both(lane, either(found, is_less(one_more, most + 1.0))), first, old, new
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
 def _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scale, coin, num_buckets, tag_shift):
-    """`_prepare`, where `step` is the first key's position times GOLDEN_RATIO."""
+    """`prepare`, where `step` is the first key's position times GOLDEN_RATIO."""
     for i in range(count):
         ring[half + _TAG + i] = np.int64(mix64(keys[start + i] ^ seed))
     for i in range(count):
@@ -219,22 +253,24 @@ def _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scal
 
 
 @njit(nogil=True, cache=True, forceinline=True, error_model="numpy")
-def _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
-    """Fills half of the ring for counting the keys from `start`; `coin` is 0 to admit every newcomer, else `_COIN`."""
+def prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift):
+    """Fills half of the ring for counting the keys from `start`; `coin` is 0 to admit every newcomer, else `COIN`."""
     step = (position + start) * GOLDEN_RATIO
-    if count == _BLOCK:
-        _prepare_some(ring, half, base, keys, scores, start, _BLOCK, seed, step, scale, coin, num_buckets, tag_shift)
+    if count == BLOCK_KEYS:
+        _prepare_some(
+            ring, half, base, keys, scores, start, BLOCK_KEYS, seed, step, scale, coin, num_buckets, tag_shift
+        )
     else:
         _prepare_some(ring, half, base, keys, scores, start, count, seed, step, scale, coin, num_buckets, tag_shift)
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _shrink_increments(ring):
+def shrink_increments(ring):
     """Applies a renormalisation to the ring: exact, so it does not matter which keys were hashed before it."""
-    for half in (np.uint64(0), _ROWS):
-        for i in range(_BLOCK):
+    for half in (np.uint64(0), HALF_RING):
+        for i in range(BLOCK_KEYS):
             for row in (_INCREMENT, _MOST):
-                ring[half + row + i] = bits_of(float_of(ring[half + row + i]) * _SHRINK)
+                ring[half + row + i] = bits_of(float_of(ring[half + row + i]) * SHRINK)
 
 
 @njit(nogil=True, cache=True)
@@ -253,7 +289,7 @@ def divide_scores(scores):
         for slot in range(scores.shape[1]):
             code = np.int64(scores[bucket, slot])
             if code > 0:
-                scores[bucket, slot] = np.uint16(max(encode_score(decode_score(code) * _SHRINK, HALF), 1))
+                scores[bucket, slot] = np.uint16(max(encode_score(decode_score(code) * SHRINK, HALF), 1))
 
 
 @njit(nogil=True, cache=True)
@@ -267,18 +303,19 @@ def _count_block(now, ahead, i, count, base, wide_base, tag_bytes, used):
 
 
 @njit(nogil=True, cache=True, forceinline=True)
-def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, used):
+def _count_some(now, ahead, i, count, base, wide_base, tag_bytes, num_slots):
     """Counts a block from its i-th key; returns ~i after a key whose score came near the top of the codes."""
+    used = first_lanes(num_slots)
     while i < count:
         prefetch(load_u64(ahead + 8 * i))
-        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
-        increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
-        rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
-        most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
+        line, tag = load_u64(now + 8 * i), now + TAG_BYTE + 8 * i
+        increment = float_of(load_u64(now + INCREMENT_BYTE + 8 * i))
+        rounding = load_u64(now + ROUNDING_BYTE + 8 * i)
+        most = float_of(load_u64(now + MOST_BYTE + 8 * i))
         wide_line = wide_base + ((line - base) >> 3)
-        _, lane, _, _, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
-        _write(line, wide_line, tag_bytes, lane, tag, new)
-        if new >= RENORMALISE_CODE:
+        _, written, _, _, new = decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
+        write(line, wide_line, tag_bytes, written, tag, new)
+        if first_word(new) >= RENORMALISE_CODE:
             return ~i
         i += 1
     return i
@@ -291,24 +328,24 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
     `scale` is the number of units of a score of 1, `position` the number of keys counted before. `lines` and `wide`
     are bytes, `scores_view` is the (W, S) codes inside `lines`.
     """
-    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
+    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
-    coin = 0.0 if always_admit else _COIN
+    used = scores_view.shape[1]
+    coin = 0.0 if always_admit else COIN
     ring = np.full(2 * 5 * BLOCK, base, np.int64)
-    start, half, count = np.uint64(0), np.uint64(0), min(_BLOCK, num_keys)
-    _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift)
+    start, half, count = np.uint64(0), np.uint64(0), min(BLOCK_KEYS, num_keys)
+    prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift)
     while count > np.uint64(0):
         start += count
-        ahead, following = _ROWS - half, min(_BLOCK, num_keys - start)
-        _prepare(ring, ahead, base, keys, scores, start, following, seed, position, scale, coin, num_buckets, tag_shift)
+        ahead, following = HALF_RING - half, min(BLOCK_KEYS, num_keys - start)
+        prepare(ring, ahead, base, keys, scores, start, following, seed, position, scale, coin, num_buckets, tag_shift)
         now, next_block = ring.ctypes.data + 8 * np.int64(half), ring.ctypes.data + 8 * np.int64(ahead)
         i = _count_block(now, next_block, 0, np.int64(count), base, wide_base, tag_bytes, used)
         while i < 0:
             divide_scores(scores_view)
-            _shrink_increments(ring)
-            scale *= _SHRINK
+            shrink_increments(ring)
+            scale *= SHRINK
             i = _count_block(now, next_block, ~i + 1, np.int64(count), base, wide_base, tag_bytes, used)
         half, count = ahead, following
     return scale
@@ -317,23 +354,24 @@ def insert(lines, wide, scores_view, keys, scores, seed, position, scale, always
 @njit(nogil=True, cache=True)
 def query(lines, wide, scores_view, keys, seed, scale, estimates):
     """Fills the score of each key, 0 for keys without a slot."""
-    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
+    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & LOW32, np.uint64(keys.shape[0])
     tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
     base, wide_base = lines.ctypes.data, wide.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
+    used = scores_view.shape[1]
     ring = np.full(4 * BLOCK, base, np.int64)
     start, half, count = np.uint64(0), np.uint64(0), np.uint64(0)
     while start < num_keys or count > np.uint64(0):
-        ahead, following = np.uint64(2 * BLOCK) - half, min(_BLOCK, num_keys - start)
+        ahead, following = np.uint64(2 * BLOCK) - half, min(BLOCK_KEYS, num_keys - start)
         for i in range(following):
             bucket, tag = locate(mix64(keys[start + i] ^ seed), num_buckets, tag_shift)
             ring[ahead + i] = base + np.int64(bucket << _U6)
-            ring[ahead + _BLOCK + i] = np.int64(tag)
+            ring[ahead + BLOCK_KEYS + i] = np.int64(tag)
         for i in range(following):
             prefetch(ring[ahead + i])
         for i in range(count):
             line = ring[half + i]
-            found = _match(line, wide_base + ((line - base) >> 3), tag_bytes, ring[half + _BLOCK + i], used)
+            tag = ring.ctypes.data + 8 * np.int64(half + BLOCK_KEYS + i)
+            found = mask_bits(_match(line, wide_base + ((line - base) >> 3), tag_bytes, tag, first_lanes(used)))
             code = load_u16(line + SCORES + 2 * lowest_bit(found | _NO_LANE))
             estimates[start - count + i] = decode_score(code & -np.int64(found != 0)) / scale
         start, half, count = start + following, ahead, following
@@ -349,178 +387,3 @@ def rebuild_keys(lines, wide, num_buckets, slots, seed, keys):
         bucket, slot = slots[i] >> 3, slots[i] & 7
         tag = read_tag(base + bucket * LINE_BYTES, wide_base + bucket * 8, tag_bytes, slot)
         keys[i] = rebuild_key(bucket, tag, seed, num_buckets, tag_shift)
-
-
-# ---- the hot set ---------------------------------------------------------------------------------------------------
-#
-# `tiers` (W, 8) uint16: 0 for a slot whose key is cold, or 1 + the row of its hot key modulo LOW_ROWS. The eighth
-# column keeps a bucket's tiers within one cache line; without it an insertion takes up to 5 % longer.
-# `high` (P, W, S) uint8: the row divided by LOW_ROWS, lowest byte first. P is 0 up to LOW_ROWS rows, 1 up to 256 times
-# as many. Rows count from 0 here; changes add the set's first row.
-# `free_rows` int64: one bit per row, 64 to a word, lowest first: whether the row is free.
-# `histogram` (NUM_BINS,): slots per bin of score codes. A short walk from its top finds the score at a rank.
-# `limits`: the codes from which a key is promoted and below which it is demoted (`sketch/review.py` sets them). The
-# first two are the codes from which a cold key matters to a review, and a hot one to the scale.
-# `counts`: the small integers of the state. `moments`: the sums of recent increments and of their squares.
-# `out_*`: the changes, in order.
-
-LOW_ROWS = (1 << 16) - 1
-# Indices into `limits` and `counts`, and their lengths.
-PROMOTE, _, DEMOTE, NUM_LIMITS = range(4)
-NUM_FREE, NUM_CANDIDATES, HAND, HELD_HITS, HOT_HITS, LAST_ROW, NUM_COUNTS = range(7)
-
-
-@njit(nogil=True, cache=True)
-def count_scores(scores, histogram):
-    """Recomputes the histogram; its first bin, which has the empty slots, is never read."""
-    histogram[:] = 0
-    for bucket in range(scores.shape[0]):
-        for slot in range(scores.shape[1]):
-            histogram[np.int64(scores[bucket, slot]) >> BIN_BITS] += 1
-
-
-@njit(nogil=True, cache=True)
-def free_row(tiers, high, free_rows, counts, bucket, slot):
-    """Makes a hot slot cold and frees its row."""
-    rest = 0
-    for byte in range(high.shape[0]):
-        rest |= np.int64(high[byte, bucket, slot]) << (8 * byte)
-    row = np.int64(tiers[bucket, slot]) - 1 + rest * LOW_ROWS
-    free_rows[row >> 6] |= np.int64(1) << (row & 63)
-    counts[NUM_FREE] += 1
-    tiers[bucket, slot] = 0
-
-
-@njit(nogil=True, cache=True)
-def take_row(tiers, high, free_rows, counts, bucket, slot, start):
-    """Assigns the first free row from `start` on, wrapping around, to the slot; returns it. One must be free."""
-    word = start >> 6
-    free = free_rows[word] & (np.int64(-1) << (start & 63))
-    while free == 0:
-        word = word + 1 if word + 1 < free_rows.shape[0] else 0
-        free = free_rows[word]
-    free_rows[word] ^= free & -free
-    counts[NUM_FREE] -= 1
-    row = word * 64 + lowest_bit(free)
-    tiers[bucket, slot] = 1 + row % LOW_ROWS
-    for byte in range(high.shape[0]):
-        high[byte, bucket, slot] = (row // LOW_ROWS >> (8 * byte)) & 0xFF
-    return row
-
-
-@njit(nogil=True, cache=True)
-def _count_block_tracked(
-    now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, used
-):
-    """`_count_block` that keeps the histogram and stops after every key that matters to the hot set.
-
-    Returns (keys counted, slot index or -1, old code, new code, whether a hot key was evicted, its tag). Adds the
-    numbers of keys that had a slot and that were hot to `hits`, the increments and their squares to `moments`.
-    """
-    if tag_bytes == 0:
-        return _count_some_tracked(
-            now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, 0, used
-        )
-    return _count_some_tracked(
-        now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, used
-    )
-
-
-@njit(nogil=True, cache=True, forceinline=True)
-def _count_some_tracked(now, ahead, i, count, base, wide_base, tier_base, limits, bins, hits, moments, tag_bytes, used):
-    """`_count_block_tracked`, compiled for each number of tag bytes."""
-    held, hot = load_u64(hits), load_u64(hits + 8)
-    total, squares = float_of(load_u64(moments)), float_of(load_u64(moments + 8))
-    while i < count:
-        next_line = load_u64(ahead + 8 * i)
-        prefetch(next_line)
-        prefetch(tier_base + ((next_line - base) >> 2))
-        line, tag = load_u64(now + 8 * i), load_u64(now + _TAG_BYTE + 8 * i)
-        increment = float_of(load_u64(now + _INCREMENT_BYTE + 8 * i))
-        rounding = load_u64(now + _ROUNDING_BYTE + 8 * i)
-        most = float_of(load_u64(now + _MOST_BYTE + 8 * i))
-        i += 1
-        wide_line = wide_base + ((line - base) >> 3)
-        found, lane, slot, old, new = _decide(line, wide_line, tag_bytes, tag, increment, rounding, most, used)
-        written, is_new = np.int64(lane != 0), np.int64(found == 0)
-        old_bin, new_bin = bins + ((old >> BIN_BITS) << 3), bins + ((new >> BIN_BITS) << 3)
-        store_u64(old_bin, load_u64(old_bin) - written)
-        store_u64(new_bin, load_u64(new_bin) + written)
-        is_hot = min(load_u16(tier_base + ((line - base) >> 2) + 2 * slot), 1)
-        total += increment
-        squares += increment * increment
-        held += 1 - is_new
-        hot += is_hot & (1 - is_new)
-        limit = load_u64(limits + 8 * is_hot)
-        evicts = is_new & written & is_hot
-        # Arithmetic, since LLVM would turn the conditions into branches on a random number.
-        if ((limit - 1 - (new & -written)) | -evicts) < 0:
-            evicted_tag = read_tag(line, wide_line, tag_bytes, slot)
-            _write(line, wide_line, tag_bytes, lane, tag, new)
-            store_u64(hits, held)
-            store_u64(hits + 8, hot)
-            store_u64(moments, bits_of(total))
-            store_u64(moments + 8, bits_of(squares))
-            return i, ((line - base) >> 6) * 8 + slot, old, new, evicts != 0, evicted_tag
-        _write(line, wide_line, tag_bytes, lane, tag, new)
-    store_u64(hits, held)
-    store_u64(hits + 8, hot)
-    store_u64(moments, bits_of(total))
-    store_u64(moments + 8, bits_of(squares))
-    return i, -1, 0, 0, False, np.uint64(0)
-
-
-@njit(nogil=True, cache=True, error_model="numpy")
-def insert_tracked(
-    lines, wide, scores_view, keys, scores, seed, position, scale, always_admit,
-    tiers, high, histogram, limits, counts, moments, free_rows, candidates,
-    out_key, out_row, out_score,
-):  # fmt: skip
-    """`insert` that keeps the tiers; returns (scale, number of changes).
-
-    An evicted key becomes cold. A cold key whose score passes the limit becomes a candidate of the next review.
-    """
-    num_buckets, num_keys = np.uint64(scores_view.shape[0]) & _LOW32, np.uint64(keys.shape[0])
-    tag_shift, tag_bytes = log2_floor(num_buckets), num_tag_bytes(num_buckets)
-    base, wide_base = lines.ctypes.data, wide.ctypes.data
-    tier_base, limits_base = tiers.ctypes.data, limits.ctypes.data
-    bins, hits, moments_base = histogram.ctypes.data, counts.ctypes.data + 8 * HELD_HITS, moments.ctypes.data
-    used = np.int64((1 << scores_view.shape[1]) - 1)
-    coin = 0.0 if always_admit else _COIN
-    num_out = 0
-    ring = np.full(2 * 5 * BLOCK, base, np.int64)
-    start, half, count = np.uint64(0), np.uint64(0), min(_BLOCK, num_keys)
-    _prepare(ring, half, base, keys, scores, start, count, seed, position, scale, coin, num_buckets, tag_shift)
-    while count > np.uint64(0):
-        start += count
-        ahead, following = _ROWS - half, min(_BLOCK, num_keys - start)
-        _prepare(ring, ahead, base, keys, scores, start, following, seed, position, scale, coin, num_buckets, tag_shift)
-        now, next_block = ring.ctypes.data + 8 * np.int64(half), ring.ctypes.data + 8 * np.int64(ahead)
-        i = 0
-        while i < np.int64(count):
-            i, index, old, new, evicts, evicted_tag = _count_block_tracked(
-                now, next_block, i, np.int64(count), base, wide_base, tier_base, limits_base, bins, hits,
-                moments_base, tag_bytes, used,
-            )  # fmt: skip
-            if index < 0:
-                break
-            bucket, slot = index >> 3, index & 7
-            if evicts:
-                out_key[num_out] = rebuild_key(bucket, evicted_tag, seed, num_buckets, tag_shift)
-                out_row[num_out], out_score[num_out] = NO_ROW, decode_score(old) / scale
-                num_out += 1
-                free_row(tiers, high, free_rows, counts, bucket, slot)
-            if tiers[bucket, slot] == 0 and new >= limits[PROMOTE]:
-                candidates[counts[NUM_CANDIDATES]] = index
-                counts[NUM_CANDIDATES] += 1
-            if new >= RENORMALISE_CODE:
-                divide_scores(scores_view)
-                _shrink_increments(ring)
-                scale *= _SHRINK
-                moments[0] *= _SHRINK
-                moments[1] *= _SHRINK * _SHRINK
-                count_scores(scores_view, histogram)
-                for limit in (PROMOTE, DEMOTE):
-                    limits[limit] = max(encode_score(decode_score(limits[limit]) * _SHRINK, HALF), 1)
-        half, count = ahead, following
-    return scale, num_out

@@ -17,10 +17,23 @@ import numpy.typing as npt
 
 from sketch import kernels
 from sketch.errors import ParameterError, SnapshotError
+from sketch.tracking import (
+    HAND,
+    HELD_HITS,
+    HOT_HITS,
+    LAST_ROW,
+    LOW_ROWS,
+    NUM_CANDIDATES,
+    NUM_FREE,
+    SLOT_BITS,
+    SLOT_MASK,
+    State,
+)
 
 __all__ = ["array_of", "check_codes", "check_hot_set", "integer_of", "number_of", "refusing"]
 
 _MAX_INT64 = (1 << 63) - 1
+_MAX_MOMENT = 2.0**100  # 16 reviews of 4096 squares of 2^31 units are 2^78
 
 
 @contextmanager
@@ -70,51 +83,71 @@ def check_codes(codes: npt.NDArray[np.uint16]) -> None:
 
 
 def check_hot_set(
-    arrays: Mapping[str, npt.NDArray[Any]],
+    state: State,
     codes: npt.NDArray[np.uint16],
+    hot_bits: npt.NDArray[np.uint8],
     *,
-    position: int,
+    num_events: int,
     capacity: int,
-    review_events: int,
 ) -> None:
     """Checks the arrays of a hot set, whose types and shapes are right already.
 
     Args:
-        arrays: the arrays by name.
+        state: the arrays; of the candidates, those listed.
         codes: (W, S), the score codes of its sketch.
-        position: the events that the sketch has counted.
+        hot_bits: (W,), a bit for each slot: whether its key is hot.
+        num_events: the events that the sketch has counted since the last review.
         capacity: the rows of the set.
-        review_events: the events between two reviews.
     """
-    tiers, high, free_rows = arrays["tiers"], arrays["high"], arrays["free_rows"]
-    counts, limits, moments, candidates = arrays["counts"], arrays["limits"], arrays["moments"], arrays["candidates"]
-    num_buckets, num_slots = codes.shape
-    _require(bool((limits >= 0).all() and (limits <= kernels.RENORMALISE_CODE).all()), "a limit is out of range")
-    _require(int(limits[1]) == kernels.RENORMALISE_CODE, "the limit of hot scores is not the scale's")
-    _require(bool(np.isfinite(moments).all() and (moments > 0).all()), "a moment is not a positive number")
-    _require(not tiers[:, num_slots:].any(), "a slot that a bucket lacks is hot")
-    hot = tiers[:, :num_slots] != 0
-    _require(bool((codes[hot] != 0).all()), "an empty slot is hot")
-    rows = tiers[:, :num_slots][hot].astype(np.int64) - 1
-    for byte, level in enumerate(high):
-        rows += (level[hot].astype(np.int64) << 8 * byte) * kernels.LOW_ROWS
+    _require(int(hot_bits.max()) >> codes.shape[1] == 0, "a slot that a bucket lacks is hot")
+    are_hot = np.unpackbits(hot_bits[:, None], axis=1, count=codes.shape[1], bitorder="little").astype(np.bool_)
+    _require(bool((codes[are_hot] != 0).all()), "an empty slot is hot")
+    _check_rows(state, are_hot, capacity)
+    _check_counts(state.counts, num_events, num_buckets=len(codes), capacity=capacity)
+    _check_candidates(state, codes, num_events)
+    _check_numbers(state)
+
+
+def _check_rows(state: State, are_hot: npt.NDArray[np.bool_], capacity: int) -> None:
+    """Checks the rows of the hot slots, and that the other rows are free: a search for a free one ends only then."""
+    rows = state.low[are_hot].astype(np.int64)
+    for byte, level in enumerate(state.high):
+        rows += (level[are_hot].astype(np.int64) << 8 * byte) * LOW_ROWS
     _require(bool((rows < capacity).all()), "a row is over the capacity")
-    are_free = np.unpackbits(free_rows.view(np.uint8), bitorder="little")
+    are_free = np.unpackbits(state.free_rows.view(np.uint8), bitorder="little")
     expected = np.zeros(len(are_free), np.uint8)
     expected[:capacity] = 1
     expected[rows] = 0
     _require(int(expected.sum()) == capacity - len(rows), "two keys have one row")
     _require(bool((are_free == expected).all()), "the free rows are not those that no key has")
-    _require(int(counts[kernels.NUM_FREE]) == capacity - len(rows), "the number of free rows is wrong")
-    _require(int(counts[kernels.NUM_CANDIDATES]) == len(candidates), "the number of candidates is wrong")
-    _require(len(candidates) <= position % review_events, "there are more candidates than events since the review")
-    _require(0 <= counts[kernels.HAND] < num_buckets, "the hand is at no bucket")
-    _require(0 <= counts[kernels.LAST_ROW] < capacity, "the last row is over the capacity")
-    _require(bool((counts >= 0).all()), "a count is negative")
-    _require(int(counts[[kernels.HELD_HITS, kernels.HOT_HITS]].max()) <= review_events, "there are too many hits")
-    buckets, slots = candidates >> 3, candidates & 7
-    is_slot = (candidates >= 0) & (buckets < num_buckets) & (slots < num_slots)
-    _require(bool(is_slot.all()), "a candidate is no slot")
+    _require(int(state.counts[NUM_FREE]) == capacity - len(rows), "the number of free rows is wrong")
+
+
+def _check_counts(counts: npt.NDArray[np.int64], num_events: int, *, num_buckets: int, capacity: int) -> None:
+    _require(0 <= counts[HAND] < num_buckets, "the hand is at no bucket")
+    _require(0 <= counts[LAST_ROW] < capacity, "the last row is over the capacity")
+    _require(0 <= counts[HOT_HITS] <= counts[HELD_HITS] <= num_events, "the hits are more than the events")
+
+
+def _check_candidates(state: State, codes: npt.NDArray[np.uint16], num_events: int) -> None:
+    """Checks that each candidate is a slot with a key; an event lists at most one, which bounds their list."""
+    candidates, (num_buckets, num_slots) = state.candidates, codes.shape
+    _require(int(state.counts[NUM_CANDIDATES]) == len(candidates), "the number of candidates is wrong")
+    _require(len(candidates) <= num_events, "there are more candidates than events since the review")
+    indices = SLOT_MASK - (candidates & SLOT_MASK)
+    buckets, slots = indices >> 3, indices & 7
+    are_slots = (candidates >= 0) & (buckets < num_buckets) & (slots < num_slots)
+    _require(bool(are_slots.all()), "a candidate is no slot")
+    listed = candidates >> SLOT_BITS
+    _require(bool(((listed > 0) & (listed <= codes[buckets, slots])).all()), "a candidate has a score it never had")
+
+
+def _check_numbers(state: State) -> None:
+    limits, moments, drift = state.limits, state.moments, state.drift
+    _require(bool(((limits > 0) & (limits <= kernels.RENORMALISE_CODE)).all()), "a limit is out of range")
+    _require(bool(((moments >= 0) & (moments <= _MAX_MOMENT)).all()), "a moment is out of range")
+    _require(bool(moments[0] > 0), "the sum of the increments is not a positive number")  # it is a divisor
+    _require(bool(((drift >= 0) & (drift <= 1)).all()), "an average of shares is no share")
 
 
 def _require(holds: bool, otherwise: str) -> None:

@@ -328,6 +328,63 @@ def test_a_half_life_in_event_time_is_the_same_for_every_shard():
     assert config.make_hot_set(0).half_life_events is None
 
 
+START_MS, DAY_MS, YEARS_MS = 1_700_000_000_000, 86_400_000, 2_000_000_000_000
+
+
+def hot_after(times_ms: list[int]) -> tuple[set[int], int]:
+    """The hot keys, and the outliers of event time, after a drifting stream with these event times."""
+    shard = Shard(0, ShardConfig(capacity=50, num_shards=1, half_life_s=60.0))
+    for number, event_time_ms in enumerate(times_ms):
+        payloads = np.random.default_rng(number).zipf(1.3, 600) % 400 + number // 2
+        batch = ImportanceBatch(
+            keys=payloads.astype(np.uint64) | np.uint64(1 << 56),
+            scores=np.ones(600, np.float32),
+            fields=FIELDS,
+            source=Source(signal="gradient", topic="t.clicks", partition=0, offset=number),
+            event_time_ms=event_time_ms,
+            ingest_ms=0,
+        )
+        assert isinstance(shard.count(number, batch), list)
+        if number == len(times_ms) // 2:
+            shard = Shard.from_bytes(shard.to_bytes(), shard.config)
+    return set(shard.hot_set.table()[0].tolist()), shard.num_time_outliers
+
+
+@pytest.mark.parametrize("fault", ["first", "middle", "tenth", "day back"])
+def test_wrong_event_times_do_not_stop_the_decay(fault: str):
+    clean = [START_MS + 10_000 * number for number in range(400)]
+    wrong = {
+        "first": [START_MS + YEARS_MS, *clean[1:]],
+        "middle": [START_MS + YEARS_MS if number == 200 else time for number, time in enumerate(clean)],
+        "tenth": [START_MS + YEARS_MS if number % 10 == 0 else time for number, time in enumerate(clean)],
+        "day back": [time - (DAY_MS if number >= 100 else 0) for number, time in enumerate(clean)],
+    }[fault]
+    expected, outliers = hot_after(clean)
+    assert outliers == 0
+    hot, outliers = hot_after(wrong)
+    assert len(hot & expected) >= 0.9 * len(expected)
+    assert outliers >= 1
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {"now_ms": float("inf")},
+        {"outliers": None},
+        {"outliers": [0] * 33},
+        {"newest_ms": "x"},
+        {"now_ms": 1 << 63},
+        None,
+    ],
+)
+def test_a_malformed_clock_in_a_snapshot_is_refused(damage: dict | None):
+    config = ShardConfig(capacity=50, num_shards=1, half_life_s=60.0)
+    parameters, arrays = unpack(b"hotstream-shard", Shard(0, config).to_bytes())
+    parameters["clock"] = None if damage is None else {**parameters["clock"], **damage}
+    with pytest.raises(SnapshotError, match="shard snapshot: malformed contents"):
+        Shard.from_bytes(pack(b"hotstream-shard", parameters, arrays), config)
+
+
 @pytest.mark.parametrize(
     "broken", [{"half_life_events": 100.0}, {"half_life_s": 0.0}, {"half_life_s": 60.0, "half_life_events": 1e6}]
 )

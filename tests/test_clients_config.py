@@ -15,9 +15,12 @@ from hypothesis import strategies as st
 
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, describe_machine, json_option
-from streams.clients.config import KafkaConfig, load_properties, redact
+from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties, redact
 from streams.errors import ConfigError
 from streams.telemetry.latency import LatencyHistogram
+
+SASL = {"security.protocol": "SASL_PLAINTEXT", "sasl.mechanism": "SCRAM-SHA-256"}
 
 # ---- properties ----------------------------------------------------------------------------------------------------
 
@@ -39,7 +42,9 @@ def test_a_properties_file_reads_as_kafka_reads_it(tmp_path):
 @pytest.mark.parametrize(
     ("content", "why"),
     [
-        ("a=1\nnonsense\n", "line 2: got 'nonsense', expected name=value"),
+        ("a=1\nnonsense\n", "line 2: got no name and value, expected name=value"),
+        ("a=1\n=nonsense\n", "line 2: got no name and value, expected name=value"),
+        ("# c\na=b\\\nc\nd=\\u00zz\n", r"line 4: got \\u without four hexadecimal digits"),
         (b"a=\xff\xfe", "not UTF-8"),
     ],
 )
@@ -71,8 +76,7 @@ def test_secrets_are_redacted_wherever_they_stand():
 
 
 def test_a_configuration_never_prints_its_secrets():
-    properties = {"sasl.password": "s3cret", "sasl.jaas.config": 'M required username="u" password="s3cret";'}
-    config = KafkaConfig(bootstrap_servers="b:1", properties=properties)
+    config = KafkaConfig(bootstrap_servers="b:1", properties={**SASL, "sasl.password": "s3cret", "sasl.username": "me"})
     for printed in (repr(config), str(config), json.dumps(config.describe())):
         assert "s3cret" not in printed
 
@@ -83,41 +87,141 @@ def test_a_description_shows_the_servers_in_force_not_those_of_the_file():
 
 
 def test_properties_become_the_clients_arguments():
-    properties = {
-        "security.protocol": "SASL_SSL",
-        "sasl.mechanism": "SCRAM-SHA-256",
-        "ssl.ca.location": "/ca.pem",
-        "bootstrap.servers": "b:1",
-    }
+    properties = {**SASL, "sasl.username": "me", "sasl.password": "p", "bootstrap.servers": "b:1", "client.id": "c"}
     assert KafkaConfig(bootstrap_servers="b:1", properties=properties).client_arguments() == {
-        "security_protocol": "SASL_SSL",
+        "client_id": "c",
+        "security_protocol": "SASL_PLAINTEXT",
         "sasl_mechanism": "SCRAM-SHA-256",
-        "ssl_cafile": "/ca.pem",
+        "sasl_plain_username": "me",
+        "sasl_plain_password": "p",
     }
 
 
 @pytest.mark.parametrize(
     ("written", "username", "password"),
     [
-        ('org.apache.kafka.common.security.plain.PlainLoginModule required username="u" password="p";', "u", "p"),
+        ('org.apache.kafka.common.security.scram.ScramLoginModule required username="u" password="p";', "u", "p"),
         ('ScramLoginModule required  password = "p w"   username = "u@x" ;', "u@x", "p w"),
         (r'M required username="u" password="a\"b\\c";', "u", 'a"b\\c'),
         ('M required username="u" password="";', "u", ""),
         ('M required username="u" password="username=x";', "u", "username=x"),
+        ("M required username=u password='p q';", "u", "p q"),
     ],
 )
 def test_user_and_password_are_read_from_a_jaas_line(written, username, password):
-    config = KafkaConfig(bootstrap_servers="b:1", properties={"sasl.jaas.config": written})
-    assert config.client_arguments() == {"sasl_plain_username": username, "sasl_plain_password": password}
+    config = KafkaConfig(bootstrap_servers="b:1", properties={**SASL, "sasl.jaas.config": written})
+    arguments = config.client_arguments()
+    assert (arguments["sasl_plain_username"], arguments["sasl_plain_password"]) == (username, password)
 
 
 @pytest.mark.parametrize(
-    "written", ["", "M required;", 'M required username="u";', "M required username=u password=p;"]
+    "written",
+    [
+        "",
+        "M required;",
+        'M required username="u";',
+        'PlainLoginModule required username="u" password="p";',
+        'ScramLoginModule required username="u" password="p" tokenauth="true";',
+    ],
 )
 def test_a_jaas_line_without_user_and_password_is_refused_and_not_shown(written):
     with pytest.raises(ConfigError, match=r"sasl\.jaas\.config") as caught:
-        KafkaConfig(bootstrap_servers="b:1", properties={"sasl.jaas.config": written})
-    assert "required;" not in str(caught.value)
+        KafkaConfig(bootstrap_servers="b:1", properties={**SASL, "sasl.jaas.config": written})
+    assert "required " not in str(caught.value)
+
+
+def test_a_java_file_with_continued_lines_and_escapes_reads_as_java_reads_it(tmp_path):
+    text = r"""
+security.protocol: SASL_PLAINTEXT
+sasl.mechanism SCRAM-SHA-512
+client.id = hot\u0073tream
+sasl.jaas.config=org.apache.kafka.common.security.scram.ScramLoginModule required \
+    username="al\:ice" \
+    password="a\\\\b";
+! the end"""
+    config = KafkaConfig(
+        bootstrap_servers="b:1", properties=load_properties(write(tmp_path / "client.properties", text))
+    )
+    assert config.client_arguments() == {
+        "client_id": "hotstream",
+        "security_protocol": "SASL_PLAINTEXT",
+        "sasl_mechanism": "SCRAM-SHA-512",
+        "sasl_plain_username": "al:ice",
+        "sasl_plain_password": "a\\b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a\\ b=1", {"a b": "1"}),
+        ("a\\=b = c=d", {"a=b": "c=d"}),
+        ("a=b\\\n   \t#c\nd:e", {"a": "b#c", "d": "e"}),
+        ("a=b\\\\\nc=d", {"a": "b\\", "c": "d"}),
+        ("a\r\n", None),
+        ("a = \r\nb\t1\r\n", {"a": "", "b": "1"}),
+        ("a=1\na=2\\", {"a": "2"}),
+        ("a=\\\n\nb=1", {"a": "", "b": "1"}),
+        ("\ufeffa=1", {"a": "1"}),
+        ("a=\\t1\\q\\u00E4", {"a": "1q\u00e4"}),
+        ("a=x\x0by", {"a": "x\x0by"}),
+    ],
+)
+def test_properties_follow_the_syntax_of_java(tmp_path, text, expected):
+    path = write(tmp_path / "client.properties", text)
+    if expected is None:
+        with pytest.raises(ConfigError):
+            load_properties(path)
+    else:
+        assert load_properties(path) == expected
+
+
+PASSWORD = {"sasl.username": "u", "sasl.password": "s3cret"}
+
+
+@pytest.mark.parametrize(
+    ("properties", "why"),
+    [
+        (
+            {"sasl.mechanism": "s3cret"},
+            r"'sasl\.mechanism': has no effect with security\.protocol=PLAINTEXT, the default",
+        ),
+        (
+            {**SASL, **PASSWORD, "ssl.ca.location": "s3cret"},
+            r"'ssl\.ca\.location': has no effect .*expected SSL or SASL_SSL",
+        ),
+        ({"security.protocol": "s3cret"}, r"'security\.protocol': got another value, expected PLAINTEXT, SSL"),
+        (
+            {**SASL, **PASSWORD, "sasl.mechanism": "s3cret"},
+            r"'sasl\.mechanism': got another value, expected PLAIN, SCRAM",
+        ),
+        ({"security.protocol": "SASL_SSL", **PASSWORD}, r"'sasl\.mechanism': got nothing, expected PLAIN"),
+        ({**SASL, **PASSWORD, "sasl.mechanisms": "PLAIN"}, r"'sasl\.mechanisms': got it beside 'sasl\.mechanism'"),
+        ({**SASL, **PASSWORD, "sasl.jaas.config": "s3cret"}, r"'sasl\.jaas\.config': got it beside"),
+        ({**SASL, "sasl.password": "s3cret"}, r"'sasl\.username': got nothing"),
+        ({**SASL, "sasl.username": "s3cret"}, r"'sasl\.password': got nothing"),
+        ({"isolation.level": "s3cret"}, r"'isolation\.level': got another value, expected read_committed or"),
+        ({"S3cret": "x"}, "got a name that is none of Kafka's, expected one of "),
+    ],
+)
+def test_properties_without_effect_or_in_contradiction_are_refused_and_not_shown(properties, why):
+    with pytest.raises(ConfigError, match=why) as caught:
+        KafkaConfig(bootstrap_servers="b:1", properties=properties)
+    assert "s3cret" not in str(caught.value).lower()
+
+
+def test_a_line_with_a_password_is_never_shown(tmp_path):
+    path = write(tmp_path / "client.properties", "sasl.username=me\n s3cret\n")
+    with pytest.raises(ConfigError) as caught:
+        load_properties(path)
+    assert "s3cret" not in str(caught.value)
+
+
+def test_consumers_skip_aborted_transactions_unless_told_otherwise():
+    assert KafkaConfig(bootstrap_servers="b:1").consumer_arguments() == {"isolation_level": "read_committed"}
+    told = KafkaConfig(bootstrap_servers="b:1", properties={"isolation.level": "read_uncommitted"})
+    assert told.consumer_arguments() == {"isolation_level": "read_uncommitted"}
+    assert told.client_arguments() == {}
 
 
 @pytest.mark.parametrize("servers", ["", "localhost", "localhost:", ":9092x", "a:1,", "a:1,,b:2", "a b:1", "a:123456"])

@@ -112,10 +112,36 @@ def test_records_that_retention_took_are_reported_and_reading_goes_on_behind_the
     assert "t[0]: 3 records were deleted before they were read" in caplog.text
 
 
+@pytest.mark.parametrize("held", [0, 2])
+def test_retention_that_overtakes_a_reader_is_reported_and_reading_goes_on_behind_it(caplog, held):
+    broker = broker_with(9)
+    with caplog.at_level(logging.WARNING), feeding(broker, max_records=3) as feed:
+        feed.fetch()
+        feed.take_all(limit=3 - held)
+        broker.delete_before("t", 0, 7)
+        assert feed.fetch(limit=1) == 0
+        assert feed.offsets[0] == (1 if held else 7)
+        assert [address_of(item) for item in feed.take_all(limit=held)] == [(0, offset) for offset in (1, 2)[:held]]
+        feed.fetch()
+        assert [address_of(item) for item in feed.take_all(limit=9)] == [(0, 7), (0, 8)]
+    assert "t[0]: 4 records were deleted before they were read" in caplog.text
+
+
+def test_a_topic_made_again_under_a_reader_is_noticed_when_its_end_is_before_the_reader():
+    broker = broker_with(9)
+    with feeding(broker) as feed:
+        feed.fetch()
+        feed.take_all(limit=9)
+        del broker.topics["t"]
+        broker.add_topic("t", PARTITIONS)
+        with pytest.raises(BrokerError, match=r"t\[0\] ends before offset 9.*the topic was made again"):
+            feed.fetch()
+
+
 def test_an_offset_beyond_the_topic_is_refused_with_advice():
-    with pytest.raises(BrokerError, match=r"t\[0\] has no offset 9(?s:.*)--fresh"), feeding(broker_with(), {0: 9}):
+    with pytest.raises(BrokerError, match=r"t\[0\] ends before offset 9(?s:.*)--fresh"), feeding(broker_with(), {0: 9}):
         pass
-    with feeding(broker_with(5), {0: 9}) as feed, pytest.raises(BrokerError, match=r"t\[0\] has no offset 9"):
+    with feeding(broker_with(5), {0: 9}) as feed, pytest.raises(BrokerError, match=r"t\[0\] ends before offset 9"):
         feed.fetch()
 
 

@@ -54,6 +54,11 @@ def run(folder: Path, *options: str) -> dict:
     return json.loads((folder / "report.json").read_text())
 
 
+def options_of(pid: int) -> list[str]:
+    """The command line of a process."""
+    return Path(f"/proc/{pid}/cmdline").read_bytes().decode().split("\0")
+
+
 def children_of(pid: int) -> dict[str, int]:
     """Returns {name: pid} of the hotstream commands that are children of a process."""
     pids = {}
@@ -124,6 +129,16 @@ def test_real_rows_through_a_real_kafka(apache_broker, topic_prefix, tmp_path, n
     cells = [line.split("\t") for line in (DATA / name).read_text().splitlines()]
     tokens = {f"C{field}:{row[13 + field] or 'missing'}" for row in cells for field in range(1, 27)}
     assert set(printed) <= tokens
+
+
+def test_every_child_receives_the_file_of_the_properties(tmp_path):
+    file = tmp_path / "client.properties"
+    file.write_text("client.id=demo\n")
+    with start(tmp_path / "out", "--rows", "200000", "--config", str(file)) as demo:
+        wait_until(lambda: "replay" in children_of(demo.pid) or demo.poll() is not None, timeout_s=TIMEOUT_S)
+        lines = {name: options_of(pid) for name, pid in children_of(demo.pid).items()}
+    assert lines.keys() == {"agent", "train", "replay"}
+    assert all(line[line.index("--config") + 1] == str(file) for line in lines.values())
 
 
 def test_if_a_child_dies_the_demo_fails_and_prints_its_name_and_the_end_of_its_log(tmp_path):

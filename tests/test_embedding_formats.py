@@ -140,9 +140,7 @@ def test_numba_and_torch_gather_the_same_vectors_and_sum_the_same_gradients(row_
     sums[0][torch.from_numpy(one.sums[0].rows).long()] = torch.from_numpy(one.sums[0].gradients)
     sums[1].index_add_(0, two.sums[0].rows, two.sums[0].gradients)
     torch.testing.assert_close(sums[0, :NUM_ROWS], sums[1, :NUM_ROWS], rtol=1e-5, atol=1e-6)
-    assert one.slopes is not None
-    assert two.slopes is not None
-    torch.testing.assert_close(one.slopes, two.slopes, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(torch.from_numpy(one.slopes), two.slopes, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_process_checkpoint import drive, run_config
+from test_process_checkpoint import disk_with_room_for, drive, run_config
 from trainer_batches import NUM_FIELDS, click_batch
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import plan_for_capacity
 from trainer.embedding.stores.registry import ROW_FORMATS
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.run import TrainingRun
 from trainer.serving.export import export, load_export
@@ -53,6 +53,60 @@ def test_an_export_predicts_what_its_run_predicts(tmp_path: Path, row_format: st
         assert torch.equal(model(torch.from_numpy(batch.dense), embedding(batch.keys)), expected)
     assert about["applied_seq"] == run.history.standings()
     assert about["offsets"]["clicks"] == {"0": 12}
+
+
+@pytest.mark.parametrize("name", ["dense.safetensors", "rows.safetensors", "router.safetensors", "export.json"])
+def test_every_byte_of_an_export_is_guarded(tmp_path: Path, name: str) -> None:
+    export(drive(TrainingRun(run_config(None), 1), 12), tmp_path)
+    good = (tmp_path / name).read_bytes()
+    rng = np.random.default_rng(0)
+    damaged = [good[: len(good) // 2], b"", good + b" ", good.replace(b"0", b"1", 1)]
+    for position in rng.integers(0, len(good), 20):
+        bad = bytearray(good)
+        bad[position] ^= 1 << rng.integers(8)
+        damaged.append(bytes(bad))
+    for bad in damaged:
+        (tmp_path / name).write_bytes(bad)
+        with pytest.raises(CheckpointError, match=r"damaged; export again"):
+            load_export(tmp_path)
+    (tmp_path / name).unlink()
+    with pytest.raises(CheckpointError, match=rf"{name}.*expected an export"):
+        load_export(tmp_path)
+
+
+def test_an_export_of_an_older_version_is_named(tmp_path: Path) -> None:
+    (tmp_path / "export.json").write_text('{"version": 5}')
+    with pytest.raises(CheckpointError, match="got version 5, expected 6; export again"):
+        load_export(tmp_path)
+
+
+def test_an_export_that_cannot_be_written_keeps_the_one_before_it(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    export(run, tmp_path / "out")
+    with disk_with_room_for(1000), pytest.raises(CheckpointError, match=r"--export .*out: cannot be written \("):
+        export(run, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    load_export(tmp_path / "out")
+    with pytest.raises(CheckpointError, match=r"cannot be written \(.*can be written"):
+        export(run, tmp_path / "out" / "export.json" / "inner")
+
+
+def test_a_run_without_hot_features_can_be_exported(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    export(run, tmp_path / "out")
+    assert load_export(tmp_path / "out")[1].num_hot == 0
+
+
+def test_a_model_with_numbers_that_are_not_finite_is_not_exported(tmp_path: Path) -> None:
+    run = TrainingRun(run_config(None), 1)
+    run.train(click_batch(32, 0))
+    assert run.trainer is not None
+    next(run.trainer.learners[ADAPTIVE].model.parameters()).data[0, 0] = float("inf")
+    with pytest.raises(DivergedError, match=r"dense: bottom\.0\.weight has numbers that are not finite"):
+        export(run, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_nothing_trained_and_a_folder_of_somebody_else_are_refused(tmp_path: Path) -> None:

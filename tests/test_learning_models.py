@@ -95,11 +95,22 @@ def test_auc_and_log_loss_match_their_exact_formulas(spread: float) -> None:
     assert (restored.auc, restored.log_loss, restored.rows) == (quality.auc, quality.log_loss, 6000)
 
 
-def test_metrics_are_none_without_rows_and_finite_for_non_finite_logits() -> None:
+def test_metrics_are_none_without_rows_and_finite_for_infinite_logits() -> None:
     quality = Quality()
     assert (quality.auc, quality.log_loss) == (None, None)
-    quality.add(np.array([np.nan, np.inf, -np.inf], np.float32), np.array([0, 1, 0], np.int8))
+    quality.add(np.array([-np.inf, np.inf, -np.inf], np.float32), np.array([0, 1, 0], np.int8))
     assert quality.auc == 1.0
+    assert quality.log_loss == 0.0
+
+
+def test_a_prediction_that_is_not_a_number_leaves_no_auc_and_no_log_loss() -> None:
+    quality, labels = Quality(), np.array([0, 1], np.int8)
+    quality.add(np.array([0.5, 1.0], np.float32), labels)
+    quality.add(np.array([np.nan, 1.0], np.float32), labels)
+    restored = Quality.from_state(json.loads(json.dumps(quality.to_state())))
+    for one in (quality, restored):
+        one.add(np.array([0.5, 1.0], np.float32), labels)
+        assert (one.rows, one.auc, one.log_loss) == (6, None, None)
 
 
 def test_a_window_ends_with_the_batch_that_fills_it() -> None:
@@ -148,6 +159,43 @@ def test_the_embedding_works_with_any_model_and_any_optimizer() -> None:
     optimizer.step()
     importance = embedding.apply_gradients()
     assert (importance.scores > 0).all()
+
+
+def poison(trainer: Trainer, name: str, where: str) -> None:
+    """Makes the loss, or only a gradient, of a learner not finite from the next step on."""
+    last = [weight for weight in trainer.learners[name].model.parameters() if weight.ndim == 2][-1]
+    if where == "loss":
+        last.data[0, 0] = float("nan")
+    else:
+        last.register_hook(lambda gradient: gradient.index_fill(1, torch.tensor([0]), float("inf")))
+
+
+@pytest.mark.parametrize("where", ["loss", "gradient"])
+@pytest.mark.parametrize("name", [ADAPTIVE, HASH])
+def test_a_step_that_is_not_finite_changes_nothing_in_any_learner(name: str, where: str) -> None:
+    trainer = make_trainer(compare=True)
+    assert trainer.step(click_batch(64, 0)).diverged == ()
+    poison(trainer, name, where)
+    before = {part: tensor.clone() for part, tensor in trainer.tensors().items()}
+    report = trainer.step(click_batch(64, 1))
+    assert (report.diverged, report.importance) == ((name,), None)
+    assert not trainer.embedding.has_captured
+    for part, tensor in trainer.tensors().items():
+        assert torch.equal(tensor.nan_to_num(), before[part].nan_to_num()), part
+
+
+def test_a_gradient_at_the_vectors_that_is_not_finite_is_refused() -> None:
+    trainer = make_trainer()
+
+    def disturb(_model: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+        vectors = inputs[1] * 1
+        vectors.register_hook(torch.log)  # NaN for the negative ones
+        return inputs[0], vectors
+
+    trainer.learners[ADAPTIVE].model.register_forward_pre_hook(disturb)
+    before = {part: tensor.clone() for part, tensor in trainer.tensors().items()}
+    assert trainer.step(click_batch(64, 1)).diverged == (ADAPTIVE,)
+    assert all(torch.equal(tensor, before[part]) for part, tensor in trainer.tensors().items())
 
 
 @pytest.mark.parametrize("row_format", ROW_FORMATS)

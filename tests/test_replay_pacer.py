@@ -64,6 +64,28 @@ def test_a_speedup_follows_the_events_own_times(clock: Clock):
     assert starts_s == pytest.approx([100.0, 100.0, 102.0, 102.0, 103.0])
 
 
+YEAR_2100_MS, START_MS = 4_102_444_800_000, 1_700_000_000_000
+
+
+@pytest.mark.parametrize("wrong", [5, 0])
+def test_a_wrong_year_delays_nothing_and_is_named(clock: Clock, caplog: pytest.LogCaptureFixture, wrong: int):
+    pacer = Pacer(speedup=1, clock=clock, sleep=clock.sleep)
+    for number in range(100):
+        assert pacer.wait(1, YEAR_2100_MS if number == wrong else START_MS + 1000 * number, f"batch {number}")
+    assert 60 <= clock.now_s - 100 <= 99
+    assert f"batch {max(wrong, 1)}: event time " in caplog.text
+    assert len(caplog.records) <= 6
+
+
+def test_a_gap_of_years_waits_a_day_at_most_and_the_wait_is_logged(clock: Clock, caplog: pytest.LogCaptureFixture):
+    pacer = Pacer(speedup=1000, clock=clock, sleep=clock.sleep)
+    with caplog.at_level("INFO"):
+        for number in range(100):
+            assert pacer.wait(1, (YEAR_2100_MS if number >= 50 else START_MS) + number, f"batch {number}")
+    assert clock.now_s - 100 == pytest.approx(86.4, abs=0.1)
+    assert "batch 81: waits 86 s for the pace of the log (event time 2100-01-01T00:00:00.081)" in caplog.text
+
+
 def test_a_stop_ends_the_wait_within_a_tenth_of_a_second(clock: Clock):
     pacer = Pacer(rate_rows_s=1, clock=clock, sleep=clock.sleep, should_stop=lambda: clock.now_s >= 105)
     assert pacer.wait(1000, 0)

@@ -70,7 +70,8 @@ def test_the_quick_run_writes_every_fixed_key_a_table_and_a_picture(tmp_path):
     assert report["ok"] is True
     for row in report["speed"]:
         assert row.keys() >= {
-            "buckets", "admission", "inserts_per_s", "queries_per_s", "limit_per_s", "replace_min_per_s",
+            "buckets", "admission", "inserts_per_s", "queries_per_s", "limit_per_s", "replace_min_per_s", "hot_rows",
+            "updates_per_s", "fills_per_s", "fill_changes_per_s", "fill_of_insert",
         }  # fmt: skip
     for row in report["recall"]:
         assert row.keys() >= {"stream", "k", "shards", "admission", "recall", "promotions", "demotions"}

@@ -14,6 +14,7 @@ import pytest
 
 from sketch import HotSet, HotSketch, SnapshotError
 from sketch import kernels as k
+from sketch import tracking as t
 from sketch.snapshot import pack, unpack
 
 NUM_MUTATIONS = int(os.environ.get("HOTSTREAM_MUTATIONS", "300"))
@@ -48,7 +49,10 @@ def test_a_snapshot_that_is_packed_again_is_the_same():
     assert sorted(again.sketch.keys().tolist()) == sorted(set(hot_set.sketch.keys().tolist()))
 
 
-@pytest.mark.parametrize("name", ["tiers", "limits", "free_rows", "counts", "candidates", "lines", "moments"])
+ARRAYS = ["low", "limits", "free_rows", "counts", "candidates", "moments", "drift", "lines"]
+
+
+@pytest.mark.parametrize("name", ARRAYS)
 def test_mutated_arrays_are_refused_or_work(name):
     hot_set = warm()
     random = np.random.default_rng(len(name))
@@ -72,13 +76,13 @@ def test_mutated_arrays_are_refused_or_work(name):
         damaged.update(KEYS[:5000])
         assert 0 <= damaged.num_hot <= damaged.capacity
         damaged.table()
-    assert refused > (0 if name in ("lines", "moments", "candidates") else NUM_MUTATIONS // 10)
+    assert refused > NUM_MUTATIONS // 10
 
 
 LISTED: list[tuple[int, str, Any]] = [
     (index, name, value)
     for index, names in (
-        (0, ["capacity", "first_row", "half_life_events", "half_life_ms", "times", "drift"]),
+        (0, ["capacity", "first_row", "half_life_events", "half_life_ms", "times"]),
         (2, ["num_buckets", "slots_per_bucket", "admission", "seed", "position", "num_rejected", "scale"]),
     )
     for name in names
@@ -108,17 +112,45 @@ def test_a_missing_parameter_or_one_too_many_array_is_refused_or_ignored(index):
             HotSet.from_bytes(forge(parts))
 
 
-def broken_count(index: int, value: int) -> Any:
+def broken(name: str, index: int, value: float) -> Any:
     def break_it(parts: Any) -> None:
-        parts[1]["counts"][index] = value
+        parts[1][name][index] = value
 
     return break_it
 
 
+def hot_bits(parts: Any) -> Any:
+    return parts[3]["lines"].reshape(-1, k.LINE_BYTES)[:, t.HOT_BYTE]
+
+
+def hot_slots(parts: Any) -> Any:
+    return np.argwhere(np.unpackbits(hot_bits(parts)[:, None], axis=1, bitorder="little"))
+
+
 def two_keys_one_row(parts: Any) -> None:
-    tiers = parts[1]["tiers"]
-    hot = np.argwhere(tiers)
-    tiers[tuple(hot[0])] = tiers[tuple(hot[1])]
+    first, second = hot_slots(parts)[:2]
+    parts[1]["low"][tuple(first)] = parts[1]["low"][tuple(second)]
+
+
+def row_over_the_capacity(parts: Any) -> None:
+    parts[1]["low"][tuple(hot_slots(parts)[0])] = 30
+
+
+def hot_slot_that_a_bucket_lacks(parts: Any) -> None:
+    hot_bits(parts)[0] |= 1 << k.MAX_SLOTS
+
+
+def hot_slot_without_a_row(parts: Any) -> None:
+    hot_bits(parts)[0] = ~hot_bits(parts)[0] & 0x7F
+
+
+def cold_slot_with_a_row(parts: Any) -> None:
+    hot_bits(parts)[:] = 0
+
+
+def empty_slot_that_is_hot(parts: Any) -> None:
+    bucket, slot = hot_slots(parts)[0]
+    parts[3]["lines"].view(np.uint16).reshape(-1, 32)[bucket, k.FIRST_SCORE + slot] = 0
 
 
 def score_out_of_range(parts: Any) -> None:
@@ -127,26 +159,77 @@ def score_out_of_range(parts: Any) -> None:
 
 def no_bit_is_free(parts: Any) -> None:  # a search for a free row never ended
     parts[1]["free_rows"][:] = 0
-    parts[1]["counts"][k.NUM_FREE] = 5
+    parts[1]["counts"][t.NUM_FREE] = 5
 
 
-def more_candidates_than_room(parts: Any) -> None:
-    parts[1]["candidates"] = np.zeros(100_000, np.int64)
-    parts[1]["counts"][k.NUM_CANDIDATES] = 100_000
+def free_row_over_the_capacity(parts: Any) -> None:
+    parts[1]["free_rows"][0] |= 1 << 40
+
+
+def candidates(*listed: int) -> Any:
+    def break_it(parts: Any) -> None:
+        parts[1]["candidates"] = np.array(listed, np.int64)
+        parts[1]["counts"][t.NUM_CANDIDATES] = len(listed)
+
+    return break_it
+
+
+def slot(code: int, index: int) -> int:
+    return code << t.SLOT_BITS | t.SLOT_MASK - index
 
 
 @pytest.mark.parametrize(
     "break_it",
     [
-        broken_count(k.NUM_FREE, 7), broken_count(k.HAND, 40), broken_count(k.LAST_ROW, 30),
-        broken_count(k.HELD_HITS, 1 << 40), broken_count(k.NUM_CANDIDATES, 5000),
-        two_keys_one_row, score_out_of_range, no_bit_is_free, more_candidates_than_room,
+        broken("counts", t.NUM_FREE, 7), broken("counts", t.NUM_CANDIDATES, 5000),
+        broken("counts", t.HAND, 40), broken("counts", t.HAND, -1),
+        broken("counts", t.LAST_ROW, 30), broken("counts", t.LAST_ROW, -1),
+        broken("counts", t.HELD_HITS, 1 << 40), broken("counts", t.HOT_HITS, 1 << 40), broken("counts", t.HOT_HITS, -1),
+        broken("limits", t.PROMOTE, 0), broken("limits", t.DEMOTE, k.RENORMALISE_CODE + 1),
+        broken("moments", 0, 0.0), broken("moments", 1, np.nan), broken("moments", 0, np.inf),
+        broken("drift", 0, 1.5), broken("drift", 3, -0.5), broken("drift", 1, np.nan),
+        two_keys_one_row, row_over_the_capacity, hot_slot_that_a_bucket_lacks, hot_slot_without_a_row,
+        cold_slot_with_a_row, empty_slot_that_is_hot, score_out_of_range, no_bit_is_free, free_row_over_the_capacity,
+        candidates(*[slot(1, 0)] * 100_000), candidates(*[slot(1, 0)] * 4095),
+        candidates(slot(1, 8 * 40)), candidates(slot(1, k.MAX_SLOTS)), candidates(slot(0, 0)), candidates(-1),
+        candidates(slot(0xFFFF, 0)),
     ],
 )  # fmt: skip
 def test_what_the_kernels_rest_on_is_checked(break_it):
     parts = parts_of(warm())
     break_it(parts)
     with pytest.raises(SnapshotError):
+        HotSet.from_bytes(forge(parts))
+
+
+def test_a_snapshot_of_fewer_slots_a_bucket_with_a_hot_bit_over_them_is_refused():
+    hot_set = HotSet(30, HotSketch(40, 4, seed=3))
+    hot_set.update(KEYS)
+    parts = parts_of(hot_set)
+    assert HotSet.from_bytes(forge(parts)).to_bytes() == hot_set.to_bytes()
+    hot_bits(parts)[0] |= 1 << 4
+    with pytest.raises(SnapshotError, match="lacks"):
+        HotSet.from_bytes(forge(parts))
+
+
+def test_rows_of_three_bytes_are_restored_and_checked():
+    hot_set = HotSet(70_000, HotSketch(20_000, seed=3), half_life_events=float("inf"))
+    for start in range(0, 1 << 20, 1 << 16):
+        hot_set.update(np.arange(start, start + (1 << 16), dtype=np.uint64))
+    parts = parts_of(hot_set)
+    assert parts[1]["high"].shape == (1, 20_000, 7)
+    assert HotSet.from_bytes(forge(parts)).to_bytes() == hot_set.to_bytes()
+    parts[1]["high"][(0, *hot_slots(parts)[0])] = 2
+    with pytest.raises(SnapshotError, match="over the capacity"):
+        HotSet.from_bytes(forge(parts))
+
+
+@pytest.mark.parametrize("times", [[0, 1], [None, 1], [5, 1 << 60]])
+def test_scores_that_decayed_after_the_newest_event_are_refused(times):
+    hot_set = HotSet(30, HotSketch(40), half_life_ms=1.0)
+    parts = parts_of(hot_set)
+    parts[0]["times"] = times
+    with pytest.raises(SnapshotError, match="decayed"):
         HotSet.from_bytes(forge(parts))
 
 

@@ -59,7 +59,7 @@ def drive(directory: Path | None, last_step: int) -> str:
             perform(event, writer)
         writer.drain()
     run.checkpoint()
-    run.journal.close()
+    run.close()
     assert run.trainer is not None
     digest = xxhash.xxh3_64()
     for name, tensor in sorted(run.trainer.tensors().items()):

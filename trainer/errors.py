@@ -7,7 +7,8 @@
     |-- CapacityError    (ValueError)    an assignment whose row number exceeds the capacity
     |-- DeviceError      (RuntimeError)  an embedding that is moved to another device or dtype
     |-- GradientError    (RuntimeError)  forward, backward and updates in an invalid order
-    `-- CheckpointError  (ValueError)    a checkpoint that is damaged or belongs to another model
+    |-- CheckpointError  (ValueError)    a checkpoint that is damaged, belongs to another model, or cannot be written
+    `-- DivergedError    (ArithmeticError)  a model whose loss, gradients or weights are not finite
 
 A bad *record* raises none of these: `streams.records` returns it as a value (`BadRecord`), which the trainer counts and
 dead-letters.
@@ -19,6 +20,7 @@ __all__ = [
     "CapacityError",
     "CheckpointError",
     "DeviceError",
+    "DivergedError",
     "GradientError",
     "KeyRangeError",
     "KeyTypeError",
@@ -56,4 +58,8 @@ class GradientError(TrainerError, RuntimeError):
 
 
 class CheckpointError(TrainerError, ValueError):
-    """A checkpoint that is damaged, has another format version, or belongs to another model."""
+    """A checkpoint that is damaged, has another format version, belongs to another model, or cannot be written."""
+
+
+class DivergedError(TrainerError, ArithmeticError):
+    """A model whose loss, gradients or weights are not finite."""

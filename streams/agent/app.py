@@ -10,7 +10,6 @@ import asyncio
 import functools
 import gc
 import logging
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,6 +41,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         config.group,
         broker=[f"kafka://{server}" for server in kafka.servers],
         broker_credentials=_credentials(kafka),
+        **({"broker_client_id": kafka.properties["client.id"]} if kafka.properties.get("client.id") else {}),
         autodiscover=False,
         web_enabled=False,
         topic_disable_leader=True,
@@ -54,7 +54,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         stream_ack_cancelled_tasks=False,
         stream_wait_empty=False,
     )
-    _connect_shards(app, worker)
+    _connect_shards(app, worker, kafka.consumer_arguments()["isolation_level"])
     _connect_topic(app, worker.topics.importance, worker.count_importance)
     if "frequency" in config.signals:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
@@ -141,7 +141,7 @@ def _connect_topic(
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
-def _connect_shards(app: faust.App, worker: AgentWorker) -> None:
+def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -> None:
     """Loads assigned shards before their records arrive, and saves shards before they are revoked."""
     topic = worker.topics.importance
 
@@ -155,7 +155,7 @@ def _connect_shards(app: faust.App, worker: AgentWorker) -> None:
     async def stop(_app: Any, **_: Any) -> None:
         await worker.stop()
 
-    use_own_offsets(app, _or_crash(app, adopt))
+    use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level)
     app.on_partitions_revoked.connect(_or_crash(app, save), weak=False)
     app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
 
@@ -166,18 +166,12 @@ def _credentials(kafka: KafkaConfig) -> Any:
     protocol = arguments.get("security_protocol", "PLAINTEXT")
     if protocol == "PLAINTEXT":
         return None
-    context = None
-    if protocol.endswith("SSL"):
-        context = ssl.create_default_context(cafile=arguments.get("ssl_cafile"))
-        if "ssl_certfile" in arguments:
-            context.load_cert_chain(
-                arguments["ssl_certfile"], arguments.get("ssl_keyfile"), arguments.get("ssl_password")
-            )
+    context = arguments.get("ssl_context")
     if not protocol.startswith("SASL"):
         return faust.SSLCredentials(context)
     return faust.SASLCredentials(
-        username=arguments.get("sasl_plain_username"),
-        password=arguments.get("sasl_plain_password"),
-        mechanism=arguments.get("sasl_mechanism", "PLAIN"),
+        username=arguments["sasl_plain_username"],
+        password=arguments["sasl_plain_password"],
+        mechanism=arguments["sasl_mechanism"],
         ssl_context=context,
     )

@@ -1,4 +1,4 @@
-"""A Faust transport whose consumer starts at the offsets of the shards' snapshots, and fetches with a short wait.
+"""A Faust transport whose consumer starts at the offsets of the shards' snapshots and fetches as our other clients do.
 
 Faust's committed offsets serve monitoring only; each shard's snapshot holds the offset to resume from. Faust chooses
 the offsets to read from in `perform_seek`, after every assignment of partitions and before their first records. The
@@ -23,26 +23,29 @@ __all__ = ["use_own_offsets"]
 _FETCH_MAX_WAIT_MS = 20
 
 
-def use_own_offsets(app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]]) -> None:
+def use_own_offsets(
+    app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]], *, isolation_level: str
+) -> None:
     """Makes the app read every partition that `adopt` returns from the offset given there.
 
     Args:
         app: the app, not started yet.
         adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
+        isolation_level: `read_committed` skips records of aborted transactions; `read_uncommitted` does not.
     """
     read_all_async_records()
+    # Faust sets a fetch wait of 1.5 s and `read_uncommitted`, and has no options for them. Kafka answers a fetch as
+    # soon as there is data; the embedded broker waits.
+    settings = {"_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS, "_isolation_level": isolation_level}
     seeking = asyncio.Lock()
 
     class PromptThread(AIOKafkaConsumerThread):
         def _create_worker_consumer(self, transport: Any) -> Any:
             consumer = super()._create_worker_consumer(transport)
-            # Faust sets a fetch wait of 1.5 s and has no option for it. Kafka answers as soon as there is data;
-            # the embedded broker waits.
-            if not hasattr(consumer, "_fetch_max_wait_ms"):
-                raise InvariantError(
-                    "aiokafka: got a consumer without _fetch_max_wait_ms, expected it; find its new name"
-                )
-            consumer._fetch_max_wait_ms = _FETCH_MAX_WAIT_MS  # noqa: SLF001
+            for name, setting in settings.items():
+                if not hasattr(consumer, name):
+                    raise InvariantError(f"aiokafka: got a consumer without {name}, expected it; find its new name")
+                setattr(consumer, name, setting)
             return consumer
 
     class OwnOffsetsConsumer(Consumer):

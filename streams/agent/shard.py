@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +22,7 @@ from sketch.snapshot import pack, unpack
 from sketch.snapshot_checks import integer_of, refusing
 from sketch.tiertable import TierTable
 from streams.errors import ConfigError
+from streams.event_clock import EventClock
 from streams.importance import count_keys, split_by_shard
 from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field
 from streams.records import (
@@ -44,6 +46,7 @@ from streams.records import (
 __all__ = ["Shard", "ShardConfig", "compile_kernels"]
 
 _MAGIC = b"hotstream-shard"
+_MOST_MS = 1 << 62
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,6 +99,11 @@ class ShardConfig:
             "half_life_ms": None if seconds is None else seconds * 1000,
         }
 
+    def make_clock(self) -> EventClock | None:
+        """A new clock of a shard; None if scores decay in events."""
+        half_life_s = self.half_life_s
+        return None if half_life_s is None else EventClock(max(1, int(min(half_life_s * 1000, _MOST_MS))))
+
     def make_hot_set(self, shard: int) -> HotSet:
         """A new hot set for a shard."""
         first_row, rows = self.rows_of(shard)
@@ -119,6 +127,7 @@ class Shard:
         num_counted: importance records counted, without repeated ones.
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
+        clock: the event time that scores decay in, without outliers; None if they decay in events.
         begins_epoch: whether the shard starts a new epoch, and does not continue a snapshot of the same configuration.
         written: the newest (epoch, seq) in the assignments topic; changes up to it are applied but not written again.
             Not part of the state.
@@ -137,6 +146,7 @@ class Shard:
         self.written = (0, 0)
         self.fields: tuple[Field, ...] = ()
         self.hot_set = config.make_hot_set(number)
+        self.clock = config.make_clock()
         self.table = TierTable()
         self.max_hot = 0
 
@@ -163,8 +173,14 @@ class Shard:
         self.marks[mark] = batch.source.offset
         self.num_counted += 1
         self.num_events += len(batch.keys)
-        changes = self.hot_set.update(batch.keys, batch.scores, batch.event_time_ms)
+        now_ms = batch.event_time_ms if self.clock is None else self.clock.advance(batch.event_time_ms)
+        changes = self.hot_set.update(batch.keys, batch.scores, now_ms)
         return self._publish(changes, offset, batch) if len(changes) else []
+
+    @property
+    def num_time_outliers(self) -> int:
+        """Records counted whose event time was too far from that of others to count as time."""
+        return 0 if self.clock is None else self.clock.num_outliers
 
     def skip(self, offset: int) -> None:
         """Skips a malformed or invalid record."""
@@ -215,6 +231,7 @@ class Shard:
             "next_offset": self.next_offset,
             "marks": [[signal, partition, offset] for (signal, partition), offset in sorted(self.marks.items())],
             "fields": [[field.name, field.kind] for field in self.fields],
+            "clock": None if self.clock is None else self.clock.to_state(),
             "counters": [
                 self.num_counted, self.num_repeated, self.num_events,
                 self.num_promotions, self.num_demotions, self.max_hot,
@@ -257,6 +274,7 @@ class Shard:
             shard.begins_epoch = not same
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
+                shard._restore_clock(parameters)
                 shard._restore(HotSet.from_bytes(arrays["hot_set"].tobytes()))
         return shard
 
@@ -279,6 +297,10 @@ class Shard:
             raise SnapshotError(f"shard snapshot: got {problem}, expected keys of the shard's records")
         self.hot_set = hot_set
         self.table.load(*rows_by_key)
+
+    def _restore_clock(self, parameters: Mapping[str, Any]) -> None:
+        if self.clock is not None and "clock" in parameters:  # older snapshots have no clock
+            self.clock.load_state(parameters["clock"])
 
 
 def _mark(signal: object, partition: object, offset: object) -> tuple[tuple[str, int], int]:

@@ -114,9 +114,8 @@ class AgentWorker:
         self._bad_records = BadRecordLog(logger)
         self._connector = connector
         self._clients: _Clients | None = None
-        self._turn = (
-            asyncio.Lock()
-        )  # a snapshot after a record is counted and before its changes are queued would lose them
+        # A snapshot after a record is counted and before its changes are queued would lose them.
+        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         """Connects, in the event loop that will use the clients."""
@@ -179,11 +178,11 @@ class AgentWorker:
             return Shard(number, self.config.shards)
         try:
             shard = Shard.from_bytes(state, self.config.shards)
+            if shard.number == number:
+                return shard
+            reason = f"it is of shard {shard.number}"
         except SnapshotError as error:
-            return self._refuse_snapshot(number, str(error))
-        return shard if shard.number == number else self._refuse_snapshot(number, f"it is of shard {shard.number}")
-
-    def _refuse_snapshot(self, number: int, reason: str) -> Shard:
+            reason = str(error)
         logger.error(
             "shard %d: the snapshot in %s is refused (%s): another program wrote it, or another version; counting "
             "again from the oldest importance record, in a new epoch",
@@ -253,7 +252,10 @@ class AgentWorker:
         if not isinstance(batch, BadRecord) and batch.source.signal not in self.config.signals:
             shard.skip(record.offset)
             return
+        known = shard.num_time_outliers
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
+        if shard.num_time_outliers > known:
+            _warn_of_outlier(shard, record)
         if isinstance(changes, BadRecord):
             shard.skip(record.offset)
             await self._dead_letter(clients, record, changes)
@@ -279,10 +281,8 @@ class AgentWorker:
             ingest_ms=record.timestamp,
         )
         for shard, part in parts:
-            encoded, named = encode_importance(part)
-            await clients.publisher.send(
-                self.topics.importance, shard, [(None, encoded, named)], timestamp_ms=_now_ms()
-            )
+            records = [(None, *encode_importance(part))]
+            await clients.publisher.send(self.topics.importance, shard, records, timestamp_ms=_now_ms())
 
     async def deliver(self) -> None:
         """Waits until the broker has acknowledged all published records; their inputs may then be acknowledged."""
@@ -306,6 +306,7 @@ class AgentWorker:
                 counted=shard.num_counted,
                 repeated=shard.num_repeated,
                 rejected_scores=shard.hot_set.sketch.num_rejected,
+                time_outliers=shard.num_time_outliers,
                 events=shard.num_events,
                 promotions=shard.num_promotions,
                 demotions=shard.num_demotions,
@@ -331,6 +332,17 @@ class AgentWorker:
         if self._clients is None:
             raise InvariantError("an event that is never set was set")
         return self._clients
+
+
+def _warn_of_outlier(shard: Shard, record: Any) -> None:
+    """Warns of an event time that does not count as time, each time the number of these doubles."""
+    number = shard.num_time_outliers
+    if number & (number - 1) == 0:
+        logger.warning(
+            "%s/%d, offset %d: the event time is more than a half-life from that of the records before it, so it does "
+            "not advance the decay of scores; %d such records so far",
+            record.topic, record.partition, record.offset, number,
+        )  # fmt: skip
 
 
 def _now_ms() -> int:

@@ -60,12 +60,14 @@ def find_pom() -> Path:
 class KafkaJars:
     """The jars of the Kafka version in a `pom.xml`, in a cache folder whose name holds a digest of the file.
 
+    `jars.sha256` beside the file lists the jars and their checksums, as `sha256sum` prints them.
+
     Args:
         pom: the file; its property `kafka.version` is Kafka's version.
         cache: the folder of all versions; default `$XDG_CACHE_HOME/hotstream` or `~/.cache/hotstream`.
 
     Raises:
-        BrokerError: the file has no property `kafka.version`.
+        BrokerError: the file has no property `kafka.version`, or the list is missing.
     """
 
     def __init__(self, pom: Path, cache: Path | None = None) -> None:
@@ -76,6 +78,7 @@ class KafkaJars:
                 f"{pom}: no property kafka.version, expected <kafka.version>4.1.0</kafka.version>; reinstall hotstream"
             )
         self._pom = pom
+        self._checksums = _read_checksums(pom.with_name("jars.sha256"))
         self.version = found[1]
         digest = hashlib.sha256(text.encode()).hexdigest()[:8]
         self._cache = cache or Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "hotstream"
@@ -87,14 +90,15 @@ class KafkaJars:
         return str(self.folder / "*")
 
     def resolve(self) -> None:
-        """Downloads the jars unless the folder exists; afterwards it is complete. Cost: half a minute of Maven.
+        """Downloads the jars unless the folder exists; then it holds the listed jars. Cost: half a minute of Maven.
 
         The folder appears by a rename, so an interrupted run leaves none, and of two concurrent runs one wins.
 
         Raises:
-            BrokerError: Maven is missing or fails.
+            BrokerError: Maven is missing or fails, or a jar is not the listed one.
         """
         if self.folder.is_dir():
+            self._verify(self.folder)
             return
         mvn = shutil.which("mvn")
         if mvn is None:
@@ -106,11 +110,26 @@ class KafkaJars:
         with tempfile.TemporaryDirectory(dir=self._cache, prefix=f"{self.folder.name}-partial-") as partial:
             fetched = Path(partial) / "libs"
             self._fetch(mvn, fetched)
+            self._verify(fetched)
             try:
                 fetched.rename(self.folder)
             except OSError:
                 if not self.folder.is_dir():  # else a concurrent run has created it, with the same jars
                     raise
+
+    def _verify(self, folder: Path) -> None:
+        """Checks that the folder holds exactly the listed jars: Java loads every jar in it.
+
+        Raises:
+            BrokerError: a jar is missing, unlisted, or has other content.
+        """
+        found = {path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in folder.glob("*.jar")}
+        wrong = sorted(name for name, _ in found.items() ^ self._checksums.items())
+        if wrong:
+            raise BrokerError(
+                f"the jar {wrong[0]} in {folder} is not the one of jars.sha256 ({len(set(wrong))} differ); delete "
+                f"the folder, and check Maven's mirror, {_ALTERNATIVES}"
+            )
 
     def _fetch(self, mvn: str, target: Path) -> None:
         command = [mvn, "-q", "-B", "-f", str(self._pom), "dependency:copy-dependencies"]
@@ -135,6 +154,18 @@ class KafkaJars:
                 f"Maven could not download Apache Kafka {self.version} (exit code {done.returncode}); configure a "
                 f"repository that it can reach, {_ALTERNATIVES}. Output of Maven:\n{output}"
             )
+
+
+def _read_checksums(path: Path) -> dict[str, str]:
+    """Checksums by the names of the jars.
+
+    Raises:
+        BrokerError: the file is missing.
+    """
+    if not path.is_file():
+        raise BrokerError(f"the checksums of Kafka's jars are missing, expected {path}; reinstall hotstream")
+    pairs = (line.split() for line in path.read_text().splitlines())
+    return {name: digest for digest, name in pairs}
 
 
 def resolve_jars() -> KafkaJars:

@@ -5,15 +5,16 @@ Only this module reads the environment. Precedence: option > environment > `--co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
 from streams.broker import open_broker
-from streams.clients.config import KafkaConfig, load_properties
+from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties
 
 __all__ = ["kafka_options", "open_kafka"]
 
@@ -59,18 +60,34 @@ def kafka_options(command: Command) -> Command:
 
 @contextmanager
 def open_kafka(
-    *, bootstrap_servers: str | None, broker: str | None, config_path: Path | None, prefix: str
+    *,
+    bootstrap_servers: str | None,
+    broker: str | None,
+    config_path: Path | None,
+    prefix: str,
+    roles: Sequence[str] = (),
+    group: str | None = None,
 ) -> Iterator[KafkaConfig]:
     """The configuration from the Kafka options; inside the `with`, the broker that `--broker` names is running.
 
+    Args:
+        bootstrap_servers: the option, as the others below.
+        broker: the option.
+        config_path: the option `--config`.
+        prefix: the option.
+        roles: the roles of the command (`streams.clients.rights`), whose rights are checked.
+        group: its consumer group, if any.
+
     Raises:
         ConfigError: an option is invalid.
-        BrokerError: the broker cannot be started.
+        BrokerError: the broker cannot be started, or refuses the login or a right.
     """
     properties = load_properties(config_path) if config_path else {}
     servers = bootstrap_servers or properties.get("bootstrap.servers", _DEFAULT_SERVERS)
-    if broker is None:
-        yield KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
-        return
-    with open_broker(broker) as address:
-        yield KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties)
+    with nullcontext(servers) if broker is None else open_broker(broker) as address:
+        config = KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties)
+        if roles and config.is_secured:
+            from streams.clients.rights import require_rights  # noqa: PLC0415 - `--help` does not need it
+
+            require_rights(config, roles, group=group)
+        yield config

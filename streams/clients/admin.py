@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from kafka.admin import ConfigResource, ConfigResourceType
-from kafka.errors import KafkaError, TopicAlreadyExistsError
+from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from streams.clients.connector import Connector
 from streams.errors import BrokerError, TopicError
@@ -45,21 +45,49 @@ def connect_admin(connector: Connector, *, timeout_ms: int = 10_000) -> Iterator
     """An admin client.
 
     Raises:
-        BrokerError: no broker answers within `timeout_ms`.
+        BrokerError: no broker answers within `timeout_ms`, or it refuses a request.
     """
     admin = connector.open_admin(timeout_ms=timeout_ms)
     try:
         yield admin
+    except KafkaError as error:
+        raise BrokerError(
+            f"{connector.bootstrap_servers}: the broker refused ({error or type(error).__name__})"
+        ) from error
     finally:
         admin.close()
 
 
-def _fetch(admin: Any, specs: list[TopicSpec]) -> dict[str, tuple[int, dict[str, str]]]:
-    """Partitions and settings of the topics that exist, by name."""
-    existing = sorted(set(admin.list_topics()) & {spec.name for spec in specs})
+def _count_partitions(admin: Any, names: Iterable[str]) -> dict[str, int | None]:
+    """The number of partitions of each topic; 0 for a missing one, None for one that this user may not describe."""
+    described = {topic["name"]: topic for topic in admin.describe_topics(sorted(set(names)))}
+    return {
+        name: None if topic["error_code"] == TopicAuthorizationFailedError.errno else len(topic["partitions"])
+        for name, topic in described.items()
+    }
+
+
+def _require_described(partitions: Mapping[str, int | None], servers: str) -> dict[str, int]:
+    """The partitions of existing topics.
+
+    Raises:
+        BrokerError: this user may not describe one.
+    """
+    hidden = sorted(name for name, number in partitions.items() if number is None)
+    if hidden:
+        raise BrokerError(
+            f"{servers}: this user lacks {', '.join(f'DESCRIBE on topic {name}' for name in hidden)}; have it allowed "
+            "(docs/security.md)"
+        )
+    return {name: number for name, number in partitions.items() if number}
+
+
+def _fetch(admin: Any, specs: list[TopicSpec], servers: str) -> dict[str, tuple[int, dict[str, str]]]:
+    """Partitions and settings of the topics that exist, by name; no settings without the right DESCRIBE_CONFIGS."""
+    partitions = _require_described(_count_partitions(admin, [spec.name for spec in specs]), servers)
+    existing = sorted(partitions)
     if not existing:
         return {}
-    partitions = {topic["name"]: len(topic["partitions"]) for topic in admin.describe_topics(existing)}
     resources = [ConfigResource(ConfigResourceType.TOPIC, name) for name in existing]
     described = admin.describe_configs(resources, config_filter="all").get("topic", {})
     settings = {name: {key: str(entry["value"]) for key, entry in described.get(name, {}).items()} for name in existing}
@@ -90,7 +118,7 @@ def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicS
         BrokerError: no broker answers.
     """
     with connect_admin(connector) as admin:
-        actual = _fetch(admin, specs)
+        actual = _fetch(admin, specs, connector.bootstrap_servers)
     return [_compare(spec, actual.get(spec.name)) for spec in specs]
 
 
@@ -106,7 +134,8 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
         BrokerError: no broker answers, or the broker refuses.
     """
     with connect_admin(connector) as admin:
-        missing = [spec for spec in specs if spec.name not in set(admin.list_topics())]
+        present = _count_partitions(admin, [spec.name for spec in specs])
+        missing = [spec for spec in specs if not present[spec.name]]
         if missing:
             wanted = {
                 spec.name: {
@@ -120,9 +149,14 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
                 admin.create_topics(wanted, wait_for_metadata=True)
             except TopicAlreadyExistsError:
                 pass  # another process created them first; the comparison follows below
+            except AuthorizationError as error:
+                raise BrokerError(
+                    f"{connector.bootstrap_servers}: this user lacks CREATE on the cluster, or on the topics "
+                    f"{', '.join(sorted(wanted))}; have it allowed (docs/security.md)"
+                ) from error
             except KafkaError as error:
                 raise BrokerError(f"topics could not be created: {error}") from error
-        actual = _fetch(admin, specs)
+        actual = _fetch(admin, specs, connector.bootstrap_servers)
     created = {spec.name for spec in missing}
     return [_compare(spec, actual.get(spec.name), created=spec.name in created) for spec in specs]
 
@@ -131,12 +165,11 @@ def require_partitions(connector: Connector, topic: str) -> int:
     """The number of partitions of a topic that must exist.
 
     Raises:
-        BrokerError: no broker answers.
+        BrokerError: no broker answers, or this user may not describe the topic.
         TopicError: the topic is missing.
     """
     with connect_admin(connector) as admin:
-        if topic not in set(admin.list_topics()):
-            raise TopicError(
-                f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `hotstream topics create`"
-            )
-        return len(admin.describe_topics([topic])[0]["partitions"])
+        partitions = _require_described(_count_partitions(admin, [topic]), connector.bootstrap_servers)
+    if topic not in partitions:
+        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `hotstream topics create`")
+    return partitions[topic]

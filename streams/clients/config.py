@@ -9,72 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
+from streams.clients.properties import redact, refuse_unknown
+from streams.clients.security import SECURITY_PROPERTIES, security_arguments
 from streams.errors import ConfigError
 
-__all__ = ["KafkaConfig", "load_properties", "redact"]
+__all__ = ["KafkaConfig"]
 
-_SECRET = re.compile(r"password|secret|jaas|token|credential", re.IGNORECASE)
-# Kafka's (and librdkafka's) property -> the argument of kafka-python and aiokafka, which share them.
-_ARGUMENTS = {
-    "security.protocol": "security_protocol",
-    "sasl.mechanism": "sasl_mechanism",
-    "sasl.mechanisms": "sasl_mechanism",
-    "sasl.username": "sasl_plain_username",
-    "sasl.password": "sasl_plain_password",
-    "ssl.ca.location": "ssl_cafile",
-    "ssl.certificate.location": "ssl_certfile",
-    "ssl.key.location": "ssl_keyfile",
-    "ssl.key.password": "ssl_password",
-}
-_JAAS = re.compile(r'\b(username|password)\s*=\s*"((?:[^"\\]|\\.)*)"')
-
-
-def load_properties(path: Path) -> dict[str, str]:
-    """Properties of a `client.properties` file: `name=value` lines, `#` comments.
-
-    Raises:
-        ConfigError: the file is missing, is not UTF-8, or a line has no `=`.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError as error:
-        raise ConfigError(f"--config {path}: cannot be read ({error.strerror}); expected a readable file") from error
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"--config {path}: got bytes that are not UTF-8 at {error.start}; name a text file"
-        ) from error
-    properties = {}
-    for number, raw in enumerate(text.splitlines(), 1):
-        line = raw.strip()
-        if not line or line[0] in "#!":
-            continue
-        name, equals, value = line.partition("=")
-        if not equals:
-            raise ConfigError(f"--config {path}, line {number}: got {line!r}, expected name=value")
-        properties[name.strip()] = value.strip()
-    return properties
-
-
-def redact(properties: Mapping[str, str]) -> dict[str, str]:
-    """The properties, with `***` in place of every secret, for printing."""
-    return {name: "***" if _SECRET.search(name) else value for name, value in properties.items()}
-
-
-def _parse_jaas(value: str) -> dict[str, str]:
-    """Username and password of a `sasl.jaas.config`, as arguments of a client.
-
-    Raises:
-        ConfigError: username or password is missing.
-    """
-    found = {name: re.sub(r"\\(.)", r"\1", quoted) for name, quoted in _JAAS.findall(value)}
-    if found.keys() != {"username", "password"}:
-        raise ConfigError(
-            'client property \'sasl.jaas.config\': expected a login module with username="..." password="..."'
-        )
-    return {f"sasl_plain_{name}": text for name, text in found.items()}
+_ISOLATION_LEVELS = ("read_committed", "read_uncommitted")
+_KNOWN = SECURITY_PROPERTIES | {"bootstrap.servers", "client.id", "isolation.level"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,26 +47,40 @@ class KafkaConfig:
                 f"--prefix: got {self.prefix!r}, expected 1 to 100 letters, digits, '.' or '-' (Kafka's metric "
                 "names confuse '.' with '_')"
             )
-        unknown = set(self.properties) - set(_ARGUMENTS) - {"sasl.jaas.config", "bootstrap.servers"}
-        if unknown:
-            known = ", ".join([*sorted(_ARGUMENTS), "sasl.jaas.config"])
-            raise ConfigError(f"client property: got {min(unknown)!r}, expected one of {known}")
-        self.client_arguments()  # reports a malformed JAAS line now, not at the first connection
+        refuse_unknown(self.properties, _KNOWN)
+        self.consumer_arguments()  # reports a wrong property now, not at the first connection
 
     @property
     def servers(self) -> list[str]:
         """The bootstrap servers as a list."""
         return [server.strip() for server in self.bootstrap_servers.split(",")]
 
+    @property
+    def is_secured(self) -> bool:
+        """Whether the connection has TLS or a login, so that the broker knows a user who may lack rights."""
+        return self.properties.get("security.protocol", "PLAINTEXT").upper() != "PLAINTEXT"
+
     def client_arguments(self) -> dict[str, Any]:
-        """Security arguments for clients of kafka-python and aiokafka, which share the names."""
-        arguments: dict[str, Any] = {}
-        for name, value in self.properties.items():
-            if name in _ARGUMENTS:
-                arguments[_ARGUMENTS[name]] = value
-            elif name == "sasl.jaas.config":
-                arguments.update(_parse_jaas(value))
-        return arguments
+        """Arguments for every client of kafka-python and aiokafka, which share the names.
+
+        Raises:
+            ConfigError: a property is wrong, or a store that it names cannot be read.
+        """
+        name = {"client_id": self.properties["client.id"]} if self.properties.get("client.id") else {}
+        return {**name, **security_arguments(self.properties)}
+
+    def consumer_arguments(self) -> dict[str, Any]:
+        """The same for consumers. They skip records of aborted transactions unless `isolation.level` demands them.
+
+        Raises:
+            ConfigError: a property is wrong, or a store that it names cannot be read.
+        """
+        level = self.properties.get("isolation.level", "read_committed")
+        if level not in _ISOLATION_LEVELS:
+            raise ConfigError(
+                f"client property 'isolation.level': got another value, expected {' or '.join(_ISOLATION_LEVELS)}"
+            )
+        return {**self.client_arguments(), "isolation_level": level}
 
     # ---- a `Connector`; the client libraries are imported when a client is opened, not before -----------------------
 

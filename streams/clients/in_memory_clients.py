@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError
+from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
 
 if TYPE_CHECKING:
     from streams.clients.in_memory import InMemoryBroker, Item, Record
@@ -294,10 +294,15 @@ class Admin(_Client):
         return list(self._broker.topics)
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Names and partitions of existing topics."""
+        """Error codes, names and partitions of topics."""
         self._check()
+        topics = self._broker.topics
         return [
-            {"name": name, "partitions": [{"partition": number} for number in range(len(self._broker.topics[name]))]}
+            {
+                "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
+                "name": name,
+                "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
+            }
             for name in names
         ]
 

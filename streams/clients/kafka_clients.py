@@ -19,6 +19,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
+from streams.clients.login import check_login
 from streams.clients.record_batches import ReadableRecords
 from streams.errors import BrokerError, InvariantError
 from streams.records.headers import MAX_RECORD_BYTES
@@ -53,15 +54,16 @@ def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> I
     """Turns a client's error into a `BrokerError`.
 
     Raises:
-        BrokerError: no broker answers.
+        BrokerError: no broker answers, or one refuses the login.
     """
+    check_login(config)
     try:
         yield
     except KafkaError as error:
         raise BrokerError(
             f"no broker answered at {config.bootstrap_servers} within {timeout_ms / 1000:.0f} s "
             f"({error or type(error).__name__}); start one with `hotstream broker`, or name yours with "
-            "--bootstrap-servers"
+            "--bootstrap-servers, and what it demands with --config"
         ) from error
 
 
@@ -78,7 +80,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
-            **config.client_arguments(),
+            **config.consumer_arguments(),
         )
     _read_all_records(consumer)
     return consumer
@@ -126,7 +128,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         fetch_max_bytes=_ASYNC_FETCH_BYTES,
         max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-        **config.client_arguments(),
+        **config.consumer_arguments(),
     )
 
 

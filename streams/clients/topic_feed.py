@@ -122,16 +122,33 @@ class TopicFeed:
             if wanted > ends[partition] == 0:
                 raise self._foreign(number, wanted)
             if wanted < oldest[partition]:
-                lost = oldest[partition] - wanted
-                logger.warning("%s[%d]: %d records were deleted before they were read", self.topic, number, lost)
+                self._warn_of_deleted(number, oldest[partition] - wanted)
             starts[number] = max(wanted, oldest[partition])
             self._consumer.seek(partition, starts[number])
         return starts
 
+    def _warn_of_deleted(self, partition: int, lost: int) -> None:
+        logger.warning("%s[%d]: %d records were deleted before they were read", self.topic, partition, lost)
+
+    def _skip_deleted(self, error: OffsetOutOfRangeError) -> None:
+        """Continues at the oldest record of partitions from which retention has deleted the next one.
+
+        Raises:
+            BrokerError: the position is beyond the end, so the topic is another one.
+        """
+        for partition, offset in error.args[0].items():
+            number, oldest = partition.partition, self._consumer.beginning_offsets([partition])[partition]
+            if offset >= oldest:
+                raise self._foreign(number, offset) from error
+            self._warn_of_deleted(number, oldest - offset)
+            self._consumer.seek(partition, oldest)
+            if not self._waiting[number]:
+                self.offsets[number] = oldest
+
     def _foreign(self, partition: int, offset: int) -> BrokerError:
         return BrokerError(
-            f"{self.topic}[{partition}] has no offset {offset}, at which the checkpoint continues: this is not the "
-            "topic that it was trained on; name that broker, or start with --fresh"
+            f"{self.topic}[{partition}] ends before offset {offset}, at which reading continues: the topic was made "
+            "again, or this is another broker; name the broker of the checkpoint, or start with --fresh"
         )
 
     @property
@@ -153,8 +170,8 @@ class TopicFeed:
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms, max_records=room)
         except OffsetOutOfRangeError as error:
-            partition, offset = next(iter(error.args[0].items()))
-            raise self._foreign(partition.partition, offset) from error
+            self._skip_deleted(error)
+            return 0
         except KafkaError as error:
             reason = error or type(error).__name__
             raise BrokerError(f"{self._servers}: reading {self.topic} failed ({reason})") from error

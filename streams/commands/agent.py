@@ -114,7 +114,8 @@ def command(
     compile_kernels()
     # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
-    with open_kafka(**kafka) as config:
+    roles = ["agent"] if signal == "gradient" else ["agent", "frequency"]
+    with open_kafka(roles=roles, group=group, **kafka) as config:
         num_shards = require_partitions(config, Topics(config.prefix).importance)
         agent = AgentConfig(
             shards=ShardConfig(

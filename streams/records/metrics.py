@@ -25,6 +25,7 @@ class ShardMetrics:
         hot: hot features now; `max_hot`: the most so far.
         counted: importance records counted; `repeated`: skipped, because they had been counted before.
         rejected_scores: scores that were not finite, not positive or too large.
+        time_outliers: counted records whose event time was more than a half-life from that of the records before them.
         events: feature events counted.
         promotions: changes to hot; `demotions`: changes from hot.
         next_offset: the offset of the next importance record.
@@ -41,6 +42,7 @@ class ShardMetrics:
     promotions: int
     demotions: int
     next_offset: int
+    time_outliers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

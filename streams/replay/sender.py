@@ -231,8 +231,10 @@ class _BatchSender:
             return True
         first_open_line = max(first_line, line_done + 1)
         rows = block.parse().between(first_open_line, last_line)
-        if rows.batch.num_rows and not self._pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max())):
-            return False
+        if rows.batch.num_rows:
+            name = f"{block.path.name}, lines {first_open_line} to {last_line}"
+            if not self._pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max()), name):
+                return False
         bad = [line for line in rows.bad if not self._point.has_letter(batch, line.line)]
         mark = Mark(replay=self._name, run=self._point.run, batch=batch)
         self._letters.send(mark, block.path.name, bad)

@@ -14,7 +14,8 @@ from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
 from streams.cli.reports import Report, json_option
-from streams.clients.config import KafkaConfig, load_properties
+from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
 
@@ -119,7 +120,7 @@ def command(
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
         prepare_topics(kafka)
         config = DemoConfig(
-            kafka=kafka, data=data, schema=log_schema, schema_option=schema, folder=out,
+            kafka=kafka, config_path=config_path, data=data, schema=log_schema, schema_option=schema, folder=out,
             rate_rows_s=rate or None, batch_rows=batch_rows,
             embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
         )  # fmt: skip

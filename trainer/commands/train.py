@@ -224,7 +224,7 @@ def command(
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
 
-    report, request = Report("train"), StopRequest()
+    report, request, session = Report("train"), StopRequest(), None
     if threads := options.pop("threads"):
         torch.set_num_threads(threads)
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
@@ -238,7 +238,11 @@ def command(
             keep_checkpoints=keep_checkpoints,
         )
         log_schema = load_schema(schema)
-        with open_kafka(**options) as kafka, request.listening(), show_progress("train", interval_s=math.inf) as draw:
+        with (
+            open_kafka(roles=["train"], **options) as kafka,
+            request.listening(),
+            show_progress("train", interval_s=math.inf) as draw,
+        ):
             session = Session(
                 SessionConfig(
                     kafka=kafka,
@@ -258,6 +262,8 @@ def command(
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:
+        if session is not None:
+            report.finish(json_path, ok=False, error=str(error), device=str(run.device), **session.report())
         raise click.ClickException(str(error)) from error
     content = session.report()
     report.finish(json_path, ok=True, device=str(run.device), stopped=request.is_made, **content)

@@ -34,6 +34,7 @@ class DemoConfig:
 
     Args:
         kafka: a running broker.
+        config_path: the file of its properties, which the child processes read, too; None without properties.
         data: the path of the click log.
         schema: the schema of the click log.
         schema_option: the value of `--schema` for the child processes, from which they load the same schema.
@@ -46,6 +47,7 @@ class DemoConfig:
     """
 
     kafka: KafkaConfig
+    config_path: Path | None = None
     data: Path
     schema: LogSchema
     schema_option: str
@@ -55,6 +57,12 @@ class DemoConfig:
     embedding_bytes: int
     capacity: int
     seed: int
+
+    @property
+    def child_options(self) -> list[str]:
+        """The options that every child process has; it receives the broker's address in its environment."""
+        file = [] if self.config_path is None else ["--config", str(self.config_path.resolve())]
+        return ["--prefix", self.kafka.prefix, *file]
 
 
 def run_demo(config: DemoConfig, observer: Observer, on_look: Callable[[Observer, str], None]) -> dict[str, Any]:
@@ -101,7 +109,7 @@ class _Stage:
         self._children = children
         self._observer = observer
         self._on_look = on_look
-        self._common = ["--prefix", config.kafka.prefix]
+        self._common = config.child_options
 
     def start(self) -> None:
         """Starts agent and trainer; returns when both have reported metrics."""

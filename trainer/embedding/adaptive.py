@@ -41,9 +41,9 @@ class AdaptiveEmbedding(CapturingEmbedding):
     """An embedding that follows the hot set.
 
     Guarantees:
-        - A promotion keeps the vector of the key, for every field: bit for bit in float32, rounded to nearest in a
-          smaller format. Vectors of keys that no change names stay the same, except that of a former owner whose row
-          was reassigned.
+        - A promotion keeps the vector of the key, for every field, but for one division by a gate and the rounding to
+          nearest of a smaller format. Vectors of keys that no change names stay the same, except that of a former owner
+          whose row was reassigned.
         - There are never more hot rows than the plan's capacity: a batch with a row beyond it is refused as a whole.
         - On a CPU a step is a deterministic function of state and batch, bit for bit.
 
@@ -126,7 +126,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         num_hot, num_lookups = kernels.split(
             words, rows, inverse, fields, hot_keys, other_keys, hot_lookups, other_lookups
         )
-        others = other_keys[: len(keys) - num_hot]
+        others, (unique_gates, shared_gates) = other_keys[: len(keys) - num_hot], self.gate.arrays()
         return {
             _UNIQUE: Reads(
                 addresses=rows[:, None],
@@ -134,7 +134,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
                 where=hot_lookups[:num_lookups],
                 members=hot_keys[:num_hot],
                 fields=fields,
-                gates=self.gate.unique.numpy(),
+                gates=unique_gates,
             ),
             _SHARED: Reads(
                 addresses=self.shared.address(keys, others),
@@ -142,7 +142,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
                 where=other_lookups[: len(inverse) - num_lookups],
                 members=others,
                 fields=fields,
-                gates=self.gate.shared.numpy(),
+                gates=shared_gates,
             ),
         }
 
@@ -192,21 +192,21 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if lookup.version != self.router.version:
             raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
         if self.backend == "numba":
-            keys, scores = lookup.keys, torch.zeros(len(lookup.keys))
-            looked_up = None if vectors is None else vectors.numpy()
-            tally = Tally(factor=lookup.batch_rows, scores=scores.numpy(), vectors=looked_up)
+            keys, found = lookup.keys, np.zeros(len(lookup.keys), np.float32)
+            scores, looked_up = torch.from_numpy(found), None if vectors is None else vectors.numpy()
+            tally = Tally(factor=lookup.batch_rows, scores=found, vectors=looked_up)
         else:
             keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
             tally = Tally()
         reduced = {
             name: self._stores[name].sum_gradients(reads, gradient, tally) for name, reads in lookup.reads.items()
         }
-        slopes = [one.slopes for one in reduced.values() if one.slopes is not None]
+        slopes = [one.slopes for one in reduced.values()]
         return Touched(
             sums={name: one.sums for name, one in reduced.items()},
             keys=keys,
             scores=scores,
-            slopes=torch.cat(slopes, dim=1),
+            slopes=np.concatenate(slopes, axis=1) if self.backend == "numba" else torch.cat(slopes, dim=1),
             batch_rows=lookup.batch_rows,
         )
 
@@ -259,8 +259,12 @@ class AdaptiveEmbedding(CapturingEmbedding):
             self.shared.gather(Reads(addresses=addresses, fields=fields, gates=self.gate.shared), out)
             return out
         inverse = np.arange(len(keys), dtype=np.int32)
-        gates = self.gate.shared.numpy()
-        reads = Reads(addresses=addresses, inverse=inverse, fields=fields.numpy().astype(np.uint8), gates=gates)
+        reads = Reads(
+            addresses=addresses,
+            inverse=inverse,
+            fields=fields.numpy().astype(np.uint8),
+            gates=self.gate.arrays()[1],
+        )
         self.shared.gather(reads, out)
         return out
 

@@ -93,14 +93,14 @@ class Touched:
         sums: the row gradients of each store that was read, by name, one for each memory of the store.
         keys: (K,) int64, distinct except for 0, which is padding; (0,) from an embedding without importance.
         scores: (K,) float32, the importance of each key.
-        slopes: (F, 3) float32, the gradient at the gates; None without gates.
+        slopes: (F, 3) float32, the gradient at the gates, an array in the numba body; None without gates.
         batch_rows: B, the rows of all passes.
     """
 
     sums: Mapping[str, tuple[Sums, ...]]
     keys: Tensor = field(default_factory=lambda: torch.empty(0, dtype=torch.int64))
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
-    slopes: Tensor | None = None
+    slopes: Any = None
     batch_rows: int = 0
 
 
@@ -126,7 +126,7 @@ def add_up(parts: list[Touched], backend: Backend) -> Touched:
     sums = {name: tuple(map(merged, zip(*(part.sums[name] for part in parts), strict=True))) for name in parts[0].sums}
     keys, scores = merge([part.keys for part in parts], [part.scores for part in parts], 0)
     slopes = [part.slopes for part in parts if part.slopes is not None]
-    total = torch.stack(slopes).sum(dim=0) if slopes else None
+    total = sum(slopes[1:], slopes[0]) if slopes else None
     return Touched(sums=sums, keys=keys, scores=scores, slopes=total, batch_rows=sum(part.batch_rows for part in parts))
 
 

@@ -13,6 +13,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
@@ -20,9 +22,10 @@ from trainer.errors import CheckpointError
 
 __all__ = ["Gate"]
 
+Gates = npt.NDArray[np.float32]
 _PARTS = 3
-_LEARNING_RATE, _EPSILON = 0.1, 1e-6
-_LEAST_UNIQUE, _LEAST, _MOST = 0.1, 0.01, 10.0
+_LEARNING_RATE, _EPSILON = np.float32(0.1), np.float32(1e-6)
+_RANGE = np.array([[0.1, 0.01, 0.01], [10.0, 10.0, 10.0]], np.float32)
 
 
 class Gate(nn.Module):
@@ -56,13 +59,24 @@ class Gate(nn.Module):
         """A copy of the gates (F, 2) of both levels."""
         return self.values[:, 1:].clone()
 
+    def arrays(self) -> tuple[Gates, Gates]:
+        """`unique` and `shared` as arrays, on a CPU; without torch calls, which take as long as a small kernel."""
+        values = self.values.numpy()
+        return values[:, :1].copy(), values[:, 1:].copy()
+
     @torch.no_grad()
-    def learn(self, slopes: Tensor) -> None:
-        """One Adagrad step with the gradient (F, 3)."""
+    def learn(self, slopes: Tensor | Gates) -> None:
+        """One Adagrad step with the gradient (F, 3); with an array in numpy."""
+        if isinstance(slopes, np.ndarray):
+            values, state = self.values.numpy(), self.state.numpy()
+            state += slopes * slopes
+            values -= _LEARNING_RATE * slopes / (np.sqrt(state) + _EPSILON)
+            np.clip(values, _RANGE[0], _RANGE[1], out=values)
+            return
         self.state += slopes.square()
-        self.values -= _LEARNING_RATE * slopes / (self.state.sqrt() + _EPSILON)
-        self.values[:, :1].clamp_(_LEAST_UNIQUE, _MOST)
-        self.values[:, 1:].clamp_(_LEAST, _MOST)
+        self.values -= float(_LEARNING_RATE) * slopes / (self.state.sqrt() + float(_EPSILON))
+        least, most = (torch.from_numpy(bound).to(self.values.device) for bound in _RANGE)
+        self.values.clamp_(least, most)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state, for a checkpoint."""

@@ -16,8 +16,9 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance
 from trainer.errors import CheckpointError, PlanError
+from trainer.learning.finiteness import are_finite
 
-__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome"]
+__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome", "Pass"]
 
 DENSE_OPTIMIZERS = ("adam", "adagrad", "sgd")
 
@@ -56,12 +57,27 @@ class Outcome:
     Attributes:
         logits: (B,) float32 predictions, computed before the learner trained on these rows.
         loss: the mean log loss of these predictions, in nats.
-        importance: the importance of each key; None if the embedding does not measure it.
+        importance: the importance of each key; None if the embedding does not measure it, or the step was refused.
     """
 
     logits: npt.NDArray[np.float32]
     loss: float
     importance: Importance | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pass:
+    """A forward and backward pass that has not changed the learner yet.
+
+    Attributes:
+        logits: (B,) predictions.
+        loss: the mean log loss of these predictions, in nats.
+        is_finite: whether the loss and the norm of every gradient are finite.
+    """
+
+    logits: Tensor
+    loss: Tensor
+    is_finite: bool
 
 
 class Learner:
@@ -80,24 +96,49 @@ class Learner:
         self.embedding = embedding
         self.optimizer = optimizer.build(model.parameters())
 
-    def step(
+    def differentiate(
         self, dense: Tensor, keys: Tensor, label: Tensor, after_lookup: Callable[[], None] | None = None
-    ) -> Outcome:
-        """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, then trains on label (B,) float32.
+    ) -> Pass:
+        """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, and computes the gradients of the loss.
 
-        It calls `after_lookup` right before the dense part. The dense part releases the interpreter's lock, so another
-        thread can run beside it.
+        `update` or `drop` must follow. It calls `after_lookup` right before the dense part. The dense part releases the
+        interpreter's lock, so another thread can run beside it. It synchronises with the device.
         """
         vectors = self.embedding(keys)  # (B, F, D)
+        at_vectors: list[Tensor] = []
+        vectors.register_hook(at_vectors.append)
         if after_lookup is not None:
             after_lookup()
         logits = self.model(dense, vectors)  # (B,)
         loss = binary_cross_entropy_with_logits(logits, label)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
+        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
+        return Pass(
+            logits=logits.detach(), loss=loss.detach(), is_finite=are_finite([loss.detach(), *at_vectors, *gradients])
+        )
+
+    def update(self) -> Importance | None:
+        """Applies the gradients of the last pass; returns the importance of each key, if the embedding measures it."""
         self.optimizer.step()
-        importance = self.embedding.apply_gradients()
-        return Outcome(logits=logits.detach().cpu().numpy(), loss=float(loss.detach()), importance=importance)
+        return self.embedding.apply_gradients()
+
+    def drop(self) -> None:
+        """Drops the gradients of the last pass: the learner is as before it."""
+        self.optimizer.zero_grad(set_to_none=True)
+        self.embedding.zero_grad()
+
+    def step(
+        self, dense: Tensor, keys: Tensor, label: Tensor, after_lookup: Callable[[], None] | None = None
+    ) -> Outcome:
+        """Predicts the rows, then trains on label (B,) float32, unless the loss or a gradient is not finite."""
+        computed = self.differentiate(dense, keys, label, after_lookup)
+        importance = None
+        if computed.is_finite:
+            importance = self.update()
+        else:
+            self.drop()
+        return Outcome(logits=computed.logits.cpu().numpy(), loss=float(computed.loss), importance=importance)
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
         """Returns every tensor of a checkpoint by name, with the hot keys in arbitrary order."""

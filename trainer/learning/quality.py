@@ -29,6 +29,7 @@ class Quality:
     def __init__(self) -> None:
         self._counts = np.zeros((2, _NUM_BINS), np.int64)  # (label, bin)
         self._loss_sum = 0.0
+        self._num_nan = 0
 
     @property
     def rows(self) -> int:
@@ -36,7 +37,8 @@ class Quality:
         return int(self._counts.sum())
 
     def add(self, logits: Logits, labels: Labels) -> None:
-        """Adds (B,) predictions; a NaN logit counts as 0, an infinite one as +-1000."""
+        """Adds (B,) predictions; an infinite logit counts as +-1000. After a NaN there is no AUC and no log loss."""
+        self._num_nan += int(np.isnan(logits).sum())
         clean = np.nan_to_num(logits.astype(np.float64), nan=0.0, posinf=1e3, neginf=-1e3)
         bins = np.clip((clean + _LIMIT) * _SCALE, 0, _NUM_BINS - 1).astype(np.int64)
         np.add.at(self._counts, (labels.astype(np.int64), bins), 1)
@@ -46,18 +48,18 @@ class Quality:
 
     @property
     def auc(self) -> float | None:
-        """The share of (click, no click) pairs in the correct order; None until both labels have occurred."""
+        """The share of (click, no click) pairs in the correct order; None without both labels, or after a NaN."""
         negatives, positives = self._counts
         pairs = int(negatives.sum()) * int(positives.sum())
-        if pairs == 0:
+        if pairs == 0 or self._num_nan:
             return None
         below = np.cumsum(negatives) - negatives
         return float(np.dot(positives.astype(np.float64), below + negatives / 2) / pairs)
 
     @property
     def log_loss(self) -> float | None:
-        """The mean negative log likelihood in nats; None before the first prediction."""
-        return self._loss_sum / self.rows if self.rows else None
+        """The mean negative log likelihood in nats; None before the first prediction, or after a NaN."""
+        return self._loss_sum / self.rows if self.rows and not self._num_nan else None
 
     def to_state(self) -> dict[str, Any]:
         """Returns the state for `from_state` as JSON values; it contains only the bins that are not empty."""
@@ -67,6 +69,7 @@ class Quality:
             "bin": bin_index.tolist(),
             "count": self._counts[label, bin_index].tolist(),
             "loss_sum": self._loss_sum,
+            "nan": self._num_nan,
         }
 
     @classmethod
@@ -75,6 +78,7 @@ class Quality:
         quality = cls()
         quality._counts[state["label"], state["bin"]] = state["count"]
         quality._loss_sum = float(state["loss_sum"])
+        quality._num_nan = int(state["nan"])
         return quality
 
 

@@ -31,13 +31,15 @@ class StepReport:
         rows: B, the rows of the batch.
         loss: the mean log loss of the predictions in nats, by learner.
         logits: (B,) float32 predictions, computed before training on these rows, by learner.
-        importance: the importance of each key to the adaptive learner.
+        importance: the importance of each key to the adaptive learner; None if the step was refused.
+        diverged: the learners whose loss or gradients are not finite; if there are any, the step was refused.
     """
 
     rows: int
     loss: Mapping[str, float]
     logits: Mapping[str, npt.NDArray[np.float32]]
-    importance: Importance
+    importance: Importance | None
+    diverged: tuple[str, ...] = ()
 
 
 def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -72,6 +74,8 @@ class Trainer:
     def step(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> StepReport:
         """Predicts the batch, then trains every learner on it.
 
+        The step is refused, and changes nothing, if the loss or a gradient of any learner is not finite.
+
         It calls `after_lookup` once, after the lookup of the adaptive embedding: the best time to start the work of
         another thread, which then runs beside the dense part.
         """
@@ -80,18 +84,32 @@ class Trainer:
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
         label = torch.from_numpy(batch.label.astype(np.float32)).to(device)
-        outcomes = {
-            name: learner.step(dense, keys, label, after_lookup if name == ADAPTIVE else None)
+        passes = {
+            name: learner.differentiate(dense, keys, label, after_lookup if name == ADAPTIVE else None)
             for name, learner in self.learners.items()
         }
-        importance = outcomes[ADAPTIVE].importance
-        assert importance is not None  # noqa: S101  an adaptive embedding always measures it
+        diverged = tuple(name for name, computed in passes.items() if not computed.is_finite)
+        importance = None
+        if diverged:
+            self._drop()
+        else:
+            importance = self._update()
         return StepReport(
             rows=batch.num_rows,
-            loss={name: outcome.loss for name, outcome in outcomes.items()},
-            logits={name: outcome.logits for name, outcome in outcomes.items()},
+            loss={name: float(computed.loss) for name, computed in passes.items()},
+            logits={name: computed.logits.cpu().numpy() for name, computed in passes.items()},
             importance=importance,
+            diverged=diverged,
         )
+
+    def _update(self) -> Importance | None:
+        """Applies the gradients of all learners; returns the importance to the adaptive learner."""
+        return {name: learner.update() for name, learner in self.learners.items()}[ADAPTIVE]
+
+    def _drop(self) -> None:
+        """Drops the gradients of all learners."""
+        for learner in self.learners.values():
+            learner.drop()
 
     def migrate(self, changes: Changes) -> MigrationReport:
         """Follows changes of the hot set; between steps."""

@@ -26,13 +26,14 @@ import torch
 import xxhash
 from torch import Tensor
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
+from trainer.learning.finiteness import find_non_finite
 
-__all__ = ["Checkpoint", "Checkpoints", "sync_directory", "write_file", "write_tensors"]
+__all__ = ["Checkpoint", "Checkpoints", "describe_bytes", "sync_directory", "write_file", "write_tensors"]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 5
+VERSION = 6
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",
@@ -65,7 +66,9 @@ def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     """Encodes a safetensors file in pieces of at most 1 MiB, so that no call holds the interpreter's lock for long."""
     header, end, parts = {}, 0, []
     for name, tensor in sorted(tensors.items()):
-        flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
+        # An empty tensor from numpy has a stride that `view` refuses.
+        whole = tensor.detach().cpu().contiguous() if tensor.numel() else torch.empty(0, dtype=tensor.dtype)
+        flat = whole.reshape(-1).view(torch.uint8).numpy()
         offsets = [end, end := end + flat.nbytes]
         header[name] = {"dtype": _DTYPES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         parts.append(flat)
@@ -104,7 +107,8 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def _describe(data: bytes) -> dict[str, Any]:
+def describe_bytes(data: bytes) -> dict[str, Any]:
+    """The size and checksum of data, as `write_file` returns them."""
     return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
 
 
@@ -131,28 +135,48 @@ class Checkpoints:
         """Writes the state after an event, and deletes all but the newest checkpoints.
 
         A checkpoint replaces an older one of the same event.
+
+        Raises:
+            DivergedError: a number is not finite; nothing is written.
+            OSError: the disk fails; the checkpoints of earlier events are kept.
         """
+        if (bad := find_non_finite(tensors)) is not None:
+            raise DivergedError(
+                f"{self.directory}: {bad} of event {event} has numbers that are not finite, so no checkpoint was "
+                "written and the last good one is kept: the model diverged; lower the learning rates and start over "
+                "with --fresh"
+            )
         name = f"{event:012d}"
         temporary, final = self.directory / f".{name}.part", self.directory / name
-        shutil.rmtree(temporary, ignore_errors=True)
-        temporary.mkdir()
+        try:
+            self._write(event, temporary, tensors, state)
+            self._replace(temporary, final)
+        except OSError:
+            shutil.rmtree(temporary, ignore_errors=True)  # makes room for the next one
+            raise
+        self._prune()
+        return final
+
+    def _write(self, event: int, directory: Path, tensors: Mapping[str, Tensor], state: Mapping[str, Any]) -> None:
+        shutil.rmtree(directory, ignore_errors=True)
+        directory.mkdir()
         files = {
-            _TENSORS: write_tensors(temporary / _TENSORS, tensors),
-            _STATE: write_file(temporary / _STATE, [json.dumps(state, allow_nan=False).encode()]),
+            _TENSORS: write_tensors(directory / _TENSORS, tensors),
+            _STATE: write_file(directory / _STATE, [json.dumps(state, allow_nan=False).encode()]),
         }
         content = {"version": VERSION, "event": event, "files": files}
         # The manifest has the checksums of the other files; its first line is its own checksum.
         text = json.dumps(content, indent=2).encode()
-        write_file(temporary / _MANIFEST, [xxhash.xxh3_64_hexdigest(text).encode(), b"\n", text])
-        sync_directory(temporary)
+        write_file(directory / _MANIFEST, [xxhash.xxh3_64_hexdigest(text).encode(), b"\n", text])
+        sync_directory(directory)
+
+    def _replace(self, temporary: Path, final: Path) -> None:
         if final.exists():
-            replaced = self.directory / f".{name}.old"
+            replaced = self.directory / f".{final.name}.old"
             shutil.rmtree(replaced, ignore_errors=True)
             final.rename(replaced)
         temporary.rename(final)
         sync_directory(self.directory)
-        self._prune()
-        return final
 
     def _prune(self) -> None:
         for path in self.paths()[self._keep :]:
@@ -209,7 +233,7 @@ def _read(path: Path) -> Checkpoint:
         files = {}
         for name in (_TENSORS, _STATE):
             files[name] = (path / name).read_bytes()
-            if _describe(files[name]) != manifest["files"][name]:
+            if describe_bytes(files[name]) != manifest["files"][name]:
                 raise CheckpointError(f"{name}: size or checksum does not match the manifest")
         if path.name != f"{manifest['event']:012d}":
             raise CheckpointError(f"{_MANIFEST}: got event {manifest['event']}, expected {path.name}")

@@ -4,21 +4,33 @@
     {"event": 813, "assignments": {"0": 96},    the assignments before these offsets were applied; at their fetch the
      "log_ends": {"0": 120}}                    partitions ended at log_ends (which decides what counts in a gap)
 
-Each line is written, unbuffered, before its event; a checkpoint names its last event. After a kill the run repeats the
-events after the newest valid checkpoint, and so reaches the same weights. The event of an incomplete line had not
-happened yet.
+A line is the checksum of its JSON (xxh3, 64 bits, as 16 hexadecimal digits), a space, and the JSON. Each is written,
+unbuffered, before its event; a checkpoint names its last event. After a kill the run repeats the events after the
+newest valid checkpoint, and so reaches the same weights. The event of an incomplete line had not happened yet.
+
+While the disk is full, lines wait in memory, at most 1 MiB of them: a kill then loses the order of these events, not
+the events.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 
+import xxhash
+
+from trainer.errors import CheckpointError
+
 __all__ = ["Apply", "Journal", "Train"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_UNWRITTEN_BYTES = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -47,13 +59,17 @@ def _encode(number: int, event: Train | Apply) -> bytes:
         line = {"event": number, "click": [event.partition, event.offset]}
     else:
         line = {"event": number, "assignments": event.ends, "log_ends": event.log_ends}
-    return json.dumps(line, separators=(",", ":")).encode() + b"\n"
+    text = json.dumps(line, separators=(",", ":")).encode()
+    return b"%s %s\n" % (xxhash.xxh3_64_hexdigest(text).encode(), text)
 
 
 def _decode(line: bytes) -> tuple[int, Train | Apply] | None:
-    """The number and event of a line; None if the line is incomplete."""
+    """The number and event of a line; None if the line is incomplete or damaged."""
+    checksum, _, text = line.partition(b" ")
+    if xxhash.xxh3_64_hexdigest(text).encode() != checksum:
+        return None
     try:
-        decoded = json.loads(line)
+        decoded = json.loads(text)
         if "click" in decoded:
             return int(decoded["event"]), Train(*map(int, decoded["click"]))
         return int(decoded["event"]), Apply(_offsets(decoded["assignments"]), _offsets(decoded["log_ends"]))
@@ -79,36 +95,50 @@ class Journal:
     def __init__(self, directory: Path | None, last_event: int = 0) -> None:
         self._directory = directory
         self._file: int | None = None
+        self._unwritten = bytearray()
+        self._failure: OSError | None = None
         self.last_event = last_event
         self._script = deque(self._read(last_event))
         self._begin()
+        for path in self._paths():
+            if int(path.stem) > last_event:
+                path.unlink()  # the new file has its events, or they follow a damaged line and happen in another order
 
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("*.journal")) if self._directory else []
 
     def _read(self, last_event: int) -> list[tuple[int, Train | Apply]]:
         """The consecutive events after the checkpoint."""
-        found = {}
-        for path in self._paths():
-            decoded = [_decode(line) for line in path.read_bytes().split(b"\n")]
+        found, num_damaged, paths = {}, 0, self._paths()
+        earlier = sum(int(path.stem) <= last_event for path in paths)
+        for path in paths[max(0, earlier - 1) :]:
+            *lines, _incomplete = path.read_bytes().split(b"\n")
+            decoded = [_decode(line) for line in lines]
+            num_damaged += decoded.count(None)
             found.update({number: event for number, event in filter(None, decoded) if number > last_event})
         events = []
         while last_event + 1 in found:
             last_event += 1
             events.append((last_event, found[last_event]))
+        if num_damaged or len(found) > len(events):
+            logger.warning(
+                "the journal in %s has %d damaged lines; it repeats the events up to %d, and %d later ones follow in "
+                "the order of their arrival, so the weights may differ from those of an unharmed run",
+                self._directory, num_damaged, last_event, len(found) - len(events),
+            )  # fmt: skip
         return events
 
     def _begin(self) -> None:
         """Starts a file after the last event; it begins with the events still to be repeated."""
         if self._directory is None:
             return
-        if self._file is not None:
-            os.close(self._file)
         path = self._directory / f"{self.last_event:012d}.journal"
         temporary = path.with_suffix(".part")
         temporary.write_bytes(b"".join(_encode(number, event) for number, event in self._script))
         temporary.rename(path)
-        self._file = os.open(path, os.O_WRONLY | os.O_APPEND)
+        replaced, self._file = self._file, os.open(path, os.O_WRONLY | os.O_APPEND)
+        if replaced is not None:
+            os.close(replaced)
 
     def next_scripted(self) -> Train | Apply | None:
         """The next event to repeat; None when the whole journal has been repeated."""
@@ -118,13 +148,45 @@ class Journal:
         return event
 
     def record(self, event: Train | Apply) -> None:
-        """Writes an event that is about to happen."""
+        """Writes an event that is about to happen; if the disk fails, with a later event.
+
+        Raises:
+            CheckpointError: more than 1 MiB of events could not be written.
+        """
         self.last_event += 1
         if self._file is not None:
-            os.write(self._file, _encode(self.last_event, event))
+            self._unwritten += _encode(self.last_event, event)
+            self._write(self._file)
+            if len(self._unwritten) > _MOST_UNWRITTEN_BYTES:
+                raise CheckpointError(
+                    f"{self._directory}: 1 MiB of the journal could not be written ({self._failure}); free space, and "
+                    "start the trainer again"
+                ) from self._failure
+
+    def _write(self, file: int) -> None:
+        """Writes what is unwritten, as far as the disk takes it; warns once if it takes nothing."""
+        try:
+            written = os.write(file, self._unwritten)
+        except OSError as error:
+            if self._failure is None:
+                logger.warning("%s: the journal cannot be written (%s); its lines wait", self._directory, error)
+            self._failure = error
+            return
+        del self._unwritten[:written]
+        if self._failure is not None and not self._unwritten:
+            self._failure = None
+            logger.warning("%s: the journal is complete again", self._directory)
 
     def start_file(self) -> None:
-        """Starts a new file; call it when a checkpoint is captured."""
+        """Starts a new file; call it when a checkpoint is captured.
+
+        Raises:
+            OSError: the disk fails; the journal continues in the old file.
+        """
+        if self._file is not None and self._unwritten:
+            self._write(self._file)
+            if self._failure is not None:
+                raise self._failure
         self._begin()
 
     def forget(self, oldest_event: int) -> None:
@@ -138,6 +200,7 @@ class Journal:
         """Deletes all events, for a new run."""
         self._script.clear()
         self.last_event = 0
+        self._unwritten.clear()
         for path in self._paths():
             path.unlink()
         self._begin()

@@ -12,7 +12,10 @@ from trainer.learning.quality import Windows
 
 __all__ = ["Progress"]
 
-_KEPT = ("rows", "click_records", "bad_clicks", "bad_assignments", "importance_records", "importance_rows")
+_KEPT = (
+    "rows", "click_records", "bad_clicks", "bad_assignments", "importance_records", "importance_rows",
+    "refused_steps", "refused_rows", "refused_in_a_row",
+)  # fmt: skip
 
 
 @dataclass
@@ -27,7 +30,11 @@ class Progress:
         bad_assignments: malformed or invalid assignment records.
         importance_records: importance records sent, one for each shard and click record.
         importance_rows: keys in the importance records.
+        refused_steps: steps refused because a loss or gradient was not finite; they changed nothing.
+        refused_rows: their click rows.
+        refused_in_a_row: the refused steps since the last trained one.
         applied: counts of applied changes, by effect.
+        failed_checkpoints: checkpoints that this process could not write.
         latency: the time from an assignment record's timestamp until it was applied.
     """
 
@@ -38,7 +45,11 @@ class Progress:
     bad_assignments: int = 0
     importance_records: int = 0
     importance_rows: int = 0
+    refused_steps: int = 0
+    refused_rows: int = 0
+    refused_in_a_row: int = 0
     applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(MigrationReport()), 0))
+    failed_checkpoints: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
 
     def add_applied(self, report: MigrationReport) -> None:

@@ -23,12 +23,13 @@ from streams.assignments.history import History, Outcome
 from streams.keys import Field
 from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.building import build_trainer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
-from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
+from trainer.learning.trainer import ADAPTIVE, HASH, StepReport, Trainer
 from trainer.process.checkpoint import Checkpoint, Checkpoints
+from trainer.process.directory_lock import DirectoryLock
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
 
@@ -36,6 +37,7 @@ __all__ = ["Captured", "RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
+_MOST_REFUSALS = 3  # refused steps in a row, after which a run ends
 _HISTORY = "history."
 _UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # suffixes of names: unsorted keys -> their values
 
@@ -79,7 +81,8 @@ class TrainingRun:
         resume: whether to resume from the newest valid checkpoint; otherwise the directory's checkpoints are deleted.
 
     Raises:
-        CheckpointError: all checkpoints are damaged, or the newest valid one has another configuration.
+        CheckpointError: all checkpoints are damaged, the newest valid one has another configuration, or the directory
+            is in use or cannot be written.
     """
 
     def __init__(self, config: RunConfig, num_shards: int, *, resume: bool = True) -> None:
@@ -94,17 +97,36 @@ class TrainingRun:
         self._rows_saved = 0
         self._is_saving = False
         self._checkpoints: Checkpoints | None = None
-        last_event = 0
+        self._lock: DirectoryLock | None = None
+        self.journal = Journal(None)
         if config.checkpoint_dir is not None:
-            self._checkpoints = Checkpoints(config.checkpoint_dir, keep=config.keep_checkpoints)
+            self._open(config.checkpoint_dir, resume=resume)
+
+    def _open(self, directory: Path, *, resume: bool) -> None:
+        """Locks the directory, and loads its newest checkpoint and journal, or clears it."""
+        try:
+            self._checkpoints = Checkpoints(directory, keep=self.config.keep_checkpoints)
+            self._lock = DirectoryLock(directory)
             checkpoint = self._checkpoints.load() if resume else None
-            if checkpoint is not None:
-                last_event = self._load(checkpoint)
-            elif not resume:
+            if not resume:
                 self._checkpoints.clear()
-        self.journal = Journal(config.checkpoint_dir, last_event)
-        if not resume:
-            self.journal.clear()
+            self.journal = Journal(directory, self._load(checkpoint) if checkpoint else 0)
+            if not resume:
+                self.journal.clear()
+        except OSError as error:
+            self.close()
+            raise CheckpointError(
+                f"--checkpoint-dir {directory}: cannot be used ({error}); choose a directory that can be written"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Closes the journal, and releases the directory to other trainers."""
+        self.journal.close()
+        if self._lock is not None:
+            self._lock.release()
 
     def _load(self, checkpoint: Checkpoint) -> int:
         state = checkpoint.state
@@ -167,14 +189,47 @@ class TrainingRun:
             f"expected the model's {len(self._shape[0])} and {self._shape[1]} with the same names"
         )
 
-    def train(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> Importance:
-        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`."""
+    def train(
+        self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"
+    ) -> Importance | None:
+        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`.
+
+        A step whose loss or gradients are not finite changes nothing, is counted as refused, and returns None.
+
+        Args:
+            batch: the click rows.
+            after_lookup: called after the lookup.
+            name: the name of the batch in messages.
+
+        Raises:
+            DivergedError: several steps in a row were refused.
+        """
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
         report = trainer.step(batch, after_lookup)
+        if report.importance is None:
+            self._count_refusal(report, name)
+            return None
         self.progress.windows.add(report.logits, batch.label)
         self.progress.rows += report.rows
         self.progress.click_records += 1
+        self.progress.refused_in_a_row = 0
         return report.importance
+
+    def _count_refusal(self, report: StepReport, name: str) -> None:
+        progress = self.progress
+        progress.refused_steps += 1
+        progress.refused_rows += report.rows
+        progress.refused_in_a_row += 1
+        losses = ", ".join(f"{learner} {report.loss[learner]:g}" for learner in report.diverged)
+        refused = f"{name}: the loss ({losses}) or a gradient is not finite"
+        logger.warning("%s; nothing was learned from these %d rows", refused, report.rows)
+        if progress.refused_in_a_row >= _MOST_REFUSALS:
+            raise DivergedError(
+                f"the model diverged: {progress.refused_in_a_row} steps in a row were refused, after "
+                f"{progress.rows} trained rows; the last one, {refused}. No checkpoint with such numbers is written, "
+                "and the last good one is kept; lower --dense-learning-rate or --learning-rate, and start over "
+                "with --fresh"
+            )
 
     def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
         """Applies the assignment records that count as one batch; returns the outcome of each fetch.
@@ -196,12 +251,19 @@ class TrainingRun:
         return self._checkpoints is not None and is_due and not self._is_saving
 
     def capture(self) -> Captured | None:
-        """Copies the state of a checkpoint; None if there is no directory or no model yet.
+        """Copies the state of a checkpoint; None if there is no directory or no model yet, or the disk fails.
 
-        Training can continue while `write` writes it.
+        Training can continue while `write` writes it. A failure of the disk is logged and counted.
         """
         if self._checkpoints is None or self.trainer is None or self._shape is None:
             return None
+        self._rows_saved = self.progress.rows
+        try:
+            self.journal.start_file()
+        except OSError as error:
+            self._count_failure(error)
+            return None
+        self._is_saving = True
         state: dict[str, Any] = {
             "event": self.journal.last_event,
             "config": self.config.model.describe(*self._shape),
@@ -213,25 +275,48 @@ class TrainingRun:
         tensors["rng"] = torch.get_rng_state()
         for name, array in self.history.to_arrays().items():
             tensors[_HISTORY + name] = torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
-        self._rows_saved, self._is_saving = self.progress.rows, True
-        self.journal.start_file()
         return Captured(self.journal.last_event, tensors, copy.deepcopy(state))
 
     def write(self, captured: Captured) -> None:
-        """Writes a captured state; may be called in any thread.
+        """Writes a captured state; may be called in any thread. A failure of the disk is logged and counted.
 
         The broker must have acknowledged the importance of all rows in it before.
+
+        Raises:
+            DivergedError: a number is not finite.
         """
         assert self._checkpoints is not None  # noqa: S101  `capture` has checked it
-        self._checkpoints.save(captured.event, _in_order(captured.tensors), captured.state)
-        self.journal.forget(int(self._checkpoints.paths()[-1].name))
-        self._is_saving = False
+        try:
+            self._checkpoints.save(captured.event, _in_order(captured.tensors), captured.state)
+            self.journal.forget(int(self._checkpoints.paths()[-1].name))
+        except OSError as error:
+            self._count_failure(error)
+        finally:
+            self._is_saving = False
+
+    def _count_failure(self, error: OSError) -> None:
+        self.progress.failed_checkpoints += 1
+        logger.warning(
+            "no checkpoint was written (%s); the last one is kept, and the next one is due after %d more rows",
+            error, self.config.checkpoint_every,
+        )  # fmt: skip
 
     def checkpoint(self) -> None:
-        """Captures and writes a checkpoint, if there is a directory and a model."""
+        """Captures and writes a checkpoint, if there is a directory and a model.
+
+        Raises:
+            CheckpointError: the disk fails.
+            DivergedError: a number is not finite.
+        """
+        failed = self.progress.failed_checkpoints
         captured = self.capture()
         if captured is not None:
             self.write(captured)
+        if self.progress.failed_checkpoints > failed:
+            raise CheckpointError(
+                f"--checkpoint-dir {self.config.checkpoint_dir}: the checkpoint at the end was not written; the next "
+                "start continues from the last one and repeats the rows after it"
+            )
 
 
 def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -96,7 +97,7 @@ class Session:
     Raises:
         BrokerError: no broker answers.
         TopicError: a topic is missing.
-        CheckpointError: all checkpoints are damaged, or the newest valid one has another configuration.
+        CheckpointError: as `TrainingRun`.
     """
 
     def __init__(
@@ -122,11 +123,14 @@ class Session:
 
         Raises:
             BrokerError: the broker refuses, or a record cannot be delivered.
+            CheckpointError: the checkpoint at the end cannot be written.
+            DivergedError: the model has diverged; no checkpoint was written since.
         """
         config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
         warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
         self._pacer = ChangePacer()
         with (
+            closing(self.run),
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
             Worker("checkpoints") as writer,
             TopicFeed(
@@ -157,10 +161,9 @@ class Session:
             outbox.flush()
             writer.drain()
             self.run.progress.importance_records = self._sent_before + outbox.importance_records
-            self.run.checkpoint()
             self._report_progress(force=True)
             outbox.flush()
-        self.run.journal.close()
+            self.run.checkpoint()
 
     def _repeat(self) -> None:
         """Repeats the events of the journal after the checkpoint, in the same order."""
@@ -226,7 +229,10 @@ class Session:
             self._outbox.send_dead_letter(record, reason)
             return
         assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
-        importance = self.run.train(batch, self._outbox.release)
+        name = f"{record.topic}[{record.partition}], offset {record.offset}"
+        importance = self.run.train(batch, self._outbox.release, name=name)
+        if importance is None:
+            return
         self._outbox.send_importance(importance, record, batch)
         self.run.progress.importance_rows += len(importance.keys)
         self._on_progress(self.run)
@@ -262,13 +268,13 @@ class Session:
         self._outbox.send_dead_letter(taken.record, reason)
 
     def _between_steps(self) -> None:
+        self._writer.check()
         if self.run.wants_checkpoint:
             self._checkpoint()
         self._report_progress()
 
     def _checkpoint(self) -> None:
         """Captures the state; another thread writes it after the broker has acknowledged its importance."""
-        self._writer.check()
         started_s = time.perf_counter()
         captured = self.run.capture()
         if captured is not None:
@@ -323,6 +329,8 @@ class Session:
         return {
             "rows": {"trained": progress.rows, "resumed_from": self.run.resumed_rows},
             "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
+            "failed_checkpoints": progress.failed_checkpoints,
+            "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
             "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
             "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
             "assignments": self.run.history.describe(),

@@ -23,6 +23,7 @@ __all__ = ["warm_up"]
 logger = logging.getLogger(__name__)
 
 _ROWS, _CAPACITY, _VALUES = 64, 64, 40
+_RATE = 0.001
 
 
 def _batch(fields: tuple[Field, ...], dense_names: tuple[str, ...], seed: int) -> ClickBatch:
@@ -50,13 +51,22 @@ def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[
     is preserved.
     """
     started_s = time.perf_counter()
-    small = replace(config, capacity_rows=_CAPACITY, embedding_bytes=None, compression=None)
+    small = replace(
+        config,
+        capacity_rows=_CAPACITY,
+        embedding_bytes=None,
+        compression=None,
+        dense_optimizer=replace(config.dense_optimizer, learning_rate=_RATE),  # a large one might diverge
+        row_hyperparameters=replace(config.row_hyperparameters, learning_rate=_RATE),
+    )
     columns = tuple(fields)
     with torch.random.fork_rng():
         trainer = build_trainer(small, columns, len(dense_names), device)
         for turn in range(3):
             batch = _batch(columns, tuple(dense_names), turn)
             importance = trainer.step(batch).importance
+            if importance is None:
+                raise InvariantError("warm-up: got a loss or gradient that is not finite, expected finite numbers")
             source = Source(signal="gradient", topic="clicks", partition=0, offset=turn)
             encode_parts(importance, source, batch, 0, 2)
             keys = importance.keys[:_CAPACITY]

@@ -5,7 +5,8 @@
                               (R,) for int8 rows (a value is int8 times scale); gate (F, 3), the factors of each field's
                               unique rows, rows of level 1 and quarters of level 2
         router.safetensors    keys (K,) int64, bits of the hot feature keys, ascending; values (K,) int32, their rows
-        export.json           sizes, row format and fields; seq by shard, offsets by topic; checksums of the other files
+        export.json           sizes, row format and fields; seq by shard, offsets by topic; sizes and checksums (xxh3,
+                              64 bits) of the other files; `xxh3`, that of export.json itself with 16 zeros in its stead
 
 A hot key reads its unique row. Any other key reads the sum of a row of level 1 and quarters of four rows of level 2
 (`trainer.embedding.stores.two_level` defines the hashes). A replica follows the trainer if it applies the assignments
@@ -16,35 +17,42 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import safetensors.torch
 import torch
+import xxhash
 from torch import Tensor, nn
 
 from streams.keys import Field
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, DivergedError
+from trainer.learning.finiteness import find_non_finite
 from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
-from trainer.process.checkpoint import sync_directory, write_file, write_tensors
+from trainer.process.checkpoint import describe_bytes, sync_directory, write_file, write_tensors
 from trainer.process.run import TrainingRun
 
 __all__ = ["VERSION", "export", "load_export"]
 
-VERSION = 5
+VERSION = 6
 _MANIFEST = "export.json"
+_PARTS = ("dense", "rows", "router")
+_UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
 
 
 def export(run: TrainingRun, directory: Path) -> None:
     """Writes the adaptive learner to the directory; replaces an earlier export only after all files are written.
 
     Raises:
-        CheckpointError: the run has trained no record, or the directory contains files that are not an export.
+        CheckpointError: the run has trained no record, or the directory contains files that are not an export, or
+            cannot be written.
+        DivergedError: a number is not finite.
     """
     if run.trainer is None:
         raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
@@ -59,17 +67,35 @@ def export(run: TrainingRun, directory: Path) -> None:
         },
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
+    for name, part in parts.items():
+        if (bad := find_non_finite(part)) is not None:
+            raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
+    manifest = {"xxh3": "0" * 16, "version": VERSION, **_describe(run, embedding.plan)}
+    try:
+        _write(directory, parts, manifest)
+    except OSError as error:
+        raise CheckpointError(
+            f"--export {directory}: cannot be written ({error}); choose a directory that can be written"
+        ) from error
+
+
+def _write(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], manifest: dict[str, Any]) -> None:
+    """Writes the files beside the directory, and then replaces it."""
     directory.parent.mkdir(parents=True, exist_ok=True)
     temporary, replaced = (directory.with_name(f".{directory.name}.{end}") for end in ("part", "old"))
     for leftover in (temporary, replaced):
         shutil.rmtree(leftover, ignore_errors=True)
     temporary.mkdir()
-    files = {
-        f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part) for name, part in parts.items()
-    }
-    manifest = {"version": VERSION, "files": files, **_describe(run, embedding.plan)}
-    write_file(temporary / _MANIFEST, [json.dumps(manifest, indent=2).encode()])
-    sync_directory(temporary)
+    try:
+        manifest["files"] = {
+            f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part)
+            for name, part in parts.items()
+        }
+        write_file(temporary / _MANIFEST, [_sign(json.dumps(manifest, indent=2).encode())])
+        sync_directory(temporary)
+    except OSError:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
     if directory.exists():
         directory.rename(replaced)
     temporary.rename(directory)
@@ -93,18 +119,49 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
     }
 
 
+def _sign(unsigned: bytes) -> bytes:
+    """The manifest with its own checksum."""
+    return unsigned.replace(b"0" * 16, xxhash.xxh3_64_hexdigest(unsigned).encode(), 1)
+
+
+def _read_manifest(path: Path) -> dict[str, Any]:
+    """The content of `export.json`, of this version and with the right checksum."""
+    data = path.read_bytes()
+    unsigned = _UNSIGNED + data[len(_UNSIGNED) :]
+    if _sign(unsigned) == data:
+        manifest: dict[str, Any] = json.loads(data)
+        return manifest
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = VERSION
+    if version != VERSION:
+        raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
+    raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
+
+
+def _read_part(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The tensors of a file with the expected size and checksum."""
+    data = path.read_bytes()
+    if (got := describe_bytes(data)) != expected:
+        raise CheckpointError(f"{path}: got {got}, expected {expected}: the export is damaged; export again")
+    return safetensors.torch.load(data)
+
+
 def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
     """Returns the model, its embedding on the CPU, and the content of `export.json`.
 
     Raises:
-        CheckpointError: the export has another format version.
+        CheckpointError: the export has another format version, lacks a file, or a size or checksum does not match.
     """
-    manifest = json.loads((directory / _MANIFEST).read_bytes())
-    if manifest["version"] != VERSION:
-        raise CheckpointError(f"{directory}: version {manifest['version']}, expected {VERSION}")
-    parts = {
-        name: safetensors.torch.load_file(directory / f"{name}.safetensors") for name in ("dense", "rows", "router")
-    }
+    try:
+        manifest = _read_manifest(directory / _MANIFEST)
+        parts = {
+            name: _read_part(directory / f"{name}.safetensors", manifest["files"][f"{name}.safetensors"])
+            for name in _PARTS
+        }
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read ({error}); expected an export") from error
     plan = EmbeddingPlan(
         layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
         hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]),

@@ -16,8 +16,6 @@ from torch import Tensor
 from trainer.embedding.stores.formats import Float32Rows
 from trainer.embedding.stores.kernels import count_of, lookup_of, row_kernels
 from trainer.embedding.stores.noise import Noise
-from trainer.embedding.stores.rows import slow_dots
-from trainer.embedding.stores.store import Sums
 from trainer.errors import PlanError
 
 __all__ = ["HalfWidthRows"]
@@ -27,6 +25,7 @@ class HalfWidthRows(Float32Rows):
     """Stores the left half of each vector; writes to the right half are dropped, and its gradient has no effect."""
 
     precision: ClassVar[float] = 1.0
+    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -59,10 +58,6 @@ class HalfWidthRows(Float32Rows):
         self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise, keep: float
     ) -> None:
         super()._step_numba(rows, np.ascontiguousarray(sums[:, : self.dim // 2]), noise, keep)
-
-    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
-        """As `RowStore.dots`."""
-        return slow_dots(self, sums)
 
 
 @njit(nogil=True, cache=True)

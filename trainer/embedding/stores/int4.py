@@ -15,7 +15,6 @@ from __future__ import annotations
 from typing import Any, ClassVar
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from numba import njit
 from torch import Tensor
@@ -24,8 +23,6 @@ from sketch.hashing import mix64
 from trainer.embedding.stores.formats import ScaledRows
 from trainer.embedding.stores.kernels import TARGET, count_of, lookup_of, renewed_scale, widen
 from trainer.embedding.stores.lanes import NOISE_CONSTANTS
-from trainer.embedding.stores.rows import slow_dots
-from trainer.embedding.stores.store import Sums
 
 __all__ = ["Int4Rows"]
 
@@ -41,6 +38,7 @@ class Int4Rows(ScaledRows):
 
     limit: ClassVar[float] = float(_LIMIT)
     precision: ClassVar[float] = 1 / 7
+    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -62,10 +60,6 @@ class Int4Rows(ScaledRows):
     @property
     def _step_kernel(self) -> Any:
         return step
-
-    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
-        """As `RowStore.dots`."""
-        return slow_dots(self, sums)
 
 
 @njit(nogil=True, cache=True, inline="always")

@@ -18,7 +18,7 @@ from numba import njit
 
 from sketch.hashing import mix64
 from sketch.simd import bits_of_float32, float32_of_bits, load_u32, prefetch
-from trainer.embedding.stores.lanes import add_vector, dot, read_row, round_row, step_row
+from trainer.embedding.stores.lanes import add_vector, dot, read_row, round_row, scale_vector, step_row
 
 __all__ = [
     "AHEAD",
@@ -91,7 +91,7 @@ class RowKernels(NamedTuple):
     gather: Any
     step: Any
     merge: Any
-    dots: Any
+    gate_sums: Any
 
 
 @cache
@@ -155,41 +155,43 @@ def row_kernels(dim: int) -> RowKernels:
             gradient += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge(gradient, inverse, where, indices, fields, gates, sums, factor, scores):
-        """Adds the gradients (N, D) of the lookups `where` (S,), times the gates of their fields, to the sums (P, D).
+    def merge(gradient, inverse, where, indices, sums, factor, scores):
+        """Adds the gradients (N, D) of the lookups `where` (S,) to the sums (P, D) of their rows.
 
         With scores (U,), also adds the norm of each lookup's gradient times `factor` to the score of its key.
         """
-        gated, gate, tallied = gates.shape[0] > 0, np.float32(1), scores.shape[0] > 0
+        tallied, one = scores.shape[0] > 0, np.float32(1)
         source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, count_of(where, inverse)
         inverse_at = inverse.ctypes.data
         for n in range(count):
             prefetch_vector(source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
             i = lookup_of(where, n)
             key = load_u32(inverse_at + i * 4)
-            if gated:
-                gate = gates[np.uint64(fields[np.uint64(key)]), 0]
             target = start + lookup_of(indices, key) * vector_bytes
-            square = add_vector(source + i * vector_bytes, gate, target, dim)
+            square = add_vector(source + i * vector_bytes, one, target, dim)
             if tallied:
                 scores[np.uint64(key)] += np.sqrt(square) * factor
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def dots(table, scales, rows, sums, line, out):
-        """The dot products (P,) of distinct rows (P,) and their summed gradients (P, D). `line` (D,) is scratch."""
+    def gate_sums(table, scales, rows, sums, fields, gates, line, slopes):
+        """Multiplies the sums (P, D) of distinct rows (P,) by the gates (F, g) of their fields (P,), the first of each.
+
+        Adds the dot product of each row and its sum, before, to the slope (F,) of its gate. `line` (D,) is scratch.
+        """
         start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(sums.ctypes.data)
         scaled, scale, scratch = scales.shape[0] > 0, np.float32(1), line.ctypes.data
         for i in range(rows.shape[0]):
             if i + AHEAD < rows.shape[0]:
                 prefetch(start + np.int64(rows[i + AHEAD]) * row_bytes)
-            row = np.int64(rows[i])
+            row, field = np.int64(rows[i]), np.uint64(fields[i])
             if scaled:
                 scale = widen(scales[row])
             read_row(table, start + row * row_bytes, scale, scratch, dim)
-            out[i] = dot(scratch, gradient, dim)
+            slopes[field] += dot(scratch, gradient, dim)
+            scale_vector(gradient, gates[field, 0], dim)
             gradient += vector_bytes
 
-    return RowKernels(gather, step, merge, dots)
+    return RowKernels(gather, step, merge, gate_sums)
 
 
 @njit(nogil=True, cache=True)

@@ -28,6 +28,7 @@ __all__ = [
     "dot",
     "read_row",
     "round_row",
+    "scale_vector",
     "step_row",
 ]
 
@@ -294,3 +295,20 @@ def add_vector(typingctx: Any, source: Any, factor: Any, target: Any, dim: Any) 
         return squares.total()
 
     return _VALUE(_ADDRESS, _VALUE, _ADDRESS, _COUNT), generate
+
+
+@intrinsic
+def scale_vector(typingctx: Any, target: Any, factor: Any, dim: Any) -> Any:  # noqa: ARG001
+    """Multiplies float32 values in place."""
+
+    def generate(context: Any, builder: Any, signature: Any, args: Any) -> Any:  # noqa: ARG001
+        target, factor, dim = args
+
+        def body(index: Any, lanes: int) -> None:
+            values = _load(builder, target, index, types.float32, lanes)
+            _store(builder, builder.fmul(values, _splat(builder, factor, lanes)), target, index, 4)
+
+        _each(builder, dim, body)
+        return context.get_dummy_value()
+
+    return types.void(_ADDRESS, _VALUE, _COUNT), generate

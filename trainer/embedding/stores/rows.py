@@ -25,7 +25,7 @@ from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_
 from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums, Tally
 from trainer.errors import CheckpointError, PlanError
 
-__all__ = ["RowOptimizer", "RowSizes", "RowStore", "slow_dots"]
+__all__ = ["RowOptimizer", "RowSizes", "RowStore"]
 
 _NONE = np.empty(0, np.float32)
 _STATE_BYTES = 4  # an Adagrad sum
@@ -84,11 +84,13 @@ class RowStore(Store):
     Attributes:
         num_rows: addresses are 0 to `num_rows` - 1; the caller assigns them.
         precision: the largest error of `write`, relative to the largest magnitude of the vector.
+        has_lanes: whether `stores.lanes` can read the rows.
         steps: optimizer steps so far, on which stochastic rounding depends.
     """
 
     precision: ClassVar[float]
     num_gates: ClassVar[int] = 1
+    has_lanes: ClassVar[bool] = True
     num_rows: int
     values: Tensor
     row_scales: Tensor
@@ -251,21 +253,25 @@ class RowStore(Store):
         rows, indices = _index_rows(reads)
         sums = np.zeros((len(rows), self.dim), np.float32)
         merge = row_kernels(self.dim).merge
-        lists = (reads.inverse, reads.where, indices, reads.fields, reads.gates)
-        merge(gradient.numpy(), *lists, sums, np.float32(tally.factor), tally.scores)
+        merge(gradient.numpy(), reads.inverse, reads.where, indices, sums, np.float32(tally.factor), tally.scores)
         found = Sums(rows=rows, gradients=sums, padding=self.num_rows)
         if not len(reads.gates):
             return Reduced(sums=(found,))
         fields = reads.fields if reads.members is None else reads.fields[reads.members]
-        slopes = np.bincount(fields, self.dots(found), len(reads.gates))[:, None] / reads.gates
-        return Reduced(sums=(found,), slopes=torch.from_numpy(slopes.astype(np.float32)))
+        return Reduced(sums=(found,), slopes=self.gate_sums(found, fields, reads.gates)[:, None])
 
-    def dots(self, sums: Sums) -> npt.NDArray[np.float32]:
-        """The dot products (P,) of the rows and their gradients; the numba body."""
+    def gate_sums(
+        self, sums: Sums, fields: npt.NDArray[np.uint8], gates: npt.NDArray[np.float32]
+    ) -> npt.NDArray[np.float32]:
+        """Multiplies the sums (P, D) by the first gate (F, g) of their fields (P,); returns the gates' slopes (F,)."""
+        if not self.has_lanes:
+            dots = (self.read(torch.from_numpy(sums.rows)[:, None]).numpy() * sums.gradients).sum(axis=1)
+            np.multiply(sums.gradients, gates[fields, :1], out=sums.gradients)
+            return np.bincount(fields, dots, len(gates)).astype(np.float32)
         (values, scales, _), line = self.arrays, np.empty(self.dim, np.float32)
-        out = np.empty(len(sums.rows), np.float32)
-        row_kernels(self.dim).dots(values, scales, sums.rows, sums.gradients, line, out)
-        return out
+        slopes = np.zeros(len(gates), np.float32)
+        row_kernels(self.dim).gate_sums(values, scales, sums.rows, sums.gradients, fields, gates, line, slopes)
+        return slopes
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         """The torch body; no tensor has a shape that depends on the data."""
@@ -337,12 +343,6 @@ def _index_rows(reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int
     rows, indices = np.empty(len(members), np.int32), np.empty(addresses.shape, np.int32)
     number_distinct(addresses, members, rows, indices)
     return rows, indices
-
-
-def slow_dots(store: RowStore, sums: Sums) -> npt.NDArray[np.float32]:
-    """`RowStore.dots` of any format."""
-    vectors = store.read(torch.from_numpy(sums.rows)[:, None])
-    return (vectors * torch.from_numpy(sums.gradients)).sum(dim=1).numpy()
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -71,11 +71,11 @@ class Reduced:
 
     Attributes:
         sums: the gradients of the rows, one `Sums` for each memory of the store.
-        slopes: (F, g) float32, the gradient at the gates; None without gates.
+        slopes: (F, g) float32, the gradient at the gates, an array in the numba body; None without gates.
     """
 
     sums: tuple[Sums, ...]
-    slopes: Tensor | None = None
+    slopes: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)

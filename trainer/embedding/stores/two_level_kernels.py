@@ -123,7 +123,9 @@ def two_level_kernels(dim: int, parts: int) -> TwoLevelKernels:
     def merge(
         gradient, vectors, inverse, where, addresses, numbers, fields, gates, first_sums, sums, factor, scores, dots
     ):
-        """Adds the gradients (N, D) of the lookups `where` (S,), times the gates (F, 2), to the sums of both levels.
+        """Adds the gradients (N, D) of the lookups `where` (S,) to the sums of both levels.
+
+        Those of level 2 are multiplied by their gates, those of level 1 not: all lookups of a row share its gate.
 
         Args:
             gradient: (N, D) float32.
@@ -134,7 +136,7 @@ def two_level_kernels(dim: int, parts: int) -> TwoLevelKernels:
             numbers: (U, k) int32, the rows of `sums`.
             fields: (U,) uint8, counted from 0.
             gates: (F, 2) float32.
-            first_sums: (R, D) float32, of all rows of level 1.
+            first_sums: (R, D) float32, of all rows of level 1, without gates.
             sums: (P, D) float32, of the rows of level 2 that are read.
             factor: the factor of the scores.
             scores: (U,) float32; the norm of each lookup's gradient times `factor` is added.
@@ -143,6 +145,7 @@ def two_level_kernels(dim: int, parts: int) -> TwoLevelKernels:
         source, looked_up = np.int64(gradient.ctypes.data), np.int64(vectors.ctypes.data)
         first_start, start, count = first_sums.ctypes.data, sums.ctypes.data, count_of(where, inverse)
         inverse_at, addresses_at, numbers_at = inverse.ctypes.data, addresses.ctypes.data, numbers.ctypes.data
+        one = np.float32(1)
         for n in range(count):
             coming = lookup_of(where, min(n + behind, count - 1)) * vector_bytes
             prefetch_vector(source + coming, vector_bytes)
@@ -151,7 +154,7 @@ def two_level_kernels(dim: int, parts: int) -> TwoLevelKernels:
             key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
             field = np.uint64(fields[np.uint64(key)])
             row = load_u32(addresses_at + key * columns * 4)
-            square = add_vector(at, gates[field, 0], first_start + row * vector_bytes, dim)
+            square = add_vector(at, one, first_start + row * vector_bytes, dim)
             scores[np.uint64(key)] += np.sqrt(square) * factor
             dots[field] += dot(at, looked_up + i * vector_bytes, dim)
             for part in range(parts):

@@ -1,0 +1,57 @@
+"""The Faust app of an agent connects as the Kafka properties demand."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from typing import Any
+
+import pytest
+from certificates import Authority
+
+from streams.agent.app import create_app
+from streams.agent.shard import ShardConfig
+from streams.agent.worker import AgentConfig
+from streams.clients.config import KafkaConfig
+from streams.logs.schema import load_schema
+
+TRUST = {"ssl.truststore.certificates": Authority().pem}
+LOGIN = {"sasl.mechanism": "SCRAM-SHA-512", "sasl.username": "me", "sasl.password": "s3cret"}
+
+
+def make_clients(properties: dict[str, str]) -> list[dict[str, Any]]:
+    """The attributes of what an agent opens: Faust's consumer, its own consumer and producer; none is connected."""
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1", properties=properties)
+    config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
+
+    async def make() -> list[dict[str, Any]]:
+        app = create_app(config, kafka)
+        thread = vars(type(app.consumer))["_new_consumer_thread"](app.consumer)
+        create = thread._create_worker_consumer  # noqa: SLF001  Faust has no public way to it
+        made = [create(app.transport), kafka.create_async_consumer(), kafka.create_batch_producer()]
+        for client in made:
+            await client.stop()
+        return [dict(vars(client)) for client in made]
+
+    return asyncio.run(make())
+
+
+@pytest.mark.parametrize(
+    ("protocol", "properties"),
+    [("SSL", TRUST), ("SASL_SSL", {**TRUST, **LOGIN}), ("SASL_PLAINTEXT", LOGIN), ("PLAINTEXT", {})],
+)
+def test_an_agent_connects_by_every_protocol(protocol, properties):
+    for made in make_clients({"security.protocol": protocol, "client.id": "hot", **properties}):
+        client = vars(made.get("_client") or made["client"])
+        assert client["_security_protocol"] == protocol
+        assert client["_client_id"] == "hot"
+        assert isinstance(client["_ssl_context"], ssl.SSLContext) == protocol.endswith("SSL")
+        if protocol.startswith("SASL"):
+            assert client["_sasl_mechanism"] == "SCRAM-SHA-512"
+            assert (client["_sasl_plain_username"], client["_sasl_plain_password"]) == ("me", "s3cret")
+
+
+@pytest.mark.parametrize("level", [None, "read_uncommitted"])
+def test_an_agent_skips_aborted_transactions_unless_told_otherwise(level):
+    consumers = make_clients({} if level is None else {"isolation.level": level})[:2]
+    assert [consumer["_isolation_level"] for consumer in consumers] == [level or "read_committed"] * 2
