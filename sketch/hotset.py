@@ -16,6 +16,7 @@ from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
 from sketch.review import Rules, set_limits, update
 from sketch.snapshot import pack, unpack
+from sketch.snapshot_checks import array_of, check_hot_set, integer_of, refusing
 from sketch.tracking import (
     LOW_ROWS,
     NUM_BINS,
@@ -227,18 +228,43 @@ class HotSet:
             SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        half_lives: dict[str, Any] = {
-            name: _unhex(parameters.pop(name)) for name in ("half_life_events", "half_life_ms")
-        }
-        now_ms, decayed_ms = parameters.pop("times")
-        sketch = HotSketch.from_bytes(arrays.pop("sketch").tobytes())
-        hot_bits = sketch.hot_bits.copy()
-        hot_set = cls(sketch=sketch, **half_lives, **parameters)
-        hot_set._now_ms, hot_set._decayed_ms = now_ms, decayed_ms
-        sketch.hot_bits[:] = hot_bits
-        for name, array in arrays.items():
-            getattr(hot_set._state, name)[: len(array)] = array
+        with refusing("hot set"):
+            sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
+            hot_bits = sketch.hot_bits.copy()
+            capacity = integer_of(parameters, "capacity", 1, (1 << 31) - 1)
+            array_of(arrays, "free_rows", np.int64, (_num_words(capacity),))  # before as much is allocated
+            hot_set = cls(
+                capacity,
+                sketch,
+                first_row=integer_of(parameters, "first_row"),
+                half_life_events=_unhex(parameters["half_life_events"]),
+                half_life_ms=_unhex(parameters["half_life_ms"]),
+            )
+            hot_set._load_times(*parameters["times"])
+            hot_set._load(arrays, hot_bits)
         return hot_set
+
+    def _load_times(self, now_ms: object, decayed_ms: object) -> None:
+        times = {"now": now_ms, "decayed": decayed_ms}
+        self._now_ms = None if now_ms is None else integer_of(times, "now", -_MOST_MS)
+        latest_ms = 0 if self._now_ms is None else self._now_ms
+        self._decayed_ms = integer_of(times, "decayed", -_MOST_MS, latest_ms)  # time never goes back
+
+    def _load(self, arrays: dict[str, npt.NDArray[Any]], hot_bits: npt.NDArray[np.uint8]) -> None:
+        own = self._state._asdict()
+        del own["histogram"]  # follows from the scores
+        own["candidates"] = self._state.candidates[: len(arrays["candidates"])]
+        held = {name: array_of(arrays, name, array.dtype.type, array.shape) for name, array in own.items()}
+        check_hot_set(
+            self._state._replace(**held),
+            self.sketch.codes,
+            hot_bits,
+            num_events=self.sketch.position % REVIEW_EVENTS,
+            capacity=self.capacity,
+        )
+        for name, array in own.items():
+            array[:] = held[name]
+        self.sketch.hot_bits[:] = hot_bits
 
 
 def _hex(number: float | None) -> str | None:

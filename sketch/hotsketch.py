@@ -11,11 +11,13 @@ from sketch import kernels
 from sketch.errors import ParameterError
 from sketch.hashing import GOLDEN_RATIO, Keys, mix64_array
 from sketch.snapshot import pack, unpack
+from sketch.snapshot_checks import array_of, check_codes, integer_of, number_of, refusing
 
 __all__ = ["MAX_SCORE", "HotSketch"]
 
 MAX_SCORE = float(1 << 20)
 _UNITS = 8.0  # units of a score of 1 in a new sketch: sums of 1 are exact up to 511, a score of 2^-14 changes a code
+_LEAST_SCALE = 2.0**-500
 _MAGIC = b"hotsketch"
 
 Scores = npt.NDArray[np.float32]
@@ -199,13 +201,27 @@ class HotSketch:
             SnapshotError: the bytes are malformed or damaged.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        names = ("num_buckets", "slots_per_bucket", "admission", "seed")
-        sketch = cls(**{name: parameters[name] for name in names})
-        sketch.position, sketch.num_rejected = parameters["position"], parameters["num_rejected"]
-        sketch.scale = float.fromhex(parameters["scale"])
-        sketch._memory[:] = arrays["lines"]
-        sketch._wide[:] = arrays["wide"]
+        with refusing("sketch"):
+            num_buckets = integer_of(parameters, "num_buckets", 1, (1 << 32) - 1)
+            lines = array_of(arrays, "lines", np.uint8, (num_buckets * kernels.LINE_BYTES,))  # before it is allocated
+            sketch = cls(
+                num_buckets,
+                integer_of(parameters, "slots_per_bucket", 1, kernels.MAX_SLOTS),
+                parameters["admission"],
+                integer_of(parameters, "seed", 0, (1 << 64) - 1),
+            )
+            sketch.position = integer_of(parameters, "position")
+            sketch.num_rejected = integer_of(parameters, "num_rejected")
+            sketch.scale = number_of(parameters["scale"], "scale", _LEAST_SCALE, kernels.MAX_SCALE)
+            sketch._memory[:] = lines
+            sketch._wide[:] = array_of(arrays, "wide", np.uint8, sketch._wide.shape)
+            check_codes(sketch.codes)
         return sketch
+
+    def keys(self) -> Keys:
+        """All keys that have a slot, in the order of the slots: (K,) uint64."""
+        buckets, slots = np.nonzero(self.codes)
+        return self.keys_at(buckets * 8 + slots)
 
 
 def _aligned(num_bytes: int) -> npt.NDArray[np.uint8]:

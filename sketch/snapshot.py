@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import zlib
 from collections.abc import Mapping
 from typing import Any
@@ -26,6 +27,12 @@ def pack(magic: bytes, parameters: Mapping[str, Any], arrays: Mapping[str, npt.N
     return body + zlib.crc32(body).to_bytes(4, "little")
 
 
+def _length(length: object) -> int:
+    if type(length) is not int or length < 0:
+        raise SnapshotError(f"snapshot: a length of {str(length)[:50]}, expected an integer of 0 or more")
+    return length
+
+
 def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
     """The parameters and arrays; the arrays are copies.
 
@@ -46,11 +53,14 @@ def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDA
         for name, dtype, shape in header["arrays"]:
             if dtype not in _DTYPES:
                 raise SnapshotError(f"{magic.decode()} snapshot: array {name} of {dtype}")
-            count = int(np.prod(shape, dtype=np.int64))
+            count = math.prod(_length(length) for length in shape)
             arrays[name] = np.frombuffer(data, dtype, count, stop).reshape(shape).copy()
             stop += arrays[name].nbytes
-    except (KeyError, TypeError, ValueError) as error:
+        parameters = header["parameters"]
+        if not isinstance(parameters, dict):
+            raise SnapshotError(f"{magic.decode()} snapshot: parameters of type {type(parameters).__name__}")
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError, MemoryError) as error:
         raise SnapshotError(f"{magic.decode()} snapshot: malformed header: {error}") from error
     if stop != len(data) - 4:
         raise SnapshotError(f"{magic.decode()} snapshot: {len(data) - 4 - stop} bytes after the last array")
-    return header["parameters"], arrays
+    return parameters, arrays

@@ -8,6 +8,7 @@ from typing import Any
 __all__ = ["EventClock"]
 
 _PATIENCE = 32  # surplus of outliers after which time has changed
+_MAX_INT64 = (1 << 63) - 1
 
 
 class EventClock:
@@ -95,8 +96,9 @@ class EventClock:
         """
         now_ms, outliers = state["now_ms"], list(state["outliers"])
         numbers = [state["newest_ms"], state["num_outliers"], *outliers, *([] if now_ms is None else [now_ms])]
-        if any(type(number) is not int for number in numbers) or len(outliers) > _PATIENCE:
-            raise ValueError(f"clock: got {str(state)[:100]}, expected integers and at most {_PATIENCE} outliers")
+        are_valid = all(type(number) is int and abs(number) <= _MAX_INT64 for number in numbers)
+        if not are_valid or len(outliers) > _PATIENCE:
+            raise ValueError(f"clock: got {str(state)[:100]}, expected int64 and at most {_PATIENCE} outliers")
         self._newest_ms, self.num_outliers = state["newest_ms"], state["num_outliers"]
         self.now_ms = now_ms
         self._outliers = deque(outliers, maxlen=_PATIENCE)

@@ -16,5 +16,8 @@ def parse_toml(text: str) -> dict[str, Any]:
         ValueError: the text is not valid TOML; the message names the line.
     """
     parser: Any = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
-    document: dict[str, Any] = parser.loads(text)
+    try:
+        document: dict[str, Any] = parser.loads(text)
+    except RecursionError as error:
+        raise ValueError("arrays or tables nested too deep") from error
     return document

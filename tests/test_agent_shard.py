@@ -367,13 +367,21 @@ def test_wrong_event_times_do_not_stop_the_decay(fault: str):
 
 
 @pytest.mark.parametrize(
-    "damage", [{"now_ms": float("inf")}, {"outliers": None}, {"outliers": [0] * 33}, {"newest_ms": "x"}, None]
+    "damage",
+    [
+        {"now_ms": float("inf")},
+        {"outliers": None},
+        {"outliers": [0] * 33},
+        {"newest_ms": "x"},
+        {"now_ms": 1 << 63},
+        None,
+    ],
 )
 def test_a_malformed_clock_in_a_snapshot_is_refused(damage: dict | None):
     config = ShardConfig(capacity=50, num_shards=1, half_life_s=60.0)
     parameters, arrays = unpack(b"hotstream-shard", Shard(0, config).to_bytes())
     parameters["clock"] = None if damage is None else {**parameters["clock"], **damage}
-    with pytest.raises(SnapshotError, match="the state of a clock"):
+    with pytest.raises(SnapshotError, match="shard snapshot: malformed contents"):
         Shard.from_bytes(pack(b"hotstream-shard", parameters, arrays), config)
 
 
@@ -480,3 +488,57 @@ def test_a_shard_that_begins_again_writes_only_what_the_topic_lacks(undisturbed,
             decode_assignment(*more.pop(0)), Digest
         )  # the newest digest may come again, with the same content
     assert [*there, *more] == whole
+
+
+# ---- forged snapshots ----------------------------------------------------------------------------------------------
+
+
+def forge(snapshot: bytes, change) -> bytes:
+    """The snapshot with changed contents and a right checksum."""
+    parameters, arrays = unpack(b"hotstream-shard", snapshot)
+    change(parameters, arrays)
+    return pack(b"hotstream-shard", parameters, arrays)
+
+
+def set_parameter(name, value):
+    return lambda parameters, _arrays: parameters.__setitem__(name, value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("number", 2), ("number", -1), ("number", "1"), ("epoch", 0), ("epoch", 1.5), ("seq", -1), ("seq", 1 << 63),
+        ("next_offset", None), ("marks", [[1, 2, 3]]), ("marks", [["s", -1, 0]]), ("marks", 7),
+        ("fields", [["a b", "h"]]),
+        ("fields", []), ("fields", [["C1", "hex32"]]), ("counters", [1, 2]), ("counters", [0, 0, 0, 0, 0, "x"]),
+    ],
+)  # fmt: skip
+def test_a_snapshot_with_another_parameter_is_refused(undisturbed, name, value):
+    _, snapshots, _ = undisturbed
+    assert Shard.from_bytes(forge(snapshots[50], lambda *_: None), CONFIG).to_bytes() == snapshots[50]
+    with pytest.raises(SnapshotError):
+        Shard.from_bytes(forge(snapshots[50], set_parameter(name, value)), CONFIG)
+
+
+def test_a_snapshot_with_the_hot_set_of_another_shard_is_refused(undisturbed):
+    _, snapshots, _ = undisturbed
+    other = Shard(0, CONFIG)
+    with pytest.raises(SnapshotError, match="expected"):
+        Shard.from_bytes(
+            forge(
+                snapshots[50],
+                lambda _, arrays: arrays.update(hot_set=np.frombuffer(other.hot_set.to_bytes(), np.uint8)),
+            ),
+            CONFIG,
+        )
+
+
+def test_a_snapshot_with_keys_that_no_record_can_have_is_refused(undisturbed):
+    _, snapshots, _ = undisturbed
+    hot_set = CONFIG.make_hot_set(1)
+    hot_set.update(np.arange(1, 5000, dtype=np.uint64))  # of field 0, and of both shards
+    with pytest.raises(SnapshotError, match="field number"):
+        Shard.from_bytes(
+            forge(snapshots[50], lambda _, arrays: arrays.update(hot_set=np.frombuffer(hot_set.to_bytes(), np.uint8))),
+            CONFIG,
+        )

@@ -20,7 +20,15 @@ from streams.clients.producer import RecordProducer
 from streams.errors import InvariantError, TopicError
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
-from streams.records import ClickBatch, ImportanceBatch, Source, decode_importance, encode_clicks, encode_importance
+from streams.records import (
+    ClickBatch,
+    ImportanceBatch,
+    Source,
+    decode_importance,
+    encode_clicks,
+    encode_importance,
+    write_snapshot,
+)
 from streams.topics import Topics
 
 SHARDS, STEPS, ROWS = 2, 8, 200
@@ -207,6 +215,44 @@ def test_a_shard_whose_snapshots_are_all_damaged_is_not_begun_afresh():
     log.records = [record._replace(value=b"damaged") if b"/" in record.key else record for record in log.records]
     with pytest.raises(InvariantError, match="shard 1: got only damaged snapshots"):
         count_all(broker)
+
+
+@pytest.mark.parametrize(
+    "forged", [b"", b"hotstream-shard", Shard(0, SHARD_CONFIG).to_bytes()], ids=["empty", "cut", "other"]
+)
+def test_a_forged_snapshot_begins_a_new_epoch_and_ends_no_agent(forged, caplog):
+    broker = broker_with_importance()
+    count_all(broker)
+    chunks, closing, _ = write_snapshot(1, forged, previous=None)
+    with RecordProducer(broker) as producer:
+        for record in (*chunks, closing):
+            producer.send(TOPICS.snapshots, 1, record.value, record.headers, key=record.key)
+    worker = count_all(broker)
+    assert worker.shards[1].epoch == 2
+    assert worker.shards[1].num_counted == STEPS
+    assert "shard 1: the snapshot in hotstream.sketch-snapshots is refused" in caplog.text
+    assert count_all(broker).shards[1].epoch == 2
+    with HotFeatureTable(broker) as table:
+        assert table.table.is_verified
+
+
+def test_many_bad_records_are_one_log_line_a_second(caplog):
+    broker = broker_with_importance()
+    with RecordProducer(broker) as producer:
+        for number in range(500):
+            producer.send(TOPICS.importance, 1, b"x" * 40_000, [("h", None)], key=b"%d" % number)
+        producer.send(TOPICS.importance, 1, *encode_importance(importance_of(STEPS, 1)))
+    worker = count_all(broker)
+    assert worker.num_bad == 500
+    assert worker.shards[1].num_counted == STEPS + 1
+    letters = [
+        record for number in range(SHARDS) for record in broker.records(TOPICS.dead_letters(TOPICS.importance), number)
+    ]
+    assert [letter.key for letter in letters] == [b"%d" % number for number in range(500)]
+    assert all(dict(letter.headers)["h"] is None for letter in letters)
+    lines = [record for record in caplog.records if "bad record" in record.getMessage()]
+    assert 1 <= len(lines) <= 10  # the test takes less than 10 s
+    assert all(len(line.getMessage()) < 700 for line in lines)
 
 
 def test_an_agent_without_dead_letter_topics_does_not_start():

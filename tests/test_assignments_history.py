@@ -263,6 +263,20 @@ def test_records_of_a_missing_partition_are_refused() -> None:
     assert not outcome.counts.any()
 
 
+def test_rows_and_fields_that_the_readers_model_lacks_are_refused_and_the_others_count() -> None:
+    history = History(SHARDS)
+    history.bound(num_rows=2, num_fields=int(A >> 56))
+    far = next(key for key in range(9 << 56, (9 << 56) + 100) if shard_of(np.array([key], np.uint64), SHARDS)[0] == 0)
+    outcome = history.take(
+        Fetch(partition=0, records=[hot(A, 1, 1), hot(B, 2, 2), hot(far, 0, 3), cold(far, 4), cold(A, 5)])
+    )
+    assert outcome.counts.tolist() == [True, False, False, False, True]
+    assert sorted(outcome.refused) == [1, 2, 3]
+    assert "got row 2 and field" in outcome.refused[1]
+    assert "and field 9, expected rows below 2" in outcome.refused[2]
+    assert history.shards[0].num_refused == 3
+
+
 def test_a_reader_from_now_on_compares_no_digest() -> None:
     table = HotTable(SHARDS, is_whole=False)
     outcome = table.take(Fetch(partition=0, records=[hot(A, 0, 9), digest(9, {A: 0, B: 1})]))

@@ -15,6 +15,7 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
+from streams.clients.kafka_clients import read_all_async_records
 from streams.errors import InvariantError
 
 __all__ = ["use_own_offsets"]
@@ -32,6 +33,7 @@ def use_own_offsets(
         adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
         isolation_level: `read_committed` skips records of aborted transactions; `read_uncommitted` does not.
     """
+    read_all_async_records()
     # Faust sets a fetch wait of 1.5 s and `read_uncommitted`, and has no options for them. Kafka answers a fetch as
     # soon as there is data; the embedded broker waits.
     settings = {"_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS, "_isolation_level": isolation_level}

@@ -19,6 +19,7 @@ import numpy as np
 from sketch import HotSet, HotSketch, ParameterError, SnapshotError
 from sketch.changes import Changes
 from sketch.snapshot import pack, unpack
+from sketch.snapshot_checks import integer_of, refusing
 from sketch.tiertable import TierTable
 from streams.errors import ConfigError
 from streams.event_clock import EventClock
@@ -38,6 +39,7 @@ from streams.records import (
     encode_clicks,
     encode_digest,
     encode_importance,
+    find_invalid,
     has_foreign_key,
 )
 
@@ -259,34 +261,60 @@ class Shard:
             SnapshotError: the data is damaged or no snapshot of a shard.
         """
         parameters, arrays = unpack(_MAGIC, data)
-        try:
+        with refusing("shard"):
             same = parameters["config"] == json.loads(json.dumps(dataclasses.asdict(config)))
-            epoch = parameters["epoch"] + (0 if same else 1)
-            shard = cls(parameters["number"], config, epoch=epoch, seq=parameters["seq"])
-            shard.next_offset = parameters["next_offset"]
-            shard.marks = {(signal, partition): offset for signal, partition, offset in parameters["marks"]}
+            epoch = integer_of(parameters, "epoch", 1) + (0 if same else 1)
+            number = integer_of(parameters, "number", 0, config.num_shards - 1)
+            shard = cls(number, config, epoch=epoch, seq=integer_of(parameters, "seq"))
+            shard.next_offset = integer_of(parameters, "next_offset")
+            shard.marks = dict(_mark(*mark) for mark in parameters["marks"])
             shard.fields = tuple(Field(name, kind) for name, kind in parameters["fields"])
-            counters = parameters["counters"]
+            counters = [integer_of({"counter": counter}, "counter") for counter in parameters["counters"]]
             shard.num_counted, shard.num_repeated, shard.num_events = counters[:3]
             shard.begins_epoch = not same
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
                 shard._restore_clock(parameters)
-                shard.hot_set = HotSet.from_bytes(arrays["hot_set"].tobytes())
-                shard.table.load(*shard.hot_set.table())
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(
-                f"shard snapshot: got malformed data ({error!r}), expected the result of `Shard.to_bytes`"
-            ) from error
+                shard._restore(HotSet.from_bytes(arrays["hot_set"].tobytes()))
         return shard
 
+    def _restore(self, hot_set: HotSet) -> None:
+        """Takes the hot set of a snapshot.
+
+        Raises:
+            SnapshotError: it is another shard's or configuration's, or has keys that no record of this shard can have.
+        """
+        if _shape_of(hot_set) != _shape_of(self.hot_set):
+            raise SnapshotError(f"shard snapshot: got {_shape_of(hot_set)}, expected {_shape_of(self.hot_set)}")
+        keys = hot_set.sketch.keys()
+        problem = find_invalid(keys, self.fields)
+        if problem is None and has_foreign_key(keys, self.number, self.config.num_shards):
+            problem = "a key of another shard"
+        rows_by_key = hot_set.table()
+        if problem is None and len(np.unique(rows_by_key[0])) < len(rows_by_key[0]):
+            problem = "a key that is hot twice"
+        if problem is not None:
+            raise SnapshotError(f"shard snapshot: got {problem}, expected keys of the shard's records")
+        self.hot_set = hot_set
+        self.table.load(*rows_by_key)
+
     def _restore_clock(self, parameters: Mapping[str, Any]) -> None:
-        if self.clock is None or "clock" not in parameters:  # older snapshots have no clock
-            return
-        try:
+        if self.clock is not None and "clock" in parameters:  # older snapshots have no clock
             self.clock.load_state(parameters["clock"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise SnapshotError(f"shard snapshot: {error!r}, expected the state of a clock") from error
+
+
+def _mark(signal: object, partition: object, offset: object) -> tuple[tuple[str, int], int]:
+    numbers = {"partition": partition, "offset": offset}
+    if not isinstance(signal, str):
+        raise SnapshotError(f"shard snapshot: got signal {str(signal)[:50]}, expected a name")
+    return (signal, integer_of(numbers, "partition")), integer_of(numbers, "offset")
+
+
+def _shape_of(hot_set: HotSet) -> tuple[object, ...]:
+    """The parameters of a hot set and its sketch, which the configuration decides."""
+    sketch = hot_set.sketch
+    own = hot_set.capacity, hot_set.first_row, hot_set.half_life_events, hot_set.half_life_ms
+    return *own, sketch.num_buckets, sketch.slots_per_bucket, sketch.admission, sketch.seed
 
 
 def compile_kernels() -> None:

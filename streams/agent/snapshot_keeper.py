@@ -48,11 +48,13 @@ class SnapshotKeeper:
             InvariantError: there are snapshots, and none is whole.
         """
         reader = await self._read(number)
-        for problem in reader.problems:
-            logger.warning("shard %d: %s", number, problem)
+        if reader.problems:
+            more = f" (and {reader.num_bad - 1} more)" if reader.num_bad > 1 else ""
+            logger.warning("shard %d: snapshot ignored: %s%s", number, reader.problems[0], more)
         if reader.data is None and reader.num_manifests:
             raise InvariantError(
-                f"shard {number}: got only damaged snapshots in {self._topic}, expected a whole one: {reader.problems}"
+                f"shard {number}: got only damaged snapshots in {self._topic}, expected a whole one: "
+                f"{reader.problems[:3]}"
             )
         self._manifests[number] = reader.manifest
         return reader.data

@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from sketch import SnapshotError
 from streams.agent.shard import Shard, ShardConfig
 from streams.agent.snapshot_keeper import SnapshotKeeper
 from streams.clients.connector import Connector
@@ -24,6 +25,7 @@ from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
 from streams.errors import InvariantError
+from streams.escapes import escape
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
@@ -41,6 +43,7 @@ from streams.records import (
     encode_metrics,
     version_of,
 )
+from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
 
 __all__ = ["AgentConfig", "AgentWorker", "InputRecord"]
@@ -108,11 +111,11 @@ class AgentWorker:
         self.topics = Topics(connector.prefix)
         self.shards: dict[int, Shard] = {}
         self.num_bad = 0
+        self._bad_records = BadRecordLog(logger)
         self._connector = connector
         self._clients: _Clients | None = None
-        self._turn = (
-            asyncio.Lock()
-        )  # a snapshot after a record is counted and before its changes are queued would lose them
+        # A snapshot after a record is counted and before its changes are queued would lose them.
+        self._turn = asyncio.Lock()
 
     async def start(self) -> None:
         """Connects, in the event loop that will use the clients."""
@@ -158,7 +161,7 @@ class AgentWorker:
         """
         publisher, snapshots, _ = await self._running()
         state = await snapshots.load(number)
-        shard = Shard(number, self.config.shards) if state is None else Shard.from_bytes(state, self.config.shards)
+        shard = self._restore(number, state)
         await publisher.flush()  # includes what this process wrote when it owned the shard before
         shard.follow(*await self._read_newest_change(number))
         await snapshots.save(number, shard.to_bytes())
@@ -168,6 +171,24 @@ class AgentWorker:
             number, shard.epoch, shard.seq, shard.table.num_hot, shard.next_offset,
             " (no snapshot yet)" if state is None else "",
         )  # fmt: skip
+
+    def _restore(self, number: int, state: bytes | None) -> Shard:
+        """The shard of a snapshot; a new one, which begins a new epoch, if there is none or it is malformed."""
+        if state is None:
+            return Shard(number, self.config.shards)
+        try:
+            shard = Shard.from_bytes(state, self.config.shards)
+            if shard.number == number:
+                return shard
+            reason = f"it is of shard {shard.number}"
+        except SnapshotError as error:
+            reason = str(error)
+        logger.error(
+            "shard %d: the snapshot in %s is refused (%s): another program wrote it, or another version; counting "
+            "again from the oldest importance record, in a new epoch",
+            number, self.topics.snapshots, escape(reason),
+        )  # fmt: skip
+        return Shard(number, self.config.shards)
 
     async def _read_newest_change(self, number: int) -> tuple[int, int]:
         """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
@@ -260,10 +281,8 @@ class AgentWorker:
             ingest_ms=record.timestamp,
         )
         for shard, part in parts:
-            encoded, named = encode_importance(part)
-            await clients.publisher.send(
-                self.topics.importance, shard, [(None, encoded, named)], timestamp_ms=_now_ms()
-            )
+            records = [(None, *encode_importance(part))]
+            await clients.publisher.send(self.topics.importance, shard, records, timestamp_ms=_now_ms())
 
     async def deliver(self) -> None:
         """Waits until the broker has acknowledged all published records; their inputs may then be acknowledged."""
@@ -271,7 +290,7 @@ class AgentWorker:
 
     async def _dead_letter(self, clients: _Clients, record: Any, bad: BadRecord) -> None:
         self.num_bad += 1
-        logger.warning("%s/%d, offset %d: bad record: %s", record.topic, record.partition, record.offset, bad.reason)
+        self._bad_records.add(record, bad.reason)
         letter = clients.dead_letters.reject(record, bad.reason)
         items = [(letter.key, letter.value, letter.headers)]
         await clients.publisher.send(letter.topic, letter.partition, items, timestamp_ms=_now_ms())

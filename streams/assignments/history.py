@@ -18,7 +18,8 @@ from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
-from streams.records import Digest, has_foreign_key
+from streams.keys import FIELD_SHIFT, MAX_FIELDS
+from streams.records import MAX_UNIQUE_ROWS, Digest, has_foreign_key
 
 __all__ = ["History", "Outcome", "ShardView", "Verdict"]
 
@@ -82,7 +83,8 @@ class Outcome:
 class History:
     """The histories of the shards as far as they were read, and the tables that they make.
 
-    - A record is refused if its shard, or the shard of its key, is not its partition's.
+    - A record is refused if its shard, or the shard of its key, is not its partition's, or if its row or its field
+      is over the bounds of the reader's model (`bound`).
     - A change counts only if its (epoch, seq) is newer than its shard's; so a record that is read again, or a second
       agent's copy of it, changes nothing. Between a gap in `seq` and the end that the partition had when the gap was
       read, it is enough that the change is newer than its key's and its row's.
@@ -105,8 +107,13 @@ class History:
 
     def __init__(self, num_shards: int, *, is_whole: bool = True) -> None:
         self.is_whole = is_whole
+        self._num_rows, self._num_fields = MAX_UNIQUE_ROWS, MAX_FIELDS
         self.shards = [ShardView() for _ in range(num_shards)]
         self.max_hot = 0
+
+    def bound(self, *, num_rows: int, num_fields: int) -> None:
+        """Refuses from now on rows from `num_rows` and fields over `num_fields`: the model has no room for them."""
+        self._num_rows, self._num_fields = num_rows, num_fields
 
     def take(self, fetch: Fetch) -> Outcome:
         """Applies the records of one fetch."""
@@ -127,7 +134,9 @@ class History:
         """The records of the partition's shard, and the reasons for refusing the others."""
         columns, partition, num_shards = Columns.of(fetch), fetch.partition, len(self.shards)
         is_ours = columns.shard == partition
-        if partition < num_shards and is_ours.all():
+        numbers = (columns.key >> FIELD_SHIFT).astype(np.int64)
+        is_bounded = (columns.row < self._num_rows) & (numbers <= self._num_fields)
+        if partition < num_shards and is_ours.all() and is_bounded.all():
             changed = columns.key[columns.key != 0]
             if not has_foreign_key(changed, partition, num_shards):  # nearly always
                 return columns, {}
@@ -137,6 +146,12 @@ class History:
             i: f"got a record of shard {columns.shard[i]} with a key of shard {owners[i]}, expected shard {partition}"
             for i in np.flatnonzero(~is_ours).tolist()
         }
+        for i in np.flatnonzero(is_ours & ~is_bounded).tolist():
+            refused[i] = (
+                f"got row {columns.row[i]} and field {numbers[i]}, expected rows below {self._num_rows} and fields 1 "
+                f"to {self._num_fields}; start this process with the agent's --capacity and --schema"
+            )
+        is_ours &= is_bounded
         if partition < num_shards:
             self.shards[partition].num_refused += len(refused)
         return columns[is_ours], refused

@@ -28,6 +28,7 @@ from streams.clients.topic_reader import TopicReader
 from streams.errors import BrokerError, ConfigError
 from streams.keys import Keys
 from streams.records import Assignment, BadRecord, decode_assignment
+from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
 
 __all__ = ["AssignmentReader", "HotFeatureTable", "subscribe"]
@@ -68,6 +69,7 @@ class AssignmentReader:
         self.table = HotTable(len(self._records.partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
+        self._bad_records = BadRecordLog(logger)
         if not from_beginning:
             self._records.seek(self.end_offsets())
 
@@ -124,7 +126,7 @@ class AssignmentReader:
         )
         outcome = self.table.take(fetch)
         for index, reason in outcome.refused.items():
-            logger.warning("%s/%d, offset %d: %s", self._topic, partition, fetch.offsets[index], reason)
+            self._bad_records.add(decoded[index][1], reason)
         return [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
 
     def _decode(self, record: Any) -> Record | None:
@@ -133,7 +135,7 @@ class AssignmentReader:
         decoded = decode_assignment(record.key, record.value, record.headers)
         if isinstance(decoded, BadRecord):
             self.num_bad += 1
-            logger.warning("%s/%d, offset %d: %s", record.topic, record.partition, record.offset, decoded.reason)
+            self._bad_records.add(record, decoded.reason)
         return decoded if isinstance(decoded, Record) else None
 
     def catch_up(self, *, timeout_s: float = 60.0, until: Mapping[int, int] | None = None) -> None:

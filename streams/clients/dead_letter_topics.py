@@ -30,7 +30,7 @@ class AddressedLetter(NamedTuple):
     partition: int
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, bytes | None]]
 
 
 class DeadLetterTopics:

@@ -2,24 +2,44 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.consumer import fetcher as async_fetcher
+from aiokafka.record.default_records import DefaultRecordBatch as AsyncRecordBatch
+from aiokafka.record.memory_records import MemoryRecords as AsyncMemoryRecords
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
+from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
+from kafka.record.default_records import DefaultRecordBatch
+from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
 from streams.clients.login import check_login
-from streams.errors import BrokerError
+from streams.clients.record_batches import ReadableRecords
+from streams.errors import BrokerError, InvariantError
 from streams.records.headers import MAX_RECORD_BYTES
 
 if TYPE_CHECKING:
     from streams.clients.config import KafkaConfig
 
-__all__ = ["create_async_consumer", "create_batch_producer", "open_admin", "open_consumer", "open_producer"]
+__all__ = [
+    "NULL_HEADER",
+    "NULL_VALUE",
+    "NullSerializer",
+    "PartitionRecords",
+    "create_async_consumer",
+    "create_batch_producer",
+    "mark_nulls",
+    "open_admin",
+    "open_consumer",
+    "open_producer",
+    "read_all_async_records",
+]
 
 _CONNECT_TIMEOUT_MS = 10_000
 _FETCH_MAX_WAIT_MS = 20  # the default of 500 ms would delay a single change
@@ -50,7 +70,7 @@ def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> I
 def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_records: int, repeats_ends: bool) -> Any:
     """See `Connector.open_consumer`."""
     with _connecting(config):
-        return KafkaConsumer(
+        consumer = KafkaConsumer(
             bootstrap_servers=config.servers,
             bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
             enable_auto_commit=False,
@@ -62,10 +82,45 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             allow_auto_create_topics=False,
             **config.consumer_arguments(),
         )
+    _read_all_records(consumer)
+    return consumer
+
+
+class PartitionRecords(Fetcher.PartitionRecords):
+    """kafka-python's records of one fetch, read by `ReadableRecords`."""
+
+    def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Any:
+        raw = records._buffer  # noqa: SLF001  the bytes of the fetch, of which nothing has been read
+        readable = ReadableRecords(raw, DefaultRecordBatch, MemoryRecords)
+        return super()._unpack_records(tp, readable, *deserializers)
+
+
+def _read_all_records(consumer: Any) -> None:
+    """Makes a consumer of kafka-python return what it cannot decode as records that say so.
+
+    Raises:
+        InvariantError: this version of kafka-python works differently.
+    """
+    fetcher = getattr(consumer, "_fetcher", None)
+    if not isinstance(fetcher, Fetcher) or not hasattr(MemoryRecords(b""), "_buffer"):
+        raise InvariantError("kafka-python: got a consumer without _fetcher, expected it; find its new name")
+    fetcher.PartitionRecords = PartitionRecords
+
+
+def read_all_async_records() -> None:
+    """Makes every consumer of aiokafka in this process return what it cannot decode as records that say so.
+
+    Raises:
+        InvariantError: this version of aiokafka works differently.
+    """
+    if not hasattr(async_fetcher, "MemoryRecords"):
+        raise InvariantError("aiokafka: got a fetcher without MemoryRecords, expected it; find its new name")
+    async_fetcher.MemoryRecords = partial(ReadableRecords, make_batch=AsyncRecordBatch, make_records=AsyncMemoryRecords)
 
 
 def create_async_consumer(config: KafkaConfig) -> Any:
     """See `Connector.create_async_consumer`."""
+    read_all_async_records()
     return AIOKafkaConsumer(
         bootstrap_servers=config.servers,
         enable_auto_commit=False,
@@ -77,22 +132,47 @@ def create_async_consumer(config: KafkaConfig) -> Any:
     )
 
 
-class _NullSerializer(Serializer):
-    """Replaces the placeholder for a null value with null."""
+class NullSerializer(Serializer):
+    """Replaces the placeholders for a null value and for null headers with null."""
 
-    def serialize(self, _topic: str, _headers: Any, data: Any) -> Any:
-        return None if data is _NULL else data
+    def serialize(self, _topic: str, headers: list[tuple[str, bytes | None]], data: Any) -> Any:
+        """The value; changes the headers in place, which kafka-python encodes afterwards."""
+        headers[:] = [(name, None if content is NULL_HEADER else content) for name, content in headers]
+        return None if data is NULL_VALUE else data
 
 
-_NULL = object()
+NULL_VALUE = object()
+NULL_HEADER = type("NullHeader", (bytes,), {})()
+
+
+class _UnsizedHeaders(list[tuple[str, "bytes | None"]]):
+    """Headers that kafka-python does not size for its metrics: it takes the length of each value, null or not."""
+
+    def __bool__(self) -> bool:
+        return False
+
+
+def mark_nulls(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str, bytes | None]]:
+    """The headers with a placeholder for null values, for which `NullSerializer` puts null again."""
+    if all(content is not None for _, content in headers):
+        return list(headers)
+    return _UnsizedHeaders((name, NULL_HEADER if content is None else content) for name, content in headers)
 
 
 class _Producer(KafkaProducer):
-    """kafka-python's producer, which also sends records without key and value."""
+    """kafka-python's producer, which also sends records without key and value, and headers without a value."""
 
-    def send(self, topic: str, value: bytes | None = None, **arguments: Any) -> Any:
-        """Like `KafkaProducer.send`, which refuses a record without both before it calls the serializer."""
-        return super().send(topic, _NULL if value is None else value, **arguments)
+    def send(
+        self,
+        topic: str,
+        value: bytes | None = None,
+        *,
+        headers: Sequence[tuple[str, bytes | None]] = (),
+        **arguments: Any,
+    ) -> Any:
+        """Like `KafkaProducer.send`, which refuses such records before it calls the serializer."""
+        sent = mark_nulls(headers)
+        return super().send(topic, NULL_VALUE if value is None else value, headers=sent, **arguments)
 
     def abandon(self) -> None:
         """Discards unsent records, which `close` would send whatever its timeout."""
@@ -115,7 +195,7 @@ def open_producer(config: KafkaConfig, *, delivery_timeout_s: float) -> Any:
             batch_size=_PRODUCER_BATCH_BYTES,
             max_request_size=MAX_RECORD_BYTES,
             allow_auto_create_topics=False,
-            value_serializer=_NullSerializer(),
+            value_serializer=NullSerializer(),
             **config.client_arguments(),
         )
 

@@ -64,7 +64,7 @@ class RecordProducer:
         topic: str,
         partition: int,
         value: bytes | None,
-        headers: Sequence[tuple[str, bytes]],
+        headers: Sequence[tuple[str, bytes | None]],
         *,
         key: bytes | None = None,
     ) -> None:

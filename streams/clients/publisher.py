@@ -18,7 +18,7 @@ __all__ = ["Publisher"]
 _MAX_WAITING = 20_000
 _MAX_WAITING_BYTES = 16 << 20
 
-Item = tuple[bytes | None, bytes | None, list[tuple[str, bytes]]]
+Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]  # aiokafka takes the headers as a list
 
 
 class Publisher:

@@ -13,7 +13,9 @@ from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.dead_letter_topics import read_dead_letters, resend
+from streams.escapes import escape
 from streams.records import DeadLetter
+from streams.records.headers import MAX_TIME_MS
 from streams.topics import Topics
 
 __all__ = ["command"]
@@ -34,12 +36,13 @@ def _topic_name(config: KafkaConfig, topic: str) -> str:
 
 
 def _describe(letter: DeadLetter) -> str:
-    when = datetime.fromtimestamp(max(letter.time_ms, 0) / 1000, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
+    time_s = min(max(letter.time_ms, 0), MAX_TIME_MS) // 1000
+    when = datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
     value = letter.value
     start = "null" if value is None else repr(value[:_SHOWN_BYTES])[1:]
     if value is not None and len(value) > _SHOWN_BYTES:
         start += f" ... {len(value)} bytes"
-    return f"{when}  {letter.origin}  {letter.error}: {letter.message}\n    {start}"
+    return f"{when}  {escape(letter.origin)}  {escape(letter.error, 50)}: {escape(letter.message)}\n    {start}"
 
 
 @command.command()

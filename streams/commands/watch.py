@@ -12,11 +12,13 @@ import click
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
+from rich.text import Text
 
 from streams.assignments.subscription import AssignmentReader
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
+from streams.escapes import escape
 from streams.records import Assignment
 from streams.telemetry.latency import LatencyHistogram
 
@@ -121,9 +123,10 @@ class _Watcher:
             return
         row = "-" if change.row is None else str(change.row)
         score = "-" if change.score is None else f"{change.score:.4g}"
-        line = f"{feature:<28} row {row:>8}  score {score:>10}  shard {change.shard} seq {change.seq}"
+        line = f"{escape(feature):<28} row {row:>8}  score {score:>10}  shard {change.shard} seq {change.seq}"
         if sys.stdout.isatty():
-            self.console.print(f"[{_COLOURS[change.tier]}]{change.tier:<5}[/] {line}")
+            # A `Text`, not markup: brackets in a name are no commands.
+            self.console.print(Text.assemble((f"{change.tier:<5}", _COLOURS[change.tier]), " ", line), soft_wrap=True)
         else:
             click.echo(f"{change.tier:<5} {line}", err=self.console.stderr)
 
@@ -156,5 +159,5 @@ def _field_table(features: dict[int, Assignment]) -> Table:
         best = "  ".join(
             f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
         )
-        table.add_row(name, str(len(changes)), best)
+        table.add_row(Text(escape(name)), str(len(changes)), Text(escape(best)))
     return table

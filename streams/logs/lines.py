@@ -9,23 +9,24 @@ few MiB; of a line longer than `MAX_LINE_BYTES` about that many bytes are kept.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 
 import numpy as np
 import numpy.typing as npt
-import zstandard
+import pyarrow as pa
 
 from streams.errors import InputError
 
 __all__ = ["MAX_LINE_BYTES", "LineBlock", "LineBuffer", "LineFile"]
 
 MAX_LINE_BYTES = 1 << 16
-_PLAIN_CHUNK_BYTES = 1 << 20
+_CHUNK_BYTES = 1 << 20
+_ZSTD_CHUNK_BYTES = 1 << 16  # when it meets damage, Arrow discards what a read has unpacked
 _COMPRESSED_CHUNK_BYTES = 1 << 17
-_GZIP, _ZSTD = b"\x1f\x8b", b"\x28\xb5\x2f\xfd"
+_GZIP, _ZSTD, _SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
 _NEWLINE, _RETURN = 10, 13
 
 
@@ -77,12 +78,13 @@ class LineBuffer:
     def __init__(self) -> None:
         self._data = bytearray()
         self._ends = np.empty(0, np.int64)  # offsets of the newlines in _data
+        self._num_taken = self._start = 0  # lines and bytes at the start of both that were returned
         self._is_dropping = False
 
     @property
     def num_lines(self) -> int:
         """The number of whole lines in the buffer."""
-        return len(self._ends)
+        return len(self._ends) - self._num_taken
 
     def feed(self, chunk: bytes) -> None:
         """Appends a chunk; drops the bytes of a line beyond `MAX_LINE_BYTES` + 1."""
@@ -92,6 +94,7 @@ class LineBuffer:
                 return
             chunk = chunk[end:]
             self._is_dropping = False
+        self._drop_taken()
         found = np.flatnonzero(np.frombuffer(chunk, np.uint8) == _NEWLINE)
         self._ends = np.concatenate([self._ends, found + len(self._data)])
         self._data += chunk
@@ -100,48 +103,34 @@ class LineBuffer:
             del self._data[MAX_LINE_BYTES + 1 - tail_bytes :]
             self._is_dropping = True
 
+    def _drop_taken(self) -> None:
+        """Only here, once a chunk: after every `take` it would cost as much as all lines of the chunk."""
+        self._ends = self._ends[self._num_taken :] - self._start
+        del self._data[: self._start]
+        self._num_taken = self._start = 0
+
     def take(self, num_lines: int) -> bytes | None:
         """Removes and returns the next `num_lines` lines; None if the buffer holds fewer."""
-        if len(self._ends) < num_lines:
+        if self.num_lines < num_lines:
             return None
-        end = int(self._ends[num_lines - 1]) + 1
-        self._ends = self._ends[num_lines:] - end
-        return self._cut(end)
+        self._num_taken += num_lines
+        return self._cut(int(self._ends[self._num_taken - 1]) + 1)
 
     def take_rest(self) -> bytes:
         """Removes and returns all remaining bytes, at the end of the file."""
-        self._ends = self._ends[:0]
+        self._num_taken = len(self._ends)
         return self._cut(len(self._data))
 
     def _cut(self, end: int) -> bytes:
         with memoryview(self._data) as view:
-            taken = bytes(view[:end])
-        del self._data[:end]
+            taken = bytes(view[self._start : end])
+        self._start = end
         return taken
 
 
-class _Decoder(Protocol):
-    """The interface that the decompressors of zlib and zstandard share."""
-
-    @property
-    def eof(self) -> bool:
-        """Whether the decoder has reached the end of the member or frame."""
-
-    @property
-    def unused_data(self) -> bytes:
-        """The input behind the end of the member or frame."""
-
-    def decompress(self, data: bytes, /) -> bytes:
-        """The decompressed bytes of the next input."""
-
-
-def _decoder(magic: bytes) -> _Decoder | None:
-    """A decompressor for one gzip member or zstd frame; None for a plain file."""
-    if magic.startswith(_GZIP):
-        return zlib.decompressobj(wbits=31)
-    if magic.startswith(_ZSTD):
-        return zstandard.ZstdDecompressor().decompressobj()
-    return None
+def _is_zstd(magic: bytes) -> bool:
+    """Whether a file begins with a zstd frame, or with a skippable frame, as files of pzstd do."""
+    return magic == _ZSTD or (magic[1:] == _SKIPPABLE and magic[0] >> 4 == 5)
 
 
 class LineFile:
@@ -174,7 +163,7 @@ class LineFile:
                     if next_line > skip_lines:
                         yield LineBlock.split(data, next_line)
                     next_line += skip_lines if next_line <= skip_lines else num_lines
-        except (OSError, EOFError, zlib.error, zstandard.ZstdError) as error:
+        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
             raise InputError(
                 f"{self._path}: damaged or cut off after line {next_line + buffer.num_lines - 1} ({error}); nothing "
                 f"from line {next_line} on was used; fetch the file again"
@@ -183,27 +172,64 @@ class LineFile:
             yield LineBlock.split(data, next_line)
 
     def _chunks(self) -> Iterator[bytes]:
+        """The file's bytes, unpacked, in chunks of at most 1 MiB, however much the compressed bytes unpack to."""
         with self._path.open("rb") as file:
             magic = file.read(4)
             file.seek(0)
-            decoder = _decoder(magic)
-            if decoder is None:
-                while chunk := self._read(file, _PLAIN_CHUNK_BYTES):
+            if magic.startswith(_GZIP):
+                yield from self._gzip_chunks(file)
+            elif _is_zstd(magic):
+                yield from self._zstd_chunks(file)
+            else:
+                while chunk := self._read(file, _CHUNK_BYTES):
                     yield chunk
-                return
-            while chunk := self._read(file, _COMPRESSED_CHUNK_BYTES):
-                while chunk:
-                    if decoder.eof:
-                        chunk = chunk.lstrip(b"\0")  # gzip may be padded with zeros
-                        if not chunk:
-                            break
-                        decoder = _decoder(magic) or decoder  # the next member or frame
-                    yield decoder.decompress(chunk)
-                    chunk = decoder.unused_data if decoder.eof else b""
-            if not decoder.eof:
+
+    def _gzip_chunks(self, file: BinaryIO) -> Iterator[bytes]:
+        member, rest = zlib.decompressobj(wbits=31), b""
+        while True:
+            rest = rest or self._read(file, _COMPRESSED_CHUNK_BYTES)
+            if member.eof:
+                rest = rest.lstrip(b"\0")  # gzip may be padded with zeros
+                if not rest and not (rest := self._read(file, _COMPRESSED_CHUNK_BYTES)):
+                    return
+                if rest.startswith(b"\0"):
+                    continue
+                member = zlib.decompressobj(wbits=31)
+            chunk = member.decompress(rest, _CHUNK_BYTES)
+            if not rest and not chunk and not member.eof:
                 raise EOFError("the compressed data ends too early")
+            yield chunk
+            rest = member.unused_data if member.eof else member.unconsumed_tail
+
+    def _zstd_chunks(self, file: BinaryIO) -> Iterator[bytes]:
+        # zstandard's decompressobj has no bound, and its stream_reader does not notice that a file is cut off.
+        counted = pa.PythonFile(_Counted(lambda num_bytes: self._read(file, num_bytes)), "r")
+        with pa.CompressedInputStream(counted, "zstd") as stream:
+            unpacked = bytearray()
+            try:
+                while chunk := stream.read(_ZSTD_CHUNK_BYTES):
+                    unpacked += chunk
+                    if len(unpacked) >= _CHUNK_BYTES:
+                        yield bytes(unpacked)
+                        unpacked.clear()
+            except (OSError, pa.ArrowException):
+                yield bytes(unpacked)  # the lines before the damage
+                raise
+            yield bytes(unpacked)
 
     def _read(self, file: BinaryIO, num_bytes: int) -> bytes:
         chunk = file.read(num_bytes)
         self.bytes_read += len(chunk)
         return chunk
+
+
+class _Counted:
+    """The part of a file's interface that Arrow reads from."""
+
+    closed = False
+
+    def __init__(self, read: Callable[[int], bytes]) -> None:
+        self.read = read
+
+    def close(self) -> None:
+        self.closed = True

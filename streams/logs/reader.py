@@ -7,6 +7,7 @@ cost.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -122,7 +123,8 @@ def _header(path: Path, schema: LogSchema) -> list[str]:
         raise InputError(f"{path}: no rows in it, expected a header and rows; name another file")
     text = first.line(0).removeprefix(_BYTE_ORDER_MARK).decode("utf-8", "replace")
     columns = text.split(schema.delimiter)
-    repeated = {name for name in columns if columns.count(name) > 1 and name in schema.used_columns}
+    used = set(schema.used_columns)
+    repeated = {name for name, count in Counter(columns).items() if count > 1 and name in used}
     if repeated:
         raise ConfigError(f"{path}: the header repeats column {min(repeated)!r}, expected it once")
     return columns

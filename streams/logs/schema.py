@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
@@ -28,13 +30,15 @@ from pathlib import Path
 from typing import Any
 
 from streams.errors import ConfigError
+from streams.escapes import escape
 from streams.keys import CRITEO_FIELDS, MAX_FIELDS, Field
+from streams.records.headers import MAX_TIME_MS
 from streams.toml_parser import parse_toml
 
 __all__ = ["SCHEMAS", "LogSchema", "load_schema"]
 
 MAX_DENSE = 4096
-_MAX_TIME_MS = 1 << 53  # integers up to here are exact in JSON
+_SOME_TIME = datetime(2001, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
 _MS_PER_UNIT = {"s": 1000, "ms": 1}
 
 
@@ -74,7 +78,7 @@ class LogSchema:
             raise ConfigError(f"{self}: {len(self.dense)} dense columns, expected at most {MAX_DENSE}")
         values = [self.label, *self.dense, *(field.name for field in self.categorical)]
         for names, where in ((values, "label, dense and categorical"), (self.columns, "columns")):
-            repeated = {name for name in names if list(names).count(name) > 1}
+            repeated = {name for name, count in Counter(names).items() if count > 1}
             if repeated:
                 raise ConfigError(f"{self}: column {min(repeated)!r} is repeated in {where}, expected it once")
         if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '\r\n"':
@@ -83,12 +87,23 @@ class LogSchema:
             raise ConfigError(
                 f"{self}: time_format {self.time_format!r}, expected 's', 'ms' or a strptime format like '%y%m%d%H'"
             )
+        if self.time_format not in _MS_PER_UNIT:
+            self._check_format()
         if self.columns:
             self.require_columns(self.columns, "columns")
         elif not self.header:
             raise ConfigError(
                 f"{self}: header is false and 'columns' is empty, expected every column of a line, in order"
             )
+
+    def _check_format(self) -> None:
+        """Refuses a strptime format that cannot read what it writes: a time of it would raise, or be another one."""
+        try:
+            datetime.strptime(_SOME_TIME.strftime(self.time_format), self.time_format).replace(tzinfo=timezone.utc)
+        except (ValueError, re.error) as error:
+            raise ConfigError(
+                f"{self}: time_format {escape(self.time_format)!r} ({error}), expected a strptime format"
+            ) from error
 
     def __str__(self) -> str:
         return f"schema {self.name}"
@@ -110,7 +125,8 @@ class LogSchema:
         Raises:
             ConfigError: a column is missing; the message names it.
         """
-        missing = [name for name in self.used_columns if name not in set(columns)]
+        present = set(columns)
+        missing = [name for name in self.used_columns if name not in present]
         if missing:
             got = ", ".join(columns)
             raise ConfigError(
@@ -118,17 +134,19 @@ class LogSchema:
             )
 
     def parse_time_ms(self, cell: str) -> int | None:
-        """Milliseconds since 1970 of a cell of the time column; None if it does not parse or lies before 1970."""
+        """Milliseconds since 1970 of a cell of the time column; None if it is no time from 1970 to 9999."""
         unit_ms = _MS_PER_UNIT.get(self.time_format)
         try:
             if unit_ms is not None:
+                if not cell.isdecimal():  # Python's int accepts underscores and spaces
+                    return None
                 time_ms = int(cell) * unit_ms
             else:
                 parsed = datetime.strptime(cell, self.time_format)
                 time_ms = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp() * 1000)
         except (ValueError, OverflowError):
             return None
-        return time_ms if 0 <= time_ms < _MAX_TIME_MS else None
+        return time_ms if 0 <= time_ms <= MAX_TIME_MS else None
 
     def fingerprint(self) -> str:
         """16 hex digits that identify how files are read: they depend on every argument but `name`."""
@@ -192,7 +210,7 @@ def load_schema(name_or_path: str) -> LogSchema:
     if path.suffix != ".toml":
         raise ConfigError(f"--schema: got {name_or_path!r}, expected {', '.join(SCHEMAS)} or the path of a .toml file")
     try:
-        document = parse_toml(path.read_text())
+        document = parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--schema {path}: cannot be read ({error.strerror}); name a file") from error
     except ValueError as error:
@@ -205,18 +223,20 @@ def _from_document(path: Path, document: dict[str, Any]) -> LogSchema:
     unknown = [key for key in document if key != "log"]
     log = document.get("log")
     if unknown or not isinstance(log, dict):
-        raise ConfigError(f"{where}: got {', '.join(unknown) or 'no table'}, expected one table [log] and nothing else")
+        raise ConfigError(
+            f"{where}: got {escape(', '.join(unknown)) or 'no table'}, expected one table [log] and nothing else"
+        )
     for key, value in log.items():
         if key not in _KEYS:
-            raise ConfigError(f"{where}: got key {key!r}, expected one of {', '.join(_KEYS)}")
+            raise ConfigError(f"{where}: got key {escape(key)!r}, expected one of {', '.join(_KEYS)}")
         if not isinstance(value, _KEYS[key]):
-            raise ConfigError(f"{where}: {key} is {value!r}, expected a {_KEYS[key].__name__}")
+            raise ConfigError(f"{where}: {key} is {escape(repr(value))}, expected a {_KEYS[key].__name__}")
     for key in ("label", "categorical"):
         if key not in log:
             raise ConfigError(f"{where}: key {key!r} is missing; add it to [log]")
     for key in ("dense", "columns"):
         if not all(isinstance(name, str) for name in log.get(key, [])):
-            raise ConfigError(f"{where}: {key} is {log[key]!r}, expected a list of column names")
+            raise ConfigError(f"{where}: {key} is {escape(repr(log[key]))}, expected a list of column names")
     fields = tuple(_field(where, entry) for entry in log["categorical"])
     dense, columns = tuple(log.get("dense", ())), tuple(log.get("columns", ()))
     return LogSchema(**{**log, "name": path.stem, "categorical": fields, "dense": dense, "columns": columns})
@@ -228,4 +248,6 @@ def _field(where: str, entry: object) -> Field:
         return Field(entry)
     if isinstance(entry, dict) and set(entry) <= {"name", "kind"} and isinstance(entry.get("name"), str):
         return Field(**entry)
-    raise ConfigError(f'{where}: categorical holds {entry!r}, expected "NAME" or {{ name = "NAME", kind = "hex32" }}')
+    raise ConfigError(
+        f'{where}: categorical holds {escape(repr(entry))}, expected "NAME" or {{ name = "NAME", kind = "hex32" }}'
+    )

@@ -19,7 +19,7 @@ from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_c
 from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
 from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
-from streams.records.key_checks import has_foreign_key
+from streams.records.key_checks import find_invalid, has_foreign_key
 from streams.records.metrics import (
     AgentMetrics,
     Metrics,
@@ -67,6 +67,7 @@ __all__ = [
     "encode_digest",
     "encode_importance",
     "encode_metrics",
+    "find_invalid",
     "has_foreign_key",
     "header_int",
     "version_of",

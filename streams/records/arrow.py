@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import struct
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
@@ -11,12 +13,14 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from streams.errors import ConfigError
-from streams.keys import Field
+from streams.keys import MAX_FIELDS, Field
+from streams.records.arrow_messages import check_unpacked_bytes
 from streams.records.headers import MAX_RECORD_BYTES
 
 __all__ = ["column_of", "fields_from_metadata", "fields_to_json", "matrix_of", "read_stream", "write_stream"]
 
 _MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of this
+_MAX_ROWS = 1 << 20  # of any kind of record; a score and its key take 12 bytes
 
 
 @lru_cache(maxsize=64)
@@ -29,7 +33,10 @@ def fields_to_json(fields: tuple[Field, ...]) -> str:
 def _fields_from_json(listed: bytes) -> tuple[Field, ...]:
     if len(listed) > _MAX_FIELDS_BYTES:
         raise ValueError(f"got {len(listed)} bytes, expected at most {_MAX_FIELDS_BYTES}")
-    return tuple(Field(name, kind) for name, kind in json.loads(listed))
+    fields = tuple(Field(name, kind) for name, kind in json.loads(listed))
+    if not 1 <= len(fields) <= MAX_FIELDS or len({field.name for field in fields}) < len(fields):
+        raise ValueError(f"got {len(fields)} fields, expected 1 to {MAX_FIELDS} with different names")
+    return fields
 
 
 def fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field, ...]:
@@ -40,7 +47,7 @@ def fields_from_metadata(metadata: Mapping[bytes, bytes] | None) -> tuple[Field,
     """
     try:
         return _fields_from_json((metadata or {})[b"fields"])
-    except (KeyError, TypeError, ValueError, ConfigError) as error:
+    except (KeyError, TypeError, ValueError, ConfigError, RecursionError, MemoryError) as error:
         raise ValueError(f"schema metadata 'fields': {error!r}, expected a JSON list of [name, kind]") from error
 
 
@@ -55,12 +62,31 @@ def write_stream(schema: pa.Schema, columns: list[pa.Array]) -> bytes:
 def read_stream(value: bytes) -> pa.RecordBatch:
     """The single record batch of an Arrow IPC stream, validated.
 
+    Nothing is unpacked before its size is checked.
+
     Raises:
-        ValueError: the stream is too long, or does not hold exactly one batch.
-        pa.ArrowException: the stream is malformed.
+        ValueError: the stream is malformed, too long, or does not hold exactly one batch.
     """
     if len(value) > MAX_RECORD_BYTES:
         raise ValueError(f"{len(value)} bytes, expected at most {MAX_RECORD_BYTES}")
+    with _refusing():
+        check_unpacked_bytes(value)
+        return _read_batch(value)
+
+
+@contextmanager
+def _refusing() -> Iterator[None]:
+    """Turns what pyarrow was seen to raise for mutated streams into a `ValueError`.
+
+    A column of a type that Python cannot represent is a `KeyError`.
+    """
+    try:
+        yield
+    except (pa.ArrowException, OSError, KeyError, OverflowError, MemoryError, struct.error) as error:
+        raise ValueError(f"{type(error).__name__}: {error}") from error
+
+
+def _read_batch(value: bytes) -> pa.RecordBatch:
     with pa.ipc.open_stream(pa.py_buffer(value)) as reader:
         batches = []
         for batch in reader:
@@ -69,6 +95,8 @@ def read_stream(value: bytes) -> pa.RecordBatch:
                 break
     if len(batches) != 1:
         raise ValueError(f"got {'several' if batches else 'no'} batches, expected exactly one record batch")
+    if batches[0].num_rows > _MAX_ROWS:
+        raise ValueError(f"{batches[0].num_rows} rows, expected at most {_MAX_ROWS}")
     batches[0].validate(full=True)
     return batches[0]
 
@@ -82,9 +110,11 @@ def column_of(batch: pa.RecordBatch, name: str, expected: pa.DataType) -> pa.Arr
     index = batch.schema.get_field_index(name)
     if index < 0:
         raise ValueError(f"column {name!r} is missing")
-    column = batch.column(index)
-    if column.type != expected:
-        raise ValueError(f"column {name!r}: got {column.type}, expected {expected}")
+    with _refusing():
+        column = batch.column(index)
+        kind = column.type
+    if kind != expected:
+        raise ValueError(f"column {name!r}: got {kind}, expected {expected}")
     if column.null_count:
         raise ValueError(f"column {name!r}: {column.null_count} nulls, expected none")
     return column
@@ -99,7 +129,8 @@ def matrix_of(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: in
     index = batch.schema.get_field_index(name)
     if index < 0:
         raise ValueError(f"column {name!r} is missing")
-    kind = batch.schema.field(index).type
+    with _refusing():
+        kind = batch.schema.field(index).type
     if not pa.types.is_fixed_size_list(kind) or kind.value_type != item:
         raise ValueError(f"column {name!r}: got {kind}, expected fixed_size_list<{item}>[n]")
     if kind.list_size > max_width:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,9 +12,18 @@ from typing import Any, Literal
 import numpy as np
 
 from sketch.changes import NO_ROW, Changes
-from streams.keys import Field
+from streams.keys import MISSING, PAYLOAD_BITS, Field
 from streams.records.change_encoder import ChangeEncoder, Encoded
-from streams.records.headers import VERSION, BadRecord, Headers, ascii_int, check_version, header_int
+from streams.records.headers import (
+    VERSION,
+    BadRecord,
+    Headers,
+    ascii_int,
+    check_time,
+    check_version,
+    header_int,
+    read_headers,
+)
 
 __all__ = [
     "MAX_UNIQUE_ROWS",
@@ -26,6 +37,10 @@ __all__ = [
 ]
 
 MAX_UNIQUE_ROWS = 1 << 27  # a subscriber keeps 8 bytes for each row of the model
+
+_FEATURE = re.compile(r"[A-Za-z0-9_.-]{1,64}:(?:~([0-9a-f]{14})|([0-9a-f]{8})|missing)")
+_DIGEST = re.compile(r"[0-9a-f]{16}")
+_MAX_INT64 = (1 << 63) - 1
 
 Tier = Literal["cold", "hot"]
 
@@ -70,8 +85,8 @@ def version_of(headers: Headers) -> tuple[int, int]:
 
     (-1, -1) if a header is missing or malformed.
     """
-    named = dict(headers)
     try:
+        named = read_headers(headers)
         return header_int(named, "epoch"), header_int(named, "seq")
     except ValueError:
         return -1, -1
@@ -127,16 +142,14 @@ def decode_assignment(
         return BadRecord(f"Kafka key: {0 if key is None else len(key)} bytes, expected 8")
     number = int.from_bytes(key, "big")
     try:
-        named = dict(headers)
+        named = read_headers(headers)
         check_version(named)
         shard, epoch, seq = (header_int(named, name) for name in ("shard", "epoch", "seq"))
         if min(shard, epoch, seq) < 0:
             return BadRecord(f"headers 'shard', 'epoch', 'seq': got {shard}, {epoch}, {seq}, expected 0 or more")
         ingest_ms = header_int(named, "ingest-ms") if "ingest-ms" in named else None
         if value is None:
-            if number == 0:
-                return OtherKind("tombstone of key 0")
-            return Assignment(key=number, tier="cold", shard=shard, epoch=epoch, seq=seq, ingest_ms=ingest_ms)
+            return _tombstone(number, Version(shard, epoch, seq), ingest_ms)
         if len(value) > 1 << 16:
             return BadRecord(f"{len(value)} bytes, expected at most 65536")
         body = json.loads(value)
@@ -147,7 +160,7 @@ def decode_assignment(
         if number == 0 or "kind" in body:
             return _control_from_json(body, shard, epoch, seq)
         return _assignment_from_json(body, number, Version(shard, epoch, seq), ingest_ms)
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
 
 
@@ -160,13 +173,23 @@ class Version:
     seq: int
 
 
+def _tombstone(key: int, version: Version, ingest_ms: int | None) -> Assignment | OtherKind | BadRecord:
+    if key == 0:
+        return OtherKind("tombstone of key 0")
+    if not key >> PAYLOAD_BITS:
+        return BadRecord(f"key {key:016x}: field number 0, expected 1 to 255")
+    return Assignment(
+        key=key, tier="cold", shard=version.shard, epoch=version.epoch, seq=version.seq, ingest_ms=ingest_ms
+    )
+
+
 def _control_from_json(body: dict[str, Any], shard: int, epoch: int, seq: int) -> Digest | OtherKind | BadRecord:
     kind = body.get("kind")
     if kind != "digest":
         return OtherKind(str(kind)[:100])
-    hot, digest = body["hot"], body["digest"]
-    if type(hot) is not int or not isinstance(digest, str) or len(digest) != 16:
-        return BadRecord("digest: expected an integer 'hot' and 16 hex digits 'digest'")
+    hot, digest = _integer(body["hot"], "hot", MAX_UNIQUE_ROWS), body["digest"]
+    if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
+        return BadRecord(f"digest: got {str(digest)[:100]!r}, expected 16 hex digits")
     return Digest(shard=shard, epoch=epoch, seq=seq, hot=hot, digest=int(digest, 16))
 
 
@@ -177,19 +200,47 @@ def _assignment_from_json(
     if tier != "hot":
         return BadRecord(f"tier {tier!r}, expected 'hot' (a cold key has no value)")
     if type(row) is not int or not 0 <= row < MAX_UNIQUE_ROWS:
-        return BadRecord(f"row {row!r}, expected 0 to 2^27 - 1")
-    if not isinstance(feature, str) or ":" not in feature:
-        return BadRecord(f"feature {str(feature)[:100]!r}, expected NAME:TOKEN")
+        return BadRecord(f"row {str(row)[:100]}, expected 0 to 2^27 - 1")
+    if not isinstance(feature, str) or _payload_of(feature) != key & MISSING or not key >> PAYLOAD_BITS:
+        return BadRecord(f"feature {str(feature)[:100]!r}, expected NAME:TOKEN of key {key:016x}")
+    score = body["score"]
+    if type(score) not in (int, float) or not 0 <= score < math.inf:
+        return BadRecord(f"score {str(score)[:100]!r}, expected a finite number of 0 or more")
+    event_time_ms = _integer(body["event_time_ms"], "event_time_ms")
+    check_time(event_time_ms, "event_time_ms")
     return Assignment(
         key=key,
         tier=tier,
         row=row,
         feature=feature,
-        score=float(body["score"]),
+        score=float(score),
         shard=version.shard,
         epoch=version.epoch,
         seq=version.seq,
-        source=(int(source["partition"]), int(source["offset"])),
-        event_time_ms=int(body["event_time_ms"]),
+        source=(_integer(source["partition"], "partition"), _integer(source["offset"], "offset")),
+        event_time_ms=event_time_ms,
         ingest_ms=ingest_ms,
     )
+
+
+def _payload_of(feature: str) -> int | None:
+    """The payload of a printed feature; None if it has another form. The field's name cannot be checked here."""
+    match = _FEATURE.fullmatch(feature)
+    if match is None:
+        return None
+    digits = match[1] or match[2]
+    return MISSING if digits is None else int(digits, 16)
+
+
+def _integer(number: object, name: str, most: int = _MAX_INT64) -> int:
+    """The number.
+
+    Raises:
+        TypeError: it is not an integer.
+        ValueError: it is negative, or more than `most`.
+    """
+    if type(number) is not int:
+        raise TypeError(f"{name}: got {str(number)[:100]!r}, expected an integer")
+    if not 0 <= number <= most:
+        raise ValueError(f"{name}: got {str(number)[:30]}, expected 0 to {most}")
+    return number

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from streams.keys import CRITEO_FIELDS, Field, Keys, make_key
 from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, matrix_of, read_stream, write_stream
-from streams.records.headers import JSON, BadRecord, Headers
+from streams.records.headers import JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
 from streams.records.key_checks import find_misplaced
 
 __all__ = ["MAX_ROWS", "ClickBatch", "decode_clicks", "encode_clicks"]
@@ -105,24 +105,20 @@ def decode_clicks(
     if not value:
         return BadRecord("empty value, expected an Arrow IPC stream or a JSON click")
     try:
-        if dict(headers).get("content-type") == JSON:
+        if read_headers(headers).get("content-type") == JSON:
             return _click_from_json(value, fields, dense_names)
         batch = read_stream(value)
         if not 1 <= batch.num_rows <= MAX_ROWS:
             return BadRecord(f"{batch.num_rows} rows, expected 1 to {MAX_ROWS}")
         named = fields_from_metadata(batch.schema.metadata)
         dense = matrix_of(batch, "dense", pa.float32(), 4096)
-        listed = json.loads((batch.schema.metadata or {}).get(b"dense", b"null"))
-        if listed is None:
-            listed = [f"I{number}" for number in range(1, dense.shape[1] + 1)]
-        if not isinstance(listed, list) or len(listed) != dense.shape[1]:
-            return BadRecord(f"metadata 'dense': got {str(listed)[:200]}, expected a list of {dense.shape[1]} names")
+        dense_names = _dense_names((batch.schema.metadata or {}).get(b"dense", b"null"), dense.shape[1])
         keys = matrix_of(batch, "keys", pa.uint64(), 255)
         label = column_of(batch, "label", pa.int8()).to_numpy()
         event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
-    except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
+    except (ValueError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
-    problem = _problem_with_clicks(named, keys, label)
+    problem = _problem_with_clicks(named, keys, label, event_time)
     if problem is not None:
         return BadRecord(problem)
     return ClickBatch(
@@ -131,12 +127,32 @@ def decode_clicks(
         keys=keys,
         event_time_ms=event_time,
         fields=named,
-        dense_names=tuple(str(name) for name in listed),
+        dense_names=dense_names,
     )
 
 
-def _problem_with_clicks(fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8]) -> str | None:
-    """The reason why keys (B, F) or labels (B,) are invalid for these fields; None if they are valid."""
+@lru_cache(maxsize=64)
+def _dense_names(listed: bytes, num_dense: int) -> tuple[str, ...]:
+    """The names in the schema metadata `dense`, by default I1, I2 and so on.
+
+    Raises:
+        ValueError: they are malformed, or their number is not that of the column.
+    """
+    names = json.loads(listed)
+    if names is None:
+        return tuple(f"I{number}" for number in range(1, num_dense + 1))
+    if not isinstance(names, list) or len(names) != num_dense:
+        raise ValueError(f"metadata 'dense': got {str(names)[:200]}, expected a list of {num_dense} names")
+    wrong = next((name for name in names if not isinstance(name, str) or not name.isprintable()), None)
+    if wrong is not None:
+        raise ValueError(f"metadata 'dense': got {str(wrong)[:100]!r}, expected names of printable characters")
+    return tuple(names)
+
+
+def _problem_with_clicks(
+    fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8], event_time_ms: npt.NDArray[np.int64]
+) -> str | None:
+    """The reason why keys (B, F), labels or times (B,) are invalid for these fields; None if they are valid."""
     if len(fields) != keys.shape[1]:
         return f"column 'keys': {keys.shape[1]} values a row, expected {len(fields)}, one for each field"
     problem = find_misplaced(keys, fields)
@@ -144,6 +160,8 @@ def _problem_with_clicks(fields: tuple[Field, ...], keys: Keys, label: npt.NDArr
         return problem
     if np.any((label != 0) & (label != 1)):
         return "column 'label': got other values, expected 0 or 1"
+    if event_time_ms.min() < 0 or event_time_ms.max() > MAX_TIME_MS:
+        return "column 'event_time': got a time before 1970 or after 9999, expected a date between"
     return None
 
 
@@ -161,8 +179,9 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
     if unknown:
         raise ValueError(f"column {min(unknown)!r} is not in the schema")
     event_time_ms = click.get("event_time_ms")
-    if type(event_time_ms) is not int or not 0 <= event_time_ms < 1 << 53:
+    if type(event_time_ms) is not int:
         raise ValueError('expected an integer "event_time_ms"')
+    check_time(event_time_ms, '"event_time_ms"')
     numbers = [dense.get(name) for name in dense_names]
     if not all(
         number is None or (isinstance(number, int | float) and not abs(number) > _MAX_FLOAT32) for number in numbers

@@ -5,16 +5,16 @@ A record that a reader rejects goes to `<topic>.dlq` with its key, value and hea
 `dlq-line`. Both have `dlq-error`, `dlq-message` and `dlq-time-ms`.
 
 A key or value that does not fit a record is truncated; headers that do not fit are dropped. A header then gives the
-original size: `dlq-cut-from-bytes` of the value, `dlq-cut-key-from-bytes`, `dlq-cut-headers-from-bytes`.
+original size: `dlq-cut-from-bytes` of the value, `dlq-cut-key-from-bytes`, `dlq-cut-headers-from-bytes`. A record that
+the Kafka client could not decode has `dlq-unreadable`, the reason; its value may be undecoded bytes of the log.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from streams.records.headers import MAX_RECORD_BYTES, Headers, ascii_int, header_int
+from streams.records.headers import MAX_RECORD_BYTES, UNREADABLE, Headers, ascii_int, header_int
 
 __all__ = ["DeadLetter", "Letter", "write_letter", "write_line_letter"]
 
@@ -28,7 +28,7 @@ class Letter(NamedTuple):
 
     key: bytes | None
     value: bytes | None
-    headers: list[tuple[str, bytes]]
+    headers: list[tuple[str, bytes | None]]
 
 
 def write_letter(record: Any, *, error: str, message: str, time_ms: int) -> Letter:
@@ -40,7 +40,7 @@ def write_letter(record: Any, *, error: str, message: str, time_ms: int) -> Lett
         message: the reason (what, got, expected); cut to 2000 bytes.
         time_ms: when the record was rejected.
     """
-    origin = [
+    origin: list[tuple[str, bytes | None]] = [
         ("dlq-topic", record.topic.encode()),
         ("dlq-partition", ascii_int(record.partition)),
         ("dlq-offset", ascii_int(record.offset)),
@@ -52,21 +52,24 @@ def write_line_letter(
     raw: bytes, *, file: str, line: int, error: str, message: str, time_ms: int, headers: Headers = ()
 ) -> Letter:
     """The letter of a rejected line of a log file, with the headers that its record would have had."""
-    origin = [("dlq-file", file.encode()), ("dlq-line", ascii_int(line))]
+    origin: list[tuple[str, bytes | None]] = [
+        ("dlq-file", file.encode("utf-8", "backslashreplace")),
+        ("dlq-line", ascii_int(line)),
+    ]
     return _fit(None, raw, headers, [*origin, *_reason(error, message, time_ms)])
 
 
-def _reason(error: str, message: str, time_ms: int) -> list[tuple[str, bytes]]:
+def _reason(error: str, message: str, time_ms: int) -> list[tuple[str, bytes | None]]:
     return [
         ("dlq-error", error.encode()),
-        ("dlq-message", message.encode()[:2000]),
+        ("dlq-message", message.encode("utf-8", "backslashreplace")[:2000]),
         ("dlq-time-ms", ascii_int(time_ms)),
     ]
 
 
-def _fit(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, bytes | None]], own: Headers) -> Letter:
+def _fit(key: bytes | None, value: bytes | None, headers: Headers, own: Headers) -> Letter:
     """Truncates key and value, and drops headers, as far as they do not fit a record."""
-    kept, cuts = [(name, b"" if content is None else content) for name, content in headers], []
+    kept, cuts = list(headers), []
     if (size := _size_of(kept)) > _MAX_HEADERS_BYTES:
         cuts.append(("dlq-cut-headers-from-bytes", ascii_int(size)))
         kept = []
@@ -81,7 +84,7 @@ def _fit(key: bytes | None, value: bytes | None, headers: Iterable[tuple[str, by
 
 
 def _size_of(headers: Headers) -> int:
-    return sum(len(name.encode()) + len(content) + _HEADER_OVERHEAD_BYTES for name, content in headers)
+    return sum(len(name.encode()) + len(content or b"") + _HEADER_OVERHEAD_BYTES for name, content in headers)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,7 +101,7 @@ class DeadLetter:
         key: the original key.
         value: the original value.
         headers: the original headers.
-        is_cut: whether part of the original key, value or headers was cut.
+        is_cut: whether the letter lacks part of the original key, value or headers.
     """
 
     origin: str
@@ -109,7 +112,7 @@ class DeadLetter:
     time_ms: int
     key: bytes | None
     value: bytes | None
-    headers: tuple[tuple[str, bytes], ...]
+    headers: tuple[tuple[str, bytes | None], ...]
     is_cut: bool = False
 
     @classmethod
@@ -118,7 +121,7 @@ class DeadLetter:
         named = dict(record.headers)
 
         def text(name: str) -> str:
-            return bytes(named.get(name, b"?")).decode("utf-8", "replace")
+            return (named.get(name) or b"?").decode("utf-8", "replace")
 
         def number(name: str) -> int:
             try:
@@ -138,5 +141,5 @@ class DeadLetter:
             key=record.key,
             value=record.value,
             headers=tuple((name, value) for name, value in record.headers if not name.startswith("dlq-")),
-            is_cut=any(name.startswith("dlq-cut-") for name in named),
+            is_cut=UNREADABLE in named or any(name.startswith("dlq-cut-") for name in named),
         )

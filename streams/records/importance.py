@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,11 +12,22 @@ import pyarrow as pa
 
 from streams.keys import Field, Keys
 from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, read_stream, write_stream
-from streams.records.headers import ARROW, VERSION, BadRecord, Headers, ascii_int, check_version, header_int
+from streams.records.headers import (
+    ARROW,
+    VERSION,
+    BadRecord,
+    Headers,
+    ascii_int,
+    check_time,
+    check_version,
+    header_int,
+    read_headers,
+)
 from streams.records.key_checks import find_invalid
 
 __all__ = ["SIGNALS", "ImportanceBatch", "Source", "decode_importance", "encode_importance"]
 
+_TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # the names that Kafka allows
 SIGNALS = ("gradient", "frequency")
 
 
@@ -79,7 +91,7 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
     if not value:
         return BadRecord("empty value, expected an Arrow IPC stream")
     try:
-        named = dict(headers)
+        named = read_headers(headers)
         check_version(named)
         signal = (named.get("signal") or b"").decode()  # a Kafka header's value may be null
         if signal not in SIGNALS:
@@ -100,9 +112,10 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
             event_time_ms=header_int(named, "event-time-ms"),
             ingest_ms=header_int(named, "ingest-ms"),
         )
-    except (pa.ArrowException, ValueError, OSError, RecursionError) as error:
+        check_time(decoded.event_time_ms, "header 'event-time-ms'")
+    except ValueError as error:
         return BadRecord(f"{type(error).__name__}: {error}")
-    if not decoded.source.topic or decoded.source.partition < 0 or decoded.source.offset < 0:
+    if _TOPIC.fullmatch(decoded.source.topic) is None or decoded.source.partition < 0 or decoded.source.offset < 0:
         return BadRecord(
             f"headers 'topic', 'partition', 'offset': got {decoded.source}, expected a click record's address"
         )

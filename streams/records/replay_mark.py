@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from streams.records.headers import Headers, header_int
+from streams.records.headers import Headers, header_int, read_headers
 
 __all__ = ["Mark"]
 
@@ -30,8 +30,10 @@ class Mark:
     @classmethod
     def read(cls, headers: Headers) -> Mark | None:
         """The mark in a record's headers; None if it is missing or malformed."""
-        named = dict(headers)
         try:
-            return cls(replay=named["replay"].decode(), run=header_int(named, "run"), batch=header_int(named, "batch"))
+            named = read_headers(headers)
+            return cls(
+                replay=(named["replay"] or b"").decode(), run=header_int(named, "run"), batch=header_int(named, "batch")
+            )
         except (KeyError, ValueError):
             return None

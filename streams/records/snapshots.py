@@ -15,15 +15,18 @@ use the previous snapshot, which the manifest names as well.
 from __future__ import annotations
 
 import json
+import re
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from streams.records.headers import VERSION, BadRecord, Headers, check_version, header_int
+from streams.records.headers import VERSION, BadRecord, Headers, check_version, header_int, read_headers
 
 __all__ = ["SnapshotReader", "SnapshotRecord", "write_snapshot"]
 
+_KEY = re.compile(rb"([0-9]{1,9})(?:/([AB])/([0-9]{1,9}))?")
+_MAX_PROBLEMS = 20
 CHUNK_BYTES = 900_000
 _MAX_CHUNKS = 100_000
 Manifest = dict[str, str | int]
@@ -73,7 +76,8 @@ class SnapshotReader:
         manifest: the manifest of the newest whole snapshot; None if there is none.
         data: the newest whole snapshot; None if there is none.
         num_manifests: manifests read; compaction removes older ones.
-        problems: the reasons why records were ignored.
+        problems: the reasons why records were ignored, the first 20.
+        num_bad: the number of records that were ignored.
     """
 
     def __init__(self, shard: int) -> None:
@@ -83,35 +87,39 @@ class SnapshotReader:
         self.data: bytes | None = None
         self.num_manifests = 0
         self.problems: list[str] = []
+        self.num_bad = 0
 
     def read(self, records: Iterable[tuple[bytes | None, bytes | None, Headers]]) -> None:
         """Reads records (key, value, headers), in the order of the topic."""
         for key, value, headers in records:
             problem = self._take(key, value, headers)
             if problem is not None:
-                self.problems.append(problem.reason)
+                self.num_bad += 1
+                if len(self.problems) < _MAX_PROBLEMS:
+                    self.problems.append(problem.reason)
 
     def _take(self, key: bytes | None, value: bytes | None, headers: Headers) -> BadRecord | None:
-        named = dict(headers)
         try:
+            named = read_headers(headers)
             check_version(named)
-            names = (key or b"").decode("ascii").split("/")
-            if int(names[0]) != self._shard or value is None:
+            names = _KEY.fullmatch(key or b"")
+            if names is None or int(names[1]) != self._shard or value is None:
                 return BadRecord(
-                    f"snapshot record with key {key!r}: got another shard or no value, expected shard {self._shard}"
+                    f"snapshot record with key {key!r}: got another key or no value, expected shard {self._shard}"
                 )
-            if len(names) == 3:
+            if names[2] is not None:
                 if zlib.crc32(value) != header_int(named, "crc32"):
                     return BadRecord(f"snapshot chunk {key!r}: the checksum does not match")
-                self._chunks[names[1], int(names[2])] = value
+                self._chunks[names[2].decode(), int(names[3])] = value
                 return None
             return self._close(json.loads(value))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            return BadRecord(f"snapshot record with key {key!r}: {error!r}")
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
+            return BadRecord(f"snapshot record with key {str(key)[:100]}: {str(error)[:200]}")
 
     def _close(self, body: dict[str, Any]) -> BadRecord | None:
+        both = (body, body["previous"])
         self.num_manifests += 1
-        for manifest in (body, body["previous"]):
+        for manifest in both:
             whole = None if manifest is None else self._assemble(manifest)
             if whole is not None:
                 self.data = whole

@@ -154,6 +154,7 @@ class TrainingRun:
     def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
         self._shape = (fields, num_dense)
         self.trainer = build_trainer(self.config.model, fields, num_dense, self.config.device)
+        self.history.bound(num_rows=self.trainer.embedding.plan.capacity_rows, num_fields=len(fields))
         sizes = self.trainer.embedding.nbytes
         logger.info(
             "%s, %d fields of dimension %d on %s: %d unique rows (the agent's --capacity) of %d, embedding %.1f MB",
@@ -235,7 +236,6 @@ class TrainingRun:
 
         Raises:
             CheckpointError: there is no model yet.
-            CapacityError: a record names a row that the model does not have.
         """
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")

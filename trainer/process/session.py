@@ -16,6 +16,7 @@ from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
 from streams.keys import Field
 from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
+from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.change_pacer import ChangePacer
@@ -114,6 +115,7 @@ class Session:
         self._num_shards = require_partitions(config.kafka, self._topics.assignments)
         self._num_importance = require_partitions(config.kafka, self._topics.importance)
         self.run = TrainingRun(config.run, self._num_shards, resume=config.resume)
+        self._bad_records = BadRecordLog(logger)
         self._metrics_pace, self._log_pace = _Pace(rows=self.run.progress.rows), _Pace(rows=self.run.progress.rows)
 
     def train(self) -> None:
@@ -121,7 +123,6 @@ class Session:
 
         Raises:
             BrokerError: the broker refuses, or a record cannot be delivered.
-            CapacityError: an assignment names a row that the model does not have.
             CheckpointError: the checkpoint at the end cannot be written.
             DivergedError: the model has diverged; no checkpoint was written since.
         """
@@ -224,6 +225,7 @@ class Session:
         reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
         if reason is not None:
             self.run.progress.bad_clicks += 1
+            self._bad_records.add(record, reason)
             self._outbox.send_dead_letter(record, reason)
             return
         assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
@@ -262,7 +264,7 @@ class Session:
             self.run.progress.latency.add(ages_ms)
 
     def _refuse_assignment(self, taken: Taken, reason: str) -> None:
-        logger.warning("%s/%d, offset %d: %s", taken.record.topic, taken.record.partition, taken.record.offset, reason)
+        self._bad_records.add(taken.record, reason)
         self._outbox.send_dead_letter(taken.record, reason)
 
     def _between_steps(self) -> None:

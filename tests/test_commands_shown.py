@@ -1,0 +1,72 @@
+"""What `watch` and `dlq show` print of a topic: one line of printable characters, whatever the topic holds."""
+
+from __future__ import annotations
+
+import io
+from types import SimpleNamespace
+
+from rich.console import Console
+
+from streams.clients.dead_letter_topics import DeadLetterTopics, Resent, read_dead_letters, resend
+from streams.clients.in_memory import InMemoryBroker, Record
+from streams.clients.producer import RecordProducer
+from streams.commands.dlq import _describe
+from streams.commands.watch import _field_table, _Watcher
+from streams.records import Assignment, DeadLetter
+
+HOSTILE = "[/red][bold]a\x1b[2J\r\nhot   forged row 1\x07"
+
+
+def hostile_change() -> Assignment:
+    return Assignment(
+        key=1, tier="hot", shard=0, epoch=1, seq=1, row=3, feature=HOSTILE + ":" + HOSTILE * 100, score=1.0
+    )
+
+
+def test_a_feature_of_markup_and_escapes_is_printed_as_it_is(monkeypatch, capsys):
+    reader = SimpleNamespace(poll=lambda: [(hostile_change(), None)])
+    terminal = io.StringIO()
+    watcher = _Watcher(Console(file=terminal, force_terminal=True, highlight=False, color_system=None), "text")
+    for is_terminal in (True, False):
+        monkeypatch.setattr("sys.stdout.isatty", lambda is_terminal=is_terminal: is_terminal)
+        watcher.take(reader, show_changes=True, limit=None)
+    for text in (terminal.getvalue(), capsys.readouterr().out):
+        assert r"[/red][bold]a\x1b[2J\r\nhot" in text
+        assert len(text.splitlines()) == 1
+        assert text.rstrip("\n").isprintable()
+        assert len(text) < 1500
+
+
+def test_the_table_shows_a_field_of_markup_and_escapes_as_it_is():
+    terminal = io.StringIO()
+    Console(file=terminal, width=2000).print(_field_table({1: hostile_change()}))
+    assert r"[/red][bold]a\x1b[2J\r\nhot" in terminal.getvalue()
+    assert "\x1b" not in terminal.getvalue()
+    assert len(terminal.getvalue().splitlines()) == 2
+
+
+def test_a_dead_letter_is_shown_on_two_lines_whatever_it_holds():
+    headers = [
+        ("dlq-topic", HOSTILE.encode()), ("dlq-partition", b"\x1b[1m"), ("dlq-offset", None),
+        ("dlq-error", b"\n" * 9000), ("dlq-message", HOSTILE.encode() * 10_000), ("dlq-time-ms", b"9" * 18),
+    ]  # fmt: skip
+    for value in (None, HOSTILE.encode() * 1000):
+        shown = _describe(DeadLetter.of(Record("t.dlq", 0, 0, 0, None, value, headers)))
+        assert len(shown.splitlines()) == 2
+        assert all(line.isprintable() for line in shown.splitlines())
+        assert len(shown) < 3000
+        assert shown.startswith("9999-12-31 23:59:59")
+
+
+def test_nulls_of_key_value_and_headers_are_sent_again_as_nulls():
+    broker = InMemoryBroker({"t": 2, "t.dlq": 2})
+    original = Record("t", 1, 10, 0, None, None, [("h", None), ("empty", b"")])
+    unreadable = Record("t", 1, 11, 0, b"k", b"half of a batch", [("dlq-unreadable", b"gzip: damaged")])
+    with RecordProducer(broker) as producer:
+        for record in (original, unreadable):
+            letter = DeadLetterTopics(broker, ["t"]).reject(record, "reason")
+            producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
+    assert [letter.is_cut for letter in read_dead_letters(broker, "t")] == [False, True]
+    assert resend(broker, "t") == Resent(sent=1, left=0, cut=1)
+    [again] = broker.records("t", 1)
+    assert (again.key, again.value, list(again.headers)) == (None, None, [("h", None), ("empty", b"")])
