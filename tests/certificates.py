@@ -1,4 +1,4 @@
-"""Certificates for tests of TLS, made anew for each."""
+"""Certificates for tests of TLS, generated for each test."""
 
 from __future__ import annotations
 

@@ -75,8 +75,8 @@ class Gate(nn.Module):
             return
         self.state += slopes.square()
         self.values -= float(_LEARNING_RATE) * slopes / (self.state.sqrt() + float(_EPSILON))
-        least, most = (torch.from_numpy(bound).to(self.values.device) for bound in _RANGE)
-        self.values.clamp_(least, most)
+        for column, (least, most) in enumerate(_RANGE.T.tolist()):  # numbers: a tensor would be copied to the device
+            self.values[:, column].clamp_(least, most)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state, for a checkpoint."""

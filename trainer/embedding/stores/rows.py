@@ -89,7 +89,6 @@ class RowStore(Store):
     """
 
     precision: ClassVar[float]
-    num_gates: ClassVar[int] = 1
     has_lanes: ClassVar[bool] = True
     num_rows: int
     values: Tensor

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from typing import Any, Literal
 
 import numpy as np
 from torch import Tensor, nn
@@ -101,11 +101,9 @@ class Store(nn.Module, ABC):
 
     Attributes:
         dim: D.
-        num_gates: g, the number of parts that a vector is the sum of.
     """
 
     dim: int
-    num_gates: ClassVar[int]
 
     @abstractmethod
     def gather(self, reads: Reads, out: Tensor) -> None:

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -42,8 +42,8 @@ _SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
 def shrink_factor(batch_rows: int) -> float:
     """The factor of the rows of level 2 that a batch of B rows reads.
 
-    It falls with the root of B: at 128 to 8192 rows that was better than a constant and than a factor that falls with B
-    (docs/evaluation.md).
+    The shrinking grows with the root of B, a compromise between a constant and a multiple of B: docs/evaluation.md has
+    all three at 128, 512 and 8192 rows.
     """
     return max(0.0, 1 - _SHRINK * (batch_rows / _SHRINK_ROWS) ** 0.5)
 
@@ -59,8 +59,6 @@ class TwoLevelRows(Store):
         optimizer: the hyperparameters of the optimizer.
         common: further arguments of the rows: `initial`, `seed`, `device` and `backend`.
     """
-
-    num_gates: ClassVar[int] = 2
 
     def __init__(
         self,
