@@ -69,6 +69,11 @@ class Topics:
         """Metrics that the processes report."""
         return f"{self.prefix}.metrics"
 
+    @property
+    def control(self) -> str:
+        """What all processes of a prefix agree on: the agents' configuration, and the progress of replays."""
+        return f"{self.prefix}.control"
+
     @staticmethod
     def dead_letters(topic: str) -> str:
         """The topic of the invalid records of `topic`."""
@@ -98,16 +103,11 @@ class Topics:
                 configs={**_COMPACTED, **_LARGE_RECORDS, "segment.bytes": str(64 << 20)},
             ),
             TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs=log),
+            TopicSpec(name=self.control, partitions=1, cleanup="compact", configs=_COMPACTED),
             *(
                 TopicSpec(
                     name=self.dead_letters(topic), partitions=partitions, cleanup="delete", configs=_LARGE_RECORDS
                 )
                 for topic, partitions in ((self.clicks, 1), (self.importance, shards), (self.assignments, shards))
-            ),
-            TopicSpec(
-                name=self.dead_letters(self.assignments),
-                partitions=shards,
-                cleanup="delete",
-                configs=_LARGE_RECORDS,
             ),
         ]

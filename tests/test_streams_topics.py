@@ -41,6 +41,7 @@ def test_a_second_create_changes_nothing_and_describe_finds_no_problem(kafka: Ka
         "assignments": (5, "compact"),
         "sketch-snapshots": (5, "compact"),
         "metrics": (1, "delete"),
+        "control": (1, "compact"),
         "clicks.dlq": (1, "delete"),
         "importance.dlq": (5, "delete"),
         "assignments.dlq": (5, "delete"),
