@@ -15,7 +15,7 @@ import pytest
 from processes import Metrics, Running, Tail, publish_by_rule, read_topic, running, sources_of, wait_until, where
 
 from sketch.hashing import shard_of
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics

@@ -107,7 +107,8 @@ def command(
     The only required choice is --capacity, the number of unique rows of the model; there is no threshold to tune.
     """
     from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
-    from streams.agent.shard import ShardConfig, compile_kernels  # noqa: PLC0415
+    from streams.agent.shard_config import ShardConfig  # noqa: PLC0415
+    from streams.agent.warm_up import compile_kernels  # noqa: PLC0415
     from streams.agent.worker import AgentConfig  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
 

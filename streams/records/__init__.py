@@ -7,12 +7,13 @@ byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the
 from streams.records.assignments import (
     MAX_UNIQUE_ROWS,
     Assignment,
+    Claim,
     Digest,
     OtherKind,
     decode_assignment,
     encode_assignment,
+    encode_claim,
     encode_digest,
-    version_of,
 )
 from streams.records.change_encoder import ChangeEncoder, Encoded
 from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
@@ -42,6 +43,7 @@ __all__ = [
     "Assignment",
     "BadRecord",
     "ChangeEncoder",
+    "Claim",
     "ClickBatch",
     "DeadLetter",
     "Digest",
@@ -63,6 +65,7 @@ __all__ = [
     "decode_importance",
     "decode_metrics",
     "encode_assignment",
+    "encode_claim",
     "encode_clicks",
     "encode_digest",
     "encode_importance",
@@ -70,7 +73,6 @@ __all__ = [
     "find_invalid",
     "has_foreign_key",
     "header_int",
-    "version_of",
     "write_letter",
     "write_line_letter",
     "write_snapshot",
