@@ -17,6 +17,7 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from streams.agent.agreement import Agreement
 from streams.agent.ownership import Ownership
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
@@ -107,6 +108,7 @@ class AgentWorker:
         self._bad_records = BadRecordLog(logger)
         self._connector = connector
         self._clients: _Clients | None = None
+        self._agreement = Agreement(connector, config.shards, group=config.group, signals=config.signals)
         self._ownership: Ownership | None = None  # the shards can still be looked at when the process has stopped
 
     async def start(self) -> None:
@@ -148,8 +150,13 @@ class AgentWorker:
     # ---- shards ------------------------------------------------------------------------------------------------
 
     async def adopt_all(self, numbers: set[int]) -> None:
-        """Makes these the shards of this process."""
+        """Makes these the shards of this process.
+
+        Raises:
+            ConfigError: the agents have agreed on another configuration.
+        """
         await self.start()
+        await self._agreement.check()
         await (await self._running()).ownership.take(numbers)
         await self.publish_metrics()  # shows observers at once which process has which shards
 
@@ -159,8 +166,13 @@ class AgentWorker:
             await self._clients.ownership.park()
 
     async def check(self) -> None:
-        """Repairs what other processes wrote to the shards' partitions, if this process is running."""
+        """Repairs what other processes wrote to the shards' partitions, if this process is running.
+
+        Raises:
+            ConfigError: the agents have agreed on another configuration.
+        """
         if self._clients is not None:
+            await self._agreement.check()
             await self._clients.ownership.check()
 
     # ---- records -----------------------------------------------------------------------------------------------
