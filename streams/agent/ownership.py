@@ -184,10 +184,10 @@ class Ownership:
             tail = tails[number]
             shard.follow(*tail.newest)
             shard.generation = tail.generation + 1
-            shard.suspects = tail.suspects
+            shard.suspects = set() if shard.begins_epoch else tail.suspects  # a new epoch ends all that was before
             self._own(assignments, number, max(ends[assignments][number], tail.end))
             self._own(snapshots, number, ends[snapshots][number])
-            if tail.suspects:
+            if shard.suspects:
                 self._logs[assignments, number].unrepaired_from = starts[number]
             is_unknown = starts[number] == 0 and (tail.end > 0 or shard.table.num_hot > 0)
             self._audit_due_s[number] = time.monotonic() + (0.0 if is_unknown else _AUDIT_EVERY_S)
