@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -20,6 +21,7 @@ from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
+from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
@@ -283,3 +285,36 @@ def test_importance_that_faust_skips_in_a_rebalance_is_counted_in_order(kafka: K
     assert worker.shards[1].num_counted == 30
     written = read_changes(kafka)[1]
     assert [change(record) for record in written] == publish_by_rule(kafka, SHARD_CONFIG)[1][1]
+
+
+def test_an_agent_stopped_for_longer_than_its_session_leaves_no_trace_when_it_goes_on(
+    kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
+) -> None:
+    arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
+
+    def owners() -> list[set[str]]:
+        metrics.look()
+        return [set(report["shards"]) for report in metrics.reports[-2:]]
+
+    with ExitStack() as stack:
+        agents = [stack.enter_context(running(tmp_path / f"{name}.log", *arguments)) for name in ("one", "two")]
+        wait_until(lambda: owners() in ([{"0"}, {"1"}], [{"1"}, {"0"}]), *agents)
+        send_clicks(kafka, range(30))
+        wait_for_all(kafka, metrics, 30, *agents)
+        agents[0].process.send_signal(signal.SIGSTOP)
+        send_clicks(kafka, range(30, 50))
+        wait_for_all(kafka, metrics, 50, agents[1])
+        agents[0].process.send_signal(signal.SIGCONT)
+        send_clicks(kafka, range(50, 70))
+        wait_for_all(kafka, metrics, 70, *agents)
+        assert [agent.stop() for agent in agents] == [0, 0]
+    shards, _ = publish_by_rule(kafka, SHARD_CONFIG)
+    compacted = InMemoryBroker({Topics(kafka.prefix).assignments: SHARDS}, prefix=kafka.prefix)
+    with RecordProducer(compacted) as producer:
+        for shard, records in read_topic(kafka, Topics(kafka.prefix).assignments).items():
+            for record in records:
+                producer.send(record.topic, shard, record.value, record.headers, key=record.key)
+    compacted.compact(Topics(kafka.prefix).assignments)
+    with HotFeatureTable(compacted) as hot:
+        assert hot.table.is_verified
+        assert [view.table.digest for view in hot.table.shards] == [shard.table.digest for shard in shards]
