@@ -42,8 +42,8 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     "--as-of",
     "moment",
     metavar="MOMENT",
-    help="Stop at this moment; with --table, show the hot set as it stood then. PARTITION:OFFSET,... or a time, such as "
-    "2026-11-27T09:30 (UTC). Exact as far as compaction has not reached.",
+    help="Stop at this moment; with --table, show the hot set as it stood then. PARTITION:OFFSET,... or a time, such "
+    "as 2026-11-27T09:30 (UTC). Exact as far as compaction has not reached.",
 )
 @click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after this number of changes.")
 @click.option(
