@@ -15,7 +15,7 @@ from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 
-SMALL = replace(GRADIENT, shards=replace(GRADIENT.shards, capacity=10), group="small")
+SMALL = replace(GRADIENT, shards=replace(GRADIENT.shards, capacity=24, seed=3), group="small")
 
 
 def run_shadow(broker: InMemoryBroker, config: AgentConfig = SMALL) -> AgentWorker:
