@@ -14,6 +14,7 @@ from typing import Any
 from streams.clients.properties import redact, refuse_unknown
 from streams.clients.security import SECURITY_PROPERTIES, security_arguments
 from streams.errors import ConfigError
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["KafkaConfig"]
 
@@ -29,13 +30,17 @@ class KafkaConfig:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
         prefix: the prefix of all topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
+        waits: how long its clients wait for the broker; by default as long as it takes.
     """
 
     bootstrap_servers: str
     prefix: str = "hotstream"
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
+    waits: BrokerWaits = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.waits is None:
+            object.__setattr__(self, "waits", BrokerWaits(self.bootstrap_servers))
         for server in self.bootstrap_servers.split(","):
             if not re.fullmatch(r"\S+:\d{1,5}", server.strip()):
                 raise ConfigError(
@@ -100,11 +105,11 @@ class KafkaConfig:
 
         return kafka_clients.create_async_consumer(self)
 
-    def open_producer(self, *, delivery_timeout_s: float) -> Any:
+    def open_producer(self) -> Any:
         """See `Connector.open_producer`."""
         from streams.clients import kafka_clients  # noqa: PLC0415
 
-        return kafka_clients.open_producer(self, delivery_timeout_s=delivery_timeout_s)
+        return kafka_clients.open_producer(self)
 
     def create_batch_producer(self) -> Any:
         """See `Connector.create_batch_producer`."""

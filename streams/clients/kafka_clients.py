@@ -42,6 +42,9 @@ __all__ = [
 ]
 
 _CONNECT_TIMEOUT_MS = 10_000
+# A connection that dies without a word is noticed and made again after this time.
+_REQUEST_TIMEOUT_MS = 20_000
+_FOR_EVER_MS = 2**31 - 1
 _FETCH_MAX_WAIT_MS = 20  # the default of 500 ms would delay a single change
 _ASYNC_FETCH_BYTES = 64 << 20
 _PRODUCER_BATCH_BYTES = 1 << 20
@@ -76,6 +79,8 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             enable_auto_commit=False,
             auto_offset_reset=auto_offset_reset,
             max_poll_records=max_poll_records,
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            reconnect_backoff_max_ms=1000,
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
@@ -125,6 +130,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         bootstrap_servers=config.servers,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
         fetch_max_bytes=_ASYNC_FETCH_BYTES,
         max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
@@ -179,15 +185,15 @@ class _Producer(KafkaProducer):
         self._sender.force_close()
 
 
-def open_producer(config: KafkaConfig, *, delivery_timeout_s: float) -> Any:
+def open_producer(config: KafkaConfig) -> Any:
     """See `Connector.open_producer`."""
     with _connecting(config):
         return _Producer(
             bootstrap_servers=config.servers,
             bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
             max_block_ms=_CONNECT_TIMEOUT_MS,
-            request_timeout_ms=int(delivery_timeout_s * 500),
-            delivery_timeout_ms=int(delivery_timeout_s * 1000),
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            delivery_timeout_ms=_FOR_EVER_MS,
             reconnect_backoff_max_ms=1000,
             enable_idempotence=True,
             acks="all",
@@ -200,10 +206,19 @@ def open_producer(config: KafkaConfig, *, delivery_timeout_s: float) -> Any:
         )
 
 
+class _BatchProducer(AIOKafkaProducer):
+    """aiokafka's producer, which also reports whether the broker answers."""
+
+    async def answers(self) -> bool:
+        """Whether the broker answers a request for the topics' metadata."""
+        return bool(await self.client.force_metadata_update())
+
+
 def create_batch_producer(config: KafkaConfig) -> Any:
     """See `Connector.create_batch_producer`."""
-    return AIOKafkaProducer(
+    return _BatchProducer(
         bootstrap_servers=config.servers,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
         acks="all",
         max_batch_size=_MAX_BATCH_BYTES + _ROOM_FOR_HEADERS_BYTES,
         max_request_size=MAX_RECORD_BYTES,

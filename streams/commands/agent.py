@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.stop_request import StopRequest
 from streams.clients.admin import require_partitions
 from streams.topics import Topics
 
@@ -115,7 +116,8 @@ def command(
     # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     roles = ["agent"] if signal == "gradient" else ["agent", "frequency"]
-    with open_kafka(roles=roles, group=group, **kafka) as config:
+    request = StopRequest()
+    with open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config:
         num_shards = require_partitions(config, Topics(config.prefix).importance)
         agent = AgentConfig(
             shards=ShardConfig(
@@ -131,4 +133,4 @@ def command(
             snapshot_every=snapshot_every,
             session_timeout_s=session_timeout,
         )
-        run_agent(agent, config)
+        run_agent(agent, config, request)
