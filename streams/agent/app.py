@@ -32,6 +32,7 @@ logger = logging.getLogger(__name__)
 
 _MAX_FETCH_BYTES = 16 << 20
 _LOOK_S = 0.2
+_REQUEST_TIMEOUT_S = 30.0  # a connection that dies without a word is noticed after it; a request to join is repeated
 
 
 def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> None:
@@ -94,6 +95,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
+        broker_request_timeout=max(_REQUEST_TIMEOUT_S, config.session_timeout_s),
         broker_session_timeout=config.session_timeout_s,
         broker_heartbeat_interval=config.session_timeout_s / 3,
         consumer_auto_offset_reset="earliest",
@@ -102,7 +104,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         stream_ack_cancelled_tasks=False,
         stream_wait_empty=False,
     )
-    _connect_shards(app, worker, kafka.consumer_arguments()["isolation_level"])
+    _connect_shards(app, worker, kafka)
     _connect_topic(app, worker.topics.importance, worker.count_importance)
     if "frequency" in config.signals:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
@@ -189,7 +191,7 @@ def _connect_topic(
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
-def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -> None:
+def _connect_shards(app: faust.App, worker: AgentWorker, kafka: KafkaConfig) -> None:
     """Loads assigned shards before their records arrive, and saves shards before they are revoked."""
     topic = worker.topics.importance
 
@@ -203,7 +205,8 @@ def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -
     async def stop(_app: Any, **_: Any) -> None:
         await worker.stop()
 
-    use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level)
+    isolation_level = kafka.consumer_arguments()["isolation_level"]
+    use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level, waits=kafka.waits)
     app.on_partitions_revoked.connect(_or_crash(app, save), weak=False)
     app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
 

@@ -19,6 +19,7 @@ from streams.telemetry.broker_waits import BrokerWaits
 __all__ = ["KafkaConfig"]
 
 _ISOLATION_LEVELS = ("read_committed", "read_uncommitted")
+_PATIENCE_S = 60.0  # of a caller who sets none; the commands wait as long as it takes
 _KNOWN = SECURITY_PROPERTIES | {"bootstrap.servers", "client.id", "isolation.level"}
 
 
@@ -30,7 +31,7 @@ class KafkaConfig:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
         prefix: the prefix of all topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
-        waits: how long its clients wait for the broker; by default as long as it takes.
+        waits: how long its clients wait for a broker that does not answer; by default a minute.
     """
 
     bootstrap_servers: str
@@ -40,7 +41,7 @@ class KafkaConfig:
 
     def __post_init__(self) -> None:
         if self.waits is None:
-            object.__setattr__(self, "waits", BrokerWaits(self.bootstrap_servers))
+            object.__setattr__(self, "waits", BrokerWaits(self.bootstrap_servers, patience_s=_PATIENCE_S))
         for server in self.bootstrap_servers.split(","):
             if not re.fullmatch(r"\S+:\d{1,5}", server.strip()):
                 raise ConfigError(

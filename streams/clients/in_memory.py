@@ -132,7 +132,7 @@ class InMemoryBroker:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.prefix = prefix
-        self.waits = BrokerWaits(self.bootstrap_servers)
+        self.waits = BrokerWaits(self.bootstrap_servers, patience_s=60.0)
         self.max_batch_records = max_batch_records
         self.num_sent = 0
         self.crash_points: list[int] = []

@@ -166,7 +166,7 @@ def is_at_end(consumer: Any, partitions: list[TopicPartition], waits: BrokerWait
     """Whether a consumer whose last fetch was empty is at the present end of all its partitions, as far as is known.
 
     Raises:
-        BrokerError: the broker does not answer, and the process was asked to stop.
+        BrokerError: the broker does not answer, and patience has ended.
         KafkaError: the broker refuses.
     """
     listed = ask_once(consumer.end_offsets, partitions, waits, time.monotonic())

@@ -26,7 +26,8 @@ Result = TypeVar("Result")
 
 def may_pass(error: Exception) -> bool:
     """Whether an error of either client library may be gone at the next attempt: no broker, no leader, no answer."""
-    return bool(getattr(error, "retriable", False))
+    timeouts = (asyncio.TimeoutError, TimeoutError)  # two classes before Python 3.11
+    return bool(getattr(error, "retriable", False)) or isinstance(error, timeouts)
 
 
 def ask(
@@ -35,7 +36,7 @@ def ask(
     """The answer of `beginning_offsets` or `end_offsets` of a consumer; waits for a broker that does not answer.
 
     Raises:
-        BrokerError: the process was asked to stop, and the broker does not answer.
+        BrokerError: the broker does not answer, and patience has ended.
         KafkaError: the broker refuses.
     """
     since_s = time.monotonic()
@@ -48,12 +49,9 @@ def answers(consumer: Any, partitions: list[TopicPartition], waits: BrokerWaits)
     """Whether the broker answers a consumer within a second.
 
     Raises:
-        BrokerError: it does not, and the process was asked to stop.
         KafkaError: the broker refuses.
     """
-    answer = ask_once(consumer.end_offsets, partitions, waits, time.monotonic())
-    waits.check()
-    return answer is not None
+    return ask_once(consumer.end_offsets, partitions, waits, time.monotonic()) is not None
 
 
 def ask_once(
@@ -80,6 +78,7 @@ async def answered(request: Callable[[], Awaitable[Result]], waits: BrokerWaits)
     """The result of a request of aiokafka, which is repeated until the broker answers.
 
     Raises:
+        BrokerError: the broker does not answer, and patience has ended.
         KafkaError: the broker refuses.
     """
     since_s = time.monotonic()
@@ -90,6 +89,7 @@ async def answered(request: Callable[[], Awaitable[Result]], waits: BrokerWaits)
             if not may_pass(error):
                 raise
             waits.note_wait(waits, since_s)
+            waits.check()
             await asyncio.sleep(_RETRY_S)
         else:
             waits.note_answer()
@@ -121,12 +121,13 @@ class Stall:
         """Whether none came for 30 s from a broker that answers.
 
         Raises:
-            BrokerError: the process was asked to stop, and the broker does not answer.
+            BrokerError: the broker does not answer, and patience has ended.
             KafkaError: the broker refuses.
         """
         if time.monotonic() <= self._deadline_s and not self._waits.is_stopping:
             return False
         if answers(self._consumer, self._partitions, self._waits):
             return time.monotonic() > self._deadline_s
+        self._waits.check()
         self._deadline_s = time.monotonic() + STALL_S
         return False

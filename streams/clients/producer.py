@@ -31,6 +31,11 @@ class _Sent:
         self.since_s = self.known_s = time.monotonic()
         self.future: Any = None
 
+    @property
+    def is_late(self) -> bool:
+        """Whether it was sent so long ago that an acknowledgement is overdue."""
+        return time.monotonic() - self.since_s > _SLICE_S
+
 
 class RecordProducer:
     """Sends large records, idempotent and acknowledged by all replicas.
@@ -134,7 +139,7 @@ class RecordProducer:
         while self._waiting and self._waiting[0].future.succeeded():
             self._waiting.popleft()
             self._connector.waits.note_answer()
-        if self._waiting and not self._waiting[0].future.is_done:
+        if self._waiting and not self._waiting[0].future.is_done and self._waiting[0].is_late:
             self._connector.waits.note_wait(self, self._waiting[0].since_s, len(self._waiting))
 
     def _stop_sending(self, _error: BaseException) -> None:

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.clients.connector import Connector
-from streams.clients.patience import may_pass
+from streams.clients.patience import answered, may_pass
 from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["Publisher"]
@@ -45,14 +45,14 @@ class Publisher:
 
     async def start(self) -> None:
         """Connects."""
-        await self._producer.start()
+        await answered(self._producer.start, self._waits)
         self._looking = asyncio.get_running_loop().create_task(self._report_waits())
 
     async def _report_waits(self) -> None:
         while True:
             await asyncio.sleep(_LOOK_S)
             since = [queue.sending_since_s for queue in self._queues.values() if queue.sending_since_s is not None]
-            if since:
+            if since and time.monotonic() - min(since) > _LOOK_S:
                 self._waits.note_wait(self, min(since), sum(queue.num_waiting for queue in self._queues.values()))
 
     async def stop(self) -> None:

@@ -28,7 +28,7 @@ _CHATTER = re.compile(
     r"KafkaConnectionError|ECONN|Broken pipe|Connect call failed|Metadata refresh: failed|NodeNotReady"
     r"|Connection (failed|lost|reset|refused)|Request timed out|socket disconnected|receiving network data"
     r"|: Abort |Fetch to node"
-    r"|Bootstrap (connection to|attempt to|metadata response|\S+ not ready)"
+    r"|Bootstrap (failed: KafkaTimeoutError|connection to|attempt to|metadata response|\S+ not ready)"
     r"|Unable (to )?(connect|request metadata|update metadata)|Unable to connect"
     r"|Failed fetch (messages|offsets) from|[Mm]arking (the )?coordinator dead|Heartbeat (session expired|send request)"
     r"|Heartbeat failed for group|Heartbeat failed: local member_id|Group Coordinator Request failed"
@@ -49,12 +49,13 @@ def _is_chatter(record: logging.LogRecord) -> bool:
 class BrokerWaits(logging.Filter):
     """Collects from the clients of one broker who waits for it, and tells them when to stop waiting.
 
-    Patience has no limit until the process is asked to stop; then it ends as soon as the broker has not answered for
+    Patience ends after `patience_s`, and once the process is asked to stop as soon as the broker has not answered for
     `grace_s`. All methods are thread-safe, and cheap while the broker answers.
 
     Args:
         servers: the broker's address in messages.
         should_stop: whether the process was asked to stop.
+        patience_s: how long clients wait for a broker that does not answer.
         grace_s: how long a process that was asked to stop still waits.
         clock_s: seconds.
     """
@@ -64,13 +65,14 @@ class BrokerWaits(logging.Filter):
         servers: str,
         *,
         should_stop: Callable[[], bool] = lambda: False,
+        patience_s: float = float("inf"),
         grace_s: float = _GRACE_S,
         clock_s: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__()
         self._servers = servers
         self._should_stop = should_stop
-        self._grace_s = grace_s
+        self._patience_s, self._grace_s = patience_s, grace_s
         self._clock_s = clock_s
         self._lock = threading.Lock()
         self._since_s: float | None = None  # None while the broker answers
@@ -100,28 +102,33 @@ class BrokerWaits(logging.Filter):
         self._note_trouble(since_s)
 
     @property
+    def may_reconnect(self) -> bool:
+        """Whether a client that finds no broker tries again: the broker has answered, and patience has no limit."""
+        return self._answered_s > -float("inf") and self._patience_s == float("inf")
+
+    @property
     def is_stopping(self) -> bool:
         """Whether the process was asked to stop."""
         return self._should_stop()
 
     @property
     def is_over(self) -> bool:
-        """Whether to stop waiting: the process was asked to stop, and the broker does not answer."""
-        if not self.is_stopping:
-            return False
-        now_s = self._clock_s()
+        """Whether to stop waiting for a broker that does not answer."""
+        now_s, since_s = self._clock_s(), self._since_s
+        if since_s is None or not self.is_stopping:
+            return since_s is not None and now_s - since_s >= self._patience_s
         if self._stop_s is None:
             self._stop_s = now_s
-        return self.is_suspected and now_s - max(self._stop_s, self._answered_s) >= self._grace_s
+        return now_s - max(self._stop_s, self._answered_s) >= self._grace_s
 
     def check(self) -> None:
         """Ends a wait that is over.
 
         Raises:
-            BrokerError: the process was asked to stop, and the broker does not answer.
+            BrokerError: the broker does not answer, and patience has ended.
         """
         if self.is_over:
-            raise BrokerError(f"stopped while {self.describe()}")
+            raise BrokerError(f"{'stopped' if self.is_stopping else 'gave up'} while {self.describe()}")
 
     def describe(self) -> str:
         """The broker, since when it does not answer, and what waits for it."""
