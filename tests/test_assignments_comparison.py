@@ -61,9 +61,10 @@ def test_a_shadow_touches_nothing_else_and_writes_no_dead_letters():
 def test_the_comparison_counts_what_both_have_and_whose_lookups_they_serve():
     broker = broker_with_importance()
     with RecordProducer(broker) as producer:
-        producer.send(TOPICS.clicks, 0, clicks_of(STEPS - 1), [])
+        for step in range(STEPS):
+            producer.send(TOPICS.clicks, 0, clicks_of(step), [])
     base, shadow = count_all(broker), run_shadow(broker)
-    lookups = read_lookups(broker, 1, records=3)
+    lookups = read_lookups(broker, 1, records=STEPS)
     assert lookups is not None
     ours = read_hot_set(broker, lookups)
     broker.prefix = TOPICS.shadow("small").prefix

@@ -112,9 +112,9 @@ def test_a_consumer_is_at_the_end_only_behind_the_last_record(lists_last_batch):
     consumer = broker.open_consumer(max_poll_records=2)
     consumer.assign([partition])
     consumer.poll()
-    assert not is_at_end(consumer, [partition])
+    assert not is_at_end(consumer, [partition], broker.waits)
     consumer.poll()
-    assert is_at_end(consumer, [partition])
+    assert is_at_end(consumer, [partition], broker.waits)
 
 
 # ---- all partitions of a topic ---------------------------------------------------------------------------------------

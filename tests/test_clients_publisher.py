@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from kafka.errors import UnknownTopicOrPartitionError
 
 from streams.clients import publisher as publisher_module
 from streams.clients.in_memory import CrashError, InMemoryBroker
@@ -165,3 +166,71 @@ def test_what_is_sent_again_from_the_last_flush_makes_the_log_whole(faults, batc
     broker.cancel_fault()
     send_from(broker, flushed[-1], flush_every, flushed)
     assert list(dict.fromkeys(values(broker))) == list(range(NUM_RECORDS))
+
+
+# ---- a broker that is away ------------------------------------------------------------------------------------------
+
+
+@settings(max_examples=100)
+@given(
+    lose=st.sampled_from(["record", "acknowledgement"]),
+    point=st.integers(0, NUM_RECORDS - 1),
+    times=st.integers(1, 4),
+    batch=st.integers(1, 5),
+)
+def test_a_batch_that_lost_its_connection_is_sent_again_until_it_is_acknowledged(lose, point, times, batch):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(publisher_module, "_RETRY_S", 0)
+        broker = InMemoryBroker({"t": 1}, max_batch_records=batch)
+        broker.fail_after(point, lose=lose, times=times)
+        send_from(broker, 0, NUM_RECORDS, [0])
+    assert not broker.is_fault_due
+    assert list(dict.fromkeys(values(broker))) == list(range(NUM_RECORDS))
+    assert (len(values(broker)) > NUM_RECORDS) == (lose == "acknowledgement")
+
+
+def test_records_that_wait_for_the_broker_are_bounded(monkeypatch):
+    monkeypatch.setattr(publisher_module, "_MAX_WAITING", 4)
+    monkeypatch.setattr(publisher_module, "_RETRY_S", 0)
+    broker = InMemoryBroker({"t": 1}, max_batch_records=1)
+    broker.fail_after(0, times=1_000_000)
+    put = 0
+
+    async def use(publisher: Publisher) -> None:
+        nonlocal put
+        sending = asyncio.get_running_loop().create_task(send_all(publisher))
+        while len(broker.crash_points) < 50:
+            await asyncio.sleep(0)
+        assert 4 <= put <= 4 + 1  # those that wait, and the one under way
+        broker.cancel_fault()
+        await sending
+
+    async def send_all(publisher: Publisher) -> None:
+        nonlocal put
+        for number in range(NUM_RECORDS):
+            await publisher.send("t", 0, items(number), timestamp_ms=0)
+            put += 1
+
+    publish(broker, use)
+    assert values(broker) == list(range(NUM_RECORDS))
+
+
+@pytest.mark.parametrize("patience_s", [0.0, 3600.0])
+def test_an_unknown_topic_is_a_failure_only_after_a_time(monkeypatch, patience_s):
+    monkeypatch.setattr(publisher_module, "_RETRY_S", 0)
+    monkeypatch.setattr(publisher_module, "_UNKNOWN_S", patience_s)
+    broker = InMemoryBroker({"t": 1})
+
+    async def use(publisher: Publisher) -> None:
+        await publisher.send("new", 0, items(0), timestamp_ms=0)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        broker.add_topic("new", 1)
+        await publisher.flush()
+
+    if patience_s:
+        publish(broker, use)
+        assert len(broker.records("new")) == 1
+    else:
+        with pytest.raises(UnknownTopicOrPartitionError):
+            publish(broker, use)

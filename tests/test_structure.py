@@ -21,7 +21,8 @@ from trainer.commands import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("sketch", "streams", "trainer")
-SOURCES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+ALL = (*PACKAGES, "benchmarks")  # the last one is run from the checkout only
+SOURCES = sorted(path for package in ALL for path in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
 
 
@@ -50,6 +51,7 @@ FORBIDDEN = {
     "sketch": {"streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow", "click"},
     "streams": {"trainer", "torch"},
     "trainer": set(),
+    "benchmarks": {"faust", "aiokafka"},
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import sys
 
@@ -62,4 +63,5 @@ def main() -> None:
         raise
     except (StreamsError, TrainerError, SketchError) as error:
         click.echo(f"hotstream: {error}", err=True)
+        gc.freeze()  # what torch made would take the interpreter's last collection seconds
         sys.exit(2 if isinstance(error, ConfigError | PlanError | ParameterError) else 1)

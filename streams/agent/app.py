@@ -10,6 +10,10 @@ import asyncio
 import functools
 import gc
 import logging
+import os
+import signal
+import threading
+import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -18,21 +22,66 @@ from faust.types import TP
 
 from streams.agent.own_offsets import use_own_offsets
 from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
+from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["create_app", "run_agent"]
 
+logger = logging.getLogger(__name__)
+
 _MAX_FETCH_BYTES = 16 << 20
 _CHECK_EVERY_S = 5.0
+_LOOK_S = 0.2
+_REQUEST_TIMEOUT_S = 30.0  # a connection that dies without a word is noticed after it; a request to join is repeated
 
 
-def run_agent(config: AgentConfig, kafka: KafkaConfig) -> None:
-    """Runs an agent until the process is asked to stop; Faust then ends the process."""
+def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> None:
+    """Runs an agent until the process is asked to stop; Faust then ends the process.
+
+    Args:
+        config: the configuration.
+        kafka: the broker, whose waits look at `request`.
+        request: is told of SIGINT and SIGTERM.
+    """
     for noisy in ("faust", "mode", "streams.agent.own_offsets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     app = create_app(config, kafka)
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
-    faust.Worker(app, override_logging=False, redirect_stdouts=False, quiet=True).execute_from_commandline()
+    worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.request, worker.waits = request, kafka.waits
+    worker.execute_from_commandline()
+
+
+class _Worker(faust.Worker):
+    """Faust's worker, which does not wait in its shutdown for a broker that does not answer.
+
+    Attributes:
+        request: told of a signal.
+        waits: the waits for the broker.
+    """
+
+    request: StopRequest
+    waits: BrokerWaits
+
+    def install_signal_handlers(self) -> None:
+        """Handles the signals as Faust does, and limits the time of the shutdown."""
+        super().install_signal_handlers()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.loop.add_signal_handler(number, self._stop_by, number)
+
+    def _stop_by(self, number: signal.Signals) -> None:
+        self.request.signal = self.request.signal or number
+        threading.Thread(target=self._end_in_time, name="shutdown", daemon=True).start()
+        self._schedule_shutdown(number)
+
+    def _end_in_time(self) -> None:
+        """Ends the process once its patience is over: Faust's own requests may wait for minutes."""
+        while not self.waits.is_over:
+            time.sleep(_LOOK_S)
+        logger.error("stopped while %s; the next start computes again what was not written", self.waits.describe())
+        logging.shutdown()
+        os._exit(1)
 
 
 def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
@@ -47,6 +96,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
+        broker_request_timeout=max(_REQUEST_TIMEOUT_S, config.session_timeout_s),
         broker_session_timeout=config.session_timeout_s,
         broker_heartbeat_interval=config.session_timeout_s / 3,
         consumer_auto_offset_reset="earliest",
@@ -55,7 +105,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         stream_ack_cancelled_tasks=False,
         stream_wait_empty=False,
     )
-    _connect_shards(app, worker, kafka.consumer_arguments()["isolation_level"])
+    _connect_shards(app, worker, kafka)
     _connect_topic(app, worker.topics.importance, worker.count_importance)
     if worker.computes_frequency:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
@@ -148,7 +198,7 @@ def _connect_topic(
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
-def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -> None:
+def _connect_shards(app: faust.App, worker: AgentWorker, kafka: KafkaConfig) -> None:
     """Loads assigned shards before their records arrive, and saves shards before they are revoked.
 
     A process whose partitions are all revoked counts nothing more: Faust calls nothing for an empty assignment.
@@ -165,7 +215,8 @@ def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -
     async def stop(_app: Any, **_: Any) -> None:
         await worker.stop()
 
-    use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level)
+    isolation_level = kafka.consumer_arguments()["isolation_level"]
+    use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level, waits=kafka.waits)
     app.on_partitions_revoked.connect(_or_crash(app, save), weak=False)
     app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
 

@@ -16,7 +16,9 @@ from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, T
 from faust.types import TP
 
 from streams.clients.kafka_clients import read_all_async_records
+from streams.clients.patience import answered
 from streams.errors import InvariantError
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["use_own_offsets"]
 
@@ -24,7 +26,11 @@ _FETCH_MAX_WAIT_MS = 20
 
 
 def use_own_offsets(
-    app: faust.App, adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]], *, isolation_level: str
+    app: faust.App,
+    adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]],
+    *,
+    isolation_level: str,
+    waits: BrokerWaits,
 ) -> None:
     """Makes the app read every partition that `adopt` returns from the offset given there.
 
@@ -32,14 +38,55 @@ def use_own_offsets(
         app: the app, not started yet.
         adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
         isolation_level: `read_committed` skips records of aborted transactions; `read_uncommitted` does not.
+        waits: the waits for the broker.
     """
     read_all_async_records()
     # Faust sets a fetch wait of 1.5 s and `read_uncommitted`, and has no options for them. Kafka answers a fetch as
     # soon as there is data; the embedded broker waits.
     settings = {"_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS, "_isolation_level": isolation_level}
-    seeking = asyncio.Lock()
+    thread, seeking = _make_thread(settings, waits), asyncio.Lock()
+
+    class OwnOffsetsConsumer(Consumer):
+        def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
+            return thread(self, loop=self.loop, beacon=self.beacon)
+
+        async def perform_seek(self) -> None:
+            # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
+            # rebalance. Two concurrent calls would load a shard twice, the second time while it is in use.
+            async with seeking:
+                await answered(self._seek_own_offsets, waits)
+
+        async def _seek_own_offsets(self) -> None:
+            await super().perform_seek()
+            assigned = set(self.assignment())
+            offsets = dict(await adopt(assigned))
+            # Without a committed offset, Faust leaves the position after the records that it discarded.
+            fresh = [tp for tp in assigned - set(offsets) if not self._read_offset.get(tp)]
+            if fresh:
+                offsets.update(await self.earliest_offsets(*fresh))
+            for partition, offset in offsets.items():
+                await self.seek(partition, offset)
+
+    class OwnOffsetsTransport(Transport):
+        Consumer: Any = OwnOffsetsConsumer
+
+    app.transport = OwnOffsetsTransport(app.conf.broker_consumer, app, loop=app.loop)
+
+
+def _make_thread(settings: Mapping[str, Any], waits: BrokerWaits) -> type[AIOKafkaConsumerThread]:
+    """The class of a thread whose consumer has these settings, and that waits for the broker to connect it."""
 
     class PromptThread(AIOKafkaConsumerThread):
+        async def on_start(self) -> None:
+            await answered(self._start_consumer, waits)
+
+        async def _start_consumer(self) -> None:
+            try:
+                await super().on_start()
+            except BaseException:
+                await self._consumer.stop()
+                raise
+
         def _create_worker_consumer(self, transport: Any) -> Any:
             consumer = super()._create_worker_consumer(transport)
             for name, setting in settings.items():
@@ -48,25 +95,4 @@ def use_own_offsets(
                 setattr(consumer, name, setting)
             return consumer
 
-    class OwnOffsetsConsumer(Consumer):
-        def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
-            return PromptThread(self, loop=self.loop, beacon=self.beacon)
-
-        async def perform_seek(self) -> None:
-            # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
-            # rebalance. Two concurrent calls would load a shard twice, the second time while it is in use.
-            async with seeking:
-                await super().perform_seek()
-                assigned = set(self.assignment())
-                offsets = dict(await adopt(assigned))
-                # Without a committed offset, Faust leaves the position after the records that it discarded.
-                fresh = [tp for tp in assigned - set(offsets) if not self._read_offset.get(tp)]
-                if fresh:
-                    offsets.update(await self.earliest_offsets(*fresh))
-                for partition, offset in offsets.items():
-                    await self.seek(partition, offset)
-
-    class OwnOffsetsTransport(Transport):
-        Consumer: Any = OwnOffsetsConsumer
-
-    app.transport = OwnOffsetsTransport(app.conf.broker_consumer, app, loop=app.loop)
+    return PromptThread

@@ -20,7 +20,7 @@ process.roles=broker,controller
 node.id=1
 controller.quorum.voters=1@127.0.0.1:{controller_port}
 listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller_port}
-advertised.listeners=PLAINTEXT://127.0.0.1:{port}
+advertised.listeners=PLAINTEXT://127.0.0.1:{advertised_port}
 controller.listener.names=CONTROLLER
 listener.security.protocol.map=PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT
 # Relative to the data folder, which is the working directory, so that the folder can be moved.
@@ -52,9 +52,12 @@ num.io.threads=4
 """
 
 
-def server_properties(port: int, controller_port: int) -> str:
-    """The content of `server.properties` for a single node on these ports of 127.0.0.1."""
-    return _PROPERTIES.format(port=port, controller_port=controller_port)
+def server_properties(port: int, controller_port: int, *, advertised_port: int = 0) -> str:
+    """The content of `server.properties` for a single node on these ports of 127.0.0.1.
+
+    Clients connect to `advertised_port`, 0 for `port`: another one is that of a proxy.
+    """
+    return _PROPERTIES.format(port=port, controller_port=controller_port, advertised_port=advertised_port or port)
 
 
 def default_data_dir() -> Path:
@@ -62,8 +65,8 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "hotstream" / "kafka"
 
 
-def apache_command(folder: Path, port: int) -> BrokerCommand:
-    """The command that runs Apache Kafka on `port` with its data in `folder`.
+def apache_command(folder: Path, port: int, *, advertised_port: int = 0) -> BrokerCommand:
+    """The command that runs Apache Kafka on `port` with its data in `folder`; clients connect to `advertised_port`.
 
     Its start formats a new folder and keeps the data of an existing one; the port may change between starts.
 
@@ -77,7 +80,7 @@ def apache_command(folder: Path, port: int) -> BrokerCommand:
     run += ["-Dorg.apache.logging.log4j.level=WARN", "-cp", jars.classpath]
 
     def prepare() -> None:
-        (folder / "server.properties").write_text(server_properties(port, free_port()))
+        (folder / "server.properties").write_text(server_properties(port, free_port(), advertised_port=advertised_port))
         if not (folder / "log" / "meta.properties").exists():
             _format([*run, "kafka.tools.StorageTool"], folder)
 

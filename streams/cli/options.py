@@ -15,6 +15,7 @@ import click
 from streams.broker import open_broker
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["kafka_options", "open_kafka"]
 
@@ -67,6 +68,7 @@ def open_kafka(
     prefix: str,
     roles: Sequence[str] = (),
     group: str | None = None,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[KafkaConfig]:
     """The configuration from the Kafka options; inside the `with`, the broker that `--broker` names is running.
 
@@ -77,6 +79,7 @@ def open_kafka(
         prefix: the option.
         roles: the roles of the command (`streams.clients.rights`), whose rights are checked.
         group: its consumer group, if any.
+        should_stop: whether the command was asked to stop; it then no longer waits for a broker that does not answer.
 
     Raises:
         ConfigError: an option is invalid.
@@ -85,9 +88,11 @@ def open_kafka(
     properties = load_properties(config_path) if config_path else {}
     servers = bootstrap_servers or properties.get("bootstrap.servers", _DEFAULT_SERVERS)
     with nullcontext(servers) if broker is None else open_broker(broker) as address:
-        config = KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties)
+        waits = BrokerWaits(address, should_stop=should_stop)
+        config = KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties, waits=waits)
         if roles and config.is_secured:
             from streams.clients.rights import require_rights  # noqa: PLC0415 - `--help` does not need it
 
             require_rights(config, roles, group=group)
-        yield config
+        with waits.filtering():
+            yield config

@@ -19,8 +19,12 @@ __all__ = [
     "connect_admin",
     "create_topics",
     "describe_topics",
+    "require_known",
     "require_partitions",
 ]
+
+
+_ASK_MS = 2000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,6 +163,21 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
         actual = _fetch(admin, specs, connector.bootstrap_servers)
     created = {spec.name for spec in missing}
     return [_compare(spec, actual.get(spec.name), created=spec.name in created) for spec in specs]
+
+
+def require_known(connector: Connector, topic: str) -> None:
+    """Checks that a topic still exists; a broker that does not answer settles nothing.
+
+    Raises:
+        TopicError: the topic is missing.
+    """
+    try:
+        with connect_admin(connector, timeout_ms=_ASK_MS) as admin:
+            partitions = _count_partitions(admin, [topic])
+    except BrokerError:
+        return
+    if partitions[topic] == 0:
+        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}: it was deleted")
 
 
 def require_partitions(connector: Connector, topic: str) -> int:

@@ -14,10 +14,12 @@ from typing import Any
 from streams.clients.properties import redact, refuse_unknown
 from streams.clients.security import SECURITY_PROPERTIES, security_arguments
 from streams.errors import ConfigError
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["KafkaConfig"]
 
 _ISOLATION_LEVELS = ("read_committed", "read_uncommitted")
+_PATIENCE_S = 60.0  # of a caller who sets none; the commands wait as long as it takes
 _KNOWN = SECURITY_PROPERTIES | {"bootstrap.servers", "client.id", "isolation.level"}
 
 
@@ -29,13 +31,17 @@ class KafkaConfig:
         bootstrap_servers: `HOST:PORT[,HOST:PORT...]`.
         prefix: the prefix of all topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
+        waits: how long its clients wait for a broker that does not answer; by default a minute.
     """
 
     bootstrap_servers: str
     prefix: str = "hotstream"
     properties: Mapping[str, str] = field(default_factory=dict, repr=False)  # may hold secrets
+    waits: BrokerWaits = field(default=None, repr=False, compare=False)  # type: ignore[assignment]
 
     def __post_init__(self) -> None:
+        if self.waits is None:
+            object.__setattr__(self, "waits", BrokerWaits(self.bootstrap_servers, patience_s=_PATIENCE_S))
         for server in self.bootstrap_servers.split(","):
             if not re.fullmatch(r"\S+:\d{1,5}", server.strip()):
                 raise ConfigError(
@@ -100,11 +106,11 @@ class KafkaConfig:
 
         return kafka_clients.create_async_consumer(self)
 
-    def open_producer(self, *, delivery_timeout_s: float) -> Any:
+    def open_producer(self) -> Any:
         """See `Connector.open_producer`."""
         from streams.clients import kafka_clients  # noqa: PLC0415
 
-        return kafka_clients.open_producer(self, delivery_timeout_s=delivery_timeout_s)
+        return kafka_clients.open_producer(self)
 
     def create_batch_producer(self) -> Any:
         """See `Connector.create_batch_producer`."""

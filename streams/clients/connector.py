@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Protocol
 
+from streams.telemetry.broker_waits import BrokerWaits
+
 __all__ = ["Connector"]
 
 
@@ -16,6 +18,7 @@ class Connector(Protocol):
     Attributes:
         bootstrap_servers: the name of the broker in messages.
         prefix: the prefix of all topic names.
+        waits: how long its clients wait for the broker, and the log of it.
     """
 
     @property
@@ -23,6 +26,9 @@ class Connector(Protocol):
 
     @property
     def prefix(self) -> str: ...  # noqa: D102
+
+    @property
+    def waits(self) -> BrokerWaits: ...  # noqa: D102
 
     def open_consumer(
         self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
@@ -41,17 +47,18 @@ class Connector(Protocol):
     def create_async_consumer(self) -> Any:
         """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading many records fast."""
 
-    def open_producer(self, *, delivery_timeout_s: float) -> Any:
+    def open_producer(self) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.
 
-        `send` accepts a record without key and value; `abandon` discards records that were not sent.
+        It sends a record again until it is acknowledged or refused. `send` accepts a record without key and value;
+        `abandon` discards records that were not sent.
 
         Raises:
             BrokerError: no broker answers within 10 s.
         """
 
     def create_batch_producer(self) -> Any:
-        """An `aiokafka.AIOKafkaProducer`, acknowledged by all replicas, which `start` connects."""
+        """An `aiokafka.AIOKafkaProducer`, acknowledged by all replicas, which `start` connects; and `answers`."""
 
     def open_admin(self, *, timeout_ms: int = 10_000) -> Any:
         """A `kafka.admin.KafkaAdminClient`.

@@ -16,7 +16,7 @@ and `HotFeatureTable(broker)` read the records that a test has written. `fail_af
 ...     producer.send("clicks", 0, b"two", [])
 ...     producer.send("clicks", 0, b"lost", [])
 Traceback (most recent call last):
-streams.errors.BrokerError: in-memory broker: a record was not acknowledged within 60 s (the broker failed on demand)
+streams.errors.BrokerError: in-memory broker: a record was not acknowledged (the broker failed on demand)
 >>> [record.value for record in broker.records("clicks", 0)]
 [b'two']
 
@@ -32,12 +32,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
-from kafka.errors import KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
 from streams.clients.in_memory_clients import Admin, AsyncConsumer, BatchProducer, Consumer, Producer
 from streams.errors import ConfigError
+from streams.telemetry.broker_waits import BrokerWaits
 
-__all__ = ["CrashError", "InMemoryBroker", "Partition", "Record"]
+__all__ = ["CrashError", "InMemoryBroker", "InterruptionError", "Partition", "Record"]
 
 
 class CrashError(KafkaError):
@@ -45,6 +46,18 @@ class CrashError(KafkaError):
 
     def __str__(self) -> str:
         return "the broker failed on demand"
+
+
+class InterruptionError(KafkaConnectionError):
+    """The connection was lost on demand during a request; the next request may succeed.
+
+    Attributes:
+        is_stored: whether the broker has stored the request's records.
+    """
+
+    def __init__(self, *, is_stored: bool) -> None:
+        super().__init__("the connection was lost on demand")
+        self.is_stored = is_stored
 
 
 class Record(NamedTuple):
@@ -78,10 +91,11 @@ class Partition:
 
 @dataclass(kw_only=True)
 class _Fault:
-    """The failure that happens once more than `records` records are sent."""
+    """The failure that happens once more than `records` records are sent, to `times` requests; 0: to all clients."""
 
     records: int
     kind: Literal["lose record", "lose acknowledgement", "store twice"]
+    times: int = 0
 
 
 Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], int | None]  # key, value, headers, timestamp
@@ -118,6 +132,7 @@ class InMemoryBroker:
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.prefix = prefix
+        self.waits = BrokerWaits(self.bootstrap_servers, patience_s=60.0)
         self.max_batch_records = max_batch_records
         self.num_sent = 0
         self.crash_points: list[int] = []
@@ -153,16 +168,19 @@ class InMemoryBroker:
         """Makes all open clients fail from now on."""
         self.generation += 1
 
-    def fail_after(self, records: int, *, lose: Literal["record", "acknowledgement"] = "record") -> None:
+    def fail_after(
+        self, records: int, *, lose: Literal["record", "acknowledgement"] = "record", times: int = 0
+    ) -> None:
         """Makes all open clients fail at the request that exceeds `records` more records.
 
         Args:
             records: records that are still stored and acknowledged.
             lose: `record`: the failing request is not stored; `acknowledgement`: it is stored, not acknowledged.
+            times: 0: the clients fail for ever; otherwise so many requests lose their connection, and later ones work.
         """
-        self._fault = _Fault(
-            records=self.num_sent + records, kind="lose record" if lose == "record" else "lose acknowledgement"
-        )
+        kind: Literal["lose record", "lose acknowledgement"]
+        kind = "lose record" if lose == "record" else "lose acknowledgement"
+        self._fault = _Fault(records=self.num_sent + records, kind=kind, times=times)
 
     def store_twice_after(self, records: int) -> None:
         """Stores the request that exceeds `records` more records twice, as a retry may do."""
@@ -204,9 +222,8 @@ class InMemoryBroker:
         """See `Connector.create_async_consumer`."""
         return AsyncConsumer(self)
 
-    def open_producer(self, *, delivery_timeout_s: float = 60.0) -> Producer:
+    def open_producer(self) -> Producer:
         """See `Connector.open_producer`."""
-        del delivery_timeout_s  # nothing takes time
         return Producer(self)
 
     def create_batch_producer(self) -> BatchProducer:
@@ -245,6 +262,7 @@ class InMemoryBroker:
 
         Raises:
             CrashError: this request, or an earlier one, fails on demand.
+            InterruptionError: this request alone fails on demand.
             UnknownTopicOrPartitionError: topic or partition does not exist.
         """
         with self.lock:
@@ -253,19 +271,24 @@ class InMemoryBroker:
             self.crash_points.append(self.num_sent)
             is_due = fault is not None and self.num_sent + len(items) > fault.records
             kind = fault.kind if fault is not None and is_due else None
-            if is_due:
-                self._fault = None
+            if fault is not None and is_due:
+                fault.times -= 1
+                self._fault = fault if fault.times > 0 else None
             if kind == "lose record":
-                self.fail_now()
-                raise CrashError
+                raise self._failure(fault, is_stored=False)
             first = self._store(log, topic, partition, items)
             self.num_sent += len(items)
             if kind == "store twice":
                 self._store(log, topic, partition, items)
             if kind == "lose acknowledgement":
-                self.fail_now()
-                raise CrashError
+                raise self._failure(fault, is_stored=True)
             return first
+
+    def _failure(self, fault: _Fault | None, *, is_stored: bool) -> KafkaError:
+        if fault is not None and fault.times >= 0:  # counted down from `times`, 1 at least
+            return InterruptionError(is_stored=is_stored)
+        self.fail_now()
+        return CrashError()
 
     def _store(self, log: Partition, topic: str, partition: int, items: Sequence[Item]) -> int:
         log.last_batch = log.end

@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import (
+    KafkaError,
+    OffsetOutOfRangeError,
+    TopicAlreadyExistsError,
+    UnknownTopicOrPartitionError,
+)
+
+from streams.clients.in_memory_sends import Batch, Future
 
 if TYPE_CHECKING:
-    from streams.clients.in_memory import InMemoryBroker, Item, Record
+    from streams.clients.in_memory import InMemoryBroker, Record
 
 __all__ = ["Admin", "AsyncConsumer", "BatchProducer", "Consumer", "Producer"]
 
@@ -88,13 +95,19 @@ class Consumer(_Client):
         """The end that the last `poll` reported; None before the first."""
         return self._ends.get(partition)
 
-    def beginning_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def beginning_offsets(
+        self, partitions: Sequence[TopicPartition], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
         """The first offset of each log."""
+        del timeout_ms
         self._check()
         return {partition: self._broker.partition(*partition).begin for partition in partitions}
 
-    def end_offsets(self, partitions: Sequence[TopicPartition]) -> dict[TopicPartition, int]:
+    def end_offsets(
+        self, partitions: Sequence[TopicPartition], timeout_ms: int | None = None
+    ) -> dict[TopicPartition, int]:
         """The end offset of each log."""
+        del timeout_ms
         self._check()
         return {partition: self._broker.listed_end(*partition) for partition in partitions}
 
@@ -192,24 +205,6 @@ class AsyncConsumer:
         return self._consumer.poll(timeout_ms, partitions=partitions)
 
 
-class Future:
-    """The result of `Producer.send`, already complete."""
-
-    def __init__(self, error: BaseException | None) -> None:
-        self._error = error
-
-    def add_errback(self, callback: Callable[[BaseException], None]) -> None:
-        """Calls the callback if the record could not be stored."""
-        if self._error is not None:
-            callback(self._error)
-
-    def get(self, timeout: float | None = None) -> None:
-        """Raises the error if the record was not acknowledged."""
-        del timeout
-        if self._error is not None:
-            raise self._error
-
-
 class Producer(_Client):
     """Sends like a `kafka.KafkaProducer`, one request a record."""
 
@@ -230,51 +225,15 @@ class Producer(_Client):
     ) -> Future:
         """Stores a record; the future holds the error. Raises if the broker has failed before."""
         self._check()
-        try:
-            self._broker.append(self._generation, topic, partition, [(key, value, headers, None)])
-        except KafkaError as error:
-            return Future(error)
-        return Future(None)
+        self._broker.partition(topic, partition)  # one that is deleted later keeps the record waiting
+        items = [(key, value, headers, None)]
+        return Future(lambda: self._broker.append(self._generation, topic, partition, items))
 
     def abandon(self) -> None:
         """Does nothing: every record is sent at once."""
 
     def close(self, timeout: float | None = None) -> None:
         """Does nothing: there is no connection."""
-
-
-class Batch:
-    """Records that are sent together; the result of `AIOKafkaProducer.create_batch`."""
-
-    def __init__(self, max_records: int) -> None:
-        self._max_records = max_records
-        self.items: list[Item] = []
-
-    def append(
-        self, *, key: bytes | None, value: bytes | None, timestamp: int | None, headers: list[tuple[str, bytes]]
-    ) -> Any:
-        """Adds a record; returns None if the batch is full.
-
-        Raises:
-            TypeError: `headers` is no list, which aiokafka requires.
-        """
-        if not isinstance(headers, list):
-            raise TypeError(f"headers: got {type(headers).__name__}, expected list")
-        if len(self.items) >= self._max_records:
-            return None
-        self.items.append((key, value, headers, timestamp))
-        return self
-
-    def record_count(self) -> int:
-        """The number of records in the batch."""
-        return len(self.items)
-
-    def size(self) -> int:
-        """The bytes of the values in the batch."""
-        return sum(len(value or b"") for _, value, _, _ in self.items)
-
-    def close(self) -> None:
-        """Does nothing: a batch has no encoded form."""
 
 
 class Acknowledgement(NamedTuple):
@@ -297,6 +256,11 @@ class BatchProducer(_Client):
         self._check()
         self._broker.partition(topic, 0)
         return set(range(len(self._broker.topics[topic])))
+
+    async def answers(self) -> bool:
+        """Whether the broker answers: it always does."""
+        self._check()
+        return True
 
     def create_batch(self) -> Batch:
         """An empty batch."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
 from streams.clients.login import check_login
+from streams.clients.patience import may_pass
 from streams.clients.record_batches import ReadableRecords
 from streams.errors import BrokerError, InvariantError
 from streams.records.headers import MAX_RECORD_BYTES
@@ -42,6 +43,10 @@ __all__ = [
 ]
 
 _CONNECT_TIMEOUT_MS = 10_000
+_RECONNECT_TIMEOUT_MS = 4_000
+# A connection that dies without a word is noticed and made again after this time.
+_REQUEST_TIMEOUT_MS = 20_000
+_FOR_EVER_MS = 2**31 - 1
 _FETCH_MAX_WAIT_MS = 20  # the default of 500 ms would delay a single change
 _ASYNC_FETCH_BYTES = 64 << 20
 _PRODUCER_BATCH_BYTES = 1 << 20
@@ -49,17 +54,30 @@ _ROOM_FOR_HEADERS_BYTES = 1 << 16
 _MAX_BATCH_BYTES = 900_000
 
 
-@contextmanager
-def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Iterator[None]:
-    """Turns a client's error into a `BrokerError`.
+def _connect(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Any:
+    """A connected client. Once the broker has answered this process, it is waited for as `config.waits` allows.
 
     Raises:
         BrokerError: no broker answers, or one refuses the login.
     """
     check_login(config)
+    since_s = time.monotonic()
+    is_patient = config.waits.may_reconnect and timeout_ms >= _CONNECT_TIMEOUT_MS  # a caller in a hurry asks once
+    if is_patient:
+        timeout_ms = min(timeout_ms, _RECONNECT_TIMEOUT_MS)  # between two attempts it may be asked to stop
+    while (client := _connect_once(config, make, timeout_ms, is_patient=is_patient)) is None:
+        config.waits.note_wait(config, since_s)
+        config.waits.check()
+    config.waits.note_answer()
+    return client
+
+
+def _connect_once(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: int, *, is_patient: bool) -> Any:
     try:
-        yield
+        return make(timeout_ms)
     except KafkaError as error:
+        if is_patient and may_pass(error):
+            return None
         raise BrokerError(
             f"no broker answered at {config.bootstrap_servers} within {timeout_ms / 1000:.0f} s "
             f"({error or type(error).__name__}); start one with `hotstream broker`, or name yours with "
@@ -69,19 +87,23 @@ def _connecting(config: KafkaConfig, timeout_ms: int = _CONNECT_TIMEOUT_MS) -> I
 
 def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_records: int, repeats_ends: bool) -> Any:
     """See `Connector.open_consumer`."""
-    with _connecting(config):
-        consumer = KafkaConsumer(
+    consumer = _connect(
+        config,
+        lambda timeout_ms: KafkaConsumer(
             bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+            bootstrap_timeout_ms=timeout_ms,
             enable_auto_commit=False,
             auto_offset_reset=auto_offset_reset,
             max_poll_records=max_poll_records,
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            reconnect_backoff_max_ms=1000,
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
             **config.consumer_arguments(),
-        )
+        ),
+    )
     _read_all_records(consumer)
     return consumer
 
@@ -125,6 +147,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         bootstrap_servers=config.servers,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
         fetch_max_bytes=_ASYNC_FETCH_BYTES,
         max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
@@ -179,15 +202,16 @@ class _Producer(KafkaProducer):
         self._sender.force_close()
 
 
-def open_producer(config: KafkaConfig, *, delivery_timeout_s: float) -> Any:
+def open_producer(config: KafkaConfig) -> Any:
     """See `Connector.open_producer`."""
-    with _connecting(config):
-        return _Producer(
+    return _connect(
+        config,
+        lambda timeout_ms: _Producer(
             bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=_CONNECT_TIMEOUT_MS,
+            bootstrap_timeout_ms=timeout_ms,
             max_block_ms=_CONNECT_TIMEOUT_MS,
-            request_timeout_ms=int(delivery_timeout_s * 500),
-            delivery_timeout_ms=int(delivery_timeout_s * 1000),
+            request_timeout_ms=_REQUEST_TIMEOUT_MS,
+            delivery_timeout_ms=_FOR_EVER_MS,
             reconnect_backoff_max_ms=1000,
             enable_idempotence=True,
             acks="all",
@@ -197,13 +221,23 @@ def open_producer(config: KafkaConfig, *, delivery_timeout_s: float) -> Any:
             allow_auto_create_topics=False,
             value_serializer=NullSerializer(),
             **config.client_arguments(),
-        )
+        ),
+    )
+
+
+class _BatchProducer(AIOKafkaProducer):
+    """aiokafka's producer, which also reports whether the broker answers."""
+
+    async def answers(self) -> bool:
+        """Whether the broker answers a request for the topics' metadata."""
+        return bool(await self.client.force_metadata_update())
 
 
 def create_batch_producer(config: KafkaConfig) -> Any:
     """See `Connector.create_batch_producer`."""
-    return AIOKafkaProducer(
+    return _BatchProducer(
         bootstrap_servers=config.servers,
+        request_timeout_ms=_REQUEST_TIMEOUT_MS,
         acks="all",
         max_batch_size=_MAX_BATCH_BYTES + _ROOM_FOR_HEADERS_BYTES,
         max_request_size=MAX_RECORD_BYTES,
@@ -213,10 +247,13 @@ def create_batch_producer(config: KafkaConfig) -> Any:
 
 def open_admin(config: KafkaConfig, *, timeout_ms: int) -> Any:
     """See `Connector.open_admin`."""
-    with _connecting(config, timeout_ms):
-        return KafkaAdminClient(
+    return _connect(
+        config,
+        lambda timeout_ms: KafkaAdminClient(
             bootstrap_servers=config.servers,
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=max(timeout_ms, _CONNECT_TIMEOUT_MS),
             **config.client_arguments(),
-        )
+        ),
+        timeout_ms,
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from streams.clients.connector import Connector
+from streams.clients.patience import answered
 
 __all__ = ["LogEnds"]
 
@@ -20,6 +21,7 @@ class LogEnds:
 
     def __init__(self, connector: Connector) -> None:
         self._consumer = connector.create_async_consumer()
+        self._waits = connector.waits
 
     async def start(self) -> None:
         """Connects."""
@@ -33,10 +35,13 @@ class LogEnds:
         """The end of each of a topic's partitions.
 
         Raises:
-            KafkaError: the broker does not answer, or a partition does not exist.
+            BrokerError: the broker does not answer, and the process was asked to stop.
+            KafkaError: a partition does not exist.
         """
         from aiokafka import TopicPartition  # noqa: PLC0415  the processes without coroutines do without aiokafka
 
         logs = {number: TopicPartition(topic, number) for number in numbers}
-        listed = await self._consumer.end_offsets(list(logs.values())) if logs else {}
+        if not logs:
+            return {}
+        listed = await answered(lambda: self._consumer.end_offsets(list(logs.values())), self._waits)
         return {number: listed[log] for number, log in logs.items()}

@@ -16,20 +16,22 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from streams.clients.connector import Connector
+from streams.clients.patience import STALL_S, Stall, answered, ask, ask_once
 from streams.errors import BrokerError
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["PartitionLog", "fetch_partition", "fetch_partitions", "is_at_end", "open_partition_log"]
 
-_STALL_S = 30.0
 _MAX_GROWN_WINDOW = 64
 
 
 class PartitionLog:
     """Reads the records of topics without a consumer group."""
 
-    def __init__(self, consumer: Any, servers: str) -> None:
+    def __init__(self, consumer: Any, servers: str, waits: BrokerWaits) -> None:
         self._consumer = consumer
         self._servers = servers
+        self._waits = waits
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The offset of the oldest record of a partition, and the one after the newest; see `all_bounds`."""
@@ -39,21 +41,22 @@ class PartitionLog:
         """The offset of the oldest record of each partition, and the one after the newest.
 
         Raises:
-            BrokerError: the broker does not answer within 30 s.
+            BrokerError: the broker answers, and reports no end within 30 s.
         """
         return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
 
     def _bounds(self, partitions: list[TopicPartition]) -> list[tuple[int, int]]:
         consumer = self._consumer
-        begins, listed = consumer.beginning_offsets(partitions), consumer.end_offsets(partitions)
+        begins = ask(consumer.beginning_offsets, partitions, self._waits)
+        listed = ask(consumer.end_offsets, partitions, self._waits)
         consumer.unsubscribe()  # discards the previous high watermarks
         consumer.assign(partitions)
         for partition in partitions:
             consumer.seek(partition, listed[partition])
-        deadline_s = time.monotonic() + _STALL_S
+        stall = Stall(consumer, partitions, self._waits)
         while any(consumer.highwater(partition) is None for partition in partitions):
-            if time.monotonic() > deadline_s:
-                raise BrokerError(f"{self._servers}: no answer on {partitions[0].topic} within {_STALL_S:.0f} s")
+            if stall.is_over:
+                raise BrokerError(f"{self._servers}: no answer on {partitions[0].topic} within {STALL_S:.0f} s")
             consumer.poll(timeout_ms=20)
         return [(begins[partition], max(listed[partition], consumer.highwater(partition))) for partition in partitions]
 
@@ -76,19 +79,19 @@ class PartitionLog:
         Raises:
             BrokerError: the ends still change after 30 s.
         """
-        bounds, deadline_s = self.all_bounds(topic, partitions), time.monotonic() + _STALL_S
+        bounds, deadline_s = self.all_bounds(topic, partitions), time.monotonic() + STALL_S
         while time.monotonic() < deadline_s:
             time.sleep(still_s)
             before, bounds = bounds, self.all_bounds(topic, partitions)
             if bounds == before:
                 return
-        raise BrokerError(f"{self._servers}: {topic} still grows after {_STALL_S:.0f} s; stop its writers, then resume")
+        raise BrokerError(f"{self._servers}: {topic} still grows after {STALL_S:.0f} s; stop its writers, then resume")
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Any]:
         """The records with offsets from `start` to `end` - 1, in order.
 
         Raises:
-            BrokerError: the broker returns no record for 30 s.
+            BrokerError: a broker that answers returns no record for 30 s.
         """
         for records in self.read_fetches(topic, partition, start, end):
             yield from records
@@ -102,15 +105,15 @@ class PartitionLog:
         log = TopicPartition(topic, partition)
         self._consumer.assign([log])
         self._consumer.seek(log, start)
-        deadline_s = time.monotonic() + _STALL_S
+        stall = Stall(self._consumer, [log], self._waits)
         while self._consumer.position(log) < end:
             records = self._consumer.poll(timeout_ms=500).get(log, [])
             if records:
                 yield [record for record in records if record.offset < end]
-                deadline_s = time.monotonic() + _STALL_S
-            elif time.monotonic() > deadline_s:
+                stall.note_records()
+            elif stall.is_over:
                 raise BrokerError(
-                    f"{self._servers}: no record of {topic}[{partition}] at offset {start} within {_STALL_S:.0f} s"
+                    f"{self._servers}: no record of {topic}[{partition}] at offset {start} within {STALL_S:.0f} s"
                 )
 
     def newest_first(self, topic: str, partition: int, *, window: int) -> Iterator[Any]:
@@ -147,43 +150,61 @@ async def fetch_partitions(
         A partition and its next records, in order.
 
     Raises:
-        BrokerError: the broker returns no record for 30 s.
-        KafkaError: no broker answers, or the broker refuses.
+        BrokerError: a broker that answers returns no record for 30 s.
+        KafkaError: the broker refuses.
     """
     from aiokafka import TopicPartition as AsyncTopicPartition  # noqa: PLC0415  the synchronous readers do without aiokafka
 
-    consumer, logs = connector.create_async_consumer(), [AsyncTopicPartition(topic, number) for number in starts]
-    await consumer.start()
+    logs, waits = [AsyncTopicPartition(topic, number) for number in starts], connector.waits
+    consumer = await answered(lambda: _start(connector), waits)
     try:
         consumer.assign(logs)
-        listed, begins = await consumer.end_offsets(logs), await consumer.beginning_offsets(logs)
+        listed = await answered(lambda: consumer.end_offsets(logs), waits)
+        begins = await answered(lambda: consumer.beginning_offsets(logs), waits)
         for log in logs:
             consumer.seek(log, max(begins[log], starts[log.partition]))
         ends: dict[Any, int] = {}
-        deadline_s = time.monotonic() + _STALL_S
+        deadline_s = time.monotonic() + STALL_S
         while logs:
             for log, records in (await consumer.getmany(*logs, timeout_ms=100)).items():
                 yield log.partition, records
-                deadline_s = time.monotonic() + _STALL_S
+                deadline_s = time.monotonic() + STALL_S
             for log in list(logs):
                 if log not in ends and (known := consumer.highwater(log)) is not None:
                     ends[log] = max(listed[log], known)
                 if log in ends and await consumer.position(log) >= ends[log]:
                     logs.remove(log)
+            if time.monotonic() > deadline_s + STALL_S:
+                raise BrokerError(f"{connector.bootstrap_servers}: no record of {logs[0]} for {STALL_S:.0f} s")
             if time.monotonic() > deadline_s:
-                raise BrokerError(f"{connector.bootstrap_servers}: no record of {logs[0]} for {_STALL_S:.0f} s")
+                asked_s = time.monotonic()
+                await answered(lambda: consumer.end_offsets(list(listed)), waits)
+                if time.monotonic() - asked_s > 1.0:  # the broker was away: give it time again
+                    deadline_s = time.monotonic()
     finally:
         await consumer.stop()
 
 
-def is_at_end(consumer: Any, partitions: list[TopicPartition]) -> bool:
-    """Whether a consumer whose last fetch was empty is at the present end of all its partitions.
+async def _start(connector: Connector) -> Any:
+    consumer = connector.create_async_consumer()
+    try:
+        await consumer.start()
+    except BaseException:
+        await consumer.stop()
+        raise
+    return consumer
+
+
+def is_at_end(consumer: Any, partitions: list[TopicPartition], waits: BrokerWaits) -> bool:
+    """Whether a consumer whose last fetch was empty is at the present end of all its partitions, as far as is known.
 
     Raises:
-        KafkaError: the broker does not answer.
+        BrokerError: the broker does not answer, and patience has ended.
+        KafkaError: the broker refuses.
     """
-    listed = consumer.end_offsets(partitions)
-    return all(
+    listed = ask_once(consumer.end_offsets, partitions, waits, time.monotonic())
+    waits.check()
+    return listed is not None and all(
         consumer.position(partition) >= max(listed[partition], consumer.highwater(partition) or 0)
         for partition in partitions
     )
@@ -199,8 +220,8 @@ def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
     try:
         consumer = connector.open_consumer(repeats_ends=True)
         try:
-            yield PartitionLog(consumer, connector.bootstrap_servers)
+            yield PartitionLog(consumer, connector.bootstrap_servers, connector.waits)
         finally:
-            consumer.close()
+            consumer.close(autocommit=False, timeout_ms=2000)
     except KafkaError as error:
         raise BrokerError(f"{connector.bootstrap_servers}: reading failed ({error or type(error).__name__})") from error

@@ -2,45 +2,61 @@
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from types import TracebackType
 from typing import Any
 
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, KafkaTimeoutError
 
+from streams.clients.admin import require_known
 from streams.clients.connector import Connector
 from streams.errors import BrokerError
 
 __all__ = ["MAX_IN_FLIGHT", "RecordProducer"]
 
 MAX_IN_FLIGHT = 8
+_SLICE_S = 0.5  # of a wait; between two the process may be asked to stop
+_CLOSE_S = 5.0
+_UNKNOWN_S = 60.0  # a topic may be unknown for so long to a broker that has just started
+
+
+class _Sent:
+    """A record that is not known to be acknowledged: its topic, when it was sent, and when the topic last existed."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.since_s = self.known_s = time.monotonic()
+        self.future: Any = None
+
+    @property
+    def is_late(self) -> bool:
+        """Whether it was sent so long ago that an acknowledgement is overdue."""
+        return time.monotonic() - self.since_s > _SLICE_S
 
 
 class RecordProducer:
     """Sends large records, idempotent and acknowledged by all replicas.
 
     Guarantees: at most `max_in_flight` records are unacknowledged, so a crash leaves at most as many in doubt; after
-    the first failure no later record is sent, and the next call raises the failure.
+    the first failure no later record is sent, and the next call raises the failure. A record waits for a broker that
+    does not answer as long as `connector.waits` allows.
 
     Args:
         connector: the broker.
-        delivery_timeout_s: how long a record may take to be acknowledged, reconnecting included.
         max_in_flight: the largest number of unacknowledged records.
 
     Raises:
         BrokerError: no broker answers within 10 s.
     """
 
-    def __init__(
-        self, connector: Connector, *, delivery_timeout_s: float = 60.0, max_in_flight: int = MAX_IN_FLIGHT
-    ) -> None:
-        self._servers = connector.bootstrap_servers
-        self._delivery_timeout_s = delivery_timeout_s
+    def __init__(self, connector: Connector, *, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+        self._connector = connector
         self._max_in_flight = max_in_flight
-        self._waiting: deque[Any] = deque()
-        self._producer = connector.open_producer(delivery_timeout_s=delivery_timeout_s)
+        self._waiting: deque[_Sent] = deque()
+        self._producer = connector.open_producer()
 
     def __enter__(self) -> RecordProducer:
         return self
@@ -73,12 +89,18 @@ class RecordProducer:
         Raises:
             BrokerError: this record, or one before it, cannot be delivered.
         """
+        self._take_acknowledged()
         while len(self._waiting) >= self._max_in_flight:
             self._await_oldest()
+        sent = _Sent(topic)
         with self._explained("a record could not be sent"):
-            future = self._producer.send(topic, value, key=key, headers=list(headers), partition=partition)
-        future.add_errback(self._stop_sending)
-        self._waiting.append(future)
+            while sent.future is None:
+                try:
+                    sent.future = self._producer.send(topic, value, key=key, headers=list(headers), partition=partition)
+                except KafkaTimeoutError:  # noqa: PERF203  the broker went away before it had described the topic
+                    self._note_wait(sent)
+        sent.future.add_errback(self._stop_sending)
+        self._waiting.append(sent)
 
     def wait(self) -> None:
         """Waits until every record is acknowledged.
@@ -90,9 +112,35 @@ class RecordProducer:
             self._await_oldest()
 
     def _await_oldest(self) -> None:
-        future = self._waiting.popleft()
-        with self._explained(f"a record was not acknowledged within {self._delivery_timeout_s:.0f} s"):
-            future.get(timeout=self._delivery_timeout_s + 5.0)
+        sent = self._waiting.popleft()
+        with self._explained("a record was not acknowledged"):
+            while True:
+                try:
+                    sent.future.get(timeout=_SLICE_S)
+                except KafkaTimeoutError:  # noqa: PERF203  a slice of the wait
+                    if sent.future.is_done:
+                        raise
+                    self._note_wait(sent)
+                else:
+                    self._connector.waits.note_answer()
+                    return
+
+    def _note_wait(self, sent: _Sent) -> None:
+        """Reports the wait for a record, and ends it when it is over, or for nothing."""
+        waits = self._connector.waits
+        waits.note_wait(self, sent.since_s, len(self._waiting) + 1)
+        waits.check()
+        if time.monotonic() - sent.known_s > _UNKNOWN_S:
+            require_known(self._connector, sent.topic)
+            sent.known_s = time.monotonic()
+
+    def _take_acknowledged(self) -> None:
+        """Takes what is acknowledged, and reports the wait for the oldest record, without waiting."""
+        while self._waiting and self._waiting[0].future.succeeded():
+            self._waiting.popleft()
+            self._connector.waits.note_answer()
+        if self._waiting and not self._waiting[0].future.is_done and self._waiting[0].is_late:
+            self._connector.waits.note_wait(self, self._waiting[0].since_s, len(self._waiting))
 
     def _stop_sending(self, _error: BaseException) -> None:
         """Stops the sender's thread, which calls this, so that no record arrives after a lost one."""
@@ -102,7 +150,7 @@ class RecordProducer:
         if not keep:
             self._stop_sending(BrokerError("abandoned"))
         try:
-            self._producer.close(timeout=self._delivery_timeout_s if keep else 5.0)
+            self._producer.close(timeout=_CLOSE_S if keep else _SLICE_S)
         except KafkaError:
             self._stop_sending(BrokerError("abandoned"))
 
@@ -111,4 +159,6 @@ class RecordProducer:
         try:
             yield
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {what} ({error or type(error).__name__})") from error
+            raise BrokerError(
+                f"{self._connector.bootstrap_servers}: {what} ({error or type(error).__name__})"
+            ) from error

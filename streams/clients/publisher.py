@@ -7,18 +7,24 @@ hundreds, and one future for the whole burst suffices.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.clients.connector import Connector
 from streams.clients.owned_log import OwnedLog
+from streams.clients.patience import answered, may_pass
 from streams.errors import FencedError
+from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["Publisher"]
 
 _MAX_WAITING = 20_000
 _MAX_WAITING_BYTES = 16 << 20
+_RETRY_S = 0.2
+_LOOK_S = 1.0
+_UNKNOWN_S = 60.0  # a topic may be unknown for so long to a broker that has just started
 
 Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]  # aiokafka takes the headers as a list
 
@@ -29,16 +35,27 @@ class Publisher:
     Each partition has a queue and a task that sends the queued records as one batch, waits for the acknowledgement, and
     then sends the next batch. So `send` does not wait for the broker, small records share batches under load, and no
     batch can follow a lost one. A retry may write a batch twice; readers drop the copy by its `seq` or by the
-    click record's offset, so Kafka's idempotence is not needed (and the embedded broker refuses aiokafka's).
+    click record's offset, so Kafka's idempotence is not needed (and the embedded broker refuses aiokafka's). A batch
+    that fails for a reason that may pass (no broker, no leader) is sent again until it is acknowledged.
     """
 
     def __init__(self, connector: Connector) -> None:
         self._producer = connector.create_batch_producer()
+        self._waits = connector.waits
         self._queues: dict[tuple[str, int], _Queue] = {}
+        self._looking: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
         """Connects."""
-        await self._producer.start()
+        await answered(self._producer.start, self._waits)
+        self._looking = asyncio.get_running_loop().create_task(self._report_waits())
+
+    async def _report_waits(self) -> None:
+        while True:
+            await asyncio.sleep(_LOOK_S)
+            since = [queue.sending_since_s for queue in self._queues.values() if queue.sending_since_s is not None]
+            if since and time.monotonic() - min(since) > _LOOK_S:
+                self._waits.note_wait(self, min(since), sum(queue.num_waiting for queue in self._queues.values()))
 
     async def stop(self) -> None:
         """Sends the queued records and disconnects.
@@ -49,8 +66,9 @@ class Publisher:
         try:
             await self.flush()
         finally:
-            for queue in self._queues.values():
-                queue.task.cancel()
+            tasks = [queue.task for queue in self._queues.values()]
+            for task in [*tasks, *([self._looking] if self._looking is not None else [])]:
+                task.cancel()
             await self._producer.stop()
 
     async def send(self, topic: str, partition: int, records: Sequence[Item], *, timestamp_ms: int) -> None:
@@ -62,13 +80,13 @@ class Publisher:
         """
         queue = self._queues.get((topic, partition))
         if queue is None:
-            queue = self._queues[topic, partition] = _Queue(self._producer, topic, partition)
+            queue = self._queues[topic, partition] = _Queue(self._producer, self._waits, topic, partition)
         await queue.put(records, timestamp_ms)
 
     def own(self, topic: str, partition: int, log: OwnedLog) -> None:
         """Makes a partition this process's own; discards what was queued for it, and an earlier failure."""
         self.disown(topic, partition)
-        self._queues[topic, partition] = _Queue(self._producer, topic, partition, log)
+        self._queues[topic, partition] = _Queue(self._producer, self._waits, topic, partition, log)
 
     def disown(self, topic: str, partition: int) -> None:
         """Discards what is queued for a partition."""
@@ -100,14 +118,18 @@ class _Queue:
     time of a queue of records, whose objects the garbage collector would also traverse.
     """
 
-    def __init__(self, producer: Any, topic: str, partition: int, log: OwnedLog | None = None) -> None:
+    def __init__(
+        self, producer: Any, waits: BrokerWaits, topic: str, partition: int, log: OwnedLog | None = None
+    ) -> None:
         self._log = log
         self._producer = producer
+        self._waits = waits
         self._topic = topic
         self._partition = partition
         self._waiting: deque[Any] = deque()  # batches; only the last one has room
         self._changed = asyncio.Event()
         self._num_put = self._num_acknowledged = 0
+        self.sending_since_s: float | None = None  # None while nothing is under way
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def put(self, records: Sequence[Item], timestamp_ms: int) -> None:
@@ -124,6 +146,11 @@ class _Queue:
             self._waiting.append(batch)
         self._num_put += len(records)
         self._changed.set()
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of records that are not acknowledged."""
+        return self._num_put - self._num_acknowledged
 
     async def flush(self) -> None:
         last = self._num_put
@@ -156,15 +183,36 @@ class _Queue:
                 await self._wait_for(lambda: bool(self._waiting))
                 batch = self._waiting.popleft()
                 batch.close()
-                await self._send(batch)
+                await self._deliver(batch)
                 self._num_acknowledged += batch.record_count()
                 self._changed.set()
         finally:
             # Callers that wait must see a failure; the task is done only after this block.
             asyncio.get_running_loop().call_soon(self._changed.set)
 
-    async def _send(self, batch: Any) -> None:
-        sent_s = 0.0 if self._log is None else await self._log.confirm()
-        acknowledged = await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
-        if self._log is not None:
-            self._log.note(acknowledged.offset, batch.record_count(), sent_s)
+    async def _deliver(self, batch: Any) -> None:
+        """Sends a batch until it is acknowledged."""
+        self.sending_since_s = known_s = time.monotonic()
+        while True:
+            try:
+                sent_s = time.monotonic() if self._log is None else await self._log.confirm()
+                sent = await self._producer.send_batch(batch, self._topic, partition=self._partition)
+                acknowledged = await sent
+            except Exception as error:  # noqa: PERF203  one attempt
+                if not may_pass(error):
+                    raise
+                if not (_is_unknown_topic(error) and await self._producer.answers()):
+                    known_s = time.monotonic()
+                elif time.monotonic() - known_s > _UNKNOWN_S:
+                    raise
+                await asyncio.sleep(_RETRY_S)
+            else:
+                self.sending_since_s = None
+                self._waits.note_answer()
+                if self._log is not None:
+                    self._log.note(acknowledged.offset, batch.record_count(), sent_s)
+                return
+
+
+def _is_unknown_topic(error: Exception) -> bool:
+    return type(error).__name__ == "UnknownTopicOrPartitionError"  # of either client library

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -15,14 +14,13 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
+from streams.clients.patience import Stall, ask
 from streams.clients.worker import Worker
 from streams.errors import BrokerError
 
 __all__ = ["Taken", "TopicFeed"]
 
 logger = logging.getLogger(__name__)
-
-_STALL_S = 30.0
 
 
 class _Chunk:
@@ -91,7 +89,7 @@ class TopicFeed:
         worker: Worker,
     ) -> None:
         self.topic = topic
-        self._servers = connector.bootstrap_servers
+        self._servers, self._waits = connector.bootstrap_servers, connector.waits
         self._max_records = max_records
         self._decode, self._worker = decode, worker
         self._partitions = [TopicPartition(topic, number) for number in range(num_partitions)]
@@ -114,7 +112,8 @@ class TopicFeed:
 
     def _seek(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Seeks to the offsets; warns where retention has deleted records before they were read."""
-        oldest, ends = self._consumer.beginning_offsets(self._partitions), self._consumer.end_offsets(self._partitions)
+        oldest = ask(self._consumer.beginning_offsets, self._partitions, self._waits)
+        ends = ask(self._consumer.end_offsets, self._partitions, self._waits)
         starts = {}
         for partition in self._partitions:
             number = partition.partition
@@ -137,7 +136,8 @@ class TopicFeed:
             BrokerError: the position is beyond the end, so the topic is another one.
         """
         for partition, offset in error.args[0].items():
-            number, oldest = partition.partition, self._consumer.beginning_offsets([partition])[partition]
+            number = partition.partition
+            oldest = ask(self._consumer.beginning_offsets, [partition], self._waits)[partition]
             if offset >= oldest:
                 raise self._foreign(number, offset) from error
             self._warn_of_deleted(number, oldest - offset)
@@ -204,15 +204,15 @@ class TopicFeed:
         """Takes the records before the given offset of each partition; waits for them.
 
         Raises:
-            BrokerError: no record arrives for 30 s.
+            BrokerError: no record arrives for 30 s from a broker that answers.
         """
-        deadline_s = time.monotonic() + _STALL_S
+        stall = Stall(self._consumer, self._partitions, self._waits)
         while any(not self._reaches(partition, end) for partition, end in ends.items()):
             if self.fetch(100):
-                deadline_s = time.monotonic() + _STALL_S
+                stall.note_records()
             elif self.num_waiting >= self._max_records:
                 self._max_records *= 2  # the records to wait for come after those held
-            elif time.monotonic() > deadline_s:
+            elif stall.is_over:
                 raise BrokerError(
                     f"{self._servers}: {self.topic} has no records up to {dict(ends)}; start with --fresh"
                 )
@@ -238,11 +238,11 @@ class TopicFeed:
         """Whether all present records of the topic were taken. Asks the broker: call it only when no record comes.
 
         Raises:
-            BrokerError: the broker does not answer.
+            BrokerError: the broker refuses.
         """
         if self.num_waiting:
             return False
         try:
-            return is_at_end(self._consumer, self._partitions)
+            return is_at_end(self._consumer, self._partitions, self._waits)
         except KafkaError as error:
             raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error

@@ -11,6 +11,7 @@ from kafka.errors import KafkaError
 
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
+from streams.clients.patience import answers
 from streams.errors import BrokerError, TopicError
 
 __all__ = ["TopicReader"]
@@ -33,7 +34,7 @@ class TopicReader:
     """
 
     def __init__(self, connector: Connector, topic: str, *, max_poll_records: int = 10_000) -> None:
-        self._servers, self._topic = connector.bootstrap_servers, topic
+        self._servers, self._topic, self._waits = connector.bootstrap_servers, topic, connector.waits
         self._consumer = connector.open_consumer(max_poll_records=max_poll_records)
         numbers = self._consumer.partitions_for_topic(topic)
         if not numbers:
@@ -46,7 +47,7 @@ class TopicReader:
 
     def close(self) -> None:
         """Disconnects."""
-        self._consumer.close()
+        self._consumer.close(autocommit=False, timeout_ms=2000)
 
     def __enter__(self) -> TopicReader:
         return self
@@ -64,6 +65,8 @@ class TopicReader:
     def poll(self, timeout_ms: int = 100) -> dict[int, list[Any]]:
         """The next records by partition, in order; waits at most `timeout_ms` for the first.
 
+        A broker that does not answer has no records; the log reports it.
+
         Raises:
             BrokerError: the broker refuses.
         """
@@ -73,6 +76,10 @@ class TopicReader:
             raise BrokerError(
                 f"{self._servers}: reading {self._topic} failed ({error or type(error).__name__})"
             ) from error
+        if fetched:
+            self._waits.note_answer()
+        elif self._waits.is_suspected:
+            answers(self._consumer, self._assigned, self._waits)
         return {partition.partition: records for partition, records in fetched.items()}
 
     def positions(self) -> dict[int, int]:
@@ -85,7 +92,7 @@ class TopicReader:
 
     def is_at_end(self) -> bool:
         """Whether all present records were read. Asks the broker: call it only when no record comes."""
-        return is_at_end(self._consumer, self._assigned)
+        return is_at_end(self._consumer, self._assigned, self._waits)
 
     @property
     def num_behind(self) -> int:

@@ -8,6 +8,7 @@ from typing import Any
 import click
 
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.stop_request import StopRequest
 from streams.clients.admin import create_topics, require_partitions
 from streams.topics import Topics
 
@@ -134,7 +135,8 @@ def command(
     if shadow is not None:
         roles, group = ["shadow"], f"{group}.shadow.{shadow}"
         kafka["prefix"] = Topics(kafka["prefix"]).shadow(shadow).prefix
-    with open_kafka(roles=roles, group=group, **kafka) as config:
+    request = StopRequest()
+    with open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config:
         topics = Topics(config.prefix)
         num_shards = require_partitions(config, topics.importance)
         if topics.is_shadow:
@@ -155,4 +157,4 @@ def command(
         )
         agreement = Agreement(config, agent.shards, group=group, signals=agent.signals)
         agreement.join(begins_epoch=new_epoch)
-        run_agent(agent, config)
+        run_agent(agent, config, request)

@@ -76,7 +76,8 @@ def command(
         resume=resume,
     )
     plan.check_files()  # before --broker starts a broker
-    with open_kafka(roles=["replay", "resume"] if resume else ["replay"], **kafka) as config:
+    roles = ["replay", "resume"] if resume else ["replay"]
+    with open_kafka(roles=roles, should_stop=lambda: request.is_made, **kafka) as config:
         started_s = time.perf_counter()
         with request.listening(), show_progress("replay") as show:
 

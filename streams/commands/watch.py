@@ -78,7 +78,7 @@ def command(
         raise click.UsageError("--as-of and --from-now: got both, expected one of them")
     with (
         request.listening(),
-        open_kafka(roles=["subscribe"], **kafka) as config,
+        open_kafka(roles=["subscribe"], should_stop=lambda: request.is_made, **kafka) as config,
         AssignmentReader(config, from_beginning=from_beginning) as reader,
     ):
         ends = reader.end_offsets() if until_end else None

@@ -113,14 +113,13 @@ def replay_logs(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[ReplayCounts], None] = lambda _: None,
-    delivery_timeout_s: float = 60.0,
 ) -> ReplayCounts:
     """Sends the rows; returns when all are acknowledged, or, if asked to stop, all those in flight.
 
     Raises:
         ConfigError: a file is missing or does not fit the schema.
         InputError: a file is damaged; the rows before the damage have been sent.
-        BrokerError: no broker answers within 10 s, or none acknowledges a record within `delivery_timeout_s`.
+        BrokerError: no broker answers within 10 s, or it refuses a record.
         TopicError: a topic is missing, or cannot be resumed.
     """
     plan.check_files()
@@ -137,10 +136,8 @@ def replay_logs(
     pacer = Pacer(rate_rows_s=plan.rate_rows_s, speedup=plan.speedup, should_stop=should_stop)
     try:
         with (
-            RecordProducer(connector, delivery_timeout_s=delivery_timeout_s) as producer,
-            RecordProducer(
-                connector, delivery_timeout_s=delivery_timeout_s, max_in_flight=_LETTERS_IN_FLIGHT
-            ) as letter_producer,
+            RecordProducer(connector) as producer,
+            RecordProducer(connector, max_in_flight=_LETTERS_IN_FLIGHT) as letter_producer,
         ):
             letters = _LetterSender(topics.clicks, dead_letters, letter_producer)
             sender = _BatchSender(plan, topics.clicks, name, point, pacer, counts, producer, letters)

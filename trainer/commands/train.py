@@ -239,7 +239,7 @@ def command(
         )
         log_schema = load_schema(schema)
         with (
-            open_kafka(roles=["train"], **options) as kafka,
+            open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
         ):

@@ -1,0 +1,133 @@
+"""Requests of consumers that wait for a broker that does not answer, as long as `BrokerWaits` allows.
+
+The client libraries give up after a while, and raise an error that they call retriable.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeVar
+
+from kafka import TopicPartition
+from kafka.errors import RetriableError
+
+from streams.telemetry.broker_waits import BrokerWaits
+
+__all__ = ["STALL_S", "Stall", "answered", "answers", "ask", "ask_once", "may_pass"]
+
+STALL_S = 30.0
+_ASK_MS = 1000
+_RETRY_S = 0.5
+
+Result = TypeVar("Result")
+
+
+def may_pass(error: Exception) -> bool:
+    """Whether an error of either client library may be gone at the next attempt: no broker, no leader, no answer."""
+    timeouts = (asyncio.TimeoutError, TimeoutError)  # two classes before Python 3.11
+    return bool(getattr(error, "retriable", False)) or isinstance(error, timeouts)
+
+
+def ask(
+    method: Callable[..., dict[TopicPartition, int]], partitions: list[TopicPartition], waits: BrokerWaits
+) -> dict[TopicPartition, int]:
+    """The answer of `beginning_offsets` or `end_offsets` of a consumer; waits for a broker that does not answer.
+
+    Raises:
+        BrokerError: the broker does not answer, and patience has ended.
+        KafkaError: the broker refuses.
+    """
+    since_s = time.monotonic()
+    while (answer := ask_once(method, partitions, waits, since_s)) is None:
+        waits.check()
+    return answer
+
+
+def answers(consumer: Any, partitions: list[TopicPartition], waits: BrokerWaits) -> bool:
+    """Whether the broker answers a consumer within a second.
+
+    Raises:
+        KafkaError: the broker refuses.
+    """
+    return ask_once(consumer.end_offsets, partitions, waits, time.monotonic()) is not None
+
+
+def ask_once(
+    method: Callable[..., dict[TopicPartition, int]],
+    partitions: list[TopicPartition],
+    waits: BrokerWaits,
+    since_s: float,
+) -> dict[TopicPartition, int] | None:
+    """The answer; None if there is none within a second, which is noted as a wait since `since_s`.
+
+    Raises:
+        KafkaError: the broker refuses.
+    """
+    try:
+        answer = method(partitions, timeout_ms=_ASK_MS)
+    except RetriableError:
+        waits.note_wait(method.__self__, since_s)  # type: ignore[attr-defined]
+        return None
+    waits.note_answer()
+    return answer
+
+
+async def answered(request: Callable[[], Awaitable[Result]], waits: BrokerWaits) -> Result:
+    """The result of a request of aiokafka, which is repeated until the broker answers.
+
+    Raises:
+        BrokerError: the broker does not answer, and patience has ended.
+        KafkaError: the broker refuses.
+    """
+    since_s = time.monotonic()
+    while True:
+        try:
+            result = await request()
+        except Exception as error:  # noqa: PERF203  one attempt
+            if not may_pass(error):
+                raise
+            waits.note_wait(waits, since_s)
+            waits.check()
+            await asyncio.sleep(_RETRY_S)
+        else:
+            waits.note_answer()
+            return result
+
+
+class Stall:
+    """Watches a reader that waits for records which the partitions must have.
+
+    Args:
+        consumer: a consumer of kafka-python.
+        partitions: what it reads.
+        waits: the waits for the broker.
+    """
+
+    def __init__(self, consumer: Any, partitions: list[TopicPartition], waits: BrokerWaits) -> None:
+        self._consumer = consumer
+        self._partitions = partitions
+        self._waits = waits
+        self._deadline_s = time.monotonic() + STALL_S
+
+    def note_records(self) -> None:
+        """Starts the time again, because records have come."""
+        self._deadline_s = time.monotonic() + STALL_S
+        self._waits.note_answer()
+
+    @property
+    def is_over(self) -> bool:
+        """Whether none came for 30 s from a broker that answers.
+
+        Raises:
+            BrokerError: the broker does not answer, and patience has ended.
+            KafkaError: the broker refuses.
+        """
+        if time.monotonic() <= self._deadline_s and not self._waits.is_stopping:
+            return False
+        if answers(self._consumer, self._partitions, self._waits):
+            return time.monotonic() > self._deadline_s
+        self._waits.check()
+        self._deadline_s = time.monotonic() + STALL_S
+        return False
