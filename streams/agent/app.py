@@ -24,6 +24,7 @@ from streams.agent.own_offsets import use_own_offsets
 from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
 from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
+from streams.errors import InvariantError, StreamsError
 from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["create_app", "run_agent"]
@@ -33,7 +34,7 @@ logger = logging.getLogger(__name__)
 _MAX_FETCH_BYTES = 16 << 20
 _CHECK_EVERY_S = 5.0
 _LOOK_S = 0.2
-_REQUEST_TIMEOUT_S = 30.0  # a connection that dies without a word is noticed after it; a request to join is repeated
+_ADOPTION_TIMEOUT_S = 86_400.0  # Faust ends the loading of shards after it, and then does nothing more
 
 
 def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> None:
@@ -48,9 +49,38 @@ def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> 
         logging.getLogger(noisy).setLevel(logging.WARNING)
     app = create_app(config, kafka)
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(_OneLine())
     worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.request, worker.waits = request, kafka.waits
     worker.execute_from_commandline()
+
+
+class _OneLine(logging.Filter):
+    """Logs the error that ends the process as one line, once; Faust logs it several times, with tracebacks.
+
+    An `InvariantError`, and an error of another kind, keeps its traceback: it is a fault of hotstream.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._reported: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Replaces the traceback by the message; False for a repetition."""
+        if not record.name.startswith(("faust", "mode", "streams.agent.own_offsets")):
+            return True
+        error = record.exc_info[1] if record.exc_info else None
+        if error is None:
+            return self._reported is None
+        if self._reported is not None:
+            return False  # of the shutdown
+        is_ours = isinstance(error, StreamsError) and not isinstance(error, InvariantError)
+        if not is_ours and all(kind.__name__ != "KafkaError" for kind in type(error).__mro__):
+            return True
+        self._reported = error
+        record.msg, record.args, record.exc_info, record.exc_text = "%s", (error,), None, None
+        return True
 
 
 class _Worker(faust.Worker):
@@ -96,7 +126,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         web_enabled=False,
         topic_disable_leader=True,
         topic_allow_declare=False,
-        broker_request_timeout=max(_REQUEST_TIMEOUT_S, config.session_timeout_s),
+        broker_request_timeout=_ADOPTION_TIMEOUT_S,
         broker_session_timeout=config.session_timeout_s,
         broker_heartbeat_interval=config.session_timeout_s / 3,
         consumer_auto_offset_reset="earliest",

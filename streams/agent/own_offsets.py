@@ -23,6 +23,7 @@ from streams.telemetry.broker_waits import BrokerWaits
 __all__ = ["use_own_offsets"]
 
 _FETCH_MAX_WAIT_MS = 20
+_REQUEST_TIMEOUT_MS = 30_000  # a connection that dies without a word is noticed after it; a request to join is repeated
 
 
 def use_own_offsets(
@@ -43,7 +44,11 @@ def use_own_offsets(
     read_all_async_records()
     # Faust sets a fetch wait of 1.5 s and `read_uncommitted`, and has no options for them. Kafka answers a fetch as
     # soon as there is data; the embedded broker waits.
-    settings = {"_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS, "_isolation_level": isolation_level}
+    settings = {
+        "_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS,
+        "_isolation_level": isolation_level,
+        "_request_timeout_ms": _REQUEST_TIMEOUT_MS,
+    }
     thread, seeking = _make_thread(settings, waits), asyncio.Lock()
 
     class OwnOffsetsConsumer(Consumer):
@@ -90,9 +95,14 @@ def _make_thread(settings: Mapping[str, Any], waits: BrokerWaits) -> type[AIOKaf
         def _create_worker_consumer(self, transport: Any) -> Any:
             consumer = super()._create_worker_consumer(transport)
             for name, setting in settings.items():
-                if not hasattr(consumer, name):
-                    raise InvariantError(f"aiokafka: got a consumer without {name}, expected it; find its new name")
-                setattr(consumer, name, setting)
+                _replace(consumer, name, setting)
+            _replace(consumer._client, "_request_timeout_ms", settings["_request_timeout_ms"])  # noqa: SLF001
             return consumer
 
     return PromptThread
+
+
+def _replace(client: Any, name: str, setting: Any) -> None:
+    if not hasattr(client, name):
+        raise InvariantError(f"aiokafka: got a client without {name}, expected it; find its new name")
+    setattr(client, name, setting)
