@@ -3,6 +3,7 @@
     StreamsError
     |-- ConfigError       (ValueError)     an invalid option, schema or configuration file
     |-- BrokerError       (RuntimeError)   a broker that cannot be started or reached
+    |   `-- TransactionLostError           a transaction that the broker has ended
     |-- TopicError        (RuntimeError)   a topic that is missing or has other settings than required
     |-- InputError        (OSError)        a log file that cannot be read
     |-- ChildError        (RuntimeError)   a child process that failed
@@ -14,7 +15,16 @@ Every message names the object, the value found, the value expected, and the rem
 
 from __future__ import annotations
 
-__all__ = ["BrokerError", "ChildError", "ConfigError", "InputError", "InvariantError", "StreamsError", "TopicError"]
+__all__ = [
+    "BrokerError",
+    "ChildError",
+    "ConfigError",
+    "InputError",
+    "InvariantError",
+    "StreamsError",
+    "TopicError",
+    "TransactionLostError",
+]
 
 
 class StreamsError(Exception):
@@ -27,6 +37,10 @@ class ConfigError(StreamsError, ValueError):
 
 class BrokerError(StreamsError, RuntimeError):
     """A broker that cannot be started or reached."""
+
+
+class TransactionLostError(BrokerError):
+    """A transaction that the broker has aborted: it stood still for too long, or another producer has its id."""
 
 
 class TopicError(StreamsError, RuntimeError):

@@ -74,6 +74,10 @@ class Topics:
         """What all processes of a prefix agree on: the agents' configuration, and the progress of replays."""
         return f"{self.prefix}.control"
 
+    def replay_id(self, name: str) -> str:
+        """The transactional id of the replay `name`; all begin with `replay_id("")`."""
+        return f"{self.prefix}.replay.{name}"
+
     @staticmethod
     def dead_letters(topic: str) -> str:
         """The topic of the invalid records of `topic`."""

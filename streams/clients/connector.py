@@ -41,10 +41,12 @@ class Connector(Protocol):
     def create_async_consumer(self) -> Any:
         """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading many records fast."""
 
-    def open_producer(self, *, delivery_timeout_s: float) -> Any:
+    def open_producer(self, *, delivery_timeout_s: float, transactional_id: str | None = None) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.
 
-        `send` accepts a record without key and value; `abandon` discards records that were not sent.
+        `send` accepts a record without key and value; `abandon` discards records that were not sent. With a
+        transactional id it also has the methods of transactions, of which a commit or abort takes `delivery_timeout_s`
+        at most, and `transaction_error`, the reason why no further transaction is possible, or None.
 
         Raises:
             BrokerError: no broker answers within 10 s.

@@ -28,19 +28,27 @@ class RecordProducer:
         connector: the broker.
         delivery_timeout_s: how long a record may take to be acknowledged, reconnecting included.
         max_in_flight: the largest number of unacknowledged records.
+        transactional_id: for `TransactionalProducer`.
 
     Raises:
         BrokerError: no broker answers within 10 s.
     """
 
     def __init__(
-        self, connector: Connector, *, delivery_timeout_s: float = 60.0, max_in_flight: int = MAX_IN_FLIGHT
+        self,
+        connector: Connector,
+        *,
+        delivery_timeout_s: float = 60.0,
+        max_in_flight: int = MAX_IN_FLIGHT,
+        transactional_id: str | None = None,
     ) -> None:
         self._servers = connector.bootstrap_servers
         self._delivery_timeout_s = delivery_timeout_s
         self._max_in_flight = max_in_flight
         self._waiting: deque[Any] = deque()
-        self._producer = connector.open_producer(delivery_timeout_s=delivery_timeout_s)
+        self._producer = connector.open_producer(
+            delivery_timeout_s=delivery_timeout_s, transactional_id=transactional_id
+        )
 
     def __enter__(self) -> RecordProducer:
         return self
