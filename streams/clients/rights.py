@@ -47,8 +47,8 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
 def require_rights(config: KafkaConfig, roles: Iterable[str], *, group: str | None = None) -> None:
     """Checks the rights of this user. Missing topics are left to other checks.
 
-    A right to transactional ids is checked where the id is first used, by `TransactionalProducer`. A group that does not
-    exist yet tells no more than that it may be described.
+    A right to transactional ids is checked where the id is first used, by `TransactionalProducer`. A group that does
+    not exist yet tells no more than that it may be described.
 
     Args:
         config: the broker.
