@@ -61,7 +61,7 @@ def command(
 
     Malformed lines are counted and sent to the dead letters (`hotstream dlq show clicks`). Ctrl-C and SIGTERM stop the
     replay between two batches. --resume with the same files and options continues it there, also after a crash, and
-    ends the run before if it is still alive. Rows are committed about twice a second in Kafka transactions; readers
+    ends the run before if it is still alive. Rows are committed about once a second in Kafka transactions; readers
     of committed records (`isolation.level=read_committed`) get each row once.
 
     \b

@@ -33,6 +33,9 @@ __all__ = ["ReplayCounts", "replay_logs"]
 
 logger = logging.getLogger(__name__)
 
+_TRANSACTION_S = 1.0  # a commit takes about 40 ms on Apache Kafka, in which nothing is sent
+_PACED_TRANSACTION_S = 0.25  # readers are so late at most
+
 
 @dataclass(kw_only=True)
 class ReplayCounts:
@@ -72,7 +75,7 @@ def replay_logs(
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[ReplayCounts], None] = lambda _: None,
     delivery_timeout_s: float = 60.0,
-    transaction_s: float = 0.5,
+    transaction_s: float | None = None,
 ) -> ReplayCounts:
     """Sends the rows; returns when all are committed, or, if asked to stop, all those sent so far.
 
@@ -84,7 +87,8 @@ def replay_logs(
         should_stop: called between two batches.
         on_progress: called after each batch.
         delivery_timeout_s: how long a record or a commit may take.
-        transaction_s: the length of a transaction; before the pacer waits it ends earlier.
+        transaction_s: the length of a transaction, by default 1 s, and with a pace 0.25 s; before the pacer waits it
+            ends earlier.
 
     Raises:
         ConfigError: a file is missing or does not fit the schema.
@@ -94,6 +98,8 @@ def replay_logs(
         TopicError: a topic is missing, or the run cannot be resumed.
     """
     plan.check_files()
+    if transaction_s is None:
+        transaction_s = _TRANSACTION_S if plan.rate_rows_s is None and plan.speedup is None else _PACED_TRANSACTION_S
     replay = _Replay(connector, plan, should_stop, on_progress, transaction_s)
     resume = plan.resume
     try:
