@@ -3,6 +3,7 @@
     StreamsError
     |-- ConfigError       (ValueError)     an invalid option, schema or configuration file
     |-- BrokerError       (RuntimeError)   a broker that cannot be started or reached
+    |   `-- TransactionLostError           a transaction that the broker has ended
     |-- TopicError        (RuntimeError)   a topic that is missing or has other settings than required
     |-- FencedError       (RuntimeError)   another process has taken over what this one was writing
     |-- InputError        (OSError)        a log file that cannot be read
@@ -24,6 +25,7 @@ __all__ = [
     "InvariantError",
     "StreamsError",
     "TopicError",
+    "TransactionLostError",
 ]
 
 
@@ -37,6 +39,10 @@ class ConfigError(StreamsError, ValueError):
 
 class BrokerError(StreamsError, RuntimeError):
     """A broker that cannot be started or reached."""
+
+
+class TransactionLostError(BrokerError):
+    """A transaction that the broker has aborted: it stood still for too long, or another producer has its id."""
 
 
 class TopicError(StreamsError, RuntimeError):

@@ -97,6 +97,10 @@ class Topics:
         is_input = topic.split(".", maxsplit=1)[0] in ("clicks", "importance")
         return f"{self._source if is_input else self.prefix}.{topic}"
 
+    def replay_id(self, name: str) -> str:
+        """The transactional id of the replay `name`; all begin with `replay_id("")`."""
+        return f"{self.prefix}.replay.{name}"
+
     @staticmethod
     def dead_letters(topic: str) -> str:
         """The topic of the invalid records of `topic`."""

@@ -9,7 +9,15 @@ from dataclasses import replace
 from pathlib import Path
 
 from certificates import Authority, write
-from kafka.admin import ACL, ACLOperation, ACLPermissionType, KafkaAdminClient, ResourcePattern, ResourceType
+from kafka.admin import (
+    ACL,
+    ACLOperation,
+    ACLPermissionType,
+    ACLResourcePatternType,
+    KafkaAdminClient,
+    ResourcePattern,
+    ResourceType,
+)
 
 from streams.broker.apache import apache_command
 from streams.broker.process import BrokerProcess, free_port
@@ -56,6 +64,13 @@ class SecuredKafka:
             "sasl.mechanism": "PLAIN",
             "sasl.jaas.config": f'{_PLAIN} required username="{user}" password="{user}-{secret}";',
         } | {name.replace("_", "."): value for name, value in properties.items()}
+
+    def allow_transactions(self, prefix: str, *, user: str) -> None:
+        """Gives a user the transactional ids with a prefix."""
+        admin = KafkaAdminClient(bootstrap_servers=self.open_servers)
+        pattern = ResourcePattern(ResourceType.TRANSACTIONAL_ID, prefix, ACLResourcePatternType.PREFIXED)
+        admin.create_acls([ACL(f"User:{user}", "*", ACLOperation.WRITE, ACLPermissionType.ALLOW, pattern)])
+        admin.close()
 
     def allow(self, *rights: tuple[ACLOperation, ResourceType, str], user: str = "alice") -> None:
         """Gives a user rights; everything else stays forbidden."""

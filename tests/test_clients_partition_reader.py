@@ -92,9 +92,10 @@ def test_the_newest_record_comes_first(window):
         assert [record.offset for record in log.newest_first("t", 0, window=window)] == list(range(8, -1, -1))
 
 
-def test_a_log_that_does_not_grow_is_settled():
-    with open_partition_log(broker_with({0: 1})) as log:
-        log.settle("t", 3, still_s=0)
+def test_a_topic_is_empty_until_its_first_record():
+    for counts, is_empty in (({}, True), ({2: 1}, False), ({0: 3}, False)):
+        with open_partition_log(broker_with(counts)) as log:
+            assert log.is_empty("t") == is_empty
 
 
 def test_a_failed_broker_raises_a_broker_error():

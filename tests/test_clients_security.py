@@ -145,6 +145,19 @@ def test_a_command_without_a_right_ends_with_one_line(secured, topic_prefix, tmp
         assert f"READ on topic {topic_prefix}." in done.stderr
 
 
+def test_a_replay_without_the_right_to_its_transactional_id_names_it(secured, topic_prefix, tmp_path: Path):
+    topics = Topics(topic_prefix)
+    create_topics(KafkaConfig(bootstrap_servers=secured.open_servers, prefix=topic_prefix), topics.specs())
+    secured.allow(
+        *{(ACLOperation[right], ResourceType.TOPIC, f"{topic_prefix}.{topic}")
+          for topic, rights in ROLES["replay"].items() for right in rights}
+    )  # fmt: skip
+    log = write_criteo_log(tmp_path / "clicks.tsv", 5)
+    done = run_hotstream("replay", log, *options_of(secured, topic_prefix, tmp_path, "alice"))
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1), done.stderr
+    assert f"lacks WRITE on transactional id {topics.replay_id('')}" in done.stderr
+
+
 def test_each_role_runs_with_exactly_its_rights(secured, topic_prefix, tmp_path: Path):
     topics = Topics(topic_prefix)
     create_topics(KafkaConfig(bootstrap_servers=secured.open_servers, prefix=topic_prefix), topics.specs())
@@ -156,6 +169,7 @@ def test_each_role_runs_with_exactly_its_rights(secured, topic_prefix, tmp_path:
             user=user,
         )  # fmt: skip
     secured.allow((ACLOperation.READ, ResourceType.GROUP, topic_prefix), user="agent")
+    secured.allow_transactions(topics.replay_id(""), user="replay")
     log = write_criteo_log(tmp_path / "clicks.tsv", 500)
     options = {user: options_of(secured, topic_prefix, tmp_path, user) for user in ROLES}
     agent_options = ["--capacity", 100, "--signal", "frequency", "--group", topic_prefix, *options["agent"]]

@@ -98,7 +98,7 @@ def test_letters_go_to_their_records_partition_modulo_those_of_the_topic_and_bac
         for original in originals:
             letter = dead_letters.reject(original, "reason")
             producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
-        line = dead_letters.reject_line("t", b"raw", file="f", line=1, error="e", message="m", headers=())
+        line = dead_letters.reject_line("t", b"raw", file="f", line=1, error="e", message="m")
         producer.send(line.topic, line.partition, line.value, line.headers, key=line.key)
     assert [letter.origin for letter in read_dead_letters(broker, "t")] == ["t[4]@11", "f:1", "t[3]@10", "t[1]@12"]
     assert resend(broker, "t") == Resent(sent=2, left=1, cut=1)

@@ -26,8 +26,8 @@ from streams.records import (
     DeadLetter,
     Digest,
     ImportanceBatch,
-    Mark,
     OtherKind,
+    ReplayProgress,
     ShardMetrics,
     SnapshotReader,
     TrainerMetrics,
@@ -35,11 +35,13 @@ from streams.records import (
     decode_clicks,
     decode_importance,
     decode_metrics,
+    decode_progress,
     encode_assignment,
     encode_clicks,
     encode_digest,
     encode_importance,
     encode_metrics,
+    encode_progress,
     write_snapshot,
 )
 from streams.records.arrow_messages import MAX_UNPACKED_BYTES
@@ -138,9 +140,9 @@ CASES: dict[str, tuple[tuple[Any, Any, Any], Decode]] = {
     "trainer-metrics": ((None, *encode_metrics(TRAINER)), lambda _, value, _named: decode_metrics(value)),
     "manifest": ((CLOSING[1].key, CLOSING[1].value, CLOSING[1].headers), read_snapshot),
     "chunk": ((b"3/B/0", CLOSING[0][0].value, CLOSING[0][0].headers), read_snapshot),
-    "mark": (
-        (None, b"", Mark(replay="r", run=1, batch=2).headers()),
-        lambda _key, _value, named: Mark.read(named) or BadRecord("-"),
+    "replay": (
+        (*encode_progress("00ff", ReplayProgress(run=1, process="ab", batch=2)), []),
+        lambda _key, value, _named: decode_progress(value),
     ),
     "letter": (
         (b"k", b"v", [("dlq-topic", b"t"), ("dlq-partition", b"1"), ("dlq-offset", b"2"), ("dlq-time-ms", b"3")]),
@@ -149,7 +151,7 @@ CASES: dict[str, tuple[tuple[Any, Any, Any], Decode]] = {
 }
 DECODED = (
     Assignment | Digest | OtherKind | BadRecord | ClickBatch | ImportanceBatch
-    | AgentMetrics | TrainerMetrics | Mark | DeadLetter
+    | AgentMetrics | TrainerMetrics | ReplayProgress | DeadLetter
 )  # fmt: skip
 
 

@@ -52,6 +52,8 @@ def cli(verbose: bool) -> None:
         stream=sys.stderr,
     )
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("kafka.producer.transaction_manager").setLevel(logging.CRITICAL)  # it also raises what it logs
+    logging.getLogger("kafka.producer.sender").addFilter(lambda record: "due to fatal error" not in str(record.msg))
     logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
 
 

@@ -106,11 +106,11 @@ class KafkaConfig:
 
         return kafka_clients.create_async_consumer(self)
 
-    def open_producer(self) -> Any:
+    def open_producer(self, *, transactional_id: str | None = None) -> Any:
         """See `Connector.open_producer`."""
         from streams.clients import kafka_clients  # noqa: PLC0415
 
-        return kafka_clients.open_producer(self)
+        return kafka_clients.open_producer(self, transactional_id=transactional_id)
 
     def create_batch_producer(self) -> Any:
         """See `Connector.create_batch_producer`."""

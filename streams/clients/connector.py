@@ -47,11 +47,13 @@ class Connector(Protocol):
     def create_async_consumer(self) -> Any:
         """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading many records fast."""
 
-    def open_producer(self) -> Any:
+    def open_producer(self, *, transactional_id: str | None = None) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.
 
         It sends a record again until it is acknowledged or refused. `send` accepts a record without key and value;
-        `abandon` discards records that were not sent.
+        `abandon` discards records that were not sent. With a transactional id it also has the methods of transactions,
+        which wait for the broker as `waits` allows, and `transaction_error`, the reason why no further transaction is
+        possible, or None.
 
         Raises:
             BrokerError: no broker answers within 10 s.

@@ -13,7 +13,7 @@ from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
-from streams.records import DeadLetter, Headers, write_letter, write_line_letter
+from streams.records import DeadLetter, write_letter, write_line_letter
 from streams.topics import Topics
 
 __all__ = ["AddressedLetter", "DeadLetterTopics", "Resent", "read_dead_letters", "resend"]
@@ -63,13 +63,9 @@ class DeadLetterTopics:
         partition = record.partition % self._partitions[record.topic]
         return AddressedLetter(Topics.dead_letters(record.topic), partition, *letter)
 
-    def reject_line(
-        self, topic: str, raw: bytes, *, file: str, line: int, error: str, message: str, headers: Headers
-    ) -> AddressedLetter:
+    def reject_line(self, topic: str, raw: bytes, *, file: str, line: int, error: str, message: str) -> AddressedLetter:
         """The letter of a line of a log file that would have become part of a record of `topic`."""
-        letter = write_line_letter(
-            raw, file=file, line=line, error=error, message=message, time_ms=self._clock_ms(), headers=headers
-        )
+        letter = write_line_letter(raw, file=file, line=line, error=error, message=message, time_ms=self._clock_ms())
         return AddressedLetter(Topics.dead_letters(topic), 0, *letter)
 
 

@@ -28,13 +28,15 @@ from __future__ import annotations
 import threading
 import time
 from bisect import bisect_left
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
 
 from streams.clients.in_memory_clients import Admin, AsyncConsumer, BatchProducer, Consumer, Producer
+from streams.clients.in_memory_transactions import TransactionalProducer, Transactions
 from streams.errors import ConfigError
 from streams.telemetry.broker_waits import BrokerWaits
 
@@ -81,12 +83,19 @@ class Partition:
         begin: the first offset of the log; compaction may have removed its record.
         end: the offset of the next record to be stored.
         last_batch: the offset of the first record of the last batch.
+        open: the offsets of the records of each open transaction, by transactional id.
     """
 
     records: list[Record] = field(default_factory=list)
     begin: int = 0
     end: int = 0
     last_batch: int = 0
+    open: dict[str, list[int]] = field(default_factory=dict)
+
+    @property
+    def stable_end(self) -> int:
+        """The offset of the first record that is not decided yet; readers get the records before it."""
+        return min((offsets[0] for offsets in self.open.values()), default=self.end)
 
 
 @dataclass(kw_only=True)
@@ -104,8 +113,9 @@ Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes]], int | None
 class InMemoryBroker:
     """Topics in memory, with clients that behave like those of kafka-python and aiokafka.
 
-    Guarantees: the records of a partition have offsets 0, 1, 2, ...; a batch is stored whole or not at all; all methods
-    of the broker and its clients are thread-safe. A `poll` never waits, whatever its timeout.
+    Guarantees: the records of a partition have offsets 0, 1, 2, ..., of which the end of a transaction takes one; a
+    batch is stored whole or not at all; all methods of the broker and its clients are thread-safe. A `poll` never
+    waits, whatever its timeout. Readers get committed records only, and none behind an open transaction.
 
     Args:
         topics: partitions by topic name; `create_topics` of `streams.clients.admin` works as well.
@@ -117,6 +127,8 @@ class InMemoryBroker:
     Attributes:
         num_sent: records sent and stored so far, without copies.
         crash_points: `num_sent` before each request so far; pass these to `fail_after` to fail at every request.
+            The end of a transaction is a request, and counts as a record.
+        transactions: the transactional ids and their transactions.
         topics: the partitions of each topic.
     """
 
@@ -143,6 +155,7 @@ class InMemoryBroker:
         self.generation = 0
         self._clock_ms = clock_ms
         self._fault: _Fault | None = None
+        self.transactions = Transactions(self)
         for name, partitions in (topics or {}).items():
             self.add_topic(name, partitions)
 
@@ -160,9 +173,9 @@ class InMemoryBroker:
     # ---- for tests -------------------------------------------------------------------------------------------------
 
     def records(self, topic: str, partition: int = 0) -> list[Record]:
-        """The present records of a partition, oldest first."""
+        """The present records of a partition that readers get, oldest first."""
         with self.lock:
-            return list(self.partition(topic, partition).records)
+            return self.fetch(topic, partition, 0, self.partition(topic, partition).end)
 
     def fail_now(self) -> None:
         """Makes all open clients fail from now on."""
@@ -206,8 +219,11 @@ class InMemoryBroker:
         """Keeps only the last record of each key, as compaction does at its most thorough (tombstones stay)."""
         with self.lock:
             for log in self.topics[topic]:
-                newest = {record.key: record.offset for record in log.records}
-                log.records = [record for record in log.records if record.offset == newest[record.key]]
+                end = log.stable_end  # Kafka compacts no further, either
+                newest = {record.key: record.offset for record in log.records if record.offset < end}
+                log.records = [
+                    record for record in log.records if record.offset >= end or record.offset == newest[record.key]
+                ]
 
     # ---- a `Connector` ---------------------------------------------------------------------------------------------
 
@@ -222,9 +238,9 @@ class InMemoryBroker:
         """See `Connector.create_async_consumer`."""
         return AsyncConsumer(self)
 
-    def open_producer(self) -> Producer:
+    def open_producer(self, *, transactional_id: str | None = None) -> Producer:
         """See `Connector.open_producer`."""
-        return Producer(self)
+        return Producer(self) if transactional_id is None else TransactionalProducer(self, transactional_id)
 
     def create_batch_producer(self) -> BatchProducer:
         """See `Connector.create_batch_producer`."""
@@ -265,24 +281,38 @@ class InMemoryBroker:
             InterruptionError: this request alone fails on demand.
             UnknownTopicOrPartitionError: topic or partition does not exist.
         """
-        with self.lock:
-            self.check(generation)
-            log, fault = self.partition(topic, partition), self._fault
-            self.crash_points.append(self.num_sent)
-            is_due = fault is not None and self.num_sent + len(items) > fault.records
-            kind = fault.kind if fault is not None and is_due else None
-            if fault is not None and is_due:
-                fault.times -= 1
-                self._fault = fault if fault.times > 0 else None
-            if kind == "lose record":
-                raise self._failure(fault, is_stored=False)
+        with self.requested(generation, len(items)) as kind:
+            log = self.partition(topic, partition)
             first = self._store(log, topic, partition, items)
-            self.num_sent += len(items)
             if kind == "store twice":
                 self._store(log, topic, partition, items)
+            return first
+
+    @contextmanager
+    def requested(self, generation: int, records: int) -> Iterator[str | None]:
+        """Runs the `with` block as one request, under the lock; returns the kind of the fault that happens at it.
+
+        Raises:
+            CrashError: this request, or an earlier one, fails on demand.
+        """
+        with self.lock:
+            self.check(generation)
+            self.crash_points.append(self.num_sent)
+            kind, fault = self._due_fault(records)
+            if kind == "lose record":
+                raise self._failure(fault, is_stored=False)
+            yield kind
+            self.num_sent += records
             if kind == "lose acknowledgement":
                 raise self._failure(fault, is_stored=True)
-            return first
+
+    def _due_fault(self, records: int) -> tuple[str | None, _Fault | None]:
+        fault = self._fault
+        if fault is None or self.num_sent + records <= fault.records:
+            return None, None
+        fault.times -= 1
+        self._fault = fault if fault.times > 0 else None
+        return fault.kind, fault
 
     def _failure(self, fault: _Fault | None, *, is_stored: bool) -> KafkaError:
         if fault is not None and fault.times >= 0:  # counted down from `times`, 1 at least
@@ -299,15 +329,16 @@ class InMemoryBroker:
         return log.last_batch
 
     def fetch(self, topic: str, partition: int, offset: int, limit: int) -> list[Record]:
-        """At most `limit` records from an offset on."""
-        records = self.partition(topic, partition).records
-        first = bisect_left(records, offset, key=lambda record: record.offset)
-        return records[first : first + limit]
+        """At most `limit` records from an offset on, up to the first that is not decided yet."""
+        log = self.partition(topic, partition)
+        first, end = (bisect_left(log.records, bound, key=lambda record: record.offset)
+                      for bound in (offset, log.stable_end))  # fmt: skip
+        return log.records[first : min(end, first + limit)]
 
     def listed_end(self, topic: str, partition: int) -> int:
         """The end offset that `end_offsets` returns."""
         log = self.partition(topic, partition)
-        return log.last_batch if self.lists_last_batch else log.end
+        return min(log.last_batch, log.stable_end) if self.lists_last_batch else log.stable_end
 
     def create(self, wanted: Mapping[str, Mapping[str, Any]]) -> None:
         """Creates topics from the arguments of `KafkaAdminClient.create_topics`."""

@@ -148,7 +148,7 @@ class Consumer(_Client):
                     fetched[partition] = records
                     self._positions[partition] = records[-1].offset + 1
                 elif room:
-                    self._positions[partition] = log.end  # compaction has removed the rest
+                    self._positions[partition] = max(start, log.stable_end)  # compaction has removed the rest
             return fetched
 
     def _next_turn(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:

@@ -73,19 +73,11 @@ class PartitionLog:
         )
         return [end if found[log] is None else found[log].offset for log, (_, end) in zip(logs, bounds, strict=True)]
 
-    def settle(self, topic: str, partitions: int, *, still_s: float = 0.3) -> None:
-        """Waits until the ends no longer change: a killed producer may have requests in flight.
-
-        Raises:
-            BrokerError: the ends still change after 30 s.
-        """
-        bounds, deadline_s = self.all_bounds(topic, partitions), time.monotonic() + STALL_S
-        while time.monotonic() < deadline_s:
-            time.sleep(still_s)
-            before, bounds = bounds, self.all_bounds(topic, partitions)
-            if bounds == before:
-                return
-        raise BrokerError(f"{self._servers}: {topic} still grows after {STALL_S:.0f} s; stop its writers, then resume")
+    def is_empty(self, topic: str) -> bool:
+        """Whether a topic never had a record that is visible; needs no right to read it."""
+        numbers = self._consumer.partitions_for_topic(topic) or ()
+        logs = [TopicPartition(topic, number) for number in numbers]
+        return not any(ask(self._consumer.end_offsets, logs, self._waits).values())
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Any]:
         """The records with offsets from `start` to `end` - 1, in order.

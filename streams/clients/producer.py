@@ -47,16 +47,19 @@ class RecordProducer:
     Args:
         connector: the broker.
         max_in_flight: the largest number of unacknowledged records.
+        transactional_id: for `TransactionalProducer`.
 
     Raises:
         BrokerError: no broker answers within 10 s.
     """
 
-    def __init__(self, connector: Connector, *, max_in_flight: int = MAX_IN_FLIGHT) -> None:
+    def __init__(
+        self, connector: Connector, *, max_in_flight: int = MAX_IN_FLIGHT, transactional_id: str | None = None
+    ) -> None:
         self._connector = connector
         self._max_in_flight = max_in_flight
         self._waiting: deque[_Sent] = deque()
-        self._producer = connector.open_producer()
+        self._producer = connector.open_producer(transactional_id=transactional_id)
 
     def __enter__(self) -> RecordProducer:
         return self

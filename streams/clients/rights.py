@@ -16,8 +16,11 @@ __all__ = ["ROLES", "require_rights"]
 
 # role -> topic without prefix -> the operations that it needs; each implies DESCRIBE
 ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
-    "replay": {"clicks": frozenset({"READ", "WRITE"}), "clicks.dlq": frozenset({"WRITE"})},
-    "resume": {"clicks.dlq": frozenset({"READ"})},
+    "replay": {
+        "clicks": frozenset({"WRITE"}),
+        "clicks.dlq": frozenset({"WRITE"}),
+        "control": frozenset({"READ", "WRITE"}),
+    },
     "agent": {
         "importance": frozenset({"READ"}),
         "assignments": frozenset({"READ", "WRITE"}),
@@ -53,7 +56,8 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
 def require_rights(config: KafkaConfig, roles: Iterable[str], *, group: str | None = None) -> None:
     """Checks the rights of this user. Missing topics are left to other checks.
 
-    A group that does not exist yet tells no more than that it may be described.
+    A right to transactional ids is checked where the id is first used, by `TransactionalProducer`. A group that does
+    not exist yet tells no more than that it may be described.
 
     Args:
         config: the broker.

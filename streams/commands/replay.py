@@ -13,7 +13,8 @@ from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
-from streams.replay.sender import ReplayCounts, ReplayPlan, replay_logs
+from streams.replay.plan import ReplayPlan
+from streams.replay.sender import ReplayCounts, replay_logs
 
 __all__ = ["command"]
 
@@ -39,7 +40,9 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
 @click.option("--limit", type=int, metavar="LINES", help="Stop after this number of lines of all files together.")
 @click.option("--loop", is_flag=True, help="Start again with the first file after the last one.")
 @click.option("--batch-rows", type=int, default=2048, show_default=True, metavar="LINES", help="Lines per record.")
-@click.option("--resume", is_flag=True, help="Continue an interrupted replay of the same files; sends every row once.")
+@click.option(
+    "--resume", is_flag=True, help="Continue the last run with the same files and options: every row is sent once."
+)
 @kafka_options
 @json_option
 def command(
@@ -57,7 +60,9 @@ def command(
     """Send click logs (plain, gzip, zstd or Parquet) to the clicks topic, in the order given.
 
     Malformed lines are counted and sent to the dead letters (`hotstream dlq show clicks`). Ctrl-C and SIGTERM stop the
-    replay between two batches. --resume with the same files and options continues it there, also after a crash.
+    replay between two batches. --resume with the same files and options continues it there, also after a crash, and
+    ends the run before if it is still alive. Rows are committed about once a second in Kafka transactions; readers
+    of committed records (`isolation.level=read_committed`) get each row once.
 
     \b
         hotstream replay train.txt.gz --rate 20000
@@ -76,8 +81,7 @@ def command(
         resume=resume,
     )
     plan.check_files()  # before --broker starts a broker
-    roles = ["replay", "resume"] if resume else ["replay"]
-    with open_kafka(roles=roles, should_stop=lambda: request.is_made, **kafka) as config:
+    with open_kafka(roles=["replay"], should_stop=lambda: request.is_made, **kafka) as config:
         started_s = time.perf_counter()
         with request.listening(), show_progress("replay") as show:
 

@@ -35,7 +35,7 @@ from streams.records.metrics import (
     decode_metrics,
     encode_metrics,
 )
-from streams.records.replay_mark import Mark
+from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
 
 __all__ = [
@@ -44,6 +44,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
+    "REPLAY_KEY",
     "VERSION",
     "AgentConfiguration",
     "AgentMetrics",
@@ -59,9 +60,9 @@ __all__ = [
     "ImportanceBatch",
     "Letter",
     "Manifest",
-    "Mark",
     "Metrics",
     "OtherKind",
+    "ReplayProgress",
     "ShardMetrics",
     "SnapshotReader",
     "SnapshotRecord",
@@ -72,6 +73,7 @@ __all__ = [
     "decode_configuration",
     "decode_importance",
     "decode_metrics",
+    "decode_progress",
     "encode_assignment",
     "encode_claim",
     "encode_clicks",
@@ -79,6 +81,7 @@ __all__ = [
     "encode_digest",
     "encode_importance",
     "encode_metrics",
+    "encode_progress",
     "find_invalid",
     "has_foreign_key",
     "header_int",

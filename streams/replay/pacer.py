@@ -18,6 +18,7 @@ _MAX_NAP_S = 0.1
 _MAX_BACKLOG_S = 1.0
 _MAX_JUMP_MS = 86_400_000
 _LONG_WAIT_S = 10.0
+_NOTICEABLE_WAIT_S = 0.02
 
 
 class Pacer:
@@ -35,6 +36,7 @@ class Pacer:
         clock: monotonic time in seconds.
         sleep: waits for a number of seconds.
         should_stop: called at least ten times a second while waiting.
+        before_wait: called before a wait of more than 20 ms.
     """
 
     def __init__(
@@ -45,12 +47,14 @@ class Pacer:
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
         should_stop: Callable[[], bool] = lambda: False,
+        before_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._rate_rows_s = rate_rows_s
         self._speedup = speedup
         self._clock = clock
         self._sleep = sleep
         self._should_stop = should_stop
+        self._before_wait = before_wait
         self._due_s: float | None = None
         self._events = EventClock(_MAX_JUMP_MS)
         self._start: tuple[float, int] | None = None  # clock and event time of the first batch
@@ -66,6 +70,8 @@ class Pacer:
                 "%s: waits %.0f s for the pace of the log (event time %s)",
                 name, due_s - self._clock(), np.datetime64(event_time_ms, "ms"),
             )  # fmt: skip
+        if due_s - self._clock() > _NOTICEABLE_WAIT_S:
+            self._before_wait()
         while not self._should_stop():
             left_s = due_s - self._clock()
             if left_s <= 0:

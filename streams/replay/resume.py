@@ -1,163 +1,116 @@
-"""Finds the point to resume a replay from in the topic itself, whose records name their lines.
+"""Where a replay stands: its record in the control topic, which each of its transactions renews beside the rows.
 
-Batch i goes to partition i mod P, and at most `MAX_IN_FLIGHT` records are unacknowledged at any moment. So each
-partition has all batches but possibly some of the last few, which are checked one by one:
-
-    partition 0   0  4  8  12 ... 396 400     408      404 never arrived: it is sent again, 408 is not
-                                  `-------------'      the last few: read back
-
-The name of a replay depends on all that determines its batches (schema, files, batch size, partitions); a run is
-identified by its start. A topic may hold several runs of a replay; only the newest one is resumed.
+The producer of a replay has the replay's name as its transactional id, so what this reads after the producer was opened
+is final: the run before can neither commit nor send any more.
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import logging
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import replace
 
-from streams.clients.partition_reader import PartitionLog
-from streams.clients.producer import MAX_IN_FLIGHT
+from streams.clients.admin import connect_admin
+from streams.clients.connector import Connector
+from streams.clients.partition_reader import open_partition_log
 from streams.errors import TopicError
-from streams.logs.schema import LogSchema
-from streams.records import Mark, header_int
+from streams.records import REPLAY_KEY, BadRecord, ReplayProgress, decode_progress
+from streams.topics import Topics
 
-__all__ = ["ResumePoint", "find_resume_point", "name_replay", "newest_marks"]
+__all__ = ["find_start", "is_newest"]
 
 logger = logging.getLogger(__name__)
 
-# A batch that is sent again follows at most 2 * MAX_IN_FLIGHT later ones; twice that leaves a margin.
-_READ_BACK = 4 * MAX_IN_FLIGHT
-_CLOCK_SLACK_MS = 600_000  # the largest expected difference between the clocks of writers
-_LETTER_WINDOW = 1024
 
-
-def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, partitions: int) -> str:
-    """16 hex digits that identify the assignment of rows to batches and partitions.
-
-    Files are identified by name and size, not by content.
-    """
-    files = [[path.name, path.stat().st_size] for path in paths]
-    content = json.dumps([schema.fingerprint(), files, batch_rows, partitions])
-    return hashlib.sha256(content.encode()).hexdigest()[:16]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ResumePoint:
-    """The lines of a replay that the topics already hold.
-
-    Attributes:
-        run: the run to resume.
-        floors: (P,) the topic has every batch of partition p below floors[p].
-        last_lines: the last line in the topic, of each further batch that the topic has.
-        letter_batch: the dead-letter topic has all letters of the batches below this one.
-        letter_lines: the lines of this batch whose letters it has.
-    """
-
-    run: int
-    floors: tuple[int, ...]
-    last_lines: Mapping[int, int] = field(default_factory=dict)
-    letter_batch: int = 0
-    letter_lines: frozenset[int] = frozenset()
-
-    def line_done(self, batch: int, last_line: int) -> int:
-        """The last line of a batch (which ends at `last_line`) that the topic has; 0 if it has none."""
-        if batch < self.floors[batch % len(self.floors)]:
-            return last_line
-        return self.last_lines.get(batch, 0)
-
-    def has_letter(self, batch: int, line: int) -> bool:
-        """Whether the dead-letter topic has the letter of this line."""
-        return batch < self.letter_batch or (batch == self.letter_batch and line in self.letter_lines)
-
-    @property
-    def first_open_batch(self) -> int:
-        """The topic has every batch below this one."""
-        return min(self.floors)
-
-
-def newest_marks(log: PartitionLog, topic: str, partitions: int) -> list[Mark | None]:
-    """The mark of the newest record of each partition; reads one record of each."""
-    newest = (next(log.newest_first(topic, partition, window=1), None) for partition in range(partitions))
-    return [None if record is None else Mark.read(record.headers) for record in newest]
-
-
-def find_resume_point(
-    log: PartitionLog, topic: str, dead_letters: str, partitions: int, replay: str
-) -> ResumePoint | None:
-    """Where the newest run of a replay stands; None if the topic holds no record of any replay.
-
-    Reads the ends of the partitions, and more of them only where other writers' records stand in between.
+def find_start(connector: Connector, name: str, *, process: str, resume: bool) -> ReplayProgress:
+    """The progress that a process with the id `process` begins from: that of a new run, or of the run to resume.
 
     Raises:
-        BrokerError: the topic cannot be read.
-        TopicError: the newest records are of other replays.
+        BrokerError: the topics cannot be read.
+        TopicError: the run to resume is not known, or the clicks topic is not the one that it wrote to.
     """
-    log.settle(topic, partitions)
-    newest = [next(_marked(log, topic, partition), None) for partition in range(partitions)]
-    found = [mark for mark, _ in filter(None, newest)]
-    runs = [mark.run for mark in found if mark.replay == replay]
-    if not found:
-        return None
-    if not runs:
+    topics = Topics(connector.prefix)
+    found, topic_id = _read_all(connector), _topic_id(connector, topics.clicks)
+    last = _decode(name, found)
+    if not resume:
+        return _begin(topics.clicks, last, ReplayProgress(run=1, process=process, topic_id=topic_id))
+    if last is None:
+        _require_first_run(connector, topics.clicks, bool(found))
+        return ReplayProgress(run=1, process=process, topic_id=topic_id)
+    if isinstance(last, BadRecord):
         raise TopicError(
-            f"--resume: the newest records of {topic!r} are of another replay (other files, schema, --batch-rows or "
-            "number of partitions); give the same files and options as before, or leave --resume out to append"
+            f"--resume: the record of this replay in {topics.control!r} is malformed ({last.reason}), so the rows that "
+            "are missing are not known; leave --resume out to send all rows"
         )
-    run = max(runs)
-    floors: list[int] = []
-    last_lines: dict[int, int] = {}
-    for partition in range(partitions):
-        there = _read_back(log, topic, partition, replay, run)
-        is_all = len(there) < _READ_BACK
-        floors.append(0 if is_all else min(batch for batch, _ in there[:MAX_IN_FLIGHT]))
-        for batch, last_line in there:
-            last_lines[batch] = max(last_line, last_lines.get(batch, 0))
-    letter_batch, letter_lines = _letters(log, dead_letters, replay, run)
-    return ResumePoint(
-        run=run,
-        floors=tuple(floors),
-        last_lines=last_lines,
-        letter_batch=letter_batch,
-        letter_lines=letter_lines,
-    )
+    if last.topic_id != topic_id:
+        raise TopicError(
+            f"--resume: topic {topics.clicks!r} was deleted and created again (id {topic_id}, expected "
+            f"{last.topic_id}), so the rows of the run to resume are gone; leave --resume out to send all rows"
+        )
+    logger.info("--resume: continuing run %d after %d lines", last.run, last.read)
+    return replace(last, process=process)
 
 
-def _marked(
-    log: PartitionLog, topic: str, partition: int, *, since_ms: int = 0, window: int = 1
-) -> Iterator[tuple[Mark, Any]]:
-    """The records of a partition that have a replay's mark, newest first, with their marks."""
-    for record in log.newest_first(topic, partition, window=window):
-        if 0 <= record.timestamp < since_ms:
-            return
-        mark = Mark.read(record.headers)
-        if mark is not None:
-            yield mark, record
+def _begin(topic: str, last: ReplayProgress | BadRecord | None, first: ReplayProgress) -> ReplayProgress:
+    """The beginning of a new run."""
+    if not isinstance(last, ReplayProgress):
+        return first
+    if last.read:
+        logger.warning(
+            "%s already holds rows of these files and will hold them twice (--resume continues instead)", topic
+        )
+    return replace(first, run=last.run + 1)
 
 
-def _read_back(log: PartitionLog, topic: str, partition: int, replay: str, run: int) -> list[tuple[int, int]]:
-    """(batch, last line) of the newest `_READ_BACK` records of a run in a partition, newest first."""
-    there = []
-    since_ms = run - _CLOCK_SLACK_MS
-    for mark, record in _marked(log, topic, partition, since_ms=since_ms, window=_READ_BACK):
-        if mark.replay == replay and mark.run == run:
-            there.append((mark.batch, header_int(dict(record.headers), "last-row")))
-            if len(there) == _READ_BACK:
-                break
-    return there
+def is_newest(connector: Connector, name: str, process: str) -> bool:
+    """Whether the newest committed progress of a replay is that of a process.
+
+    Raises:
+        BrokerError: the control topic cannot be read.
+    """
+    last = _decode(name, _read_all(connector))
+    return isinstance(last, ReplayProgress) and last.process == process
 
 
-def _letters(log: PartitionLog, topic: str, replay: str, run: int) -> tuple[int, frozenset[int]]:
-    """The newest batch of a run with dead letters, and the lines of its letters in the topic."""
-    newest, lines = 0, set()
-    for mark, record in _marked(log, topic, 0, since_ms=run - _CLOCK_SLACK_MS, window=_LETTER_WINDOW):
-        if mark.replay == replay and mark.run == run:
-            newest = max(newest, mark.batch)
-            if mark.batch < newest:
-                break
-            lines.add(header_int(dict(record.headers), "dlq-line"))
-    return newest, frozenset(lines)
+def _read_all(connector: Connector) -> dict[bytes, bytes | None]:
+    """The values of all replays' records by key; reads to the end, also if another transaction must end before."""
+    control = Topics(connector.prefix).control
+    with open_partition_log(connector) as log:
+        return {
+            record.key: record.value
+            for record in log.read(control, 0, *log.bounds(control, 0))
+            if record.key is not None and record.key.startswith(REPLAY_KEY)
+        }
+
+
+def _decode(name: str, values: dict[bytes, bytes | None]) -> ReplayProgress | BadRecord | None:
+    value = values.get(REPLAY_KEY + name.encode())
+    return None if value is None else decode_progress(value)
+
+
+def _require_first_run(connector: Connector, topic: str, has_others: bool) -> None:
+    """Checks that no run of this replay can have sent rows.
+
+    Raises:
+        TopicError: other replays have run, or the topic has records of which nothing is known.
+    """
+    if has_others:
+        raise TopicError(
+            f"--resume: only other replays have run on {topic!r} (other files, schema, --batch-rows or number of "
+            "partitions); give the same files and options as before, or leave --resume out to append"
+        )
+    with open_partition_log(connector) as log:
+        is_empty = log.is_empty(topic)
+    if not is_empty:
+        raise TopicError(
+            f"--resume: {topic!r} has records, but {Topics(connector.prefix).control!r} none on how far a replay is "
+            "(another program or an older hotstream wrote them), so the rows that are missing are not known; leave "
+            "--resume out to send all rows, or delete the topic and run `hotstream topics create`"
+        )
+    logger.info("--resume: no run to resume; starting with the first row")
+
+
+def _topic_id(connector: Connector, topic: str) -> str:
+    """The id of a topic, which a topic created again under its name does not have; empty if the broker has no ids."""
+    with connect_admin(connector) as admin:
+        [described] = admin.describe_topics([topic])
+    return str(described.get("topic_id") or "")

@@ -1,90 +1,45 @@
 """Replays click logs into the clicks topic; stopped at any moment and resumed, it sends every row exactly once.
 
-    file -> blocks of N lines -> batch i -> partition i mod P        (bad lines -> dead letters, before the batch)
+    file -> blocks of N lines -> batch i -> partition i mod P        (bad lines -> dead letters)
+            '-- a transaction: batches, their dead letters, and the progress that they make --'
 
-Each record's headers name its file and lines, so `resume` finds the point to continue from in the topic. Rows of a log
-without a time column get the time of sending as their event time.
+Rows of a log without a time column get the time of sending as their event time.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+import uuid
+from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
-from streams.clients.partition_reader import open_partition_log
-from streams.clients.producer import RecordProducer
-from streams.errors import BrokerError, ConfigError
-from streams.logs.log_rows import BadLine
-from streams.logs.reader import LogBlock, check_logs, read_log
-from streams.logs.schema import LogSchema
-from streams.records import ARROW, MAX_RECORD_BYTES, MAX_ROWS, VERSION, Mark, encode_clicks
+from streams.clients.transactions import TransactionalProducer
+from streams.errors import BrokerError, InputError, TransactionLostError
+from streams.logs.reader import LogBlock, read_log
+from streams.records import ClickBatch, ReplayProgress
+from streams.replay.batch_writer import BatchWriter
 from streams.replay.pacer import Pacer
-from streams.replay.resume import ResumePoint, find_resume_point, name_replay, newest_marks
+from streams.replay.plan import ReplayPlan, name_replay
+from streams.replay.resume import find_start, is_newest
 from streams.topics import Topics
 
-__all__ = ["ReplayCounts", "ReplayPlan", "replay_logs"]
+__all__ = ["ReplayCounts", "replay_logs"]
 
 logger = logging.getLogger(__name__)
 
-_LETTERS_IN_FLIGHT = 256
-_ROOM_FOR_HEADERS_BYTES = 1 << 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplayPlan:
-    """The files of a replay, and how to send them.
-
-    Args:
-        paths: the files, in order.
-        schema: the schema of the files.
-        batch_rows: lines a record.
-        rate_rows_s: rows a second; None for as fast as possible.
-        speedup: seconds of event time a second, which needs a time column; None for as fast as possible.
-        limit_rows: the number of lines, good and bad, to stop after, counted from the beginning of the first file.
-        loop: whether to start over after the last file, until stopped or at the limit.
-        resume: whether to continue the newest run of the same replay.
-    """
-
-    paths: tuple[Path, ...]
-    schema: LogSchema
-    batch_rows: int = 2048
-    rate_rows_s: float | None = None
-    speedup: float | None = None
-    limit_rows: int | None = None
-    loop: bool = False
-    resume: bool = False
-
-    def __post_init__(self) -> None:
-        if not self.paths:
-            raise ConfigError("files: got none, expected at least one click log")
-        row_bytes = 9 + 4 * len(self.schema.dense) + 8 * len(self.schema.categorical)
-        most = min(MAX_ROWS, (MAX_RECORD_BYTES - _ROOM_FOR_HEADERS_BYTES) // row_bytes)
-        if not 1 <= self.batch_rows <= most:
-            raise ConfigError(f"--batch-rows: got {self.batch_rows}, expected 1 to {most} for {self.schema}")
-        for name, value in (("rate", self.rate_rows_s), ("speedup", self.speedup), ("limit", self.limit_rows)):
-            if value is not None and not 0 < value < float("inf"):
-                raise ConfigError(f"--{name}: got {value}, expected more than 0")
-        if self.speedup is not None and self.schema.time is None:
-            raise ConfigError(f"--speedup: {self.schema} has no time column; use --rate, or name its time column")
-        if self.speedup is not None and self.rate_rows_s is not None:
-            raise ConfigError("--rate and --speedup: got both, expected one of them")
-
-    def check_files(self) -> None:
-        """Checks the files before a connection to a broker is made; raises as `check_logs` does."""
-        check_logs(self.paths, self.schema)
+_TRANSACTION_S = 1.0  # a commit takes about 40 ms on Apache Kafka, in which nothing is sent
+_PACED_TRANSACTION_S = 0.25  # readers are so late at most
 
 
 @dataclass(kw_only=True)
 class ReplayCounts:
-    """The progress of a replay; `read` = `sent` + `bad` + `skipped` once it has ended.
+    """The progress of a replay; `read` = `sent` + `bad` + `skipped`.
 
     Attributes:
         read: lines read, without headers.
@@ -106,6 +61,12 @@ class ReplayCounts:
     bytes_total: int = 0
     resumed: bool = False
 
+    def follow(self, start: ReplayProgress, now: ReplayProgress) -> None:
+        """Counts what lies between the start of this process and now."""
+        self.read, self.skipped, self.batches = now.read, start.read, now.batches - start.batches
+        self.sent, self.bad = now.sent - start.sent, now.bad - start.bad
+        self.resumed = start.read > 0
+
 
 def replay_logs(
     connector: Connector,
@@ -113,170 +74,168 @@ def replay_logs(
     *,
     should_stop: Callable[[], bool] = lambda: False,
     on_progress: Callable[[ReplayCounts], None] = lambda _: None,
+    transaction_s: float | None = None,
 ) -> ReplayCounts:
-    """Sends the rows; returns when all are acknowledged, or, if asked to stop, all those in flight.
+    """Sends the rows; returns when all are committed, or, if asked to stop, all those sent so far.
+
+    What the broker aborts because this process or the broker itself stood still for too long is sent again.
+
+    Args:
+        connector: the broker.
+        plan: what to send.
+        should_stop: called between two batches.
+        on_progress: called after each batch.
+        transaction_s: the length of a transaction, by default 1 s, and with a pace 0.25 s; before the pacer waits it
+            ends earlier.
 
     Raises:
         ConfigError: a file is missing or does not fit the schema.
         InputError: a file is damaged; the rows before the damage have been sent.
         BrokerError: no broker answers within 10 s, or it refuses a record.
-        TopicError: a topic is missing, or cannot be resumed.
+        TransactionLostError: another run of this replay has taken over.
+        TopicError: a topic is missing, or the run cannot be resumed.
     """
     plan.check_files()
-    topics = Topics(connector.prefix)
-    partitions = require_partitions(connector, topics.clicks)
-    dead_letters = DeadLetterTopics(connector, [topics.clicks])
-    name = name_replay(plan.schema, plan.paths, plan.batch_rows, partitions)
-    point = _start_point(connector, topics.clicks, partitions, name) if plan.resume else None
-    if not plan.resume:
-        _warn_of_repetition(connector, topics.clicks, partitions, name)
-    counts = ReplayCounts(resumed=point is not None)
-    counts.bytes_total = sum(path.stat().st_size for path in plan.paths)
-    point = point or ResumePoint(run=_now_ms(), floors=(0,) * partitions)
-    pacer = Pacer(rate_rows_s=plan.rate_rows_s, speedup=plan.speedup, should_stop=should_stop)
+    if transaction_s is None:
+        transaction_s = _TRANSACTION_S if plan.rate_rows_s is None and plan.speedup is None else _PACED_TRANSACTION_S
+    replay = _Replay(connector, plan, should_stop, on_progress, transaction_s)
+    resume = plan.resume
     try:
-        with (
-            RecordProducer(connector) as producer,
-            RecordProducer(connector, max_in_flight=_LETTERS_IN_FLIGHT) as letter_producer,
-        ):
-            letters = _LetterSender(topics.clicks, dead_letters, letter_producer)
-            sender = _BatchSender(plan, topics.clicks, name, point, pacer, counts, producer, letters)
-            for batch, block in sender.batches():
-                if should_stop() or not sender.send(batch, block):
-                    break
-                on_progress(counts)
+        while not replay.run(resume=resume):
+            resume = True
+    except TransactionLostError:
+        raise
     except BrokerError as error:
-        raise BrokerError(f"{error}; {counts.sent} rows were sent; run again with --resume to continue") from error
-    return counts
+        sent = f"{replay.rows_committed} rows were sent"
+        raise BrokerError(f"{error}; {sent}; run again with --resume to continue") from error
+    return replay.counts
 
 
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+class _Replay:
+    """A replay by this process, with one producer after the other.
 
-
-def _start_point(connector: Connector, topic: str, partitions: int, name: str) -> ResumePoint | None:
-    with open_partition_log(connector) as log:
-        point = find_resume_point(log, topic, Topics.dead_letters(topic), partitions, name)
-    if point is None:
-        logger.info("--resume: %s holds no record of a replay; starting with the first row", topic)
-    else:
-        logger.info("--resume: continuing after batch %d", max(point.last_lines))
-    return point
-
-
-def _warn_of_repetition(connector: Connector, topic: str, partitions: int, name: str) -> None:
-    with open_partition_log(connector) as log:
-        marks = newest_marks(log, topic, partitions)
-    if any(mark is not None and mark.replay == name for mark in marks):
-        logger.warning(
-            "%s already holds rows of these files and will hold them twice (--resume continues instead)", topic
-        )
-
-
-class _BatchSender:
-    """Sends blocks as batches, unless the topics already have them."""
+    Attributes:
+        counts: what was sent so far.
+    """
 
     def __init__(
         self,
+        connector: Connector,
         plan: ReplayPlan,
-        topic: str,
-        name: str,
-        point: ResumePoint,
-        pacer: Pacer,
-        counts: ReplayCounts,
-        producer: RecordProducer,
-        letters: _LetterSender,
+        should_stop: Callable[[], bool],
+        on_progress: Callable[[ReplayCounts], None],
+        transaction_s: float,
     ) -> None:
-        self._plan = plan
-        self._topic = topic
-        self._name = name
-        self._point = point
-        self._pacer = pacer
-        self._counts = counts
-        self._producer = producer
-        self._letters = letters
+        topics = Topics(connector.prefix)
+        self._partitions = require_partitions(connector, topics.clicks)
+        require_partitions(connector, topics.control)
+        self._letters = DeadLetterTopics(connector, [topics.clicks])
+        self._connector, self._topics, self._plan = connector, topics, plan
+        self._should_stop, self._on_progress, self._transaction_s = should_stop, on_progress, transaction_s
+        self._name = name_replay(plan.schema, plan.paths, plan.batch_rows, self._partitions)
+        self._process = uuid.uuid4().hex[:16]
+        self._first: ReplayProgress | None = None
+        self._writer: BatchWriter | None = None
+        self.counts = ReplayCounts(bytes_total=sum(path.stat().st_size for path in plan.paths))
 
-    def batches(self) -> Iterator[tuple[int, LogBlock]]:
-        """Numbers the blocks of all files and passes, up to the limit."""
-        plan, counts, batch = self._plan, self._counts, 0
-        while True:
-            bytes_before, lines_before = 0, counts.read
-            for path in plan.paths:
-                for block in read_log(path, plan.schema, plan.batch_rows):
-                    if plan.limit_rows is not None and counts.read >= plan.limit_rows:
-                        return
-                    yield batch, block
-                    batch += 1
-                    counts.bytes_read = bytes_before + block.bytes_read
-                bytes_before += path.stat().st_size
-            if not plan.loop:
-                return
-            if batch * 2 <= self._point.first_open_batch:  # the topic has whole passes: skip them unread
-                passes = self._point.first_open_batch // batch - 1
-                lines = (counts.read - lines_before) * passes
-                counts.read, counts.skipped, batch = counts.read + lines, counts.skipped + lines, batch * (passes + 1)
+    @property
+    def rows_committed(self) -> int:
+        """The rows that this process has sent for good."""
+        return 0 if self._first is None or self._writer is None else self._writer.committed.sent - self._first.sent
 
-    def send(self, batch: int, block: LogBlock) -> bool:
-        """Sends the lines of a block that the topics lack; returns False, without sending, if asked to stop."""
-        counts, first_line, last_line = self._counts, block.first_line, block.last_line
-        if self._plan.limit_rows is not None:
-            last_line = min(last_line, first_line + self._plan.limit_rows - counts.read - 1)
-        lines = last_line - first_line + 1
-        line_done = self._point.line_done(batch, last_line)
-        if line_done >= last_line:
-            counts.read, counts.skipped = counts.read + lines, counts.skipped + lines
-            return True
-        first_open_line = max(first_line, line_done + 1)
-        rows = block.parse().between(first_open_line, last_line)
-        if rows.batch.num_rows:
-            name = f"{block.path.name}, lines {first_open_line} to {last_line}"
-            if not self._pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max()), name):
-                return False
-        bad = [line for line in rows.bad if not self._point.has_letter(batch, line.line)]
-        mark = Mark(replay=self._name, run=self._point.run, batch=batch)
-        self._letters.send(mark, block.path.name, bad)
-        if rows.batch.num_rows:
-            headers = [
-                ("v", b"%d" % VERSION),
-                ("content-type", ARROW),
-                ("file", block.path.name.encode()),
-                ("first-row", b"%d" % first_open_line),
-                ("last-row", b"%d" % last_line),
-                *mark.headers(),
-            ]
-            clicks = rows.batch
-            if self._plan.schema.time is None:
-                clicks = replace(clicks, event_time_ms=np.full(clicks.num_rows, _now_ms(), np.int64))
-            partition = batch % len(self._point.floors)
-            self._producer.send(self._topic, partition, encode_clicks(clicks), headers)
-            counts.batches += 1
-        counts.read += lines
-        counts.sent += rows.batch.num_rows
-        counts.bad += len(bad)
-        counts.skipped += lines - rows.batch.num_rows - len(bad)
+    def run(self, *, resume: bool) -> bool:
+        """Sends what is left with one producer; False if the broker has aborted a transaction of it.
+
+        Raises:
+            TransactionLostError: another run has taken over.
+            BrokerError: the broker has failed.
+        """
+        transactional_id = self._topics.replay_id(self._name)
+        try:
+            with TransactionalProducer(self._connector, transactional_id) as producer:
+                self._send_rest(producer, resume=resume)
+        except TransactionLostError as error:
+            if not is_newest(self._connector, self._name, self._process):
+                raise TransactionLostError(
+                    f"another run of this replay took over, so this one ends; it has sent {self.rows_committed} rows"
+                ) from error
+            logger.warning("%s, which stood still for too long; sends its rows again", error)
+            return False
         return True
 
+    def _send_rest(self, producer: TransactionalProducer, *, resume: bool) -> None:
+        start = find_start(self._connector, self._name, process=self._process, resume=resume)
+        self._first = self._first or start
+        self.counts.follow(self._first, start)
+        if self._is_done(start):
+            logger.info("--resume: nothing to do, all rows were sent before")
+            return
+        self._writer = BatchWriter(
+            producer,
+            self._letters,
+            self._topics,
+            name=self._name,
+            partitions=self._partitions,
+            progress=start,
+            transaction_s=self._transaction_s,
+        )
+        self._writer.commit(always=True)  # names this process as the one whose transactions count
+        pacer = Pacer(
+            rate_rows_s=self._plan.rate_rows_s,
+            speedup=self._plan.speedup,
+            should_stop=self._should_stop,
+            before_wait=self._writer.commit,
+        )
+        try:
+            self._send_passes(self._writer, pacer)
+        except InputError:
+            self._writer.commit()
+            raise
+        self._writer.commit()
 
-class _LetterSender:
-    """Sends the dead letters of a replay's lines."""
+    def _send_passes(self, writer: BatchWriter, pacer: Pacer) -> None:
+        while not self._is_done(writer.progress) and self._send_pass(writer, pacer):
+            writer.progress = replace(writer.progress, passes=writer.progress.passes + 1, batch=0, lines=0)
 
-    def __init__(self, topic: str, dead_letters: DeadLetterTopics, producer: RecordProducer) -> None:
-        self._topic = topic
-        self._dead_letters = dead_letters
-        self._producer = producer
+    def _send_pass(self, writer: BatchWriter, pacer: Pacer) -> bool:
+        """Sends the rest of a pass over the files; False if it is not complete, because of a stop or the limit."""
+        number, bytes_before = 0, 0
+        for path in self._plan.paths:
+            for block in read_log(path, self._plan.schema, self._plan.batch_rows):
+                if self._should_stop() or self._is_done(writer.progress):
+                    return False
+                if number == writer.progress.batch and not self._send(writer, pacer, block):
+                    return False
+                number += 1
+                self._report(writer, bytes_before + block.bytes_read)
+            bytes_before += path.stat().st_size
+        return True
 
-    def send(self, mark: Mark, file: str, bad: list[BadLine]) -> None:
-        """Sends a batch's letters and waits for them, so that the topics never have a batch without its letters."""
-        for line in bad:
-            letter = self._dead_letters.reject_line(
-                self._topic,
-                line.raw,
-                file=file,
-                line=line.line,
-                error=line.error,
-                message=line.reason,
-                headers=mark.headers(),
-            )
-            self._producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
-        if bad:
-            self._producer.wait()
+    def _send(self, writer: BatchWriter, pacer: Pacer, block: LogBlock) -> bool:
+        """Sends the lines of a block that are left; False, without sending, if asked to stop."""
+        done, first_line, last_line = writer.progress, block.first_line + writer.progress.lines, block.last_line
+        if self._plan.limit_rows is not None:
+            last_line = min(last_line, first_line + self._plan.limit_rows - done.read - 1)
+        rows = block.parse().between(first_line, last_line)
+        if rows.batch.num_rows:
+            name = f"{block.path.name}, lines {first_line} to {last_line}"
+            if not pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max()), name):
+                return False
+            if self._plan.schema.time is None:
+                rows = replace(rows, batch=_stamp(rows.batch))
+        writer.send(block.path.name, first_line, last_line, rows, is_whole=last_line == block.last_line)
+        return True
+
+    def _report(self, writer: BatchWriter, bytes_read: int) -> None:
+        self.counts.follow(self._first or writer.progress, writer.progress)
+        self.counts.bytes_read = bytes_read
+        self._on_progress(self.counts)
+
+    def _is_done(self, progress: ReplayProgress) -> bool:
+        limit = self._plan.limit_rows
+        return (not self._plan.loop and progress.passes > 0) or (limit is not None and progress.read >= limit)
+
+
+def _stamp(batch: ClickBatch) -> ClickBatch:
+    """The rows with the present as their event time."""
+    return replace(batch, event_time_ms=np.full(batch.num_rows, time.time_ns() // 1_000_000, np.int64))
