@@ -6,7 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from streams.assignments.columns import Fetch, Record
@@ -15,13 +15,13 @@ from streams.clients.connector import Connector
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.worker import Worker
 from streams.keys import Field
-from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
+from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
-from trainer.learning.trainer import ADAPTIVE
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.journal import Apply, Train
 from trainer.process.outbox import Outbox
+from trainer.process.reports import ProgressReports, describe_run
 from trainer.process.run import Captured, RunConfig, TrainingRun
 from trainer.process.warm_up import warm_up
 
@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
-_VERDICTS = {True: "equal to the agent's", False: "differs from the agent's", None: "not yet compared"}
 _IDLE_POLL_MS = 20  # the longest wait of a change while no clicks arrive
 
 
@@ -61,21 +60,6 @@ class SessionConfig:
     idle_timeout_s: float | None = None
     metrics_interval_s: float = 1.0
     log_interval_s: float = 5.0
-
-
-@dataclass
-class _Pace:
-    """The time of the last report, and the rows trained by then."""
-
-    at_s: float = field(default_factory=time.monotonic)
-    rows: int = 0
-
-    def advance(self, rows: int) -> float:
-        """Rows a second since the last call."""
-        now_s = time.monotonic()
-        rate = (rows - self.rows) / max(now_s - self.at_s, 1e-9)
-        self.at_s, self.rows = now_s, rows
-        return rate
 
 
 class Session:
@@ -116,7 +100,7 @@ class Session:
         self._num_importance = require_partitions(config.kafka, self._topics.importance)
         self.run = TrainingRun(config.run, self._num_shards, resume=config.resume)
         self._bad_records = BadRecordLog(logger)
-        self._metrics_pace, self._log_pace = _Pace(rows=self.run.progress.rows), _Pace(rows=self.run.progress.rows)
+        self._reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
 
     def train(self) -> None:
         """Trains until it is asked to stop, the limit is reached, or the input ends; then writes a checkpoint.
@@ -288,63 +272,10 @@ class Session:
 
     def _report_progress(self, *, force: bool = False) -> None:
         """Sends metrics and writes a line to the log, each at its interval."""
-        now_s, progress = time.monotonic(), self.run.progress
-        if force or now_s - self._metrics_pace.at_s >= self._config.metrics_interval_s:
-            self._outbox.send_metrics(self._describe(self._metrics_pace.advance(progress.rows)))
-        if force or now_s - self._log_pace.at_s >= self._config.log_interval_s:
-            rate = self._log_pace.advance(progress.rows)
-            auc = progress.windows.auc()
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
-            lag, promotions = self._clicks.lag(), progress.applied["promoted"]
-            logger.info(
-                "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
-                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], scores or "-",
-            )  # fmt: skip
-
-    def _describe(self, rows_per_s: float) -> TrainerMetrics:
-        progress, trainer = self.run.progress, self.run.trainer
-        return TrainerMetrics(
-            time_ms=time.time_ns() // 1_000_000,
-            rows=progress.rows,
-            rows_per_s=round(rows_per_s, 1),
-            lag_records=self._clicks.lag(),
-            hot=trainer.embedding.num_hot if trainer else 0,
-            applied=progress.describe_applied(),
-            assignments=self.run.history.describe(),
-            latency_ms={"assignment_to_trainer": progress.latency.summary()},
-            auc=progress.windows.auc(),
-            window_auc=progress.windows.latest_auc(),
-            log_loss=progress.windows.log_loss(),
-            windows=progress.windows.finished[-1:],
-        )
+        metrics = self._reports.take_due(self._clicks.lag, force=force)
+        if metrics is not None:
+            self._outbox.send_metrics(metrics)
 
     def report(self) -> dict[str, Any]:
         """The figures of the final report."""
-        progress, trainer = self.run.progress, self.run.trainer
-        sizes: dict[str, Any] = {}
-        if trainer is not None:
-            learners = trainer.learners.items()
-            sizes = {name: learner.embedding.nbytes["total"] for name, learner in learners}
-            sizes["breakdown"] = {name: learner.embedding.nbytes for name, learner in learners}
-        return {
-            "rows": {"trained": progress.rows, "resumed_from": self.run.resumed_rows},
-            "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
-            "failed_checkpoints": progress.failed_checkpoints,
-            "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
-            "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
-            "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
-            "assignments": self.run.history.describe(),
-            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
-            "auc": progress.windows.auc(),
-            "log_loss": progress.windows.log_loss(),
-            "embedding_bytes": sizes,
-            "hot_rows": trainer.embedding.num_hot if trainer else 0,
-            "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
-            "applied_seq": self.run.history.standings(),
-            "offsets": {
-                topic: {str(number): offset for number, offset in sorted(offsets.items())}
-                for topic, offsets in self.run.offsets.items()
-            },
-            "windows": progress.windows.finished,
-            "primary": ADAPTIVE,
-        }
+        return describe_run(self.run)
