@@ -27,6 +27,7 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -99,11 +100,13 @@ class InMemoryBroker:
         max_batch_records: records in a batch of `BatchProducer`; with 1, the broker can fail at every record.
         lists_last_batch: whether `end_offsets` gives the first record of the last batch, as the embedded broker does.
         clock_ms: the wall clock, for records without a timestamp.
+        has_topic_ids: whether topics have ids, as in Kafka since 2.8.
 
     Attributes:
         num_sent: records sent and stored so far, without copies.
         crash_points: `num_sent` before each request so far; pass these to `fail_after` to fail at every request.
         topics: the partitions of each topic.
+        topic_ids: the id of each topic, another one each time it is created; zero without ids.
     """
 
     bootstrap_servers = "in-memory broker"
@@ -116,13 +119,16 @@ class InMemoryBroker:
         max_batch_records: int = 1000,
         lists_last_batch: bool = False,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        has_topic_ids: bool = True,
     ) -> None:
         self.prefix = prefix
         self.max_batch_records = max_batch_records
         self.num_sent = 0
         self.crash_points: list[int] = []
         self.topics: dict[str, list[Partition]] = {}
+        self.topic_ids: dict[str, uuid.UUID] = {}
         self.configs: dict[str, dict[str, str]] = {}
+        self.has_topic_ids = has_topic_ids
         self.lists_last_batch = lists_last_batch
         self.lock = threading.RLock()
         self.generation = 0
@@ -140,6 +146,7 @@ class InMemoryBroker:
         if name in self.topics:
             raise ConfigError(f"topic {name!r} exists already, expected a new name")
         self.topics[name] = [Partition() for _ in range(partitions)]
+        self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
         self.configs[name] = dict(configs or {})
 
     # ---- for tests -------------------------------------------------------------------------------------------------
@@ -176,6 +183,16 @@ class InMemoryBroker:
     def cancel_fault(self) -> None:
         """Cancels a requested fault that has not happened."""
         self._fault = None
+
+    def delete_topic(self, name: str) -> None:
+        """Deletes a topic with its records."""
+        with self.lock:
+            del self.topics[name], self.topic_ids[name], self.configs[name]
+
+    def add_partitions(self, name: str, partitions: int) -> None:
+        """Adds empty partitions to a topic, which has `partitions` afterwards."""
+        with self.lock:
+            self.topics[name] += [Partition() for _ in range(partitions - len(self.topics[name]))]
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Deletes the records before an offset, as retention does."""

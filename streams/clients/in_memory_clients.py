@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
@@ -102,6 +103,8 @@ class Consumer(_Client):
             self._check()
             room, fetched = max_records or self._max_poll_records, {}
             for partition in self._next_turn():
+                if partition.topic not in self._broker.topics:
+                    continue  # kafka-python waits for a deleted topic
                 log = self._broker.partition(*partition)
                 self._ends[partition] = log.end
                 start = self._in_log(partition, log.begin, log.end)
@@ -294,13 +297,14 @@ class Admin(_Client):
         return list(self._broker.topics)
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Error codes, names and partitions of topics."""
+        """Error codes, names, ids and partitions of topics."""
         self._check()
-        topics = self._broker.topics
+        topics, ids = self._broker.topics, self._broker.topic_ids
         return [
             {
                 "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
                 "name": name,
+                "topic_id": str(ids.get(name, UUID(int=0))),
                 "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
             }
             for name in names
