@@ -40,6 +40,7 @@ class RecordProducer:
         self._delivery_timeout_s = delivery_timeout_s
         self._max_in_flight = max_in_flight
         self._waiting: deque[Any] = deque()
+        self._is_abandoned = False
         self._producer = connector.open_producer(delivery_timeout_s=delivery_timeout_s)
 
     def __enter__(self) -> RecordProducer:
@@ -50,6 +51,7 @@ class RecordProducer:
     ) -> None:
         """Waits for records in flight, unless the broker has failed or the process is being terminated."""
         keep = kind is None or (issubclass(kind, Exception) and not issubclass(kind, BrokerError))
+        keep = keep and not self._is_abandoned
         try:
             if keep:
                 self.wait()
@@ -79,6 +81,11 @@ class RecordProducer:
             future = self._producer.send(topic, value, key=key, headers=list(headers), partition=partition)
         future.add_errback(self._stop_sending)
         self._waiting.append(future)
+
+    def abandon(self) -> None:
+        """Discards the records that are not acknowledged; a caller that waits for one of them fails."""
+        self._is_abandoned = True
+        self._producer.abandon()
 
     def wait(self) -> None:
         """Waits until every record is acknowledged.

@@ -116,6 +116,11 @@ class Outbox:
         self._worker.submit(self._producer.wait)
         self._worker.submit(task)
 
+    def abandon(self) -> None:
+        """Discards every record that is not acknowledged; no later one can be sent."""
+        self._held.clear()
+        self._producer.abandon()
+
     def flush(self) -> None:
         """Waits until all replicas have acknowledged every record.
 
