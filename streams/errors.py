@@ -4,6 +4,7 @@
     |-- ConfigError       (ValueError)     an invalid option, schema or configuration file
     |-- BrokerError       (RuntimeError)   a broker that cannot be started or reached
     |-- TopicError        (RuntimeError)   a topic that is missing or has other settings than required
+    |-- FencedError       (RuntimeError)   another process has taken over what this one was writing
     |-- InputError        (OSError)        a log file that cannot be read
     |-- ChildError        (RuntimeError)   a child process that failed
     `-- InvariantError    (AssertionError) a broken invariant of hotstream: never caught, the process ends
@@ -14,7 +15,16 @@ Every message names the object, the value found, the value expected, and the rem
 
 from __future__ import annotations
 
-__all__ = ["BrokerError", "ChildError", "ConfigError", "InputError", "InvariantError", "StreamsError", "TopicError"]
+__all__ = [
+    "BrokerError",
+    "ChildError",
+    "ConfigError",
+    "FencedError",
+    "InputError",
+    "InvariantError",
+    "StreamsError",
+    "TopicError",
+]
 
 
 class StreamsError(Exception):
@@ -31,6 +41,10 @@ class BrokerError(StreamsError, RuntimeError):
 
 class TopicError(StreamsError, RuntimeError):
     """A topic that is missing or does not match its specification."""
+
+
+class FencedError(StreamsError, RuntimeError):
+    """Another process has taken over what this one was writing."""
 
 
 class InputError(StreamsError, OSError):

@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
 from streams.clients.topic_reader import TopicReader

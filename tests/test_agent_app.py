@@ -10,7 +10,7 @@ import pytest
 from certificates import Authority
 
 from streams.agent.app import create_app
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig
 from streams.clients.config import KafkaConfig
 from streams.logs.schema import load_schema

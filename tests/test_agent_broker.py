@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import signal
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -15,11 +16,12 @@ import pytest
 from processes import Metrics, Running, Tail, publish_by_rule, read_topic, running, sources_of, wait_until, where
 
 from sketch.hashing import shard_of
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
+from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.keys import CRITEO_FIELDS
 from streams.logs.schema import SCHEMAS
@@ -97,7 +99,14 @@ def metrics(kafka: KafkaConfig) -> Iterator[Metrics]:
 
 
 def change(record: Any) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]:
-    return record.key, record.value, list(record.headers)
+    """A record without the generation of its owner."""
+    return record.key, record.value, [header for header in record.headers if header[0] != "generation"]
+
+
+def read_changes(kafka: KafkaConfig) -> dict[int, list[Any]]:
+    """The changes and digests by shard, without the claims."""
+    records_of = read_topic(kafka, Topics(kafka.prefix).assignments)
+    return {shard: [r for r in records if r.key != (1).to_bytes(8, "big")] for shard, records in records_of.items()}
 
 
 def seq_of(record: Any) -> int:
@@ -154,8 +163,8 @@ def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
             assert {name: expected.shards[shard][name] for name in names} == {
                 name: metrics.shards[shard][name] for name in names
             }
-    written = read_topic(undisturbed, f"{undisturbed.prefix}.assignments")
-    for shard, records in read_topic(kafka, topics.assignments).items():
+    written = read_changes(undisturbed)
+    for shard, records in read_changes(kafka).items():
         assert once_each(records) == [change(record) for record in written[shard]]
     with (
         HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as hot,
@@ -192,7 +201,7 @@ def test_of_two_agents_that_share_the_shards_one_is_killed_and_the_other_takes_o
     assert [len(sources) for sources in sources_of(kafka)] == [50, 50]
     assert set(metrics.reports[-1]["shards"]) == {"0", "1"}
     _, expected = publish_by_rule(kafka, SHARD_CONFIG)
-    for shard, records in read_topic(kafka, topics.assignments).items():
+    for shard, records in read_changes(kafka).items():
         assert once_each(records) == expected[shard]
     with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as hot:
         assert hot.table.is_verified
@@ -219,7 +228,7 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
             with running(log, *same(CAPACITY)) as agent:
                 wait_until(lambda: metrics.total("next_offset") == 2 * 30 + len(bad), agent)
                 agent.kill()
-            written.append([list(map(change, records)) for records in read_topic(kafka, topics.assignments).values()])
+            written.append([list(map(change, records)) for records in read_changes(kafka).values()])
         for first, second in zip(*written, strict=True):
             assert second in (first, [*first, first[-1]])  # only the newest digest is written again
         assert metrics.total("counted") == 2 * 30
@@ -243,6 +252,9 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
                     producer.send(topics.assignments, shard, record.value, record.headers, key=record.key)
         send_importance(kafka, range(30, 40))
         with running(log, *same(CAPACITY // 3)) as agent:
+            assert agent.process.wait(60) == 2
+        assert f"capacity {CAPACITY // 3} instead of {CAPACITY}" in log.read_text()
+        with running(log, *same(CAPACITY // 3), "--new-epoch") as agent:
             wait_until(lambda: metrics.total("next_offset") == 2 * 40 + len(bad), agent)
             assert agent.stop() == 0
         followed.refresh()
@@ -250,7 +262,7 @@ def test_bad_importance_goes_to_the_dead_letters_and_another_capacity_begins_a_n
         assert all(view.seq > seq for view, seq in zip(followed.table.shards, seqs, strict=True))
         assert followed.table.is_verified
         assert 0 < followed.table.num_hot <= CAPACITY // 3
-        for shard, records in read_topic(kafka, topics.assignments).items():
+        for shard, records in read_changes(kafka).items():
             seqs_of_the_new = [seq_of(record) for record in records if dict(record.headers)["epoch"] == b"2"]
             assert min(seqs_of_the_new) == seqs[shard] + 1
         with HotFeatureTable(kafka.bootstrap_servers, prefix=kafka.prefix) as late:
@@ -271,5 +283,38 @@ def test_importance_that_faust_skips_in_a_rebalance_is_counted_in_order(kafka: K
 
     asyncio.run(count_with_a_gap())
     assert worker.shards[1].num_counted == 30
-    written = read_topic(kafka, Topics(kafka.prefix).assignments)[1]
+    written = read_changes(kafka)[1]
     assert [change(record) for record in written] == publish_by_rule(kafka, SHARD_CONFIG)[1][1]
+
+
+def test_an_agent_stopped_for_longer_than_its_session_leaves_no_trace_when_it_goes_on(
+    kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
+) -> None:
+    arguments = ("agent", "--signal", "frequency", *OPTIONS, *session, *where(kafka))
+
+    def owners() -> list[set[str]]:
+        metrics.look()
+        return [set(report["shards"]) for report in metrics.reports[-2:]]
+
+    with ExitStack() as stack:
+        agents = [stack.enter_context(running(tmp_path / f"{name}.log", *arguments)) for name in ("one", "two")]
+        wait_until(lambda: owners() in ([{"0"}, {"1"}], [{"1"}, {"0"}]), *agents)
+        send_clicks(kafka, range(30))
+        wait_for_all(kafka, metrics, 30, *agents)
+        agents[0].process.send_signal(signal.SIGSTOP)
+        send_clicks(kafka, range(30, 50))
+        wait_for_all(kafka, metrics, 50, agents[1])
+        agents[0].process.send_signal(signal.SIGCONT)
+        send_clicks(kafka, range(50, 70))
+        wait_for_all(kafka, metrics, 70, *agents)
+        assert [agent.stop() for agent in agents] == [0, 0]
+    shards, _ = publish_by_rule(kafka, SHARD_CONFIG)
+    compacted = InMemoryBroker({Topics(kafka.prefix).assignments: SHARDS}, prefix=kafka.prefix)
+    with RecordProducer(compacted) as producer:
+        for shard, records in read_topic(kafka, Topics(kafka.prefix).assignments).items():
+            for record in records:
+                producer.send(record.topic, shard, record.value, record.headers, key=record.key)
+    compacted.compact(Topics(kafka.prefix).assignments)
+    with HotFeatureTable(compacted) as hot:
+        assert hot.table.is_verified
+        assert [view.table.digest for view in hot.table.shards] == [shard.table.digest for shard in shards]

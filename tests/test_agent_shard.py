@@ -16,7 +16,8 @@ from sketch.changes import Changes
 from sketch.hashing import shard_of
 from sketch.snapshot import pack, unpack
 from sketch.tiertable import TierTable
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.commands.agent import _parse_half_life
 from streams.errors import ConfigError
 from streams.importance import count_keys, split_by_shard

@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sketch.hashing import shard_of
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.assignments.columns import Fetch
 from streams.assignments.table import HotTable
 from streams.keys import Field

@@ -11,7 +11,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams import HotFeatureTable, subscribe
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.clients import in_memory
 from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.config import KafkaConfig

@@ -16,7 +16,8 @@ import pytest
 from processes import run_hotstream, running, tokens_of, where, write_criteo_log
 
 from sketch.hashing import shard_of
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer

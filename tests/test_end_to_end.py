@@ -25,7 +25,7 @@ from processes import (
     write_criteo_log,
 )
 
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.assignments.subscription import HotFeatureTable
 from streams.broker import run_broker
 from streams.clients.admin import create_topics

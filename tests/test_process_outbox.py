@@ -9,7 +9,8 @@ import pytest
 from trainer_batches import click_batch
 
 from sketch.hashing import shard_of
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker, Record
 from streams.errors import BrokerError, TopicError

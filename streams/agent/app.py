@@ -23,6 +23,7 @@ from streams.clients.config import KafkaConfig
 __all__ = ["create_app", "run_agent"]
 
 _MAX_FETCH_BYTES = 16 << 20
+_CHECK_EVERY_S = 5.0
 
 
 def run_agent(config: AgentConfig, kafka: KafkaConfig) -> None:
@@ -62,6 +63,12 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
     @app.timer(interval=1.0)
     async def publish_metrics() -> None:
         await worker.publish_metrics()
+
+    check = _or_crash(app, worker.check)
+
+    @app.timer(interval=_CHECK_EVERY_S)
+    async def check_shards() -> None:
+        await check()
 
     return app
 
@@ -142,7 +149,10 @@ def _connect_topic(
 
 
 def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -> None:
-    """Loads assigned shards before their records arrive, and saves shards before they are revoked."""
+    """Loads assigned shards before their records arrive, and saves shards before they are revoked.
+
+    A process whose partitions are all revoked counts nothing more: Faust calls nothing for an empty assignment.
+    """
     topic = worker.topics.importance
 
     async def adopt(assigned: set[TP]) -> dict[TP, int]:
@@ -150,7 +160,7 @@ def _connect_shards(app: faust.App, worker: AgentWorker, isolation_level: str) -
         return {TP(topic, number): offset for number, offset in worker.own_offsets().items()}
 
     async def save(_app: Any, _revoked: set[TP], **_: Any) -> None:
-        await worker.save_all()
+        await worker.release()
 
     async def stop(_app: Any, **_: Any) -> None:
         await worker.stop()

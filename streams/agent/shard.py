@@ -9,107 +9,36 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from sketch import HotSet, HotSketch, ParameterError, SnapshotError
+from sketch import HotSet, SnapshotError
 from sketch.changes import Changes
+from sketch.hashing import shard_of
 from sketch.snapshot import pack, unpack
 from sketch.snapshot_checks import integer_of, refusing
 from sketch.tiertable import TierTable
-from streams.errors import ConfigError
-from streams.event_clock import EventClock
-from streams.importance import count_keys, split_by_shard
-from streams.keys import CRITEO_FIELDS, PAYLOAD_BITS, Field
+from streams.agent.shard_config import ShardConfig
+from streams.errors import InvariantError
+from streams.keys import FIELD_SHIFT, Field, Keys
 from streams.records import (
-    MAX_UNIQUE_ROWS,
     BadRecord,
     ChangeEncoder,
-    ClickBatch,
+    Claim,
     Digest,
     Encoded,
     ImportanceBatch,
-    Source,
-    decode_clicks,
-    decode_importance,
-    encode_clicks,
+    encode_claim,
     encode_digest,
-    encode_importance,
     find_invalid,
     has_foreign_key,
 )
 
-__all__ = ["Shard", "ShardConfig", "compile_kernels"]
+__all__ = ["Shard"]
 
 _MAGIC = b"hotstream-shard"
-_MOST_MS = 1 << 62
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardConfig:
-    """The configuration of an agent, the same for every shard.
-
-    Args:
-        capacity: hot rows over all shards.
-        num_shards: partitions of the importance topic.
-        buckets_per_row: sketch buckets (64 bytes) for each hot row.
-        half_life_events: the number of feature events, over all shards, after which a score counts half.
-        half_life_s: alternatively, the half-life in seconds of event time, equal for all shards. If neither is given:
-            1000 events a row.
-        admission: the sketch's rule for new keys.
-        seed: the sketch's seed.
-    """
-
-    capacity: int
-    num_shards: int
-    buckets_per_row: float = 1.0
-    half_life_events: float | None = None
-    half_life_s: float | None = None
-    admission: str = "randomized"
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.capacity < self.num_shards:
-            raise ConfigError(
-                f"capacity: got {self.capacity} rows for {self.num_shards} shards, expected at least one a shard"
-            )
-        if self.capacity > MAX_UNIQUE_ROWS:
-            raise ConfigError(f"capacity: got {self.capacity} rows, expected at most {MAX_UNIQUE_ROWS}")
-        if not self.buckets_per_row > 0:
-            raise ConfigError(f"buckets_per_row: got {self.buckets_per_row}, expected more than 0")
-        try:
-            HotSet(1, HotSketch(1), **self._half_life())
-        except ParameterError as error:
-            raise ConfigError(f"half-life of a shard (of {self.num_shards}): {error}") from error
-
-    def rows_of(self, shard: int) -> tuple[int, int]:
-        """First row and number of rows of a shard; the ranges are contiguous and differ in size by at most one."""
-        first = self.capacity * shard // self.num_shards
-        return first, self.capacity * (shard + 1) // self.num_shards - first
-
-    def _half_life(self) -> dict[str, Any]:
-        """The half-life of one shard, as `HotSet` takes it."""
-        events, seconds = self.half_life_events, self.half_life_s
-        return {
-            "half_life_events": None if events is None else events / self.num_shards,
-            "half_life_ms": None if seconds is None else seconds * 1000,
-        }
-
-    def make_clock(self) -> EventClock | None:
-        """A new clock of a shard; None if scores decay in events."""
-        half_life_s = self.half_life_s
-        return None if half_life_s is None else EventClock(max(1, int(min(half_life_s * 1000, _MOST_MS))))
-
-    def make_hot_set(self, shard: int) -> HotSet:
-        """A new hot set for a shard."""
-        first_row, rows = self.rows_of(shard)
-        buckets = max(1, math.ceil(rows * self.buckets_per_row))
-        sketch = HotSketch(buckets, admission=self.admission, seed=self.seed)  # type: ignore[arg-type]
-        return HotSet(rows, sketch, first_row=first_row, **self._half_life())
 
 
 class Shard:
@@ -130,7 +59,9 @@ class Shard:
         clock: the event time that scores decay in, without outliers; None if they decay in events.
         begins_epoch: whether the shard starts a new epoch, and does not continue a snapshot of the same configuration.
         written: the newest (epoch, seq) in the assignments topic; changes up to it are applied but not written again.
-            Not part of the state.
+        generation: the number of this ownership of the shard, over all processes.
+        suspects: keys whose newest record in the assignments topic may not be their newest change; see `restate`.
+            These three are not part of the state.
     """
 
     def __init__(self, number: int, config: ShardConfig, *, epoch: int = 1, seq: int = 0) -> None:
@@ -144,6 +75,9 @@ class Shard:
         self.num_promotions = self.num_demotions = 0
         self.begins_epoch = True
         self.written = (0, 0)
+        self.generation = 0
+        self.suspects: set[int] = set()
+        self.event_time_ms = 0  # of the newest record counted by this process
         self.fields: tuple[Field, ...] = ()
         self.hot_set = config.make_hot_set(number)
         self.clock = config.make_clock()
@@ -173,6 +107,7 @@ class Shard:
         self.marks[mark] = batch.source.offset
         self.num_counted += 1
         self.num_events += len(batch.keys)
+        self.event_time_ms = batch.event_time_ms
         now_ms = batch.event_time_ms if self.clock is None else self.clock.advance(batch.event_time_ms)
         changes = self.hot_set.update(batch.keys, batch.scores, now_ms)
         return self._publish(changes, offset, batch) if len(changes) else []
@@ -200,6 +135,7 @@ class Shard:
             event_time_ms=batch.event_time_ms,
             ingest_ms=batch.ingest_ms,
             fields=self.fields,
+            generation=self.generation,
         )
         first_seq = self.seq + 1
         self.seq += len(changes)
@@ -219,7 +155,49 @@ class Shard:
             seq=self.seq,
             hot=self.table.num_hot,
             digest=self.table.digest,
+            generation=self.generation,
         )
+
+    def claim(self) -> Encoded:
+        """The record that begins this ownership of the shard."""
+        claim = Claim(shard=self.number, epoch=self.epoch, seq=self.seq, generation=self.generation)
+        return encode_claim(claim)
+
+    @property
+    def is_caught_up(self) -> bool:
+        """Whether no change that the assignments topic has is still to be computed."""
+        return (self.epoch, self.seq) >= self.written
+
+    def restate(self) -> list[Encoded]:
+        """The present tiers of the suspects, followed by a digest; forgets the suspects.
+
+        Raises:
+            InvariantError: the shard is not caught up, so that readers would drop the records as stale.
+        """
+        if not self.is_caught_up:
+            raise InvariantError(f"shard {self.number}: got ({self.epoch}, {self.seq}), expected {self.written}")
+        keys = self._own_keys(np.array(sorted(self.suspects), np.uint64))
+        self.suspects = set()
+        if not len(keys):
+            return []
+        encoder = ChangeEncoder(
+            shard=self.number,
+            epoch=self.epoch,
+            source=(self.number, max(self.next_offset - 1, 0)),
+            event_time_ms=self.event_time_ms,
+            ingest_ms=None,
+            fields=self.fields,
+            generation=self.generation,
+            is_restated=True,
+        )
+        changes = Changes(keys, self.table.lookup(keys), self.hot_set.sketch.query(keys))
+        return [*encoder.encode(changes, self.seq), encode_digest(self.describe())]
+
+    def _own_keys(self, keys: Keys) -> Keys:
+        """Those of the keys that a record of this shard can have."""
+        numbers, is_own = keys >> FIELD_SHIFT, shard_of(keys, self.config.num_shards) == self.number
+        keys = keys[is_own & (numbers >= 1) & (numbers <= len(self.fields))]
+        return np.array([key for key in keys if find_invalid(key[np.newaxis], self.fields) is None], np.uint64)
 
     def to_bytes(self) -> bytes:
         """Serializes the whole state."""
@@ -249,6 +227,16 @@ class Shard:
         self.written = (epoch, seq)
         if self.begins_epoch:
             self.epoch, self.seq = max(self.epoch, epoch + 1), max(self.seq, seq)
+
+    def outdo(self) -> None:
+        """Begins an epoch with the present table: no importance record explains the newest record of the topic.
+
+        That happens if importance was deleted before it was counted, or if another program wrote the record. The whole
+        table must be restated in the new epoch.
+        """
+        epoch, seq = self.written
+        self.epoch, self.seq = max(self.epoch, epoch) + 1, max(self.seq, seq)
+        self.suspects = set(self.table.items()[0].tolist())
 
     @classmethod
     def from_bytes(cls, data: bytes, config: ShardConfig) -> Shard:
@@ -315,29 +303,3 @@ def _shape_of(hot_set: HotSet) -> tuple[object, ...]:
     sketch = hot_set.sketch
     own = hot_set.capacity, hot_set.first_row, hot_set.half_life_events, hot_set.half_life_ms
     return *own, sketch.num_buckets, sketch.slots_per_bucket, sketch.admission, sketch.seed
-
-
-def compile_kernels() -> None:
-    """Compiles the kernels for counting, or loads them from the cache, so that the first record does not wait.
-
-    Runs encoded records through the whole path, because read-only arrays are a different type to the compiler.
-    """
-    rows = 4096 // len(CRITEO_FIELDS) + 1  # enough for the hot set to be reviewed
-    numbers = np.arange(1, len(CRITEO_FIELDS) + 1, dtype=np.uint64) << np.uint64(PAYLOAD_BITS)
-    clicks = ClickBatch(
-        label=np.zeros(rows, np.int8),
-        dense=np.zeros((rows, 0), np.float32),
-        keys=numbers | np.arange(rows, dtype=np.uint64)[:, np.newaxis],
-        event_time_ms=np.zeros(rows, np.int64),
-        fields=CRITEO_FIELDS,
-        dense_names=(),
-    )
-    read = decode_clicks(encode_clicks(clicks), [])
-    assert isinstance(read, ClickBatch)  # noqa: S101
-    source = Source(signal="frequency", topic="-", partition=0, offset=0)
-    shard = Shard(0, ShardConfig(capacity=1, num_shards=1))
-    for _, part in split_by_shard(*count_keys(read.keys), read, source, num_shards=1, ingest_ms=0):
-        batch = decode_importance(*encode_importance(part))
-        assert isinstance(batch, ImportanceBatch)  # noqa: S101
-        shard.count(0, batch)
-    Shard.from_bytes(shard.to_bytes(), shard.config).table.lookup(read.keys)

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Coroutine, Iterable
 from contextlib import aclosing
+from typing import Any
 
 from streams.agent.shard import Shard
 from streams.clients.connector import Connector
-from streams.clients.partition_reader import fetch_partition
+from streams.clients.partition_reader import fetch_partitions
 from streams.clients.publisher import Publisher
-from streams.errors import InvariantError
 from streams.records import Manifest, SnapshotReader, write_snapshot
+from streams.topics import Topics
 
 __all__ = ["SnapshotKeeper"]
 
@@ -27,54 +29,64 @@ class SnapshotKeeper:
 
     Args:
         connector: the broker.
-        topic: the topic of the snapshots.
         publisher: the publisher that also sends the shards' changes.
+        log_end_of: the offset of a shard's assignments before which the log needs no check.
         every: importance records of a shard between two snapshots.
     """
 
-    def __init__(self, connector: Connector, topic: str, publisher: Publisher, *, every: int) -> None:
+    def __init__(
+        self, connector: Connector, publisher: Publisher, log_end_of: Callable[[int], int], *, every: int
+    ) -> None:
         self._connector = connector
-        self._topic = topic
         self._publisher = publisher
+        self._log_end_of = log_end_of
         self._every = every
+        self._topics = Topics(connector.prefix)
         self._manifests: dict[int, Manifest | None] = {}
         self._since_snapshot: dict[int, int] = {}
         self._saving: dict[int, asyncio.Task[None]] = {}
 
-    async def load(self, number: int) -> bytes | None:
-        """A shard's newest whole snapshot; None if it never had one.
+    async def load(self, numbers: Iterable[int]) -> dict[int, SnapshotReader]:
+        """The newest whole snapshots of shards, which have no data if a shard has none."""
+        readers = {number: SnapshotReader(number) for number in numbers}
+        topic = self._topics.snapshots
+        async with aclosing(fetch_partitions(self._connector, topic, dict.fromkeys(readers, 0))) as fetches:
+            async for number, records in fetches:
+                readers[number].read((record.key, record.value, record.headers) for record in records)
+        for number, reader in readers.items():
+            self._warn(number, reader)
+            self._manifests[number] = reader.manifest
+            self._since_snapshot[number] = 0
+        return readers
 
-        Raises:
-            InvariantError: there are snapshots, and none is whole.
-        """
-        reader = await self._read(number)
+    def _warn(self, number: int, reader: SnapshotReader) -> None:
         if reader.problems:
             more = f" (and {reader.num_bad - 1} more)" if reader.num_bad > 1 else ""
             logger.warning("shard %d: snapshot ignored: %s%s", number, reader.problems[0], more)
-        if reader.data is None and reader.num_manifests:
-            raise InvariantError(
-                f"shard {number}: got only damaged snapshots in {self._topic}, expected a whole one: "
-                f"{reader.problems[:3]}"
-            )
-        self._manifests[number] = reader.manifest
-        return reader.data
 
-    async def _read(self, number: int) -> SnapshotReader:
-        reader = SnapshotReader(number)
-        async with aclosing(fetch_partition(self._connector, self._topic, number)) as fetches:
-            async for records in fetches:
-                reader.read((record.key, record.value, record.headers) for record in records)
-        return reader
+    async def save(self, shard: Shard) -> None:
+        """Writes a shard's snapshot after the changes up to its state, which must be queued, are acknowledged.
 
-    async def save(self, number: int, state: bytes) -> None:
-        """Writes a shard's snapshot after the changes up to its state, which must be queued, are acknowledged."""
-        self._since_snapshot[number] = 0
-        await self._publisher.flush()
-        chunks, closing, manifest = write_snapshot(number, state, previous=self._manifests[number])
+        Raises:
+            KafkaError: a record could not be delivered.
+            FencedError: another process has taken over the shard.
+        """
+        await self._save(shard)
+
+    def _save(self, shard: Shard) -> Coroutine[Any, Any, None]:
+        """Captures the state at once; the coroutine writes it."""
+        self._since_snapshot[shard.number] = 0
+        return self._write(shard.number, shard.to_bytes(), self._log_end_of(shard.number), shard.generation)
+
+    async def _write(self, number: int, state: bytes, log_end: int, generation: int) -> None:
+        await self._publisher.flush(self._topics.assignments, number)
+        chunks, closing, manifest = write_snapshot(
+            number, state, previous=self._manifests[number], log_end=log_end, generation=generation
+        )
         for part in (chunks, [closing]):
             items = [(record.key, record.value, record.headers) for record in part]
-            await self._publisher.send(self._topic, number, items, timestamp_ms=time.time_ns() // 1_000_000)
-            await self._publisher.flush()
+            await self._publisher.send(self._topics.snapshots, number, items, timestamp_ms=time.time_ns() // 1_000_000)
+            await self._publisher.flush(self._topics.snapshots, number)
         self._manifests[number] = manifest
 
     def note_count(self, shard: Shard) -> None:
@@ -84,19 +96,36 @@ class SnapshotKeeper:
 
         Raises:
             KafkaError: the previous snapshot could not be written.
+            FencedError: another process has taken over the shard.
         """
         number = shard.number
         if number in self._saving and self._saving[number].done():
             self._saving.pop(number).result()
         self._since_snapshot[number] += 1
         if self._since_snapshot[number] >= self._every and number not in self._saving:
-            self._saving[number] = asyncio.get_running_loop().create_task(self.save(number, shard.to_bytes()))
+            self._saving[number] = asyncio.get_running_loop().create_task(self._save(shard))
 
-    async def finish(self) -> None:
-        """Waits until no snapshot is being written.
+    def request(self, number: int) -> None:
+        """Makes a snapshot due at the next counted record: another process may have damaged the newest one."""
+        self._since_snapshot[number] = self._every
+
+    def forget(self, number: int) -> None:
+        """Stops writing snapshots of a shard."""
+        saving = self._saving.pop(number, None)
+        if saving is not None and not saving.cancel() and not saving.cancelled():
+            saving.exception()  # it failed because the shard is another process's, which is why it is forgotten
+
+    def is_newer(self, number: int) -> bool:
+        """Whether records were counted since the newest snapshot."""
+        return self._since_snapshot[number] > 0
+
+    async def finish(self, numbers: Iterable[int]) -> None:
+        """Waits until no snapshot of these shards is being written.
 
         Raises:
             KafkaError: a snapshot could not be written.
+            FencedError: another process has taken over a shard.
         """
-        while self._saving:
-            await self._saving.popitem()[1]
+        for number in numbers:
+            if number in self._saving:
+                await self._saving.pop(number)

@@ -17,31 +17,27 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from sketch import SnapshotError
-from streams.agent.shard import Shard, ShardConfig
-from streams.agent.snapshot_keeper import SnapshotKeeper
+from streams.agent.agreement import Agreement
+from streams.agent.ownership import Ownership
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
-from streams.errors import InvariantError
-from streams.escapes import escape
+from streams.errors import FencedError, InvariantError
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
     AgentMetrics,
-    Assignment,
     BadRecord,
-    Digest,
     Headers,
     ShardMetrics,
     Source,
-    decode_assignment,
     decode_clicks,
     decode_importance,
     encode_importance,
     encode_metrics,
-    version_of,
 )
 from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
@@ -89,7 +85,7 @@ class _Clients(NamedTuple):
     """The clients of a running process."""
 
     publisher: Publisher
-    snapshots: SnapshotKeeper
+    ownership: Ownership
     dead_letters: DeadLetterTopics
 
 
@@ -102,20 +98,18 @@ class AgentWorker:
 
     Attributes:
         topics: the topic names.
-        shards: the shards, by number.
         num_bad: records sent to the dead letters.
     """
 
     def __init__(self, config: AgentConfig, connector: Connector) -> None:
         self.config = config
         self.topics = Topics(connector.prefix)
-        self.shards: dict[int, Shard] = {}
         self.num_bad = 0
         self._bad_records = BadRecordLog(logger)
         self._connector = connector
         self._clients: _Clients | None = None
-        # A snapshot after a record is counted and before its changes are queued would lose them.
-        self._turn = asyncio.Lock()
+        self._agreement = Agreement(connector, config.shards, group=config.group, signals=config.signals)
+        self._ownership: Ownership | None = None  # the shards can still be looked at when the process has stopped
 
     async def start(self) -> None:
         """Connects, in the event loop that will use the clients."""
@@ -126,16 +120,28 @@ class AgentWorker:
         dead_letters = await asyncio.to_thread(DeadLetterTopics, self._connector, sources)
         publisher = Publisher(self._connector)
         await publisher.start()
-        snapshots = SnapshotKeeper(self._connector, self.topics.snapshots, publisher, every=self.config.snapshot_every)
-        self._clients = _Clients(publisher, snapshots, dead_letters)
+        self._ownership = Ownership(
+            self.config.shards,
+            self._connector,
+            publisher,
+            snapshot_every=self.config.snapshot_every,
+            lease_s=self.config.session_timeout_s,
+        )
+        await self._ownership.start()
+        self._clients = _Clients(publisher, self._ownership, dead_letters)
 
     async def stop(self) -> None:
         """Writes the shards' snapshots and disconnects; later records wait for the next start."""
         if self._clients is not None:
             clients, self._clients = self._clients, None
-            await self._save_all(clients)
+            await clients.ownership.stop()
             await self._send_metrics(clients.publisher)
             await clients.publisher.stop()
+
+    @property
+    def shards(self) -> dict[int, Shard]:
+        """The shards of this process, by number."""
+        return {} if self._ownership is None else self._ownership.shards
 
     def own_offsets(self) -> dict[int, int]:
         """The next importance offset of each shard."""
@@ -144,95 +150,46 @@ class AgentWorker:
     # ---- shards ------------------------------------------------------------------------------------------------
 
     async def adopt_all(self, numbers: set[int]) -> None:
-        """Makes these the shards of this process."""
-        await self.start()
-        await (await self._running()).snapshots.finish()
-        for number in sorted(set(self.shards) - numbers):
-            del self.shards[number]
-        for number in sorted(numbers - set(self.shards)):
-            await self.adopt(number)
-        await self.publish_metrics()  # shows observers at once which process has which shards
-
-    async def adopt(self, number: int) -> None:
-        """Loads a shard's newest snapshot, or creates the shard and writes its first snapshot.
+        """Makes these the shards of this process.
 
         Raises:
-            InvariantError: there are snapshots, and none is whole.
+            ConfigError: the agents have agreed on another configuration.
         """
-        publisher, snapshots, _ = await self._running()
-        state = await snapshots.load(number)
-        shard = self._restore(number, state)
-        await publisher.flush()  # includes what this process wrote when it owned the shard before
-        shard.follow(*await self._read_newest_change(number))
-        await snapshots.save(number, shard.to_bytes())
-        self.shards[number] = shard  # its records are counted from here on
-        logger.info(
-            "shard %d: epoch %d, seq %d, %d hot rows, continues at offset %d%s",
-            number, shard.epoch, shard.seq, shard.table.num_hot, shard.next_offset,
-            " (no snapshot yet)" if state is None else "",
-        )  # fmt: skip
+        await self.start()
+        await self._agreement.check()
+        await (await self._running()).ownership.take(numbers)
+        await self.publish_metrics()  # shows observers at once which process has which shards
 
-    def _restore(self, number: int, state: bytes | None) -> Shard:
-        """The shard of a snapshot; a new one, which begins a new epoch, if there is none or it is malformed."""
-        if state is None:
-            return Shard(number, self.config.shards)
-        try:
-            shard = Shard.from_bytes(state, self.config.shards)
-            if shard.number == number:
-                return shard
-            reason = f"it is of shard {shard.number}"
-        except SnapshotError as error:
-            reason = str(error)
-        logger.error(
-            "shard %d: the snapshot in %s is refused (%s): another program wrote it, or another version; counting "
-            "again from the oldest importance record, in a new epoch",
-            number, self.topics.snapshots, escape(reason),
-        )  # fmt: skip
-        return Shard(number, self.config.shards)
-
-    async def _read_newest_change(self, number: int) -> tuple[int, int]:
-        """The newest epoch and seq in the shard's assignments; (0, 0) if there are none.
-
-        The newest record need not be the last one: an agent that owned the shard for a moment may have written older
-        records after it. So this reads the whole partition, but decodes only the newest record of each fetch.
-        """
-        newest = (0, 0)
-        async with aclosing(fetch_partition(self._connector, self.topics.assignments, number)) as fetches:
-            async for records in fetches:
-                versions = sorted(((version_of(record.headers), record.offset) for record in records), reverse=True)
-                by_offset = {record.offset: record for record in records}
-                for version, offset in versions:
-                    if version <= newest:
-                        break
-                    record = by_offset[offset]
-                    decoded = decode_assignment(record.key, record.value, record.headers)
-                    if isinstance(decoded, Assignment | Digest):
-                        newest = version
-        return newest
-
-    async def save_all(self) -> None:
-        """Writes every shard's snapshot, if this process is running."""
+    async def release(self) -> None:
+        """Writes the shards' snapshots, and stops counting for them until `adopt_all`, if this process is running."""
         if self._clients is not None:
-            await self._save_all(self._clients)
+            await self._clients.ownership.park()
 
-    async def _save_all(self, clients: _Clients) -> None:
-        async with self._turn:
-            await clients.snapshots.finish()
-            for number, shard in list(self.shards.items()):
-                await clients.snapshots.save(number, shard.to_bytes())
+    async def check(self) -> None:
+        """Repairs what other processes wrote to the shards' partitions, if this process is running.
+
+        Raises:
+            ConfigError: the agents have agreed on another configuration.
+        """
+        if self._clients is not None:
+            await self._agreement.check()
+            await self._clients.ownership.check()
 
     # ---- records -----------------------------------------------------------------------------------------------
 
     async def count_importance(self, record: InputRecord) -> None:
         """Counts an importance record and publishes its changes."""
         clients = await self._running()
-        async with self._turn:
+        async with clients.ownership.turn:
             shard = self.shards.get(record.partition)
             if shard is None or record.offset < shard.next_offset:
                 return  # fetched before a rebalance: the shard's owner reads it, or the state includes it
-            if record.offset > shard.next_offset:
-                await self._count_between(clients, shard, record.offset)
-            await self._count(clients, shard, record)
+            try:
+                if record.offset > shard.next_offset:
+                    await self._count_between(clients, shard, record.offset)
+                await self._count(clients, shard, record)
+            except FencedError as error:
+                clients.ownership.suspend(shard.number, error)
 
     async def _count_between(self, clients: _Clients, shard: Shard, end: int) -> None:
         """Counts the records between the shard's state and `end`, which Faust may skip in a rebalance.
@@ -262,7 +219,7 @@ class AgentWorker:
             return
         if changes:
             await clients.publisher.send(self.topics.assignments, shard.number, changes, timestamp_ms=_now_ms())
-        clients.snapshots.note_count(shard)
+        clients.ownership.snapshots.note_count(shard)
 
     async def count_clicks(self, record: InputRecord) -> None:
         """Publishes the number of occurrences of each key of a click record; acknowledge it only after `deliver`."""
@@ -285,8 +242,10 @@ class AgentWorker:
             await clients.publisher.send(self.topics.importance, shard, records, timestamp_ms=_now_ms())
 
     async def deliver(self) -> None:
-        """Waits until the broker has acknowledged all published records; their inputs may then be acknowledged."""
-        await (await self._running()).publisher.flush()
+        """Waits until the broker has acknowledged what the clicks caused; they may then be acknowledged."""
+        publisher = (await self._running()).publisher
+        for topic in (self.topics.importance, self.topics.dead_letters(self.topics.clicks)):
+            await publisher.flush(topic)
 
     async def _dead_letter(self, clients: _Clients, record: Any, bad: BadRecord) -> None:
         self.num_bad += 1

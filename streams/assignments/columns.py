@@ -57,6 +57,7 @@ class Columns:
         key: (K,) uint64; `row` (K,) int32, -1 for none; `score` (K,) float32.
         epoch: (K,) int64; `seq` (K,) int64; `offset` (K,) int64; `shard` (K,) int64.
         index: (K,) int64, the record's index in the fetch.
+        generation: (K,) int64; `is_restated` (K,) bool.
     """
 
     key: Keys
@@ -67,6 +68,8 @@ class Columns:
     shard: npt.NDArray[np.int64]
     offset: npt.NDArray[np.int64]
     index: npt.NDArray[np.int64]
+    generation: npt.NDArray[np.int64]
+    is_restated: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.key)
@@ -90,6 +93,8 @@ class Columns:
             np.array([record.shard for record in records], np.int64),
             np.array(fetch.offsets or np.zeros(len(records)), np.int64),
             np.arange(len(records)),
+            np.array([record.generation for record in records], np.int64),
+            np.array([change is not None and change.is_restated for change in changes], np.bool_),
         )
 
     def to_changes(self) -> Changes:

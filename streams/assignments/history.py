@@ -26,7 +26,8 @@ __all__ = ["History", "Outcome", "ShardView", "Verdict"]
 Verdict = Literal["equal", "differs", "unproven", "stale", "ahead"]
 Arrays = dict[str, npt.NDArray[Any]]
 _COUNTERS = (
-    "epoch", "seq", "num_applied", "num_stale", "num_refused", "verified_seq", "mismatches", "complete_from",
+    "epoch", "seq", "generation", "num_applied", "num_stale", "num_refused", "verified_seq", "mismatches", "differs",
+    "complete_from",
 )  # fmt: skip
 
 
@@ -37,13 +38,16 @@ class ShardView:
     Attributes:
         epoch: the newest configuration seen.
         seq: the newest change applied.
+        generation: the newest ownership of the shard seen.
         table: the hot keys and their rows.
         num_applied: changes applied.
-        num_stale: changes dropped, because they or newer ones had already been applied.
+        num_stale: changes dropped, because they or newer ones had already been applied, or because the process that
+            wrote them had lost the shard.
         num_refused: records of the shard's partition that belong to another shard.
         verified_seq: the newest `seq` at which the agent's digest was equal (0: an empty table needs no digest); -1
             once a digest refers to a change that the reader has not received.
         mismatches: digests that differed although no gap was open: a change was lost.
+        differs: whether the newest digest that proves something differed; the owner restates what the log lacks.
         complete_from: no change is missing from this offset on. A gap in `seq` means that compaction removed changes
             that later ones supersede; those lie before the partition's end as of that read.
         gap: the newest `seq` of each key and row up to that offset; None if no gap is open.
@@ -51,12 +55,14 @@ class ShardView:
 
     epoch: int = 0
     seq: int = 0
+    generation: int = 0
     table: TierTable = field(default_factory=TierTable)
     num_applied: int = 0
     num_stale: int = 0
     num_refused: int = 0
     verified_seq: int = 0
     mismatches: int = 0
+    differs: int = 0
     complete_from: int = 0
     gap: OpenGap | None = None
 
@@ -89,6 +95,9 @@ class History:
       agent's copy of it, changes nothing. Between a gap in `seq` and the end that the partition had when the gap was
       read, it is enough that the change is newer than its key's and its row's.
     - A newer epoch begins with an empty shard.
+    - A record of an older generation than one before it is dropped: a process wrote it that had lost the shard.
+    - A restated record, of which the shard's owner knows that compaction removed the original, counts at the shard's
+      own version, too, if it changes the table.
     - A digest of the shard's present (epoch, seq) is compared with the table; if it is equal, the table is verified.
       After compaction a new reader meets gaps until it reaches the end that the partition had; before that point a
       digest that differs proves nothing and is ignored.
@@ -117,7 +126,8 @@ class History:
 
     def take(self, fetch: Fetch) -> Outcome:
         """Applies the records of one fetch."""
-        columns, refused = self._accept(fetch)
+        accepted, refused = self._accept(fetch)
+        columns = _drop_fenced(self.shards[fetch.partition], accepted) if len(accepted) else accepted
         counts = np.zeros(len(fetch.records), np.bool_)
         parts: list[Changes] = []
         verdicts: dict[int, Verdict] = {}
@@ -157,12 +167,14 @@ class History:
         return columns[is_ours], refused
 
     def _pieces(self, columns: Columns, partition: int) -> list[Columns]:
-        """The records, split at digests, at new epochs, and at the end of an open gap."""
+        """The records, split at digests, at new epochs, at the end of an open gap, and around restated ones."""
         if not len(columns):
             return []
         is_digest, epoch = columns.key == 0, columns.epoch
         is_behind = columns.offset >= self.shards[partition].complete_from
-        is_cut = is_digest[1:] | is_digest[:-1] | (epoch[1:] != epoch[:-1]) | (is_behind[1:] != is_behind[:-1])
+        is_cut = is_digest[1:] | is_digest[:-1]
+        for mark in (epoch, is_behind, columns.is_restated):
+            is_cut |= mark[1:] != mark[:-1]
         bounds = [0, *(np.flatnonzero(is_cut) + 1).tolist(), len(columns)]
         return [columns[begin:end] for begin, end in pairwise(bounds)]
 
@@ -197,13 +209,13 @@ class History:
 
     @property
     def is_verified(self) -> bool:
-        """Whether every shard's present table equals its agent's, and no digest ever differed."""
-        return all(view.seq == view.verified_seq and not view.mismatches for view in self.shards)
+        """Whether every shard's present table equals its agent's."""
+        return all(view.seq == view.verified_seq and not view.differs for view in self.shards)
 
     @property
     def verified(self) -> bool | None:
-        """Whether the table equals the agent's: False if a digest differed, None if not yet compared."""
-        if any(view.mismatches for view in self.shards):
+        """Whether the table equals the agent's: False if the newest digest differed, None if not yet compared."""
+        if any(view.differs for view in self.shards):
             return False
         return True if self.is_verified else None
 
@@ -251,14 +263,32 @@ class History:
             view.gap = None if known["floor"] is None else OpenGap.load(int(known["floor"]), mine)
 
 
+def _drop_fenced(view: ShardView, columns: Columns) -> Columns:
+    """The records whose generation is not older than that of one before them; notes the newest generation."""
+    newest = np.maximum.accumulate(np.concatenate([[view.generation], columns.generation]))
+    view.generation = int(newest[-1])
+    is_current = columns.generation >= newest[:-1]
+    if is_current.all():  # nearly always
+        return columns
+    view.num_stale += int((~is_current & (columns.key != 0)).sum())
+    return columns[is_current]
+
+
 def _follow(view: ShardView, piece: Columns, log_end: int | None) -> tuple[npt.NDArray[np.bool_], int]:
-    """(K,) whether each change is its shard's newest, and the index of the first one in an open gap; opens a gap."""
-    begins_epoch = int(piece.epoch[0]) > view.epoch
-    floor = int(piece.seq[0]) - 1 if begins_epoch else view.seq
+    """(K,) whether each change is its shard's newest, and the index of the first one in an open gap; opens a gap.
+
+    The changes are all restated, or none is. A change has the next `seq`; a restated one that of the shard's newest
+    change, so after it no change up to this `seq` is missing but those that compaction removed.
+    """
+    begins_epoch, is_restated = int(piece.epoch[0]) > view.epoch, bool(piece.is_restated[0])
+    step = 0 if is_restated else 1
+    floor = int(piece.seq[0]) - step if begins_epoch else view.seq
     newest = np.maximum.accumulate(np.concatenate([[floor], piece.seq[:-1]]))  # before each record
-    is_new = piece.seq > newest
-    is_jump = is_new & (piece.seq != newest + 1)
-    is_jump[0] = is_new[0] & (piece.seq[0] != view.seq + 1)
+    is_new = piece.seq >= newest + step
+    is_jump = is_new & (piece.seq != newest + step)
+    is_jump[0] = is_new[0] & (piece.seq[0] != view.seq + step)
+    if is_restated and not begins_epoch:
+        is_new &= view.table.lookup(piece.key) != piece.row
     jumps = np.flatnonzero(is_jump)
     if log_end is None or not len(jumps):
         return is_new, 0
@@ -288,9 +318,9 @@ def _compare(view: ShardView, digest: Digest, offset: int) -> Verdict:
     if (digest.epoch, digest.seq) < (view.epoch, view.seq):
         return "stale"
     if (digest.digest, digest.hot) == (view.table.digest, view.table.num_hot):
-        view.verified_seq = view.seq
+        view.verified_seq, view.differs = view.seq, 0
         return "equal"
     if offset + 1 >= view.complete_from:
-        view.mismatches += 1
+        view.mismatches, view.differs = view.mismatches + 1, 1
         return "differs"
     return "unproven"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from kafka import TopicPartition
@@ -92,8 +92,15 @@ class Consumer(_Client):
         self._check()
         return {partition: self._broker.listed_end(*partition) for partition in partitions}
 
-    def poll(self, timeout_ms: int = 0, max_records: int | None = None) -> dict[TopicPartition, list[Record]]:
+    def poll(
+        self, timeout_ms: int = 0, max_records: int | None = None, *, partitions: Sequence[TopicPartition] = ()
+    ) -> dict[TopicPartition, list[Record]]:
         """The next records by partition; returns at once, and starts with a different partition each time.
+
+        Args:
+            timeout_ms: without effect.
+            max_records: the largest number of records to return.
+            partitions: the partitions to read; the default is all assigned ones.
 
         Raises:
             OffsetOutOfRangeError: a position is outside the log, and `resets` is False.
@@ -102,7 +109,7 @@ class Consumer(_Client):
         with self._broker.lock:
             self._check()
             room, fetched = max_records or self._max_poll_records, {}
-            for partition in self._next_turn():
+            for partition in self._next_turn(partitions or list(self._positions)):
                 if partition.topic not in self._broker.topics:
                     continue  # kafka-python waits for a deleted topic
                 log = self._broker.partition(*partition)
@@ -117,11 +124,10 @@ class Consumer(_Client):
                     self._positions[partition] = log.end  # compaction has removed the rest
             return fetched
 
-    def _next_turn(self) -> list[TopicPartition]:
-        partitions = list(self._positions)
+    def _next_turn(self, partitions: Sequence[TopicPartition]) -> list[TopicPartition]:
         self._num_polls += 1
         first = self._num_polls % len(partitions) if partitions else 0
-        return partitions[first:] + partitions[:first]
+        return [*partitions[first:], *partitions[:first]]
 
     def _in_log(self, partition: TopicPartition, begin: int, end: int) -> int:
         offset = self.position(partition)
@@ -166,10 +172,10 @@ class AsyncConsumer:
         """The offset of the next record."""
         return self._consumer.position(partition)
 
-    async def getmany(self, *_partitions: TopicPartition, timeout_ms: int = 0) -> dict[TopicPartition, list[Record]]:
-        """The next records of all partitions; returns at once."""
+    async def getmany(self, *partitions: TopicPartition, timeout_ms: int = 0) -> dict[TopicPartition, list[Record]]:
+        """The next records of all partitions, or of some of them; returns at once."""
         await asyncio.sleep(0)  # lets other tasks run, as a real request does
-        return self._consumer.poll(timeout_ms)
+        return self._consumer.poll(timeout_ms, partitions=partitions)
 
 
 class Future:
@@ -257,6 +263,12 @@ class Batch:
         """Does nothing: a batch has no encoded form."""
 
 
+class Acknowledgement(NamedTuple):
+    """The offset of the first record of a batch, as in aiokafka's `RecordMetadata`."""
+
+    offset: int
+
+
 class BatchProducer(_Client):
     """Sends whole batches like an `aiokafka.AIOKafkaProducer`, one request a batch."""
 
@@ -276,13 +288,14 @@ class BatchProducer(_Client):
         """An empty batch."""
         return Batch(self._broker.max_batch_records)
 
-    async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[int]:
+    async def send_batch(self, batch: Batch, topic: str, *, partition: int) -> asyncio.Future[Acknowledgement]:
         """Stores a batch; the future holds the offset of its first record, or the error."""
         self._check()
-        acknowledged: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        acknowledged: asyncio.Future[Acknowledgement] = asyncio.get_running_loop().create_future()
         await asyncio.sleep(0)  # lets other tasks run, as a real request does
         try:
-            acknowledged.set_result(self._broker.append(self._generation, topic, partition, batch.items))
+            offset = self._broker.append(self._generation, topic, partition, batch.items)
+            acknowledged.set_result(Acknowledgement(offset))
         except KafkaError as error:
             acknowledged.set_exception(error)
         return acknowledged

@@ -8,8 +8,8 @@ so the larger of the two is used.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator, Mapping
+from contextlib import aclosing, contextmanager
 from typing import Any
 
 from kafka import TopicPartition
@@ -18,7 +18,7 @@ from kafka.errors import KafkaError
 from streams.clients.connector import Connector
 from streams.errors import BrokerError
 
-__all__ = ["PartitionLog", "fetch_partition", "is_at_end", "open_partition_log"]
+__all__ = ["PartitionLog", "fetch_partition", "fetch_partitions", "is_at_end", "open_partition_log"]
 
 _STALL_S = 30.0
 _MAX_GROWN_WINDOW = 64
@@ -115,9 +115,26 @@ class PartitionLog:
 async def fetch_partition(
     connector: Connector, topic: str, partition: int, *, start: int = 0
 ) -> AsyncGenerator[list[Any], None]:
-    """The records of a partition from `start` (or the oldest record) to its present end, one list a fetch.
+    """The records of one partition, one list a fetch; see `fetch_partitions`."""
+    async with aclosing(fetch_partitions(connector, topic, {partition: start})) as fetches:
+        async for _, records in fetches:
+            yield records
+
+
+async def fetch_partitions(
+    connector: Connector, topic: str, starts: Mapping[int, int]
+) -> AsyncGenerator[tuple[int, list[Any]], None]:
+    """The records of partitions from an offset (or the oldest record) to their present ends.
 
     For coroutines that read many records: three times as fast as `PartitionLog.read`.
+
+    Args:
+        connector: the broker.
+        topic: the topic.
+        starts: the first offset to read, by partition.
+
+    Yields:
+        A partition and its next records, in order.
 
     Raises:
         BrokerError: the broker returns no record for 30 s.
@@ -125,23 +142,26 @@ async def fetch_partition(
     """
     from aiokafka import TopicPartition as AsyncTopicPartition  # noqa: PLC0415  the synchronous readers do without aiokafka
 
-    consumer, log = connector.create_async_consumer(), AsyncTopicPartition(topic, partition)
+    consumer, logs = connector.create_async_consumer(), [AsyncTopicPartition(topic, number) for number in starts]
     await consumer.start()
     try:
-        consumer.assign([log])
-        end, is_end_known = (await consumer.end_offsets([log]))[log], False
-        consumer.seek(log, max((await consumer.beginning_offsets([log]))[log], start))
+        consumer.assign(logs)
+        listed, begins = await consumer.end_offsets(logs), await consumer.beginning_offsets(logs)
+        for log in logs:
+            consumer.seek(log, max(begins[log], starts[log.partition]))
+        ends: dict[Any, int] = {}
         deadline_s = time.monotonic() + _STALL_S
-        while not is_end_known or await consumer.position(log) < end:
-            for records in (await consumer.getmany(log, timeout_ms=100)).values():
-                yield records
+        while logs:
+            for log, records in (await consumer.getmany(*logs, timeout_ms=100)).items():
+                yield log.partition, records
                 deadline_s = time.monotonic() + _STALL_S
-            if not is_end_known and (known := consumer.highwater(log)) is not None:
-                end, is_end_known = max(end, known), True
+            for log in list(logs):
+                if log not in ends and (known := consumer.highwater(log)) is not None:
+                    ends[log] = max(listed[log], known)
+                if log in ends and await consumer.position(log) >= ends[log]:
+                    logs.remove(log)
             if time.monotonic() > deadline_s:
-                raise BrokerError(
-                    f"{connector.bootstrap_servers}: no record of {topic}[{partition}] for {_STALL_S:.0f} s"
-                )
+                raise BrokerError(f"{connector.bootstrap_servers}: no record of {logs[0]} for {_STALL_S:.0f} s")
     finally:
         await consumer.stop()
 

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from streams.clients.connector import Connector
+from streams.clients.owned_log import OwnedLog
+from streams.errors import FencedError
 
 __all__ = ["Publisher"]
 
@@ -56,20 +58,39 @@ class Publisher:
 
         Raises:
             KafkaError: an earlier delivery to this partition failed permanently.
+            FencedError: another process wrote to the partition, which is this process's own.
         """
         queue = self._queues.get((topic, partition))
         if queue is None:
             queue = self._queues[topic, partition] = _Queue(self._producer, topic, partition)
         await queue.put(records, timestamp_ms)
 
-    async def flush(self) -> None:
-        """Waits until every record sent before this call is acknowledged.
+    def own(self, topic: str, partition: int, log: OwnedLog) -> None:
+        """Makes a partition this process's own; discards what was queued for it, and an earlier failure."""
+        self.disown(topic, partition)
+        self._queues[topic, partition] = _Queue(self._producer, topic, partition, log)
+
+    def disown(self, topic: str, partition: int) -> None:
+        """Discards what is queued for a partition."""
+        queue = self._queues.pop((topic, partition), None)
+        if queue is not None:
+            queue.task.cancel()
+
+    async def flush(self, topic: str | None = None, partition: int | None = None) -> None:
+        """Waits until every record sent before this call, to all topics, one topic or one partition, is acknowledged.
 
         Raises:
             KafkaError: a record could not be delivered.
+            FencedError: another process wrote to a partition that is this process's own.
         """
-        for queue in list(self._queues.values()):
-            await queue.flush()
+        for name, queue in list(self._queues.items()):
+            if topic in (None, name[0]) and partition in (None, name[1]):
+                await queue.flush()
+
+    def is_idle(self, topic: str, partition: int) -> bool:
+        """Whether no record of a partition is queued or under way."""
+        queue = self._queues.get((topic, partition))
+        return queue is None or queue.is_idle
 
 
 class _Queue:
@@ -79,7 +100,8 @@ class _Queue:
     time of a queue of records, whose objects the garbage collector would also traverse.
     """
 
-    def __init__(self, producer: Any, topic: str, partition: int) -> None:
+    def __init__(self, producer: Any, topic: str, partition: int, log: OwnedLog | None = None) -> None:
+        self._log = log
         self._producer = producer
         self._topic = topic
         self._partition = partition
@@ -108,6 +130,10 @@ class _Queue:
         await self._wait_for(lambda: self._num_acknowledged >= last or self.task.done())
         self._raise_failure()
 
+    @property
+    def is_idle(self) -> bool:
+        return self._num_acknowledged == self._num_put
+
     def _has_room(self) -> bool:
         num_records = sum(batch.record_count() for batch in self._waiting)
         return num_records < _MAX_WAITING and sum(batch.size() for batch in self._waiting) < _MAX_WAITING_BYTES
@@ -119,7 +145,9 @@ class _Queue:
             await self._changed.wait()
 
     def _raise_failure(self) -> None:
-        if self.task.done() and not self.task.cancelled():
+        if self.task.cancelled():
+            raise FencedError(f"{self._topic}[{self._partition}]: this process does not own it any more")
+        if self.task.done():
             self.task.result()
 
     async def _run(self) -> None:
@@ -128,9 +156,15 @@ class _Queue:
                 await self._wait_for(lambda: bool(self._waiting))
                 batch = self._waiting.popleft()
                 batch.close()
-                await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
+                await self._send(batch)
                 self._num_acknowledged += batch.record_count()
                 self._changed.set()
         finally:
             # Callers that wait must see a failure; the task is done only after this block.
             asyncio.get_running_loop().call_soon(self._changed.set)
+
+    async def _send(self, batch: Any) -> None:
+        sent_s = 0.0 if self._log is None else await self._log.confirm()
+        acknowledged = await (await self._producer.send_batch(batch, self._topic, partition=self._partition))
+        if self._log is not None:
+            self._log.note(acknowledged.offset, batch.record_count(), sent_s)

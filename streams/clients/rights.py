@@ -21,6 +21,7 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "importance": frozenset({"READ"}),
         "assignments": frozenset({"READ", "WRITE"}),
         "sketch-snapshots": frozenset({"READ", "WRITE"}),
+        "control": frozenset({"READ", "WRITE"}),
         "metrics": frozenset({"WRITE"}),
         "importance.dlq": frozenset({"WRITE"}),
     },

@@ -77,6 +77,12 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     help="Importance records of a shard between two snapshots.",
 )
 @click.option(
+    "--new-epoch",
+    is_flag=True,
+    help="Replace the configuration of the running agents by this one: they end, and every shard begins again with an "
+    "empty table. Without it an agent with another configuration does not start.",
+)
+@click.option(
     "--session-timeout",
     type=float,
     default=10.0,
@@ -94,6 +100,7 @@ def command(
     seed: int,
     group: str,
     snapshot_every: int,
+    new_epoch: bool,
     session_timeout: float,
     **kafka: Any,
 ) -> None:
@@ -106,8 +113,10 @@ def command(
 
     The only required choice is --capacity, the number of unique rows of the model; there is no threshold to tune.
     """
+    from streams.agent.agreement import Agreement  # noqa: PLC0415
     from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
-    from streams.agent.shard import ShardConfig, compile_kernels  # noqa: PLC0415
+    from streams.agent.shard_config import ShardConfig  # noqa: PLC0415
+    from streams.agent.warm_up import compile_kernels  # noqa: PLC0415
     from streams.agent.worker import AgentConfig  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
 
@@ -131,4 +140,6 @@ def command(
             snapshot_every=snapshot_every,
             session_timeout_s=session_timeout,
         )
+        agreement = Agreement(config, agent.shards, group=group, signals=agent.signals)
+        agreement.join(begins_epoch=new_epoch)
         run_agent(agent, config)

@@ -79,7 +79,7 @@ def command(
                     live.update(_field_table(watcher.features), refresh=True)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
-        ok = not any(view.mismatches for view in reader.table.shards)
+        ok = reader.table.verified is not False
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}

@@ -7,15 +7,22 @@ byte, and return a `BadRecord` with the reason. `docs/protocol.md` specifies the
 from streams.records.assignments import (
     MAX_UNIQUE_ROWS,
     Assignment,
+    Claim,
     Digest,
     OtherKind,
     decode_assignment,
     encode_assignment,
+    encode_claim,
     encode_digest,
-    version_of,
 )
 from streams.records.change_encoder import ChangeEncoder, Encoded
 from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
+from streams.records.configurations import (
+    AgentConfiguration,
+    decode_configuration,
+    encode_configuration,
+    newest_configuration,
+)
 from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
 from streams.records.headers import ARROW, JSON, MAX_RECORD_BYTES, VERSION, BadRecord, Headers, header_int
 from streams.records.importance import ImportanceBatch, Source, decode_importance, encode_importance
@@ -38,10 +45,12 @@ __all__ = [
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
     "VERSION",
+    "AgentConfiguration",
     "AgentMetrics",
     "Assignment",
     "BadRecord",
     "ChangeEncoder",
+    "Claim",
     "ClickBatch",
     "DeadLetter",
     "Digest",
@@ -60,17 +69,20 @@ __all__ = [
     "TrainerMetrics",
     "decode_assignment",
     "decode_clicks",
+    "decode_configuration",
     "decode_importance",
     "decode_metrics",
     "encode_assignment",
+    "encode_claim",
     "encode_clicks",
+    "encode_configuration",
     "encode_digest",
     "encode_importance",
     "encode_metrics",
     "find_invalid",
     "has_foreign_key",
     "header_int",
-    "version_of",
+    "newest_configuration",
     "write_letter",
     "write_line_letter",
     "write_snapshot",

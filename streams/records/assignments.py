@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -28,14 +29,16 @@ from streams.records.headers import (
 __all__ = [
     "MAX_UNIQUE_ROWS",
     "Assignment",
+    "Claim",
     "Digest",
     "OtherKind",
     "decode_assignment",
     "encode_assignment",
+    "encode_claim",
     "encode_digest",
-    "version_of",
 ]
 
+CLAIM_KEY = (1).to_bytes(8, "big")  # of no feature, as its field number is 0
 MAX_UNIQUE_ROWS = 1 << 27  # a subscriber keeps 8 bytes for each row of the model
 
 _FEATURE = re.compile(r"[A-Za-z0-9_.-]{1,64}:(?:~([0-9a-f]{14})|([0-9a-f]{8})|missing)")
@@ -47,7 +50,13 @@ Tier = Literal["cold", "hot"]
 
 @dataclass(frozen=True, kw_only=True)
 class Assignment:
-    """One change of one feature's tier; for cold, a tombstone, the members after `seq` are None but for `ingest_ms`."""
+    """One change of one feature's tier; for cold, a tombstone, the members from `row` to `event_time_ms` are None.
+
+    Attributes:
+        generation: the number of the ownership of the shard that wrote the record; 0 if the record has none.
+        is_restated: whether this is no change, but repeats the feature's tier as of (epoch, seq); see
+            `docs/protocol.md`, "Owners".
+    """
 
     key: int
     tier: Tier
@@ -60,6 +69,8 @@ class Assignment:
     source: tuple[int, int] | None = None  # partition and offset of the importance record that caused the change
     event_time_ms: int | None = None
     ingest_ms: int | None = None
+    generation: int = 0
+    is_restated: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +82,17 @@ class Digest:
     seq: int
     hot: int
     digest: int
+    generation: int = 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """The start of an ownership of a shard: an agent has taken it over at (epoch, seq)."""
+
+    shard: int
+    epoch: int
+    seq: int
+    generation: int
 
 
 @dataclass(frozen=True)
@@ -80,25 +102,11 @@ class OtherKind:
     kind: str
 
 
-def version_of(headers: Headers) -> tuple[int, int]:
-    """The (epoch, seq) in the headers of an assignments record, without decoding the rest of it.
-
-    (-1, -1) if a header is missing or malformed.
-    """
-    try:
-        named = read_headers(headers)
-        return header_int(named, "epoch"), header_int(named, "seq")
-    except ValueError:
-        return -1, -1
-
-
-def _assignment_headers(shard: int, epoch: int, seq: int) -> list[tuple[str, bytes]]:
-    return [
-        ("v", ascii_int(VERSION)),
-        ("shard", ascii_int(shard)),
-        ("epoch", ascii_int(epoch)),
-        ("seq", ascii_int(seq)),
-    ]
+def _control_headers(record: Digest | Claim) -> list[tuple[str, bytes]]:
+    numbers = {"v": VERSION, "shard": record.shard, "epoch": record.epoch, "seq": record.seq}
+    if record.generation:
+        numbers["generation"] = record.generation
+    return [(name, ascii_int(number)) for name, number in numbers.items()]
 
 
 def encode_assignment(change: Assignment, fields: Sequence[Field]) -> Encoded:
@@ -116,6 +124,8 @@ def encode_assignment(change: Assignment, fields: Sequence[Field]) -> Encoded:
         event_time_ms=change.event_time_ms or 0,
         ingest_ms=change.ingest_ms,
         fields=fields,
+        generation=change.generation,
+        is_restated=change.is_restated,
     )
     one = Changes(
         np.array([change.key], np.uint64),
@@ -131,12 +141,18 @@ def encode_digest(digest: Digest) -> Encoded:
         f'{{"v":{VERSION},"kind":"digest","shard":{digest.shard},"epoch":{digest.epoch},"seq":{digest.seq},'
         f'"hot":{digest.hot},"digest":"{digest.digest:016x}"}}'
     )
-    return bytes(8), value.encode(), _assignment_headers(digest.shard, digest.epoch, digest.seq)
+    return bytes(8), value.encode(), _control_headers(digest)
+
+
+def encode_claim(claim: Claim) -> Encoded:
+    """Kafka key (1), value and headers of a claim."""
+    body = {"v": VERSION, "kind": "claim", **dataclasses.asdict(claim)}
+    return CLAIM_KEY, json.dumps(body, separators=(",", ":")).encode(), _control_headers(claim)
 
 
 def decode_assignment(
     key: bytes | None, value: bytes | None, headers: Headers
-) -> Assignment | Digest | OtherKind | BadRecord:
+) -> Assignment | Digest | Claim | OtherKind | BadRecord:
     """Decodes a record of the assignments topic."""
     if key is None or len(key) != 8:
         return BadRecord(f"Kafka key: {0 if key is None else len(key)} bytes, expected 8")
@@ -144,33 +160,47 @@ def decode_assignment(
     try:
         named = read_headers(headers)
         check_version(named)
-        shard, epoch, seq = (header_int(named, name) for name in ("shard", "epoch", "seq"))
-        if min(shard, epoch, seq) < 0:
-            return BadRecord(f"headers 'shard', 'epoch', 'seq': got {shard}, {epoch}, {seq}, expected 0 or more")
+        version = _read_version(named)
         ingest_ms = header_int(named, "ingest-ms") if "ingest-ms" in named else None
         if value is None:
-            return _tombstone(number, Version(shard, epoch, seq), ingest_ms)
+            return _tombstone(number, version, ingest_ms)
         if len(value) > 1 << 16:
             return BadRecord(f"{len(value)} bytes, expected at most 65536")
         body = json.loads(value)
         if not isinstance(body, dict):
             return BadRecord("expected a JSON object")
-        if (body.get("shard"), body.get("epoch"), body.get("seq")) != (shard, epoch, seq):
+        if (body.get("shard"), body.get("epoch"), body.get("seq")) != (version.shard, version.epoch, version.seq):
             return BadRecord("shard, epoch or seq differ between value and headers, expected the same")
         if number == 0 or "kind" in body:
-            return _control_from_json(body, shard, epoch, seq)
-        return _assignment_from_json(body, number, Version(shard, epoch, seq), ingest_ms)
+            return _control_from_json(body, version)
+        return _assignment_from_json(body, number, version, ingest_ms)
     except (ValueError, KeyError, TypeError, OverflowError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
 
 
 @dataclass(frozen=True)
 class Version:
-    """The version of a shard's table that a change makes."""
+    """The version of a shard's table that a change makes, or, if restated, that holds the feature."""
 
     shard: int
     epoch: int
     seq: int
+    generation: int
+    is_restated: bool
+
+
+def _read_version(named: Mapping[str, bytes | None]) -> Version:
+    """The version in a record's headers.
+
+    Raises:
+        ValueError: a header is missing, malformed or negative.
+    """
+    names = ("shard", "epoch", "seq", *(("generation",) if "generation" in named else ()))
+    numbers = [header_int(named, name) for name in names]
+    if min(numbers) < 0:
+        raise ValueError(f"headers {', '.join(map(repr, names))}: got {numbers}, expected 0 or more")
+    shard, epoch, seq, generation = [*numbers, 0][:4]
+    return Version(shard, epoch, seq, generation, named.get("restated") == b"1")
 
 
 def _tombstone(key: int, version: Version, ingest_ms: int | None) -> Assignment | OtherKind | BadRecord:
@@ -179,18 +209,34 @@ def _tombstone(key: int, version: Version, ingest_ms: int | None) -> Assignment 
     if not key >> PAYLOAD_BITS:
         return BadRecord(f"key {key:016x}: field number 0, expected 1 to 255")
     return Assignment(
-        key=key, tier="cold", shard=version.shard, epoch=version.epoch, seq=version.seq, ingest_ms=ingest_ms
+        key=key,
+        tier="cold",
+        shard=version.shard,
+        epoch=version.epoch,
+        seq=version.seq,
+        ingest_ms=ingest_ms,
+        generation=version.generation,
+        is_restated=version.is_restated,
     )
 
 
-def _control_from_json(body: dict[str, Any], shard: int, epoch: int, seq: int) -> Digest | OtherKind | BadRecord:
-    kind = body.get("kind")
+def _control_from_json(body: dict[str, Any], version: Version) -> Digest | Claim | OtherKind | BadRecord:
+    kind, generation = body.get("kind"), version.generation
+    if kind == "claim" and generation and body.get("generation") == generation:
+        return Claim(shard=version.shard, epoch=version.epoch, seq=version.seq, generation=generation)
     if kind != "digest":
         return OtherKind(str(kind)[:100])
     hot, digest = _integer(body["hot"], "hot", MAX_UNIQUE_ROWS), body["digest"]
     if not isinstance(digest, str) or _DIGEST.fullmatch(digest) is None:
         return BadRecord(f"digest: got {str(digest)[:100]!r}, expected 16 hex digits")
-    return Digest(shard=shard, epoch=epoch, seq=seq, hot=hot, digest=int(digest, 16))
+    return Digest(
+        shard=version.shard,
+        epoch=version.epoch,
+        seq=version.seq,
+        hot=hot,
+        digest=int(digest, 16),
+        generation=generation,
+    )
 
 
 def _assignment_from_json(
@@ -220,6 +266,8 @@ def _assignment_from_json(
         source=(_integer(source["partition"], "partition"), _integer(source["offset"], "offset")),
         event_time_ms=event_time_ms,
         ingest_ms=ingest_ms,
+        generation=version.generation,
+        is_restated=version.is_restated,
     )
 
 

@@ -38,6 +38,8 @@ class ChangeEncoder:
         event_time_ms: the event time of the importance record.
         ingest_ms: the click record's Kafka timestamp; None omits the header.
         fields: the categorical columns that the keys' field numbers count.
+        generation: the number of the ownership of the shard; 0 omits the header.
+        is_restated: whether the records repeat the tiers of features as of one `seq`, and change none.
     """
 
     def __init__(
@@ -49,15 +51,21 @@ class ChangeEncoder:
         event_time_ms: int,
         ingest_ms: int | None,
         fields: Sequence[Field],
+        generation: int = 0,
+        is_restated: bool = False,
     ) -> None:
+        self._seq_step = 0 if is_restated else 1
         self._fields = tuple(fields)
         self._before = [("v", ascii_int(VERSION)), ("shard", ascii_int(shard)), ("epoch", ascii_int(epoch))]
-        self._after = [] if ingest_ms is None else [("ingest-ms", ascii_int(ingest_ms))]
+        numbers = {"generation": generation or None, "restated": int(is_restated) or None, "ingest-ms": ingest_ms}
+        self._after = [(name, ascii_int(number)) for name, number in numbers.items() if number is not None]
         self._version = f',"shard":{shard},"epoch":{epoch},"seq":'
         self._end = f',"source":{{"partition":{source[0]},"offset":{source[1]}}},"event_time_ms":{event_time_ms}}}'
 
     def encode(self, changes: Changes, first_seq: int) -> list[Encoded]:
-        """Kafka key, value and headers of each change, numbered from `first_seq` on; cold is a tombstone.
+        """Kafka key, value and headers of each change, numbered from `first_seq` on (restated: all `first_seq`).
+
+        Cold is a tombstone.
 
         Cost: 0.2 us a change in the kernel and C's `%.9g`, 0.5 us to make the Python objects, 20 us a call.
 
@@ -82,8 +90,9 @@ class ChangeEncoder:
         end = _buffer(self._end)
         texts, ends = _texts_of(self._fields, self._version)
         line_bytes = ends[_NUM_COMMON] + np.diff(ends).max() + len(end) + _HASH_DIGITS + 3 * MAX_NUMBER_BYTES + 2
+        seqs = first_seq + self._seq_step * np.arange(len(changes), dtype=np.int64)
         out = np.empty(len(changes) * int(line_bytes) + len(scores), np.uint8)
-        written = _write_changes(changes.key, changes.row, first_seq, scores, end, texts, ends, out)
+        written = _write_changes(changes.key, changes.row, seqs, scores, end, texts, ends, out)
         return out[: written - 1].tobytes()
 
 
@@ -113,7 +122,7 @@ def _texts_of(fields: tuple[Field, ...], version: str) -> tuple[Bytes, npt.NDArr
 def _write_changes(
     keys: Keys,
     rows: npt.NDArray[np.int32],
-    first_seq: int,
+    seqs: npt.NDArray[np.int64],
     scores: Bytes,
     value_end: Bytes,
     texts: Bytes,
@@ -124,7 +133,7 @@ def _write_changes(
     end = score = 0
     for change in range(keys.shape[0]):
         seq_start = end
-        end = write_number(first_seq + change, out, end)
+        end = write_number(seqs[change], out, end)
         seq_end = end
         out[end] = _NEWLINE
         end += 1

@@ -6,10 +6,13 @@ area is written, and the snapshot takes effect. Whatever compaction or a crash r
 current manifest and its chunks remain.
 
     key  `3/A/0`, `3/A/1`, ...   the chunks of shard 3 in area A
-    key  `3`                     the manifest: JSON with area (`place`), chunks, bytes, CRC-32 and previous manifest
+    key  `3`                     the manifest: JSON with area (`place`), chunks, bytes, CRC-32, log_end, generation and
+                                 the previous manifest
 
+`log_end` is an offset of the shard's assignments: before it, the log holds the changes up to the snapshot, in order,
+and no generation newer than `generation`.
 If two agents own one shard for a moment, both may write to the same area. The checksums then do not match, and readers
-use the previous snapshot, which the manifest names as well.
+use the previous snapshot, which the manifest names as well; the owner notices and writes a new snapshot.
 """
 
 from __future__ import annotations
@@ -42,7 +45,7 @@ class SnapshotRecord:
 
 
 def write_snapshot(
-    shard: int, data: bytes, *, previous: Manifest | None
+    shard: int, data: bytes, *, previous: Manifest | None, log_end: int = 0, generation: int = 0
 ) -> tuple[list[SnapshotRecord], SnapshotRecord, Manifest]:
     """Splits a snapshot into records: its chunks, the manifest's record, and the manifest.
 
@@ -52,6 +55,8 @@ def write_snapshot(
         shard: the shard of the snapshot.
         data: the snapshot.
         previous: the current manifest, whose area is left untouched; None if there is none.
+        log_end: the offset of the shard's assignments before which the log needs no check.
+        generation: the newest ownership of the shard.
     """
     parts = [data[start : start + CHUNK_BYTES] for start in range(0, max(len(data), 1), CHUNK_BYTES)]
     area = "B" if previous and previous["place"] == "A" else "A"
@@ -64,7 +69,14 @@ def write_snapshot(
         )
         for number, part in enumerate(parts)
     ]
-    manifest: Manifest = {"place": area, "chunks": len(parts), "bytes": len(data), "crc32": zlib.crc32(data)}
+    manifest: Manifest = {
+        "place": area,
+        "chunks": len(parts),
+        "bytes": len(data),
+        "crc32": zlib.crc32(data),
+        "log_end": log_end,
+        "generation": generation,
+    }
     body = {"v": VERSION, "shard": shard, **manifest, "previous": previous}
     return chunks, SnapshotRecord(b"%d" % shard, json.dumps(body).encode(), [version, ("kind", b"manifest")]), manifest
 
@@ -124,10 +136,21 @@ class SnapshotReader:
             if whole is not None:
                 self.data = whole
                 self.manifest = {name: manifest[name] for name in ("place", "chunks", "bytes", "crc32")}
+                self.manifest |= {name: _number(manifest, name) for name in ("log_end", "generation")}
                 if manifest is body:
                     return None
                 break
         return BadRecord(f"snapshot {body}: chunks are missing or damaged; using the previous snapshot")
+
+    @property
+    def log_end(self) -> int:
+        """The offset of the shard's assignments before which the log needs no check; 0 without a snapshot."""
+        return 0 if self.manifest is None else int(self.manifest["log_end"])
+
+    @property
+    def generation(self) -> int:
+        """The newest ownership of the shard before `log_end`; 0 without a snapshot."""
+        return 0 if self.manifest is None else int(self.manifest["generation"])
 
     def _assemble(self, manifest: dict[str, Any]) -> bytes | None:
         if not 1 <= manifest["chunks"] <= _MAX_CHUNKS:
@@ -135,3 +158,9 @@ class SnapshotReader:
         parts = [self._chunks.get((manifest["place"], chunk), b"") for chunk in range(manifest["chunks"])]
         whole = b"".join(parts)
         return whole if len(whole) == manifest["bytes"] and zlib.crc32(whole) == manifest["crc32"] else None
+
+
+def _number(manifest: dict[str, Any], name: str) -> int:
+    """A number of a manifest; 0 if it has none that can be an offset."""
+    number = manifest.get(name, 0)
+    return number if type(number) is int and 0 <= number < 1 << 63 else 0

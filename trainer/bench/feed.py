@@ -10,7 +10,8 @@ import numpy.typing as npt
 
 from sketch.changes import Changes
 from sketch.hashing import shard_of
-from streams.agent.shard import Shard, ShardConfig
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
 from streams.generator import Generator, GeneratorConfig
 from streams.importance import split_by_shard
 from streams.keys import CRITEO_FIELDS, FIELD_SHIFT

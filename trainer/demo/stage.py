@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from streams.agent.shard import ShardConfig
+from streams.agent.shard_config import ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError, ChildError

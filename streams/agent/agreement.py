@@ -1,0 +1,109 @@
+"""`Agreement`: the agents of a prefix have one configuration, which the control topic records once.
+
+Each shard's rows follow from the configuration. So agents with different ones would give one row to features of two
+shards, and each would find its own digests equal.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from streams.agent.shard_config import ShardConfig
+from streams.clients.connector import Connector
+from streams.clients.partition_reader import fetch_partition, open_partition_log
+from streams.clients.producer import RecordProducer
+from streams.errors import ConfigError
+from streams.records import (
+    AgentConfiguration,
+    BadRecord,
+    decode_configuration,
+    encode_configuration,
+    newest_configuration,
+)
+from streams.topics import Topics
+
+__all__ = ["Agreement"]
+
+logger = logging.getLogger(__name__)
+
+
+class Agreement:
+    """Compares this process's configuration with the agreed one.
+
+    Args:
+        connector: the broker.
+        shards: the configuration of the shards.
+        group: the consumer group.
+        signals: the importance that the agents count.
+    """
+
+    def __init__(self, connector: Connector, shards: ShardConfig, *, group: str, signals: Iterable[str]) -> None:
+        self._connector = connector
+        self._topic = Topics(connector.prefix).control
+        settings = {**dataclasses.asdict(shards), "group": group, "signals": sorted(signals)}
+        self._mine = AgentConfiguration(number=1, settings=json.loads(json.dumps(settings)))
+
+    def join(self, *, begins_epoch: bool = False) -> None:
+        """Agrees to the recorded configuration, or records this one if there is none.
+
+        Args:
+            begins_epoch: whether to record this configuration if another one is recorded, so that the agents with the
+                other one end, and all shards begin a new epoch.
+
+        Raises:
+            BrokerError: the broker does not answer.
+            ConfigError: another configuration is recorded.
+        """
+        agreed = self._read()
+        if agreed is None or (begins_epoch and agreed.settings != self._mine.settings):
+            agreed = self._propose(1 if agreed is None else agreed.number + 1)
+        self._require(agreed)
+
+    async def check(self) -> None:
+        """Checks that the configuration still is the agreed one.
+
+        Raises:
+            ConfigError: another configuration was recorded.
+        """
+        records = [record async for fetch in fetch_partition(self._connector, self._topic, 0) for record in fetch]
+        agreed = self._newest(records)
+        if agreed is not None:
+            self._require(agreed)
+
+    def _require(self, agreed: AgentConfiguration) -> None:
+        if agreed.settings != self._mine.settings:
+            raise ConfigError(
+                f"this agent's configuration differs from number {agreed.number}, which all agents of "
+                f"{self._connector.prefix!r} have: {self._mine.describe_differences(agreed)}; start it with the same "
+                "options, or with --new-epoch to replace that configuration for all shards"
+            )
+
+    def _read(self) -> AgentConfiguration | None:
+        with open_partition_log(self._connector) as log:
+            return self._newest(list(log.read(self._topic, 0, *log.bounds(self._topic, 0))))
+
+    def _newest(self, records: Sequence[Any]) -> AgentConfiguration | None:
+        decoded = [decode_configuration(record.key, record.value, record.headers) for record in records]
+        for known in decoded:
+            if isinstance(known, BadRecord):
+                logger.warning("%s: configuration ignored: %s", self._topic, known.reason)
+        return newest_configuration(known for known in decoded if isinstance(known, AgentConfiguration))
+
+    def _propose(self, number: int) -> AgentConfiguration:
+        """Records this configuration, and returns the one that counts: another agent may have been first."""
+        self._write(dataclasses.replace(self._mine, number=number))
+        agreed = self._read()
+        if agreed is None:
+            raise ConfigError(f"{self._topic}: got no configuration, expected the one just written")
+        if agreed.settings != self._mine.settings:
+            self._write(agreed)  # compaction keeps the last record
+        return agreed
+
+    def _write(self, configuration: AgentConfiguration) -> None:
+        key, value, headers = encode_configuration(configuration)
+        with RecordProducer(self._connector) as producer:
+            producer.send(self._topic, 0, value, headers, key=key)

@@ -1,0 +1,342 @@
+"""`Ownership`: the shards of this process, and the order of their assignments whatever other processes write.
+
+A group gives each shard to one process. A process that was stopped (SIGSTOP, a closed laptop) or cut off does not know
+at first that its shards are others' now; what it still writes comes after newer records, and compaction then keeps it.
+
+    taking over   read what was written since the newest snapshot; claim the shard with the next generation
+    writing       after a pause longer than the lease, ask for the end of the log first (`OwnedLog`)
+    checking      a hole between two of our batches was written by another process: read it, restate its keys
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from contextlib import aclosing
+
+from sketch import SnapshotError
+from streams.agent.log_tail import LogTail, differing_keys
+from streams.agent.shard import Shard
+from streams.agent.shard_config import ShardConfig
+from streams.agent.snapshot_keeper import SnapshotKeeper
+from streams.clients.connector import Connector
+from streams.clients.log_ends import LogEnds
+from streams.clients.owned_log import OwnedLog
+from streams.clients.partition_reader import fetch_partitions
+from streams.clients.publisher import Publisher
+from streams.errors import FencedError
+from streams.escapes import escape
+from streams.records import Encoded, SnapshotReader
+from streams.topics import Topics
+
+__all__ = ["Ownership"]
+
+logger = logging.getLogger(__name__)
+
+_SHARDS_AT_ONCE = 8  # loaded together; bounds the memory for their snapshots
+_AUDIT_EVERY_S = 600.0
+
+
+class Ownership:
+    """Takes shards over, keeps their logs in order, and gives them back.
+
+    Guarantees: two processes that own a shard one after the other write the same changes with the same numbers; a
+    record that the former owner writes after it has lost the shard is repaired by the new one, which restates its key.
+
+    Args:
+        config: the configuration of the shards.
+        connector: the broker.
+        publisher: the publisher of the process, which is started.
+        snapshot_every: importance records of a shard between two snapshots.
+        lease_s: the time without a word from the broker after which others may have taken over the shards.
+
+    Attributes:
+        shards: the shards of this process whose records count, by number.
+        turn: held while a record is counted and its changes are queued, and while a state is captured.
+        snapshots: the snapshots of the shards.
+    """
+
+    def __init__(
+        self, config: ShardConfig, connector: Connector, publisher: Publisher, *, snapshot_every: int, lease_s: float
+    ) -> None:
+        self.shards: dict[int, Shard] = {}
+        # A snapshot after a record is counted and before its changes are queued would lose them.
+        self.turn = asyncio.Lock()
+        self.snapshots = SnapshotKeeper(connector, publisher, self._safe_position, every=snapshot_every)
+        self._config = config
+        self._connector = connector
+        self._publisher = publisher
+        self._lease_s = lease_s
+        self._topics = Topics(connector.prefix)
+        self._ends = LogEnds(connector)
+        self._parked: dict[int, Shard] = {}
+        self._lost: set[int] = set()
+        self._logs: dict[tuple[str, int], OwnedLog] = {}
+        self._stuck_at: dict[int, int] = {}
+        self._audit_due_s: dict[int, float] = {}
+        self._changing = asyncio.Lock()  # which shards this process has
+
+    async def start(self) -> None:
+        """Connects."""
+        await self._ends.start()
+
+    async def stop(self) -> None:
+        """Gives all shards back and disconnects."""
+        await self.park()
+        await self._ends.stop()
+        self.shards, self._parked = self._parked, {}
+
+    async def take(self, numbers: set[int]) -> None:
+        """Makes these the shards of this process: keeps those that nobody else wrote to, and loads the others.
+
+        Raises:
+            InvariantError: a broken invariant.
+            KafkaError: the broker does not answer.
+        """
+        async with self._changing:
+            held = {**self._parked, **self.shards}
+            self.shards, self._parked = {}, {}
+            kept = await self._undisturbed(set(held) & numbers)
+            for number in set(held) - kept:
+                self._forget(number)
+            self._lost &= numbers
+            self.shards = {number: held[number] for number in kept}
+            await self._load_all(sorted(numbers - kept))
+
+    async def park(self) -> None:
+        """Writes the snapshots of the shards, whose records do not count until `take` returns them.
+
+        A shard that another process has taken over is forgotten.
+        """
+        async with self._changing, self.turn:
+            for number, shard in self.shards.items():
+                if await self._is_saved(shard):
+                    self._parked[number] = shard
+            for number in set(self.shards) - set(self._parked):
+                self._forget(number)
+            self.shards = {}
+
+    async def _is_saved(self, shard: Shard) -> bool:
+        """Writes a shard's snapshot if records were counted since the last one; False if the shard is another's now."""
+        number = shard.number
+        try:
+            await self.snapshots.finish([number])
+            if self.snapshots.is_newer(number) and await self._undisturbed({number}):
+                await self.snapshots.save(shard)
+        except FencedError as error:
+            logger.warning("shard %d: %s; its snapshot is not written", number, error)
+            return False
+        return True
+
+    def suspend(self, number: int, error: FencedError) -> None:
+        """Stops counting for a shard that another process writes to; the next `check` loads it again."""
+        logger.warning("shard %d: %s; loading it again", number, error)
+        if self.shards.pop(number, None) is not None:
+            self._lost.add(number)
+            self._forget(number)
+
+    async def check(self) -> None:
+        """Repairs what other processes wrote to the shards' partitions, and loads suspended shards again."""
+        async with self._changing:
+            lost, self._lost = self._lost, set()
+            await self._load_all(sorted(lost))
+            for topic in (self._topics.assignments, self._topics.snapshots):
+                await self._note_ends(topic)
+            for shard in list(self.shards.values()):
+                await self._repair_or_suspend(shard)
+
+    # ---- taking over -------------------------------------------------------------------------------------------
+
+    async def _undisturbed(self, numbers: set[int]) -> set[int]:
+        """Those of the shards whose assignments hold nothing newer than this process wrote."""
+        topic = self._topics.assignments
+        kept = {number for number in numbers if await self._is_delivered(number)}
+        ends = await self._ends.fetch(topic, kept)
+        return {number for number in kept if ends[number] <= self._logs[topic, number].end}
+
+    async def _is_delivered(self, number: int) -> bool:
+        """Waits until a shard's changes are acknowledged; False if another process has taken it over."""
+        try:
+            await self._publisher.flush(self._topics.assignments, number)
+        except FencedError as error:
+            logger.warning("shard %d: %s; loading it again", number, error)
+            return False
+        return True
+
+    async def _load_all(self, numbers: list[int]) -> None:
+        for start in range(0, len(numbers), _SHARDS_AT_ONCE):
+            await self._load(numbers[start : start + _SHARDS_AT_ONCE])
+            if start + _SHARDS_AT_ONCE < len(numbers):
+                logger.info("%d of %d shards loaded", start + _SHARDS_AT_ONCE, len(numbers))
+
+    async def _load(self, numbers: list[int]) -> None:
+        """Loads the newest snapshots of shards, or creates the shards, and claims them."""
+        readers = await self.snapshots.load(numbers)
+        shards = {number: self._restore(number, reader) for number, reader in readers.items()}
+        assignments, snapshots = self._topics.assignments, self._topics.snapshots
+        ends = {topic: await self._ends.fetch(topic, numbers) for topic in (assignments, snapshots)}
+        # A log that ends before the offset was made again.
+        starts = {n: reader.log_end if reader.log_end <= ends[assignments][n] else 0 for n, reader in readers.items()}
+        generations = {number: reader.generation for number, reader in readers.items()}
+        tails = await self._read_tails(starts, generations)
+        for number, shard in shards.items():
+            tail = tails[number]
+            shard.follow(*tail.newest)
+            shard.generation = tail.generation + 1
+            shard.suspects = set() if shard.begins_epoch else tail.suspects  # a new epoch ends all that was before
+            self._own(assignments, number, max(ends[assignments][number], tail.end))
+            self._own(snapshots, number, ends[snapshots][number])
+            if shard.suspects:
+                self._logs[assignments, number].unrepaired_from = starts[number]
+            is_unknown = starts[number] == 0 and (tail.end > 0 or shard.table.num_hot > 0)
+            self._audit_due_s[number] = time.monotonic() + (0.0 if is_unknown else _AUDIT_EVERY_S)
+            await self._send(shard, [shard.claim()])
+        for number, shard in shards.items():
+            if shard.begins_epoch:
+                await self.snapshots.save(shard)
+            await self._publisher.flush(self._topics.assignments, number)
+            self.shards[number] = shard  # its records are counted from here on
+            logger.info(
+                "shard %d: epoch %d, seq %d, %d hot rows, generation %d, continues at offset %d%s",
+                number, shard.epoch, shard.seq, shard.table.num_hot, shard.generation, shard.next_offset,
+                " (no snapshot yet)" if readers[number].data is None else "",
+            )  # fmt: skip
+
+    def _restore(self, number: int, reader: SnapshotReader) -> Shard:
+        """The shard of a snapshot; a new one, which begins a new epoch, if there is none or it is malformed."""
+        if reader.data is None and not reader.num_manifests:
+            return Shard(number, self._config)
+        reason = f"all are damaged: {reader.problems[:3]}"
+        try:
+            if reader.data is not None:
+                shard = Shard.from_bytes(reader.data, self._config)
+                if shard.number == number:
+                    return shard
+                reason = f"it is of shard {shard.number}"
+        except SnapshotError as error:
+            reason = str(error)
+        logger.error(
+            "shard %d: the snapshot in %s is refused (%s): another program wrote it, or another version; counting "
+            "again from the oldest importance record, in a new epoch",
+            number, self._topics.snapshots, escape(reason),
+        )  # fmt: skip
+        return Shard(number, self._config)
+
+    async def _read_tails(self, starts: dict[int, int], generations: dict[int, int]) -> dict[int, LogTail]:
+        """What the shards' assignments hold from these offsets on, which begin in these generations."""
+        num_shards = self._config.num_shards
+        tails = {number: LogTail(number, num_shards, generation=generations[number]) for number in starts}
+        async with aclosing(fetch_partitions(self._connector, self._topics.assignments, starts)) as fetches:
+            async for number, records in fetches:
+                tails[number].read(records)
+        return tails
+
+    def _own(self, topic: str, number: int, end: int) -> None:
+        async def fetch_end() -> int:
+            return (await self._ends.fetch(topic, [number]))[number]
+
+        log = OwnedLog(f"{topic}[{number}]", end, fetch_end, lease_s=self._lease_s)
+        self._logs[topic, number] = log
+        self._publisher.own(topic, number, log)
+
+    def _forget(self, number: int) -> None:
+        self.snapshots.forget(number)
+        for topic in (self._topics.assignments, self._topics.snapshots):
+            self._publisher.disown(topic, number)
+            self._logs.pop((topic, number), None)
+
+    # ---- checking ----------------------------------------------------------------------------------------------
+
+    async def _note_ends(self, topic: str) -> None:
+        """Registers the ends of partitions that no record of this process is under way to."""
+        idle = {
+            number: self._logs[topic, number].end for number in self.shards if self._publisher.is_idle(topic, number)
+        }
+        for number, end in (await self._ends.fetch(topic, idle)).items():
+            log = self._logs.get((topic, number))
+            if log is not None and log.end == idle[number] and self._publisher.is_idle(topic, number):
+                log.note_end(end)
+
+    async def _repair_or_suspend(self, shard: Shard) -> None:
+        try:
+            await self._repair(shard)
+        except FencedError as error:
+            self.suspend(shard.number, error)
+
+    async def _repair(self, shard: Shard) -> None:
+        """Restates the keys of records that other processes wrote to a shard's assignments."""
+        number = shard.number
+        snapshots = self._logs[self._topics.snapshots, number]
+        if snapshots.foreign:
+            snapshots.foreign.clear()
+            self.snapshots.request(number)
+        if not shard.is_caught_up and not await self._is_stuck(shard):
+            return
+        log = self._logs[self._topics.assignments, number]
+        if log.foreign:
+            await self._read_foreign(shard, log)
+        if time.monotonic() >= self._audit_due_s[number]:
+            await self._audit(shard, log)
+        if shard.suspects:
+            logger.warning("%s: restates %d features that other processes wrote", log.name, len(shard.suspects))
+            async with self.turn:
+                await self._send(shard, shard.restate())
+            await self._publisher.flush(self._topics.assignments, number)
+            log.unrepaired_from = None
+
+    async def _is_stuck(self, shard: Shard) -> bool:
+        """Whether no importance is left that could explain the newest record of the topic; then outdoes it."""
+        end = (await self._ends.fetch(self._topics.importance, [shard.number]))[shard.number]
+        before = self._stuck_at.get(shard.number)
+        self._stuck_at[shard.number] = shard.next_offset
+        if shard.next_offset < end or shard.next_offset != before:
+            return False
+        logger.error(
+            "shard %d: got version %s as the newest in %s, expected at most (%d, %d), which is all that %s explains: "
+            "records were deleted, or another program wrote; beginning a new epoch with the present table",
+            shard.number, shard.written, self._topics.assignments, shard.epoch, shard.seq, self._topics.importance,
+        )  # fmt: skip
+        async with self.turn:
+            shard.outdo()
+        return True
+
+    async def _read_foreign(self, shard: Shard, log: OwnedLog) -> None:
+        """Reads the records that others wrote, and marks their keys.
+
+        Raises:
+            FencedError: a newer owner wrote one of them.
+        """
+        begin = log.safe_position
+        tail = LogTail(shard.number, self._config.num_shards, generation=shard.generation)
+        ranges = list(log.foreign)
+        fetching = fetch_partitions(self._connector, self._topics.assignments, {shard.number: ranges[0][0]})
+        async with aclosing(fetching) as fetches:
+            async for _, records in fetches:
+                tail.read([record for record in records if any(low <= record.offset < high for low, high in ranges)])
+        if tail.generation > shard.generation:
+            raise FencedError(f"{log.name}: generation {tail.generation} wrote to it, this is {shard.generation}")
+        log.unrepaired_from = begin
+        log.foreign = log.foreign[len(ranges) :]
+        shard.suspects |= tail.suspects
+
+    async def _audit(self, shard: Shard, log: OwnedLog) -> None:
+        """Compares the table that the whole log makes with the shard's, and marks the keys that differ."""
+        async with self.turn:
+            await self._publisher.flush(self._topics.assignments, shard.number)
+            end, ours = log.end, shard.table.items()
+        tail = LogTail(shard.number, self._config.num_shards, is_whole=True)
+        fetching = fetch_partitions(self._connector, self._topics.assignments, {shard.number: 0})
+        async with aclosing(fetching) as fetches:
+            async for _, records in fetches:
+                await asyncio.to_thread(tail.read, [record for record in records if record.offset < end])
+        assert tail.table is not None  # noqa: S101  it is whole
+        shard.suspects |= differing_keys(ours, tail.table)
+        self._audit_due_s[shard.number] = time.monotonic() + _AUDIT_EVERY_S
+
+    def _safe_position(self, number: int) -> int:
+        return self._logs[self._topics.assignments, number].safe_position
+
+    async def _send(self, shard: Shard, records: list[Encoded]) -> None:
+        now_ms = time.time_ns() // 1_000_000
+        await self._publisher.send(self._topics.assignments, shard.number, records, timestamp_ms=now_ms)

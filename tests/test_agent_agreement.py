@@ -1,0 +1,117 @@
+"""All agents of a prefix have one configuration: the first one counts, until an agent is told to replace it."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance
+
+from streams.agent.agreement import Agreement
+from streams.agent.shard_config import ShardConfig
+from streams.agent.worker import AgentConfig, AgentWorker
+from streams.clients.in_memory import InMemoryBroker
+from streams.clients.producer import RecordProducer
+from streams.errors import ConfigError
+from streams.records import AgentConfiguration, decode_configuration, encode_configuration
+
+OTHER = replace(SHARD_CONFIG, capacity=20, seed=3)
+
+
+def agreement(broker: InMemoryBroker, shards: ShardConfig = SHARD_CONFIG, *, group: str = "agents") -> Agreement:
+    return Agreement(broker, shards, group=group, signals=["gradient"])
+
+
+def test_the_first_agent_records_its_configuration_and_others_like_it_join():
+    broker = broker_with_importance()
+    for _ in range(3):
+        agreement(broker).join()
+    (record,) = broker.records(TOPICS.control)
+    known = decode_configuration(record.key, record.value, record.headers)
+    assert isinstance(known, AgentConfiguration)
+    assert known.number == 1
+    assert known.settings["capacity"] == SHARD_CONFIG.capacity
+
+
+def test_an_agent_with_another_configuration_is_refused_with_both_values():
+    broker = broker_with_importance()
+    agreement(broker).join()
+    with pytest.raises(ConfigError, match=r"capacity 20 instead of 36, seed 3 instead of 0; .* --new-epoch"):
+        agreement(broker, OTHER).join()
+    with pytest.raises(ConfigError, match="group 'others' instead of 'agents'"):
+        agreement(broker, group="others").join()
+    assert len(broker.records(TOPICS.control)) == 1
+
+
+def test_a_new_epoch_replaces_the_configuration_and_ends_the_agents_of_the_old_one():
+    broker = broker_with_importance()
+    old = agreement(broker)
+    old.join()
+    asyncio.run(old.check())
+    agreement(broker, OTHER).join(begins_epoch=True)
+    agreement(broker, OTHER).join()
+    with pytest.raises(ConfigError, match="number 2"):
+        asyncio.run(old.check())
+    with pytest.raises(ConfigError, match="capacity 36 instead of 20"):
+        old.join()
+
+
+def test_of_two_agents_that_record_a_configuration_at_once_the_first_wins_also_after_compaction():
+    broker = broker_with_importance()
+    first, second = (
+        AgentConfiguration(number=1, settings={"capacity": capacity, "group": "agents"}) for capacity in (7, 8)
+    )
+    with RecordProducer(broker) as producer:
+        for configuration in (first, second):
+            key, value, headers = encode_configuration(configuration)
+            producer.send(TOPICS.control, 0, value, headers, key=key)
+    with pytest.raises(ConfigError, match="capacity 36 instead of 7"):
+        agreement(broker).join()
+
+
+def test_the_one_that_came_second_writes_the_first_one_again():
+    broker = broker_with_importance()
+    winner = AgentConfiguration(number=1, settings={"capacity": 7})
+
+    class Racing(Agreement):
+        def _write(self, configuration: AgentConfiguration) -> None:
+            """The other agent's record arrives just before ours."""
+            if configuration.settings != winner.settings:
+                super()._write(winner)
+            super()._write(configuration)
+
+    with pytest.raises(ConfigError, match="instead of 7"):
+        Racing(broker, SHARD_CONFIG, group="agents", signals=["gradient"]).join()
+    broker.compact(TOPICS.control)
+    with pytest.raises(ConfigError, match="instead of 7"):
+        agreement(broker).join()
+
+
+@pytest.mark.parametrize("value", [b"garbage", b'{"v":2,"kind":"agents","number":0,"settings":{}}', b"[" * 5000, None])
+def test_garbage_in_the_control_topic_is_ignored(value, caplog):
+    broker = broker_with_importance()
+    agreement(broker).join()
+    with RecordProducer(broker) as producer:
+        for key in (b"agents", b"replay/x", None):
+            producer.send(TOPICS.control, 0, value, [("v", b"2")], key=key)
+    agreement(broker).join()
+    assert ("configuration ignored" in caplog.text) == (value is not None)
+
+
+def test_a_running_agent_ends_when_its_configuration_is_replaced():
+    broker = broker_with_importance()
+    config = AgentConfig(shards=SHARD_CONFIG, schema=GRADIENT.schema)
+    Agreement(broker, SHARD_CONFIG, group=config.group, signals=config.signals).join()
+
+    async def live() -> None:
+        worker = AgentWorker(config, broker)
+        await worker.adopt_all({0, 1})
+        await worker.check()
+        Agreement(broker, OTHER, group=config.group, signals=config.signals).join(begins_epoch=True)
+        with pytest.raises(ConfigError, match="number 2"):
+            await worker.check()
+        with pytest.raises(ConfigError, match="number 2"):
+            await worker.adopt_all({0})
+
+    asyncio.run(live())

@@ -1,0 +1,253 @@
+"""Two processes that believe to own a shard: whatever the wrong one writes, a new subscriber gets the owner's table."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+
+import pytest
+from agent_driver import GRADIENT, RULE, SHARDS, STEPS, TOPICS, broker_with_importance, inputs
+
+from streams.agent.worker import AgentConfig, AgentWorker
+from streams.assignments.subscription import HotFeatureTable
+from streams.clients.admin import create_topics
+from streams.clients.in_memory import InMemoryBroker
+from streams.clients.producer import RecordProducer
+from streams.records import Assignment, decode_assignment, encode_assignment
+
+PATIENT = replace(GRADIENT, session_timeout_s=1e6)  # never asks whether another process wrote
+HASTY = replace(GRADIENT, session_timeout_s=0.0)  # asks before every batch
+
+
+async def start(broker: InMemoryBroker, config: AgentConfig = GRADIENT, *, shards: int = SHARDS) -> AgentWorker:
+    worker = AgentWorker(config, broker)
+    await worker.adopt_all(set(range(shards)))
+    return worker
+
+
+async def count(broker: InMemoryBroker, worker: AgentWorker, *, until: int = STEPS) -> None:
+    for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
+        if record.offset < until:
+            await worker.count_importance(record)
+    for _ in range(100):  # the broker answers at once, so this is more than enough for all that is under way
+        await asyncio.sleep(0)
+
+
+async def check(worker: AgentWorker, *, times: int = 3) -> None:
+    for _ in range(times):
+        await worker.check()
+
+
+def assert_the_table_is_the_owners(broker: InMemoryBroker, worker: AgentWorker) -> None:
+    broker.compact(TOPICS.assignments)
+    with HotFeatureTable(broker) as table:
+        assert table.table.is_verified
+        for number, shard in worker.shards.items():
+            assert dict(zip(*map(list, table.table.shards[number].table.items()), strict=True)) == dict(
+                zip(*map(list, shard.table.items()), strict=True)
+            )
+
+
+def test_a_process_that_lost_its_shards_writes_old_changes_and_the_owner_restates_them():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        zombie = await start(broker, PATIENT)
+        await count(broker, zombie, until=2)
+        owner = await start(broker)
+        await count(broker, owner)
+        await count(broker, zombie, until=6)  # behind the newer records
+        broker.compact(TOPICS.assignments)
+        with HotFeatureTable(broker) as table:
+            assert not table.table.is_verified  # what the test is about: the log alone is wrong now
+        await check(owner)
+        return owner
+
+    owner = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, owner)
+    assert [shard.seq for shard in owner.shards.values()] == [shard.seq for shard in RULE[0]]
+
+
+def test_a_subscriber_that_follows_drops_what_a_former_owner_writes():
+    broker = broker_with_importance()
+
+    async def live() -> tuple[HotFeatureTable, AgentWorker]:
+        zombie = await start(broker, PATIENT)
+        await count(broker, zombie, until=2)
+        owner = await start(broker)
+        await count(broker, owner)
+        table = HotFeatureTable(broker)
+        await count(broker, zombie)
+        return table, owner
+
+    table, owner = asyncio.run(live())
+    assert table.refresh() == 0
+    assert table.table.is_verified
+    assert all(view.generation == 2 for view in table.table.shards)
+    assert table.table.num_hot == sum(shard.table.num_hot for shard in owner.shards.values())
+
+
+def test_a_process_that_asks_first_writes_nothing_once_another_owns_its_shards(caplog):
+    broker = broker_with_importance()
+
+    async def live() -> list[int]:
+        zombie = await start(broker, HASTY)
+        await count(broker, zombie, until=2)
+        owner = await start(broker)
+        await count(broker, owner)
+        before = [len(broker.records(TOPICS.assignments, number)) for number in range(SHARDS)]
+        snapshots = [len(broker.records(TOPICS.snapshots, number)) for number in range(SHARDS)]
+        await count(broker, zombie)
+        await zombie.release()
+        assert [len(broker.records(TOPICS.assignments, number)) for number in range(SHARDS)] == before
+        assert [len(broker.records(TOPICS.snapshots, number)) for number in range(SHARDS)] == snapshots
+        return sorted(zombie.shards)
+
+    assert asyncio.run(live()) == []
+    assert "another process writes to it" in caplog.text
+
+
+def test_a_process_that_got_its_shards_back_goes_on_with_the_newest_state():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        first = await start(broker)
+        await count(broker, first, until=2)
+        await first.release()
+        second = await start(broker)
+        await count(broker, second, until=5)
+        await second.stop()
+        await first.adopt_all({0, 1})
+        assert first.own_offsets() == {0: 5, 1: 5}
+        await count(broker, first)
+        await check(first)
+        return first
+
+    first = asyncio.run(live())
+    assert [shard.generation for shard in first.shards.values()] == [3, 3]
+    assert [shard.to_bytes() for shard in first.shards.values()] == [shard.to_bytes() for shard in RULE[0]]
+    assert_the_table_is_the_owners(broker, first)
+
+
+def test_a_rebalance_that_leaves_a_shard_where_it_is_loads_nothing_again():
+    broker = broker_with_importance()
+
+    async def live() -> None:
+        worker = await start(broker)
+        await count(broker, worker, until=4)
+        before = dict(worker.shards)
+        await worker.release()
+        assert worker.shards == {}
+        await worker.adopt_all({0})
+        assert worker.shards == {0: before[0]}
+        assert worker.shards[0].generation == 1
+
+    asyncio.run(live())
+
+
+def test_without_an_assignment_nothing_is_counted():
+    broker = broker_with_importance()
+
+    async def live() -> None:
+        worker = await start(broker)
+        await worker.release()  # Faust calls nothing more for an empty assignment
+        for record in broker.records(TOPICS.importance, 0):
+            await worker.count_importance(record)
+        assert broker.records(TOPICS.assignments, 0)[-1].key == (1).to_bytes(8, "big")
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("generation", [0, 10**6])
+@pytest.mark.parametrize(("epoch", "seq"), [(1, 10**15), (99, 5), (99, 10**15)])
+def test_a_forged_version_does_not_silence_the_owner(epoch, seq, generation, caplog):
+    broker = broker_with_importance()
+    forged = Assignment(
+        key=RULE[0][0].table.items()[0][0].item(),
+        tier="cold",
+        shard=0,
+        epoch=epoch,
+        seq=seq,
+        generation=generation,
+    )
+
+    async def whole() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker, until=6)
+        await worker.stop()
+        with RecordProducer(broker) as producer:
+            key, value, headers = encode_assignment(forged, RULE[0][0].fields)
+            producer.send(TOPICS.assignments, 0, value, headers, key=key)
+        worker = await start(broker)
+        await count(broker, worker)
+        await check(worker)
+        return worker
+
+    worker = asyncio.run(whole())
+    assert ("shard 0: got version" in caplog.text) == (generation > 0)
+    assert worker.shards[0].epoch == (epoch + 1 if generation else 1)
+    assert_the_table_is_the_owners(broker, worker)
+
+
+def test_garbage_over_a_hot_feature_is_repaired():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker)
+        with RecordProducer(broker) as producer:
+            for key in worker.shards[1].table.items()[0][:3].tolist():
+                producer.send(TOPICS.assignments, 1, b"garbage", [], key=key.to_bytes(8, "big"))
+            producer.send(TOPICS.assignments, 1, b"garbage", [], key=b"no key")
+        await check(worker)
+        return worker
+
+    worker = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, worker)
+    restated = [
+        known
+        for record in broker.records(TOPICS.assignments, 1)
+        if isinstance(known := decode_assignment(record.key, record.value, record.headers), Assignment)
+        and known.is_restated
+    ]
+    assert len(restated) == 3
+
+
+@pytest.mark.parametrize("is_running", [False])
+def test_assignments_that_were_deleted_and_made_again_get_the_whole_table(is_running):
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker)
+        if not is_running:
+            await worker.stop()
+        del broker.topics[TOPICS.assignments]
+        create_topics(broker, TOPICS.specs(shards=SHARDS))
+        if not is_running:
+            worker = await start(broker)
+        await check(worker)
+        return worker
+
+    worker = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, worker)
+    assert sum(shard.table.num_hot for shard in worker.shards.values()) > 0
+
+
+def test_damaged_snapshots_are_written_again():
+    broker = broker_with_importance()
+
+    async def live() -> None:
+        worker = await start(broker)
+        await count(broker, worker, until=6)
+        with RecordProducer(broker) as producer:
+            for record in broker.records(TOPICS.snapshots, 0):
+                producer.send(TOPICS.snapshots, 0, b"garbage", [], key=record.key)
+        await check(worker)
+        await count(broker, worker)
+        await worker.release()
+        again = await start(broker)
+        assert again.own_offsets()[0] == STEPS
+        assert again.shards[0].epoch == 1
+
+    asyncio.run(live())
