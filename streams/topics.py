@@ -11,6 +11,8 @@ from dataclasses import dataclass, field
 
 __all__ = ["TopicSpec", "Topics"]
 
+_SHADOW = ".shadow."
+_LOG = {"retention.ms": str(7 * 86_400_000)}
 _LARGE_RECORDS = {"max.message.bytes": str(8 << 20)}
 # Every new subscriber reads the whole topic, so compaction must remove superseded changes early. A tombstone must stay
 # as long as a subscriber may be disconnected (a day); a subscriber that misses it keeps the demoted feature for ever.
@@ -40,19 +42,35 @@ class TopicSpec:
 
 @dataclass(frozen=True)
 class Topics:
-    """The topic names under one prefix."""
+    """The topic names under one prefix.
+
+    The prefix `P.shadow.NAME` is a shadow's: its agents read the importance of `P`, and write topics of their own.
+    """
 
     prefix: str = "hotstream"
+
+    def shadow(self, name: str) -> Topics:
+        """The topics of a shadow of this prefix."""
+        return Topics(f"{self._source}{_SHADOW}{name}")
+
+    @property
+    def is_shadow(self) -> bool:
+        """Whether clicks and importance are another prefix's."""
+        return _SHADOW in self.prefix
+
+    @property
+    def _source(self) -> str:
+        return self.prefix.partition(_SHADOW)[0]
 
     @property
     def clicks(self) -> str:
         """Batches of rows of the click log."""
-        return f"{self.prefix}.clicks"
+        return f"{self._source}.clicks"
 
     @property
     def importance(self) -> str:
         """Scores of features, computed from clicks."""
-        return f"{self.prefix}.importance"
+        return f"{self._source}.importance"
 
     @property
     def assignments(self) -> str:
@@ -74,27 +92,37 @@ class Topics:
         """What all processes of a prefix agree on: the agents' configuration, and the progress of replays."""
         return f"{self.prefix}.control"
 
+    def named(self, topic: str) -> str:
+        """The full name of a topic whose name without a prefix is given, such as `clicks` or `clicks.dlq`."""
+        is_input = topic.split(".", maxsplit=1)[0] in ("clicks", "importance")
+        return f"{self._source if is_input else self.prefix}.{topic}"
+
     @staticmethod
     def dead_letters(topic: str) -> str:
         """The topic of the invalid records of `topic`."""
         return f"{topic}.dlq"
 
     def specs(self, *, click_partitions: int = 1, shards: int = 1) -> list[TopicSpec]:
-        """All topics that `hotstream topics create` creates.
+        """All topics that `hotstream topics create` creates; of a shadow, those that its agents write.
 
         Args:
             click_partitions: partitions of `clicks`.
             shards: partitions of `importance`, `assignments` and `sketch-snapshots`.
         """
-        log = {"retention.ms": str(7 * 86_400_000)}
+        inputs = [
+            TopicSpec(name=name, partitions=partitions, cleanup="delete", configs={**_LOG, **_LARGE_RECORDS})
+            for name, partitions in ((self.clicks, click_partitions), (self.importance, shards))
+        ]
+        letters = ((self.clicks, 1), (self.importance, shards), (self.assignments, shards))
+        dead_letters = [
+            TopicSpec(name=self.dead_letters(topic), partitions=partitions, cleanup="delete", configs=_LARGE_RECORDS)
+            for topic, partitions in letters
+        ]
+        written = self._written_by_agents(shards)
+        return written if self.is_shadow else [*inputs, *written, *dead_letters]
+
+    def _written_by_agents(self, shards: int) -> list[TopicSpec]:
         return [
-            TopicSpec(
-                name=self.clicks,
-                partitions=click_partitions,
-                cleanup="delete",
-                configs={**log, **_LARGE_RECORDS},
-            ),
-            TopicSpec(name=self.importance, partitions=shards, cleanup="delete", configs={**log, **_LARGE_RECORDS}),
             TopicSpec(name=self.assignments, partitions=shards, cleanup="compact", configs=_COMPACTED),
             TopicSpec(
                 name=self.snapshots,
@@ -102,12 +130,6 @@ class Topics:
                 cleanup="compact",
                 configs={**_COMPACTED, **_LARGE_RECORDS, "segment.bytes": str(64 << 20)},
             ),
-            TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs=log),
+            TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs=_LOG),
             TopicSpec(name=self.control, partitions=1, cleanup="compact", configs=_COMPACTED),
-            *(
-                TopicSpec(
-                    name=self.dead_letters(topic), partitions=partitions, cleanup="delete", configs=_LARGE_RECORDS
-                )
-                for topic, partitions in ((self.clicks, 1), (self.importance, shards), (self.assignments, shards))
-            ),
         ]

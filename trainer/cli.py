@@ -16,7 +16,20 @@ from trainer.errors import PlanError, TrainerError
 
 __all__ = ["main"]
 
-_ORDER = ("demo", "generate", "broker", "topics", "replay", "agent", "train", "watch", "evaluate", "bench", "dlq")
+_ORDER = (
+    "demo",
+    "generate",
+    "broker",
+    "topics",
+    "replay",
+    "agent",
+    "train",
+    "watch",
+    "compare",
+    "evaluate",
+    "bench",
+    "dlq",
+)
 _ALL = {**TRAINER_COMMANDS, **STREAMS_COMMANDS}
 COMMANDS = {name: _ALL[name] for name in _ORDER if name in _ALL}
 

@@ -57,7 +57,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
     )
     _connect_shards(app, worker, kafka.consumer_arguments()["isolation_level"])
     _connect_topic(app, worker.topics.importance, worker.count_importance)
-    if "frequency" in config.signals:
+    if worker.computes_frequency:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
 
     @app.timer(interval=1.0)

@@ -115,9 +115,9 @@ class AgentWorker:
         """Connects, in the event loop that will use the clients."""
         if self._clients is not None:
             return
-        counts_clicks = "frequency" in self.config.signals
-        sources = [self.topics.importance, *([self.topics.clicks] if counts_clicks else [])]
-        dead_letters = await asyncio.to_thread(DeadLetterTopics, self._connector, sources)
+        sources = [self.topics.importance, *([self.topics.clicks] if self.computes_frequency else [])]
+        letters = [] if self.topics.is_shadow else sources
+        dead_letters = await asyncio.to_thread(DeadLetterTopics, self._connector, letters)
         publisher = Publisher(self._connector)
         await publisher.start()
         self._ownership = Ownership(
@@ -137,6 +137,11 @@ class AgentWorker:
             await clients.ownership.stop()
             await self._send_metrics(clients.publisher)
             await clients.publisher.stop()
+
+    @property
+    def computes_frequency(self) -> bool:
+        """Whether this process reads clicks; a shadow counts the importance that others compute."""
+        return "frequency" in self.config.signals and not self.topics.is_shadow
 
     @property
     def shards(self) -> dict[int, Shard]:
@@ -250,6 +255,8 @@ class AgentWorker:
     async def _dead_letter(self, clients: _Clients, record: Any, bad: BadRecord) -> None:
         self.num_bad += 1
         self._bad_records.add(record, bad.reason)
+        if self.topics.is_shadow:
+            return  # the agents that it shadows write the letter
         letter = clients.dead_letters.reject(record, bad.reason)
         items = [(letter.key, letter.value, letter.headers)]
         await clients.publisher.send(letter.topic, letter.partition, items, timestamp_ms=_now_ms())

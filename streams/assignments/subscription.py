@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from streams.assignments.as_of import find_offsets
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
@@ -67,7 +68,7 @@ class AssignmentReader:
             self, self._opened.close
         )  # at exit, too, while the client's thread still runs
         self._log: PartitionLog | None = None
-        self._until = until or {}
+        self._until = dict(until or {})
         self._topic = Topics(connector.prefix).assignments
         identities = require_topics(connector, [self._topic])
         self._changed: TopicChange | None = None
@@ -100,6 +101,18 @@ class AssignmentReader:
             self._log = self._opened.enter_context(open_partition_log(self._connector))
         bounds = self._log.all_bounds(self._topic, len(self._records.partitions))
         return {number: end for number, (_, end) in enumerate(bounds)}
+
+    def stop_at(self, moment: str) -> dict[int, int]:
+        """Ignores the records from a moment on (`find_offsets`); returns its offsets, at most the present ends.
+
+        Raises:
+            BrokerError: the broker does not answer.
+            ConfigError: the moment is malformed.
+        """
+        ends = self.end_offsets()
+        found = find_offsets(self._connector, self._topic, len(self._records.partitions), moment)
+        self._until = {number: min(end, found[number]) for number, end in ends.items()}
+        return self._until
 
     def positions(self) -> dict[int, int]:
         """The next offset of every partition."""

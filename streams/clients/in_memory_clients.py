@@ -29,6 +29,13 @@ class _Client:
         self._broker.check(self._generation)
 
 
+class FoundOffset(NamedTuple):
+    """What `Consumer.offsets_for_times` finds, as kafka-python's `OffsetAndTimestamp`."""
+
+    offset: int
+    timestamp: int
+
+
 class Consumer(_Client):
     """Reads like a `kafka.KafkaConsumer` without a group.
 
@@ -91,6 +98,16 @@ class Consumer(_Client):
         """The end offset of each log."""
         self._check()
         return {partition: self._broker.listed_end(*partition) for partition in partitions}
+
+    def offsets_for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, FoundOffset | None]:
+        """The first record of each partition with the timestamp or a later one; None if there is none."""
+        self._check()
+        found: dict[TopicPartition, FoundOffset | None] = {}
+        for partition, time_ms in times.items():
+            later = (r for r in self._broker.partition(*partition).records if r.timestamp >= time_ms)
+            first = next(later, None)
+            found[partition] = None if first is None else FoundOffset(first.offset, first.timestamp)
+        return found
 
     def poll(
         self, timeout_ms: int = 0, max_records: int | None = None, *, partitions: Sequence[TopicPartition] = ()

@@ -60,6 +60,19 @@ class PartitionLog:
             consumer.poll(timeout_ms=20)
         return [(begins[partition], max(listed[partition], consumer.highwater(partition))) for partition in partitions]
 
+    def offsets_at(self, topic: str, partitions: int, time_ms: int) -> list[int]:
+        """The offset of the first record of each partition with this Kafka timestamp or a later one, or the end.
+
+        Raises:
+            KafkaError: the broker refuses.
+        """
+        logs = [TopicPartition(topic, partition) for partition in range(partitions)]
+        found, bounds = (
+            self._consumer.offsets_for_times(dict.fromkeys(logs, time_ms)),
+            self.all_bounds(topic, partitions),
+        )
+        return [end if found[log] is None else found[log].offset for log, (_, end) in zip(logs, bounds, strict=True)]
+
     def settle(self, topic: str, partitions: int, *, still_s: float = 0.3) -> None:
         """Waits until the ends no longer change: a killed producer may have requests in flight.
 

@@ -10,6 +10,7 @@ from kafka.errors import GroupAuthorizationFailedError, RetriableError, TopicAut
 from streams.clients.admin import connect_admin
 from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
+from streams.topics import Topics
 
 __all__ = ["ROLES", "require_rights"]
 
@@ -24,6 +25,13 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "control": frozenset({"READ", "WRITE"}),
         "metrics": frozenset({"WRITE"}),
         "importance.dlq": frozenset({"WRITE"}),
+    },
+    "shadow": {
+        "importance": frozenset({"READ"}),
+        "assignments": frozenset({"READ", "WRITE"}),
+        "sketch-snapshots": frozenset({"READ", "WRITE"}),
+        "control": frozenset({"READ", "WRITE"}),
+        "metrics": frozenset({"WRITE"}),
     },
     "frequency": {
         "clicks": frozenset({"READ"}),
@@ -58,7 +66,7 @@ def require_rights(config: KafkaConfig, roles: Iterable[str], *, group: str | No
     needed: dict[str, frozenset[str]] = {}
     for role in roles:
         for topic, operations in ROLES[role].items():
-            name = f"{config.prefix}.{topic}"
+            name = Topics(config.prefix).named(topic)
             needed[name] = needed.get(name, frozenset()) | operations
     with connect_admin(config) as admin:
         lacking = [right for topic in admin.describe_topics(sorted(needed)) for right in _lacking(topic, needed)]

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from streams.cli.options import kafka_options, open_kafka
-from streams.clients.admin import require_partitions
+from streams.clients.admin import create_topics, require_partitions
 from streams.topics import Topics
 
 __all__ = ["command"]
@@ -83,6 +83,12 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     "empty table. Without it an agent with another configuration does not start.",
 )
 @click.option(
+    "--shadow",
+    metavar="NAME",
+    help="Try another configuration: read the same importance, publish to topics of its own (PREFIX.shadow.NAME...), "
+    "and touch nothing else. `hotstream compare NAME` shows the difference.",
+)
+@click.option(
     "--session-timeout",
     type=float,
     default=10.0,
@@ -101,6 +107,7 @@ def command(
     group: str,
     snapshot_every: int,
     new_epoch: bool,
+    shadow: str | None,
     session_timeout: float,
     **kafka: Any,
 ) -> None:
@@ -124,8 +131,14 @@ def command(
     # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     roles = ["agent"] if signal == "gradient" else ["agent", "frequency"]
+    if shadow is not None:
+        roles, group = ["shadow"], f"{group}.shadow.{shadow}"
+        kafka["prefix"] = Topics(kafka["prefix"]).shadow(shadow).prefix
     with open_kafka(roles=roles, group=group, **kafka) as config:
-        num_shards = require_partitions(config, Topics(config.prefix).importance)
+        topics = Topics(config.prefix)
+        num_shards = require_partitions(config, topics.importance)
+        if topics.is_shadow:
+            create_topics(config, topics.specs(shards=num_shards))
         agent = AgentConfig(
             shards=ShardConfig(
                 capacity=capacity,

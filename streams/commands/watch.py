@@ -38,6 +38,13 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     help="Read the whole topic first, or new changes only.",
 )
 @click.option("--until-end", is_flag=True, help="Stop at the end that the topic has at the start of the command.")
+@click.option(
+    "--as-of",
+    "moment",
+    metavar="MOMENT",
+    help="Stop at this moment; with --table, show the hot set as it stood then. PARTITION:OFFSET,... or a time, such "
+    "as 2026-11-27T09:30 (UTC). Exact as far as compaction has not reached.",
+)
 @click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after this number of changes.")
 @click.option(
     "--format",
@@ -53,6 +60,7 @@ def command(
     show_table: bool,
     from_beginning: bool,
     until_end: bool,
+    moment: str | None,
     limit: int | None,
     line_format: str,
     json_path: str | None,
@@ -66,12 +74,16 @@ def command(
     request = StopRequest()
     watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format)
     report = Report("watch")
+    if moment is not None and not from_beginning:
+        raise click.UsageError("--as-of and --from-now: got both, expected one of them")
     with (
         request.listening(),
         open_kafka(roles=["subscribe"], **kafka) as config,
         AssignmentReader(config, from_beginning=from_beginning) as reader,
     ):
         ends = reader.end_offsets() if until_end else None
+        if moment is not None:
+            ends = reader.stop_at(moment)
         with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
             while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
@@ -79,7 +91,7 @@ def command(
                     live.update(_field_table(watcher.features), refresh=True)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
-        ok = reader.table.verified is not False
+        ok = reader.table.history.verified is not False
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
