@@ -35,7 +35,8 @@ from typing import Any, Literal, NamedTuple
 
 from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from streams.clients.in_memory_clients import Admin, AsyncConsumer, BatchProducer, Consumer, Producer
+from streams.clients.in_memory_admin import Admin
+from streams.clients.in_memory_clients import AsyncConsumer, BatchProducer, Consumer, Producer
 from streams.errors import ConfigError
 
 __all__ = ["CrashError", "InMemoryBroker", "Partition", "Record"]

@@ -5,20 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
-from uuid import UUID
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError, OffsetOutOfRangeError, TopicAlreadyExistsError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 if TYPE_CHECKING:
     from streams.clients.in_memory import InMemoryBroker, Item, Record
 
-__all__ = ["Admin", "AsyncConsumer", "BatchProducer", "Consumer", "Producer"]
+__all__ = ["AsyncConsumer", "BatchProducer", "Client", "Consumer", "Producer"]
 
 Headers = Sequence[tuple[str, bytes]]
 
 
-class _Client:
+class Client:
     """A client that fails at every call once the broker has failed."""
 
     def __init__(self, broker: InMemoryBroker) -> None:
@@ -36,7 +35,7 @@ class FoundOffset(NamedTuple):
     timestamp: int
 
 
-class Consumer(_Client):
+class Consumer(Client):
     """Reads like a `kafka.KafkaConsumer` without a group.
 
     Args:
@@ -213,7 +212,7 @@ class Future:
             raise self._error
 
 
-class Producer(_Client):
+class Producer(Client):
     """Sends like a `kafka.KafkaProducer`, one request a record."""
 
     def partitions_for(self, topic: str) -> set[int]:
@@ -286,7 +285,7 @@ class Acknowledgement(NamedTuple):
     offset: int
 
 
-class BatchProducer(_Client):
+class BatchProducer(Client):
     """Sends whole batches like an `aiokafka.AIOKafkaProducer`, one request a batch."""
 
     async def start(self) -> None:
@@ -316,51 +315,3 @@ class BatchProducer(_Client):
         except KafkaError as error:
             acknowledged.set_exception(error)
         return acknowledged
-
-
-class Admin(_Client):
-    """Creates and describes topics like a `kafka.admin.KafkaAdminClient`."""
-
-    def list_topics(self) -> list[str]:
-        """The topics' names."""
-        self._check()
-        return list(self._broker.topics)
-
-    def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Error codes, names, ids and partitions of topics."""
-        self._check()
-        topics, ids = self._broker.topics, self._broker.topic_ids
-        return [
-            {
-                "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
-                "name": name,
-                "topic_id": str(ids.get(name, UUID(int=0))),
-                "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
-            }
-            for name in names
-        ]
-
-    def describe_configs(self, resources: Sequence[Any], *, config_filter: str = "all") -> dict[str, Any]:
-        """The settings that topics were created with."""
-        del config_filter
-        configs = {resource.name: self._broker.configs[resource.name] for resource in resources}
-        return {
-            "topic": {
-                name: {key: {"value": value} for key, value in settings.items()} for name, settings in configs.items()
-            }
-        }
-
-    def create_topics(self, wanted: Mapping[str, Mapping[str, Any]], *, wait_for_metadata: bool = True) -> None:
-        """Creates topics.
-
-        Raises:
-            TopicAlreadyExistsError: one of them exists.
-        """
-        del wait_for_metadata
-        self._check()
-        if existing := set(wanted) & set(self._broker.topics):
-            raise TopicAlreadyExistsError(min(existing))
-        self._broker.create(wanted)
-
-    def close(self) -> None:
-        """Does nothing: there is no connection."""
