@@ -48,7 +48,7 @@ def stored(broker: InMemoryBroker, shard: int) -> list[ImportanceBatch]:
 
 def test_every_click_record_becomes_one_importance_record_a_shard_in_order():
     broker = empty_broker()
-    with Outbox(broker, TOPICS, SHARDS) as outbox:
+    with Outbox(broker, TOPICS, SHARDS, clicks_id="0f" * 16) as outbox:
         for offset in range(STEPS):
             send(outbox, offset)
         outbox.flush()
@@ -56,7 +56,8 @@ def test_every_click_record_becomes_one_importance_record_a_shard_in_order():
     for shard in range(SHARDS):
         batches = stored(broker, shard)
         assert [batch.source.offset for batch in batches] == list(range(STEPS))
-        assert {(batch.source.signal, batch.source.partition) for batch in batches} == {("gradient", 1)}
+        sources = {(batch.source.signal, batch.source.topic_id, batch.source.partition) for batch in batches}
+        assert sources == {("gradient", "0f" * 16, 1)}
         assert [batch.ingest_ms for batch in batches] == [1000 + offset for offset in range(STEPS)]
         assert all((shard_of(batch.keys, SHARDS) == shard).all() for batch in batches)
 

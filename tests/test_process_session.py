@@ -179,7 +179,16 @@ def test_a_resumed_trainer_knows_that_its_hot_set_was_proved(kafka: KafkaConfig,
         assert session.report()["assignments"]["refused"] == 1
 
 
+def write_schema(path: Path) -> Path:
+    """The columns of the tests' clicks as a file for `--schema`."""
+    names = ", ".join(f'"{field.name}"' for field in FIELDS)
+    path.write_text(f'[log]\nlabel = "y"\ndense = ["d0", "d1"]\ncategorical = [{names}]\n')
+    return path
+
+
 def train_command(kafka: KafkaConfig, directory: Path, *more: str) -> list[str]:
+    directory.mkdir(exist_ok=True)
+    more = ("--schema", str(write_schema(directory / "tiny.toml")), *more)
     start = "from trainer.cli import main; main()"
     options = f"train --capacity 60 --dim 8 --compare hash --threads 1 --checkpoint-every {3 * ROWS} --window 100"
     where = ["--bootstrap-servers", kafka.bootstrap_servers, "--prefix", kafka.prefix]

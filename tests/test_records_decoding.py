@@ -340,6 +340,18 @@ def with_header(name: str, raw: bytes | None, headers=None):
     return [(key, raw if key == name else value) for key, value in headers if key != name or raw != b"(none)"]
 
 
+def test_the_id_of_the_clicks_topic_is_optional_and_checked():
+    batch = make_importance()
+    known = replace(batch, source=replace(batch.source, topic_id="0f" * 16))
+    value, headers = encode_importance(known)
+    decoded = decode_importance(value, headers)
+    assert isinstance(decoded, ImportanceBatch)
+    assert decoded.source == known.source
+    assert "topic-id" not in dict(encode_importance(batch)[1])
+    for wrong in (b"", b"0F" * 16, b"0f" * 15, b"0f" * 16 + b"\n"):
+        assert "header 'topic-id'" in reason(decode_importance(value, with_header("topic-id", wrong, headers)))
+
+
 @pytest.mark.parametrize(
     ("name", "raw", "why"),
     [

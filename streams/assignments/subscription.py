@@ -13,7 +13,7 @@ import logging
 import time
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 import numpy as np
@@ -25,8 +25,9 @@ from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import PartitionLog, open_partition_log
+from streams.clients.topic_identity import TopicChange, TopicWatch, require_topics
 from streams.clients.topic_reader import TopicReader
-from streams.errors import BrokerError, ConfigError
+from streams.errors import BrokerError, ConfigError, TopicError
 from streams.keys import Keys
 from streams.records import Assignment, BadRecord, decode_assignment
 from streams.telemetry.bad_record_log import BadRecordLog
@@ -40,6 +41,9 @@ logger = logging.getLogger(__name__)
 class AssignmentReader:
     """Reads the assignments topic from its own offsets, without a consumer group or commits.
 
+    If the topic is deleted, made again or gets partitions, `poll` and `catch_up` raise a `TopicError` within 10 s: the
+    table is that of a topic that is gone.
+
     Args:
         connector: the broker.
         from_beginning: whether to read the whole topic (the present hot set), or only records written from now on.
@@ -52,7 +56,7 @@ class AssignmentReader:
 
     Raises:
         BrokerError: no broker answers within 10 s.
-        TopicError: the topic is missing.
+        TopicError: the topic is missing, or has another number of partitions than `importance`.
     """
 
     def __init__(
@@ -66,11 +70,14 @@ class AssignmentReader:
         self._log: PartitionLog | None = None
         self._until = dict(until or {})
         self._topic = Topics(connector.prefix).assignments
+        identities = require_topics(connector, [self._topic])
+        self._changed: TopicChange | None = None
         self._records = self._opened.enter_context(TopicReader(connector, self._topic))
         self.table = HotTable(len(self._records.partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
         self._bad_records = BadRecordLog(logger)
+        self._watch = self._opened.enter_context(TopicWatch(connector, identities))
         if not from_beginning:
             self._records.seek(self.end_offsets())
 
@@ -120,12 +127,40 @@ class AssignmentReader:
         """Reads new records into `table`; returns digests, and the changes that counted, as (decoded, Kafka's record).
 
         Records of one shard are in order.
+
+        Raises:
+            BrokerError: the broker refuses.
+            TopicError: the topic is no longer the one that was opened.
         """
         news: list[tuple[Record, Any]] = []
-        for partition, records in self._records.poll(timeout_ms).items():
+        with self._explained():
+            fetched = self._records.poll(timeout_ms)
+        for partition, records in fetched.items():
             decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
             news += self._take(partition, decoded, self._records.known_end(partition))
         return news
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Replaces the error of a broker by that of the topic, if the topic has changed.
+
+        Raises:
+            TopicError: the topic has changed, now or before.
+        """
+        self._require_same_topic(self._watch.take())
+        try:
+            yield
+        except BrokerError:
+            with suppress(BrokerError):  # the error being handled has the reason
+                self._require_same_topic(self._watch.check())
+            raise
+
+    def _require_same_topic(self, changes: list[TopicChange]) -> None:
+        self._changed = next(iter(changes), self._changed)
+        if self._changed is not None:
+            raise TopicError(
+                f"{self._changed}; the table is that of the topic before it: start again, which reads the present one"
+            )
 
     def _take(
         self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
@@ -156,8 +191,10 @@ class AssignmentReader:
 
         Raises:
             BrokerError: the end is not reached within `timeout_s`.
+            TopicError: the topic is no longer the one that was opened.
         """
-        ends = dict(until) if until is not None else self.end_offsets()
+        with self._explained():
+            ends = dict(until) if until is not None else self.end_offsets()
         deadline_s = time.monotonic() + timeout_s
         while any(position < ends[number] for number, position in self.positions().items()):
             if time.monotonic() > deadline_s:
@@ -194,7 +231,7 @@ def subscribe(
 
     Raises:
         BrokerError: no broker answers within 10 s.
-        TopicError: the topic is missing.
+        TopicError: the topic is missing, or it was deleted, made again or extended later.
     """
     connector = _connect(bootstrap_servers, prefix, properties)
     with AssignmentReader(connector, from_beginning=from_beginning) as reader:
@@ -254,7 +291,12 @@ class HotFeatureTable:
         return self._reader.table
 
     def refresh(self) -> int:
-        """Reads up to the present end of the topic; returns the number of changes."""
+        """Reads up to the present end of the topic; returns the number of changes.
+
+        Raises:
+            BrokerError: the broker does not answer, or reading takes longer than `timeout_s`.
+            TopicError: the topic was deleted, made again or extended; open another table.
+        """
         before = sum(view.num_applied for view in self.table.shards)
         self._reader.catch_up(timeout_s=self._timeout_s)
         return sum(view.num_applied for view in self.table.shards) - before

@@ -27,75 +27,23 @@ from __future__ import annotations
 
 import threading
 import time
+import uuid
 from bisect import bisect_left
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any, Literal, NamedTuple
+from dataclasses import dataclass
+from typing import Any, Literal
 
-from kafka.errors import KafkaConnectionError, KafkaError, UnknownTopicOrPartitionError
+from kafka.errors import KafkaError, UnknownTopicOrPartitionError
 
-from streams.clients.in_memory_clients import Admin, AsyncConsumer, BatchProducer, Consumer, Producer
+from streams.clients.in_memory_admin import Admin
+from streams.clients.in_memory_clients import AsyncConsumer, BatchProducer, Consumer, Producer
+from streams.clients.in_memory_log import CrashError, InterruptionError, Partition, Record
 from streams.clients.in_memory_transactions import TransactionalProducer, Transactions
 from streams.errors import ConfigError
 from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["CrashError", "InMemoryBroker", "InterruptionError", "Partition", "Record"]
-
-
-class CrashError(KafkaError):
-    """The broker has failed on demand; every later call of a client opened before raises this again."""
-
-    def __str__(self) -> str:
-        return "the broker failed on demand"
-
-
-class InterruptionError(KafkaConnectionError):
-    """The connection was lost on demand during a request; the next request may succeed.
-
-    Attributes:
-        is_stored: whether the broker has stored the request's records.
-    """
-
-    def __init__(self, *, is_stored: bool) -> None:
-        super().__init__("the connection was lost on demand")
-        self.is_stored = is_stored
-
-
-class Record(NamedTuple):
-    """A stored record, with the attributes of kafka-python's `ConsumerRecord` that hotstream reads."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: list[tuple[str, bytes]]
-
-
-@dataclass(kw_only=True)
-class Partition:
-    """A partition's log.
-
-    Attributes:
-        records: in the order of their offsets, which may have gaps.
-        begin: the first offset of the log; compaction may have removed its record.
-        end: the offset of the next record to be stored.
-        last_batch: the offset of the first record of the last batch.
-        open: the offsets of the records of each open transaction, by transactional id.
-    """
-
-    records: list[Record] = field(default_factory=list)
-    begin: int = 0
-    end: int = 0
-    last_batch: int = 0
-    open: dict[str, list[int]] = field(default_factory=dict)
-
-    @property
-    def stable_end(self) -> int:
-        """The offset of the first record that is not decided yet; readers get the records before it."""
-        return min((offsets[0] for offsets in self.open.values()), default=self.end)
 
 
 @dataclass(kw_only=True)
@@ -123,6 +71,7 @@ class InMemoryBroker:
         max_batch_records: records in a batch of `BatchProducer`; with 1, the broker can fail at every record.
         lists_last_batch: whether `end_offsets` gives the first record of the last batch, as the embedded broker does.
         clock_ms: the wall clock, for records without a timestamp.
+        has_topic_ids: whether topics have ids, as in Kafka since 2.8.
 
     Attributes:
         num_sent: records sent and stored so far, without copies.
@@ -130,6 +79,7 @@ class InMemoryBroker:
             The end of a transaction is a request, and counts as a record.
         transactions: the transactional ids and their transactions.
         topics: the partitions of each topic.
+        topic_ids: the id of each topic, another one each time it is created; zero without ids.
     """
 
     bootstrap_servers = "in-memory broker"
@@ -142,6 +92,7 @@ class InMemoryBroker:
         max_batch_records: int = 1000,
         lists_last_batch: bool = False,
         clock_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        has_topic_ids: bool = True,
     ) -> None:
         self.prefix = prefix
         self.waits = BrokerWaits(self.bootstrap_servers, patience_s=60.0)
@@ -149,7 +100,9 @@ class InMemoryBroker:
         self.num_sent = 0
         self.crash_points: list[int] = []
         self.topics: dict[str, list[Partition]] = {}
+        self.topic_ids: dict[str, uuid.UUID] = {}
         self.configs: dict[str, dict[str, str]] = {}
+        self.has_topic_ids = has_topic_ids
         self.lists_last_batch = lists_last_batch
         self.lock = threading.RLock()
         self.generation = 0
@@ -168,6 +121,7 @@ class InMemoryBroker:
         if name in self.topics:
             raise ConfigError(f"topic {name!r} exists already, expected a new name")
         self.topics[name] = [Partition() for _ in range(partitions)]
+        self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
         self.configs[name] = dict(configs or {})
 
     # ---- for tests -------------------------------------------------------------------------------------------------
@@ -207,6 +161,16 @@ class InMemoryBroker:
     def cancel_fault(self) -> None:
         """Cancels a requested fault that has not happened."""
         self._fault = None
+
+    def delete_topic(self, name: str) -> None:
+        """Deletes a topic with its records."""
+        with self.lock:
+            del self.topics[name], self.topic_ids[name], self.configs[name]
+
+    def add_partitions(self, name: str, partitions: int) -> None:
+        """Adds empty partitions to a topic, which has `partitions` afterwards."""
+        with self.lock:
+            self.topics[name] += [Partition() for _ in range(partitions - len(self.topics[name]))]
 
     def delete_before(self, topic: str, partition: int, offset: int) -> None:
         """Deletes the records before an offset, as retention does."""

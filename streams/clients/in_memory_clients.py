@@ -4,27 +4,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from kafka import TopicPartition
-from kafka.errors import (
-    KafkaError,
-    OffsetOutOfRangeError,
-    TopicAlreadyExistsError,
-    UnknownTopicOrPartitionError,
-)
+from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.clients.in_memory_sends import Batch, Future
 
 if TYPE_CHECKING:
     from streams.clients.in_memory import InMemoryBroker, Record
 
-__all__ = ["Admin", "AsyncConsumer", "BatchProducer", "Consumer", "Producer"]
+__all__ = ["AsyncConsumer", "BatchProducer", "Client", "Consumer", "Producer"]
 
 Headers = Sequence[tuple[str, bytes]]
 
 
-class _Client:
+class Client:
     """A client that fails at every call once the broker has failed."""
 
     def __init__(self, broker: InMemoryBroker) -> None:
@@ -42,7 +37,7 @@ class FoundOffset(NamedTuple):
     timestamp: int
 
 
-class Consumer(_Client):
+class Consumer(Client):
     """Reads like a `kafka.KafkaConsumer` without a group.
 
     Args:
@@ -139,6 +134,8 @@ class Consumer(_Client):
             self._check()
             room, fetched = max_records or self._max_poll_records, {}
             for partition in self._next_turn(partitions or list(self._positions)):
+                if partition.topic not in self._broker.topics:
+                    continue  # kafka-python waits for a deleted topic
                 log = self._broker.partition(*partition)
                 self._ends[partition] = log.end
                 start = self._in_log(partition, log.begin, log.end)
@@ -205,7 +202,7 @@ class AsyncConsumer:
         return self._consumer.poll(timeout_ms, partitions=partitions)
 
 
-class Producer(_Client):
+class Producer(Client):
     """Sends like a `kafka.KafkaProducer`, one request a record."""
 
     def partitions_for(self, topic: str) -> set[int]:
@@ -242,7 +239,7 @@ class Acknowledgement(NamedTuple):
     offset: int
 
 
-class BatchProducer(_Client):
+class BatchProducer(Client):
     """Sends whole batches like an `aiokafka.AIOKafkaProducer`, one request a batch."""
 
     async def start(self) -> None:
@@ -277,50 +274,3 @@ class BatchProducer(_Client):
         except KafkaError as error:
             acknowledged.set_exception(error)
         return acknowledged
-
-
-class Admin(_Client):
-    """Creates and describes topics like a `kafka.admin.KafkaAdminClient`."""
-
-    def list_topics(self) -> list[str]:
-        """The topics' names."""
-        self._check()
-        return list(self._broker.topics)
-
-    def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
-        """Error codes, names and partitions of topics."""
-        self._check()
-        topics = self._broker.topics
-        return [
-            {
-                "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
-                "name": name,
-                "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
-            }
-            for name in names
-        ]
-
-    def describe_configs(self, resources: Sequence[Any], *, config_filter: str = "all") -> dict[str, Any]:
-        """The settings that topics were created with."""
-        del config_filter
-        configs = {resource.name: self._broker.configs[resource.name] for resource in resources}
-        return {
-            "topic": {
-                name: {key: {"value": value} for key, value in settings.items()} for name, settings in configs.items()
-            }
-        }
-
-    def create_topics(self, wanted: Mapping[str, Mapping[str, Any]], *, wait_for_metadata: bool = True) -> None:
-        """Creates topics.
-
-        Raises:
-            TopicAlreadyExistsError: one of them exists.
-        """
-        del wait_for_metadata
-        self._check()
-        if existing := set(wanted) & set(self._broker.topics):
-            raise TopicAlreadyExistsError(min(existing))
-        self._broker.create(wanted)
-
-    def close(self) -> None:
-        """Does nothing: there is no connection."""

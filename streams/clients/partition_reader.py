@@ -41,9 +41,12 @@ class PartitionLog:
         """The offset of the oldest record of each partition, and the one after the newest.
 
         Raises:
-            BrokerError: the broker answers, and reports no end within 30 s.
+            BrokerError: the broker answers, and reports no end within 30 s, or refuses.
         """
-        return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
+        try:
+            return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
+        except KafkaError as error:
+            raise BrokerError(f"{self._servers}: {topic}: {error or type(error).__name__}") from error
 
     def _bounds(self, partitions: list[TopicPartition]) -> list[tuple[int, int]]:
         consumer = self._consumer

@@ -59,6 +59,7 @@ class RecordProducer:
         self._connector = connector
         self._max_in_flight = max_in_flight
         self._waiting: deque[_Sent] = deque()
+        self._is_abandoned = False
         self._producer = connector.open_producer(transactional_id=transactional_id)
 
     def __enter__(self) -> RecordProducer:
@@ -69,6 +70,7 @@ class RecordProducer:
     ) -> None:
         """Waits for records in flight, unless the broker has failed or the process is being terminated."""
         keep = kind is None or (issubclass(kind, Exception) and not issubclass(kind, BrokerError))
+        keep = keep and not self._is_abandoned
         try:
             if keep:
                 self.wait()
@@ -104,6 +106,11 @@ class RecordProducer:
                     self._note_wait(sent)
         sent.future.add_errback(self._stop_sending)
         self._waiting.append(sent)
+
+    def abandon(self) -> None:
+        """Discards the records that are not acknowledged; a caller that waits for one of them fails."""
+        self._is_abandoned = True
+        self._producer.abandon()
 
     def wait(self) -> None:
         """Waits until every record is acknowledged.

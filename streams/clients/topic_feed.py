@@ -151,6 +151,35 @@ class TopicFeed:
             "again, or this is another broker; name the broker of the checkpoint, or start with --fresh"
         )
 
+    def add_partitions(self, num_partitions: int) -> None:
+        """Reads the partitions up to this number, too, which were added to the topic, from their oldest record.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        added = [TopicPartition(self.topic, number) for number in range(len(self._partitions), num_partitions)]
+        try:
+            self._partitions += added
+            self._consumer.assign(self._partitions)
+            for partition, oldest in self._consumer.beginning_offsets(added).items():
+                self._waiting[partition.partition] = deque()
+                self._consumer.seek(partition, oldest)
+                self.offsets[partition.partition] = oldest
+        except KafkaError as error:
+            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error
+
+    def ends(self) -> dict[int, int]:
+        """The present ends of the partitions as the broker lists them.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        try:
+            listed = self._consumer.end_offsets(self._partitions)
+        except KafkaError as error:
+            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error
+        return {partition.partition: end for partition, end in listed.items()}
+
     @property
     def num_waiting(self) -> int:
         """The number of records fetched and not taken."""

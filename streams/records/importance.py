@@ -28,17 +28,27 @@ from streams.records.key_checks import find_invalid
 __all__ = ["SIGNALS", "ImportanceBatch", "Source", "decode_importance", "encode_importance"]
 
 _TOPIC = re.compile(r"[A-Za-z0-9._-]{1,249}")  # the names that Kafka allows
+_TOPIC_ID = re.compile(rb"[0-9a-f]{32}")
 SIGNALS = ("gradient", "frequency")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
-    """The click record that an importance record was computed from, and the signal that it was computed by."""
+    """The click record that an importance record was computed from, and the signal that it was computed by.
+
+    Attributes:
+        signal: one of `SIGNALS`.
+        topic: the name of the clicks topic.
+        partition: the click record's partition.
+        offset: its offset, which counts only within the topic of this id.
+        topic_id: the id of the clicks topic, 32 hex digits; None if the writer does not know it.
+    """
 
     signal: str
     topic: str
     partition: int
     offset: int
+    topic_id: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,8 +92,23 @@ def encode_importance(batch: ImportanceBatch) -> tuple[bytes, list[tuple[str, by
         ("event-time-ms", ascii_int(batch.event_time_ms)),
         ("ingest-ms", ascii_int(batch.ingest_ms)),
     ]
+    if batch.source.topic_id is not None:
+        headers.append(("topic-id", batch.source.topic_id.encode()))
     columns = [pa.array(batch.keys), pa.array(batch.scores, pa.float32())]
     return write_stream(_importance_schema(batch.fields), columns), headers
+
+
+def _topic_id(header: bytes | None) -> str | None:
+    """The topic id in a header, if there is one.
+
+    Raises:
+        ValueError: the header is malformed.
+    """
+    if header is None:
+        return None
+    if _TOPIC_ID.fullmatch(header) is None:
+        raise ValueError(f"header 'topic-id': got {header[:40]!r}, expected 32 lower-case hex digits")
+    return header.decode()
 
 
 def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch | BadRecord:
@@ -108,6 +133,7 @@ def decode_importance(value: bytes | None, headers: Headers) -> ImportanceBatch 
                 topic=(named.get("topic") or b"").decode(),
                 partition=header_int(named, "partition"),
                 offset=header_int(named, "offset"),
+                topic_id=_topic_id(named.get("topic-id")),
             ),
             event_time_ms=header_int(named, "event-time-ms"),
             ingest_ms=header_int(named, "ingest-ms"),

@@ -140,7 +140,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "--schema",
     default="criteo-kaggle",
     show_default=True,
-    help="Fields of click records in JSON: a built-in name or a TOML file.",
+    help="Columns of the clicks: a built-in name or a TOML file. Records with other columns go to the dead letters.",
 )
 @click.option(
     "--checkpoint-dir",

@@ -2,7 +2,7 @@
 
     DIR/000000000812/            the last event in it (`trainer.process.journal`); a leading dot marks an unfinished one
         tensors.safetensors      weights, rows, optimizer states, router, and the tables that the assignments make
-        state.json               everything else: offsets, applied seq, windows, configuration
+        state.json               everything else: offsets and ids of topics, applied seq, windows, configuration
         manifest.json            its own checksum; version; size and checksum (xxh3, 64 bits) of the others
 
 A checkpoint is written to a temporary directory, fsynced, and renamed, so a kill or a power failure at any moment
@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors
 import safetensors.torch
 import torch
@@ -29,11 +30,20 @@ from torch import Tensor
 from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.finiteness import find_non_finite
 
-__all__ = ["Checkpoint", "Checkpoints", "describe_bytes", "sync_directory", "write_file", "write_tensors"]
+__all__ = [
+    "Captured",
+    "Checkpoint",
+    "Checkpoints",
+    "describe_bytes",
+    "in_order",
+    "sync_directory",
+    "write_file",
+    "write_tensors",
+]
 
 logger = logging.getLogger(__name__)
 
-VERSION = 6
+VERSION = 7
 _PIECE_BYTES = 1 << 20
 _DTYPES = {
     torch.float64: "F64",
@@ -44,7 +54,17 @@ _DTYPES = {
     torch.int8: "I8",
     torch.uint8: "U8",
 }
+_UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # suffixes of names: unsorted keys -> their values
 _TENSORS, _STATE, _MANIFEST = "tensors.safetensors", "state.json", "manifest.json"
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A copy of a run's state after an event, to be written."""
+
+    event: int
+    tensors: Mapping[str, Tensor]
+    state: Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -78,6 +98,18 @@ def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:
     for flat in parts:
         for start in range(0, flat.nbytes, _PIECE_BYTES):
             yield flat[start : start + _PIECE_BYTES].data
+
+
+def in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors with hot keys in ascending order, so that equal states give equal files."""
+    ordered = dict(tensors)
+    for name in tensors:
+        for keys, values in _UNSORTED.items():
+            if name.endswith(keys):
+                order = torch.from_numpy(np.argsort(tensors[name].numpy().view(np.uint64)))
+                theirs = name.removesuffix(keys) + values
+                ordered[name], ordered[theirs] = tensors[name][order], tensors[theirs][order]
+    return ordered
 
 
 def write_file(path: Path, pieces: Iterable[memoryview | bytes]) -> dict[str, Any]:

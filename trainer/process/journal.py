@@ -147,6 +147,13 @@ class Journal:
         self.last_event, event = self._script.popleft()
         return event
 
+    def drop(self) -> int:
+        """Discards the events still to be repeated; returns their number."""
+        dropped = len(self._script)
+        self._script.clear()
+        self._begin()
+        return dropped
+
     def record(self, event: Train | Apply) -> None:
         """Writes an event that is about to happen; if the disk fails, with a later event.
 

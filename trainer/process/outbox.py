@@ -39,16 +39,18 @@ class Outbox:
         connector: the broker.
         topics: the topic names.
         num_shards: partitions of the importance topic.
+        clicks_id: the id of the clicks topic, if the broker has ids.
 
     Attributes:
         importance_records: importance records sent so far; exact after `flush`.
     """
 
-    def __init__(self, connector: Connector, topics: Topics, num_shards: int) -> None:
+    def __init__(self, connector: Connector, topics: Topics, num_shards: int, *, clicks_id: str | None = None) -> None:
         self._dead_letters = DeadLetterTopics(connector, [topics.clicks, topics.assignments])
         self._producer = RecordProducer(connector, max_in_flight=_MAX_IN_FLIGHT)
         self._topics = topics
         self._num_shards = num_shards
+        self._clicks_id = clicks_id
         self._worker = Worker("outbox")
         self._held: list[tuple[Importance, Source, ClickBatch, int]] = []
         self.importance_records = 0
@@ -74,7 +76,13 @@ class Outbox:
         Raises:
             BrokerError: an earlier record cannot be delivered.
         """
-        source = Source(signal="gradient", topic=record.topic, partition=record.partition, offset=record.offset)
+        source = Source(
+            signal="gradient",
+            topic=record.topic,
+            partition=record.partition,
+            offset=record.offset,
+            topic_id=self._clicks_id,
+        )
         self._worker.check()
         self._held.append((importance, source, batch, record.timestamp))
 
@@ -107,6 +115,11 @@ class Outbox:
         self.release()
         self._worker.submit(self._producer.wait)
         self._worker.submit(task)
+
+    def abandon(self) -> None:
+        """Discards every record that is not acknowledged; no later one can be sent."""
+        self._held.clear()
+        self._producer.abandon()
 
     def flush(self) -> None:
         """Waits until all replicas have acknowledged every record.

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 from streams.telemetry.latency import LatencyHistogram
 from trainer.embedding.migration import MigrationReport
+from trainer.errors import DivergedError
 from trainer.learning.quality import Windows
+from trainer.learning.trainer import StepReport
 
 __all__ = ["Progress"]
 
+logger = logging.getLogger(__name__)
+
+_MOST_REFUSALS = 3  # refused steps in a row, after which a run ends
 _KEPT = (
     "rows", "click_records", "bad_clicks", "bad_assignments", "importance_records", "importance_rows",
     "refused_steps", "refused_rows", "refused_in_a_row",
@@ -60,6 +66,29 @@ class Progress:
     def describe_applied(self) -> dict[str, int]:
         """The counts of applied changes, under the names of the reports."""
         return {"promotions": self.applied["promoted"], "demotions": self.applied["demoted"], **self.applied}
+
+    def count_refusal(self, report: StepReport, name: str) -> None:
+        """Counts a step that was refused.
+
+        Args:
+            report: the step's report.
+            name: the name of the batch in messages.
+
+        Raises:
+            DivergedError: it is the last of several in a row.
+        """
+        self.refused_steps += 1
+        self.refused_rows += report.rows
+        self.refused_in_a_row += 1
+        losses = ", ".join(f"{learner} {report.loss[learner]:g}" for learner in report.diverged)
+        refused = f"{name}: the loss ({losses}) or a gradient is not finite"
+        logger.warning("%s; nothing was learned from these %d rows", refused, report.rows)
+        if self.refused_in_a_row >= _MOST_REFUSALS:
+            raise DivergedError(
+                f"the model diverged: {self.refused_in_a_row} steps in a row were refused, after {self.rows} trained "
+                f"rows; the last one, {refused}. No checkpoint with such numbers is written, and the last good one is "
+                "kept; lower --dense-learning-rate or --learning-rate, and start over with --fresh"
+            )
 
     def to_state(self) -> dict[str, Any]:
         """The state for `load_state`, for JSON."""

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from sketch.changes import Changes
 from streams.assignments.columns import Fetch
@@ -23,23 +22,23 @@ from streams.assignments.history import History, Outcome
 from streams.keys import Field
 from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.errors import CheckpointError, DivergedError
+from trainer.errors import CheckpointError
 from trainer.learning.building import build_trainer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
-from trainer.learning.trainer import ADAPTIVE, HASH, StepReport, Trainer
-from trainer.process.checkpoint import Checkpoint, Checkpoints
+from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
+from trainer.process.checkpoint import Captured, Checkpoint, Checkpoints, in_order
+from trainer.process.click_columns import Columns, compare_columns
 from trainer.process.directory_lock import DirectoryLock
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
+from trainer.process.topic_changes import Resumption, TrainerTopics, find_differences
 
-__all__ = ["Captured", "RunConfig", "TrainingRun"]
+__all__ = ["RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
 
-_MOST_REFUSALS = 3  # refused steps in a row, after which a run ends
 _HISTORY = "history."
-_UNSORTED = {"router_keys": "router_values", ".keys": ".rows"}  # suffixes of names: unsorted keys -> their values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +62,6 @@ class RunConfig:
     window_rows: int = 20_000
 
 
-@dataclass(frozen=True)
-class Captured:
-    """A copy of a run's state after an event."""
-
-    event: int
-    tensors: Mapping[str, Tensor]
-    state: Mapping[str, Any]
-
-
 class TrainingRun:
     """The state of a run; the trainer is built when the first batch shows its columns, or from a checkpoint.
 
@@ -79,21 +69,39 @@ class TrainingRun:
         config: the configuration of the run.
         num_shards: partitions of the assignments topic.
         resume: whether to resume from the newest valid checkpoint; otherwise the directory's checkpoints are deleted.
+        topics: the topics of the offsets; None if these are not those of Kafka.
+        columns: the fields and the number of dense columns to train; None for those of the first batch.
+
+    Attributes:
+        resumption: how the run continues from its checkpoint.
 
     Raises:
         CheckpointError: all checkpoints are damaged, the newest valid one has another configuration, or the directory
             is in use or cannot be written.
+        TopicError: the number of shards is not that of the checkpoint.
     """
 
-    def __init__(self, config: RunConfig, num_shards: int, *, resume: bool = True) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        num_shards: int,
+        *,
+        resume: bool = True,
+        topics: TrainerTopics | None = None,
+        columns: Columns | None = None,
+    ) -> None:
         self.config = config
+        self.topics, self.resumption = topics, Resumption()
         names = [ADAPTIVE, HASH] if config.model.compare_hash else [ADAPTIVE]
         self.progress = Progress(Windows(names, config.window_rows))
+        self._num_shards = num_shards
         self.history = History(num_shards)
+        self._replaced: History | None = None
         self.trainer: Trainer | None = None
         self.offsets: dict[str, dict[int, int]] = {"clicks": {}, "assignments": {}}
         self.resumed_rows = 0
-        self._shape: tuple[tuple[Field, ...], int] | None = None
+        self._columns = columns
+        self._shape: Columns | None = None
         self._rows_saved = 0
         self._is_saving = False
         self._checkpoints: Checkpoints | None = None
@@ -111,6 +119,8 @@ class TrainingRun:
             if not resume:
                 self._checkpoints.clear()
             self.journal = Journal(directory, self._load(checkpoint) if checkpoint else 0)
+            if self.resumption.drops_journal and (dropped := self.journal.drop()):
+                logger.warning("%d events of the journal refer to the old topic; they are dropped", dropped)
             if not resume:
                 self.journal.clear()
         except OSError as error:
@@ -132,6 +142,11 @@ class TrainingRun:
         state = checkpoint.state
         fields = tuple(Field(*pair) for pair in state["config"]["fields"])
         num_dense = int(state["config"]["num_dense"])
+        if self._columns is not None and (reason := compare_columns((fields, num_dense), self._columns)) is not None:
+            raise CheckpointError(
+                f"{checkpoint.path}: {reason} as in --schema: use the schema that it was trained with, another "
+                "--checkpoint-dir, or --fresh to start over"
+            )
         mine = self.config.model.describe(fields, num_dense)
         for name, saved in state["config"].items():
             if mine[name] != saved:
@@ -139,6 +154,9 @@ class TrainingRun:
                     f"{checkpoint.path} has {name} {saved!r}, expected {mine[name]!r} as in this run: use the same "
                     "options, another --checkpoint-dir, or --fresh to start over"
                 )
+        if self.topics is not None:
+            self.resumption = self.topics.resume(state["topics"])
+        self.history = History(len(state["history"]["shards"]))
         self._build(fields, num_dense).load_tensors(checkpoint.tensors)
         torch.set_rng_state(checkpoint.tensors["rng"])
         self.progress.load_state(state["progress"])
@@ -147,29 +165,56 @@ class TrainingRun:
         self.history.load(state["history"], arrays)
         for topic, offsets in state["offsets"].items():
             self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
+        self._follow_topics()
         self._rows_saved = self.resumed_rows = self.progress.rows
         logger.info("resumes from %s: %d rows trained", checkpoint.path, self.progress.rows)
         return int(state["event"])
 
+    def _follow_topics(self) -> None:
+        """Forgets the offsets of topics that were made again."""
+        for note in self.resumption.notes:
+            logger.warning("%s", note)
+        if self.resumption.clicks_again:
+            self.offsets["clicks"] = {}
+        if self.resumption.assignments_again:
+            self.offsets["assignments"] = {}
+            self._replaced, self.history = self.history, History(self._num_shards)
+            self._bound_history()
+        elif len(self.history.shards) != self._num_shards:
+            raise CheckpointError(
+                f"the checkpoint has {len(self.history.shards)} shards, expected {self._num_shards} as in this topic: "
+                "use another --checkpoint-dir, or --fresh to start over"
+            )
+
+    def end_replacement(self) -> None:
+        """Makes the model's hot set that of the new history, after the records of a topic that was made again.
+
+        Until then `apply` changes the history alone; so features that are hot in both keep their vectors.
+        """
+        if self._replaced is None or self.trainer is None:
+            return
+        changes, self._replaced = find_differences(self._replaced, self.history), None
+        self.progress.add_applied(self.trainer.migrate(changes))
+
+    def _bound_history(self) -> None:
+        if self.trainer is not None and self._shape is not None:
+            rows = self.trainer.embedding.plan.capacity_rows
+            self.history.bound(num_rows=rows, num_fields=len(self._shape[0]))
+
     def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
         self._shape = (fields, num_dense)
         self.trainer = build_trainer(self.config.model, fields, num_dense, self.config.device)
-        self.history.bound(num_rows=self.trainer.embedding.plan.capacity_rows, num_fields=len(fields))
-        sizes = self.trainer.embedding.nbytes
+        self._bound_history()
+        embedding, model = self.trainer.embedding, self.config.model
         logger.info(
             "%s, %d fields of dimension %d on %s: %d unique rows (the agent's --capacity) of %d, embedding %.1f MB",
-            self.config.model.model,
-            len(fields),
-            self.config.model.dim,
-            self.config.device,
-            self.trainer.embedding.plan.capacity_rows,
-            self.trainer.embedding.plan.layout.num_rows,
-            sizes["total"] / 1e6,
-        )
+            model.model, len(fields), model.dim, self.config.device, embedding.plan.capacity_rows,
+            embedding.plan.layout.num_rows, embedding.nbytes["total"] / 1e6,
+        )  # fmt: skip
         return self.trainer
 
     @property
-    def shape(self) -> tuple[tuple[Field, ...], int]:
+    def shape(self) -> Columns:
         """The model's fields and its number of dense columns.
 
         Raises:
@@ -181,13 +226,11 @@ class TrainingRun:
 
     def refuse(self, batch: ClickBatch) -> str | None:
         """The reason for refusing a batch whose columns are not the model's; None if they are."""
-        shape = (batch.fields, len(batch.dense_names))
-        if self._shape is None or shape == self._shape:
+        expected = self._shape or self._columns
+        if expected is None:
             return None
-        return (
-            f"got {len(shape[0])} fields and {shape[1]} dense columns, "
-            f"expected the model's {len(self._shape[0])} and {self._shape[1]} with the same names"
-        )
+        reason = compare_columns((batch.fields, len(batch.dense_names)), expected)
+        return reason and f"{reason}; name the schema of the clicks, built-in or a file, with --schema"
 
     def train(
         self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"
@@ -207,29 +250,13 @@ class TrainingRun:
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
         report = trainer.step(batch, after_lookup)
         if report.importance is None:
-            self._count_refusal(report, name)
+            self.progress.count_refusal(report, name)
             return None
         self.progress.windows.add(report.logits, batch.label)
         self.progress.rows += report.rows
         self.progress.click_records += 1
         self.progress.refused_in_a_row = 0
         return report.importance
-
-    def _count_refusal(self, report: StepReport, name: str) -> None:
-        progress = self.progress
-        progress.refused_steps += 1
-        progress.refused_rows += report.rows
-        progress.refused_in_a_row += 1
-        losses = ", ".join(f"{learner} {report.loss[learner]:g}" for learner in report.diverged)
-        refused = f"{name}: the loss ({losses}) or a gradient is not finite"
-        logger.warning("%s; nothing was learned from these %d rows", refused, report.rows)
-        if progress.refused_in_a_row >= _MOST_REFUSALS:
-            raise DivergedError(
-                f"the model diverged: {progress.refused_in_a_row} steps in a row were refused, after "
-                f"{progress.rows} trained rows; the last one, {refused}. No checkpoint with such numbers is written, "
-                "and the last good one is kept; lower --dense-learning-rate or --learning-rate, and start over "
-                "with --fresh"
-            )
 
     def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
         """Applies the assignment records that count as one batch; returns the outcome of each fetch.
@@ -240,6 +267,8 @@ class TrainingRun:
         if self.trainer is None:
             raise CheckpointError("assignments before the first click record: there is no model to apply them to")
         outcomes = [self.history.take(fetch) for fetch in fetches]
+        if self._replaced is not None:
+            return outcomes
         report = self.trainer.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
         self.progress.add_applied(report)
         return outcomes
@@ -270,6 +299,7 @@ class TrainingRun:
             "progress": self.progress.to_state(),
             "history": self.history.to_state(),
             "offsets": self.offsets,
+            "topics": self.topics.to_state() if self.topics is not None else {},
         }
         tensors = {name: tensor.detach().clone() for name, tensor in self.trainer.unsorted_tensors().items()}
         tensors["rng"] = torch.get_rng_state()
@@ -287,7 +317,7 @@ class TrainingRun:
         """
         assert self._checkpoints is not None  # noqa: S101  `capture` has checked it
         try:
-            self._checkpoints.save(captured.event, _in_order(captured.tensors), captured.state)
+            self._checkpoints.save(captured.event, in_order(captured.tensors), captured.state)
             self.journal.forget(int(self._checkpoints.paths()[-1].name))
         except OSError as error:
             self._count_failure(error)
@@ -317,15 +347,3 @@ class TrainingRun:
                 f"--checkpoint-dir {self.config.checkpoint_dir}: the checkpoint at the end was not written; the next "
                 "start continues from the last one and repeats the rows after it"
             )
-
-
-def _in_order(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors with hot keys in ascending order, so that equal states give equal files."""
-    ordered = dict(tensors)
-    for name in tensors:
-        for keys, values in _UNSORTED.items():
-            if name.endswith(keys):
-                order = torch.from_numpy(np.argsort(tensors[name].numpy().view(np.uint64)))
-                theirs = name.removesuffix(keys) + values
-                ordered[name], ordered[theirs] = tensors[name][order], tensors[theirs][order]
-    return ordered

@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Mapping
-from contextlib import closing
-from dataclasses import dataclass, field
+from contextlib import closing, suppress
+from dataclasses import dataclass
 from typing import Any
 
 from streams.assignments.columns import Fetch, Record
-from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.topic_feed import Taken, TopicFeed
+from streams.clients.topic_identity import TopicChange, TopicWatch
 from streams.clients.worker import Worker
+from streams.errors import BrokerError, TopicError
 from streams.keys import Field
-from streams.records import Assignment, BadRecord, ClickBatch, TrainerMetrics, decode_assignment, decode_clicks
+from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.telemetry.bad_record_log import BadRecordLog
-from streams.topics import Topics
-from trainer.learning.trainer import ADAPTIVE
 from trainer.process.change_pacer import ChangePacer
+from trainer.process.checkpoint import Captured
 from trainer.process.journal import Apply, Train
 from trainer.process.outbox import Outbox
-from trainer.process.run import Captured, RunConfig, TrainingRun
+from trainer.process.reports import ProgressReports, describe_run
+from trainer.process.run import RunConfig, TrainingRun
+from trainer.process.topic_changes import TrainerTopics
 from trainer.process.warm_up import warm_up
 
 __all__ = ["Session", "SessionConfig"]
@@ -32,7 +34,6 @@ logger = logging.getLogger(__name__)
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
-_VERDICTS = {True: "equal to the agent's", False: "differs from the agent's", None: "not yet compared"}
 _IDLE_POLL_MS = 20  # the longest wait of a change while no clicks arrive
 
 
@@ -43,13 +44,14 @@ class SessionConfig:
     Args:
         kafka: the broker.
         run: the configuration of the run.
-        fields: the categorical columns of single clicks in JSON.
-        dense_names: the dense columns of single clicks in JSON.
+        fields: the categorical columns of the clicks; a record with others is dead-lettered.
+        dense_names: the dense columns.
         resume: whether to resume from the newest valid checkpoint.
         limit_rows: the number of trained rows to stop at, after a whole click record; None for no limit.
         idle_timeout_s: the time without new clicks after which to stop; None for never.
         metrics_interval_s: the time between two records to the metrics topic.
         log_interval_s: the time between two lines in the log.
+        topics_interval_s: the time between two comparisons of the topics with those that training began with.
     """
 
     kafka: Connector
@@ -61,21 +63,7 @@ class SessionConfig:
     idle_timeout_s: float | None = None
     metrics_interval_s: float = 1.0
     log_interval_s: float = 5.0
-
-
-@dataclass
-class _Pace:
-    """The time of the last report, and the rows trained by then."""
-
-    at_s: float = field(default_factory=time.monotonic)
-    rows: int = 0
-
-    def advance(self, rows: int) -> float:
-        """Rows a second since the last call."""
-        now_s = time.monotonic()
-        rate = (rows - self.rows) / max(now_s - self.at_s, 1e-9)
-        self.at_s, self.rows = now_s, rows
-        return rate
+    topics_interval_s: float = 3.0
 
 
 class Session:
@@ -88,6 +76,7 @@ class Session:
         - Assignments are applied between steps, in the order of each shard's `seq`; a burst is spread over several
           steps, so that training pauses for at most about half a step.
         - Training continues while checkpoints are written, records decoded, and importance encoded and sent.
+        - A topic that is deleted, made again or extended is noticed (`trainer.process.topic_changes`).
 
     Args:
         config: the configuration of the session.
@@ -96,7 +85,7 @@ class Session:
 
     Raises:
         BrokerError: no broker answers.
-        TopicError: a topic is missing.
+        TopicError: a topic is missing, or has another number of partitions than expected.
         CheckpointError: as `TrainingRun`.
     """
 
@@ -110,13 +99,18 @@ class Session:
         self._config = config
         self._should_stop = should_stop
         self._on_progress = on_progress
-        self._topics = Topics(config.kafka.prefix)
-        self._num_clicks = require_partitions(config.kafka, self._topics.clicks)
-        self._num_shards = require_partitions(config.kafka, self._topics.assignments)
-        self._num_importance = require_partitions(config.kafka, self._topics.importance)
-        self.run = TrainingRun(config.run, self._num_shards, resume=config.resume)
+        self._topics = TrainerTopics.read(config.kafka)
+        self._partitions = {name: known.partitions for name, known in self._topics.identities.items()}
+        self._ending: TopicChange | None = None
+        self.run = TrainingRun(
+            config.run,
+            self._partitions[self._topics.names.assignments],
+            resume=config.resume,
+            topics=self._topics,
+            columns=(config.fields, len(config.dense_names)),
+        )
         self._bad_records = BadRecordLog(logger)
-        self._metrics_pace, self._log_pace = _Pace(rows=self.run.progress.rows), _Pace(rows=self.run.progress.rows)
+        self._reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
 
     def train(self) -> None:
         """Trains until it is asked to stop, the limit is reached, or the input ends; then writes a checkpoint.
@@ -125,18 +119,20 @@ class Session:
             BrokerError: the broker refuses, or a record cannot be delivered.
             CheckpointError: the checkpoint at the end cannot be written.
             DivergedError: the model has diverged; no checkpoint was written since.
+            TopicError: a topic was deleted, made again or extended; the checkpoint at the end is written before.
         """
-        config, kafka, offsets = self._config, self._config.kafka, self.run.offsets
+        config, kafka, offsets, names = self._config, self._config.kafka, self.run.offsets, self._topics.names
         warm_up(config.run.model, config.fields, config.dense_names, config.run.device)
         self._pacer = ChangePacer()
         with (
             closing(self.run),
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
             Worker("checkpoints") as writer,
+            TopicWatch(kafka, self._topics.identities, interval_s=config.topics_interval_s) as self._watch,
             TopicFeed(
                 kafka,
-                self._topics.clicks,
-                self._num_clicks,
+                names.clicks,
+                self._partitions[names.clicks],
                 offsets=offsets["clicks"],
                 max_records=_CLICKS_AHEAD,
                 decode=self._decode_clicks,
@@ -144,31 +140,83 @@ class Session:
             ) as clicks,
             TopicFeed(
                 kafka,
-                self._topics.assignments,
-                self._num_shards,
+                names.assignments,
+                self._partitions[names.assignments],
                 offsets=offsets["assignments"],
                 max_records=_ASSIGNMENTS_AHEAD,
                 decode=lambda record: decode_assignment(record.key, record.value, record.headers),
                 worker=decoder,
             ) as assignments,
-            Outbox(kafka, self._topics, self._num_importance) as outbox,
+            Outbox(
+                kafka,
+                names,
+                self._partitions[names.importance],
+                clicks_id=self._topics.identities[names.clicks].topic_id,
+            ) as outbox,
         ):
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
             self._sent_before = self.run.progress.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
+            self._begin_again()
+            self._run_to_end()
+            if self._ending is None or self._topics.takes_importance(self._ending):
+                self._finish()
+            else:
+                outbox.abandon()
+            if self._ending is not None:
+                raise TopicError(self._topics.describe_end(self._ending))
+
+    def _finish(self) -> None:
+        """Sends what waits, and writes the checkpoint at the end."""
+        self._outbox.flush()
+        self._writer.drain()
+        self.run.progress.importance_records = self._sent_before + self._outbox.importance_records
+        self._report_progress(force=True)
+        self._outbox.flush()
+        self.run.checkpoint()
+
+    def _run_to_end(self) -> None:
+        """Repeats the journal and follows the topics, until the end or a change of a topic that ends the process."""
+        try:
             self._repeat()
             self._follow()
-            outbox.flush()
-            writer.drain()
-            self.run.progress.importance_records = self._sent_before + outbox.importance_records
-            self._report_progress(force=True)
-            outbox.flush()
+        except (BrokerError, TopicError):
+            with suppress(BrokerError):  # the error being handled has the reason
+                self._take_changes(self._watch.check())
+            if self._ending is None:
+                raise
+
+    def _begin_again(self) -> None:
+        """After topics were made again: reads the hot set, if it is another, and keeps the new identities."""
+        if self.run.resumption.assignments_again:
+            ends, offsets = self._assignments.ends(), self._assignments.offsets
+            while part := {
+                number: min(end, offsets[number] + _ASSIGNMENTS_AHEAD)
+                for number, end in ends.items()
+                if offsets[number] < end
+            }:
+                taken = self._assignments.take_until(part)
+                self._apply(taken, {take.record.partition: take.log_end for take in taken})
+            self.run.end_replacement()
+        if self.run.resumption.drops_journal:
             self.run.checkpoint()
+
+    def _take_changes(self, changes: list[TopicChange]) -> None:
+        """Follows changes of topics, or notes the first one that ends the process."""
+        for change in changes:
+            if not self._topics.is_followed(change):
+                self._ending = self._ending or change
+                continue
+            logger.warning("%s", self._topics.describe_followed(change))
+            assert change.now is not None  # noqa: S101  a deleted topic is not followed
+            self._topics.identities[change.topic] = change.now
+            if change.topic == self._topics.names.clicks:
+                self._clicks.add_partitions(change.now.partitions)
 
     def _repeat(self) -> None:
         """Repeats the events of the journal after the checkpoint, in the same order."""
         repeated = 0
-        while not self._should_stop() and (event := self.run.journal.next_scripted()) is not None:
+        while not self._is_stopped and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
             if isinstance(event, Apply):
                 self._apply(self._assignments.take_until(event.ends), event.log_ends)
@@ -207,9 +255,13 @@ class Session:
                     return
             self._between_steps()
 
+    @property
+    def _is_stopped(self) -> bool:
+        return self._ending is not None or self._should_stop()
+
     def _is_finished(self) -> bool:
         limit = self._config.limit_rows
-        return self._should_stop() or (limit is not None and self.run.progress.rows >= limit)
+        return self._is_stopped or (limit is not None and self.run.progress.rows >= limit)
 
     def _has_ended(self, came_s: float) -> bool:
         patience_s = self._config.idle_timeout_s
@@ -269,6 +321,7 @@ class Session:
 
     def _between_steps(self) -> None:
         self._writer.check()
+        self._take_changes(self._watch.take())
         if self.run.wants_checkpoint:
             self._checkpoint()
         self._report_progress()
@@ -288,63 +341,10 @@ class Session:
 
     def _report_progress(self, *, force: bool = False) -> None:
         """Sends metrics and writes a line to the log, each at its interval."""
-        now_s, progress = time.monotonic(), self.run.progress
-        if force or now_s - self._metrics_pace.at_s >= self._config.metrics_interval_s:
-            self._outbox.send_metrics(self._describe(self._metrics_pace.advance(progress.rows)))
-        if force or now_s - self._log_pace.at_s >= self._config.log_interval_s:
-            rate = self._log_pace.advance(progress.rows)
-            auc = progress.windows.auc()
-            scores = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
-            lag, promotions = self._clicks.lag(), progress.applied["promoted"]
-            logger.info(
-                "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
-                progress.rows, rate, lag, promotions, _VERDICTS[self.run.history.verified], scores or "-",
-            )  # fmt: skip
-
-    def _describe(self, rows_per_s: float) -> TrainerMetrics:
-        progress, trainer = self.run.progress, self.run.trainer
-        return TrainerMetrics(
-            time_ms=time.time_ns() // 1_000_000,
-            rows=progress.rows,
-            rows_per_s=round(rows_per_s, 1),
-            lag_records=self._clicks.lag(),
-            hot=trainer.embedding.num_hot if trainer else 0,
-            applied=progress.describe_applied(),
-            assignments=self.run.history.describe(),
-            latency_ms={"assignment_to_trainer": progress.latency.summary()},
-            auc=progress.windows.auc(),
-            window_auc=progress.windows.latest_auc(),
-            log_loss=progress.windows.log_loss(),
-            windows=progress.windows.finished[-1:],
-        )
+        metrics = self._reports.take_due(self._clicks.lag, force=force)
+        if metrics is not None:
+            self._outbox.send_metrics(metrics)
 
     def report(self) -> dict[str, Any]:
         """The figures of the final report."""
-        progress, trainer = self.run.progress, self.run.trainer
-        sizes: dict[str, Any] = {}
-        if trainer is not None:
-            learners = trainer.learners.items()
-            sizes = {name: learner.embedding.nbytes["total"] for name, learner in learners}
-            sizes["breakdown"] = {name: learner.embedding.nbytes for name, learner in learners}
-        return {
-            "rows": {"trained": progress.rows, "resumed_from": self.run.resumed_rows},
-            "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
-            "failed_checkpoints": progress.failed_checkpoints,
-            "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
-            "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
-            "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
-            "assignments": self.run.history.describe(),
-            "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
-            "auc": progress.windows.auc(),
-            "log_loss": progress.windows.log_loss(),
-            "embedding_bytes": sizes,
-            "hot_rows": trainer.embedding.num_hot if trainer else 0,
-            "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
-            "applied_seq": self.run.history.standings(),
-            "offsets": {
-                topic: {str(number): offset for number, offset in sorted(offsets.items())}
-                for topic, offsets in self.run.offsets.items()
-            },
-            "windows": progress.windows.finished,
-            "primary": ADAPTIVE,
-        }
+        return describe_run(self.run)
