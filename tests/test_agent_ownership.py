@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
-from agent_driver import GRADIENT, RULE, SHARDS, STEPS, TOPICS, broker_with_importance, inputs
+from agent_driver import GRADIENT, RULE, SHARDS, STEPS, TOPICS, broker_with_importance, importance_of, inputs
 
+from streams.agent.shard import Shard
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
-from streams.records import Assignment, decode_assignment, encode_assignment
+from streams.errors import TopicError
+from streams.records import Assignment, decode_assignment, encode_assignment, encode_importance
 
 PATIENT = replace(GRADIENT, session_timeout_s=1e6)  # never asks whether another process wrote
 HASTY = replace(GRADIENT, session_timeout_s=0.0)  # asks before every batch
@@ -36,6 +40,19 @@ async def count(broker: InMemoryBroker, worker: AgentWorker, *, until: int = STE
 async def check(worker: AgentWorker, *, times: int = 3) -> None:
     for _ in range(times):
         await worker.check()
+
+
+def make_again(broker: InMemoryBroker, topic: str) -> None:
+    broker.delete_topic(topic)
+    create_topics(broker, TOPICS.specs(shards=SHARDS))
+
+
+async def notice(worker: AgentWorker, is_noticed: Callable[[], bool]) -> None:
+    """Checks until the watch has looked at the topics, in its own thread."""
+    deadline_s = time.monotonic() + 60
+    while not is_noticed() and time.monotonic() < deadline_s:
+        await worker.check()
+        await asyncio.sleep(0.05)
 
 
 def assert_the_table_is_the_owners(broker: InMemoryBroker, worker: AgentWorker) -> None:
@@ -213,19 +230,15 @@ def test_garbage_over_a_hot_feature_is_repaired():
     assert len(restated) == 3
 
 
-@pytest.mark.parametrize("is_running", [False])
-def test_assignments_that_were_deleted_and_made_again_get_the_whole_table(is_running):
+def test_an_agent_that_starts_writes_the_whole_table_to_assignments_that_were_made_again():
     broker = broker_with_importance()
 
     async def live() -> AgentWorker:
         worker = await start(broker)
         await count(broker, worker)
-        if not is_running:
-            await worker.stop()
-        del broker.topics[TOPICS.assignments]
-        create_topics(broker, TOPICS.specs(shards=SHARDS))
-        if not is_running:
-            worker = await start(broker)
+        await worker.stop()
+        make_again(broker, TOPICS.assignments)
+        worker = await start(broker)
         await check(worker)
         return worker
 
@@ -251,3 +264,83 @@ def test_damaged_snapshots_are_written_again():
         assert again.shards[0].epoch == 1
 
     asyncio.run(live())
+
+
+def send_one_step_more(broker: InMemoryBroker) -> None:
+    with RecordProducer(broker) as producer:
+        for shard in range(SHARDS):
+            producer.send(TOPICS.importance, shard, *encode_importance(importance_of(STEPS, shard)))
+
+
+@pytest.mark.parametrize("is_running", [True, False])
+def test_importance_that_was_made_again_is_counted_into_the_present_hot_set(is_running, caplog):
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker)
+        if not is_running:
+            await worker.stop()
+        make_again(broker, TOPICS.importance)
+        send_one_step_more(broker)
+        if is_running:
+            await notice(worker, lambda: "; the agent goes on" in caplog.text)
+        else:
+            worker = await start(broker)
+        await check(worker)
+        await count(broker, worker, until=10**9)
+        assert [shard.num_counted for shard in worker.shards.values()] == [STEPS + 1] * SHARDS
+        return worker
+
+    assert_the_table_is_the_owners(broker, asyncio.run(live()))
+    assert "importance was deleted and made again" in caplog.text
+
+
+@pytest.mark.parametrize("name", ["assignments", "snapshots", "control"])
+def test_a_running_agent_writes_again_what_a_topic_had_that_was_made_again(name, caplog):
+    broker = broker_with_importance()
+    topic = getattr(TOPICS, name)
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker)
+        make_again(broker, topic)
+        await notice(worker, lambda: "; the agent goes on" in caplog.text)
+        send_one_step_more(broker)
+        await count(broker, worker, until=10**9)
+        await check(worker)
+        assert broker.records(topic)
+        return worker
+
+    assert_the_table_is_the_owners(broker, asyncio.run(live()))
+
+
+def test_a_topic_that_is_deleted_or_gets_partitions_ends_the_agent():
+    broker = broker_with_importance()
+
+    async def live(change: Callable[[], None]) -> None:
+        worker = await start(broker)
+        change()
+        await notice(worker, lambda: False)
+
+    with pytest.raises(TopicError, match=r"sketch-snapshots has 5 partitions.* must not change"):
+        asyncio.run(live(lambda: broker.add_partitions(TOPICS.snapshots, 5)))
+    broker = broker_with_importance()
+    with pytest.raises(TopicError, match=r"importance .* was deleted; run `hotstream topics create`"):
+        asyncio.run(live(lambda: broker.delete_topic(TOPICS.importance)))
+
+
+def test_offsets_of_clicks_that_were_made_again_are_not_those_of_the_old_ones():
+    shard = Shard(0, GRADIENT.shards)
+
+    def take(offset: int, topic_id: str | None) -> bool:
+        batch = importance_of(0, 0)
+        before = shard.num_counted
+        shard.count(shard.next_offset, replace(batch, source=replace(batch.source, offset=offset, topic_id=topic_id)))
+        return shard.num_counted > before
+
+    assert [take(offset, None) for offset in (0, 1, 1, 5)] == [True, True, False, True]
+    assert [take(offset, "a" * 32) for offset in (5, 6, 6)] == [False, True, False]  # the writer was upgraded
+    assert [take(offset, "b" * 32) for offset in (0, 1, 1)] == [True, True, False]
+    again = Shard.from_bytes(shard.to_bytes(), GRADIENT.shards)
+    assert again.marks == shard.marks

@@ -210,7 +210,7 @@ def test_records_that_were_skipped_are_read_and_counted_before_the_one_that_came
 
 
 def broker_with_clicks() -> InMemoryBroker:
-    broker = InMemoryBroker(max_batch_records=1, clock_ms=lambda: 5)
+    broker = InMemoryBroker(max_batch_records=1, clock_ms=lambda: 5, has_topic_ids=False)
     create_topics(broker, TOPICS.specs(shards=SHARDS))
     with RecordProducer(broker) as producer:
         for step in range(STEPS):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import gc
 import importlib
 import importlib.util
 import re
@@ -32,13 +33,22 @@ def run(*arguments: str, timeout_s: float = 200) -> subprocess.CompletedProcess[
     )
 
 
+def parse(path: Path) -> ast.Module:
+    """The module's tree. Python 3.11.7 fails if a garbage collection that runs finalizers interrupts `ast.parse`."""
+    gc.disable()
+    try:
+        return ast.parse(path.read_text())
+    finally:
+        gc.enable()
+
+
 # ---- imports -------------------------------------------------------------------------------------------------------
 
 
 def imported_packages(path: Path) -> set[str]:
     """The top-level packages that a module imports anywhere, for types alone too."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             names.update(alias.name.split(".")[0] for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -74,7 +84,7 @@ def test_a_kafka_library_is_imported_in_one_room_only(library):
 def imported_rooms(path: Path, package: str) -> set[str]:
     """The rooms (sub-packages, modules) of one of our packages that a module imports."""
     rooms: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
@@ -140,7 +150,7 @@ def test_no_foreign_package_of_one_of_our_names_is_imported(package):
 
 def listed_names(path: Path) -> list[str] | None:
     """What `__all__` lists, None if there is none."""
-    for node in ast.parse(path.read_text()).body:
+    for node in parse(path).body:
         targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
         if [getattr(target, "id", "") for target in targets] == ["__all__"]:
             return ast.literal_eval(node.value)
@@ -169,7 +179,7 @@ def test_every_module_lists_its_public_names_in_order_and_has_them(name):
 @pytest.mark.parametrize("name", sorted(name for name, path in MODULES.items() if path.name == "__init__.py"))
 def test_a_package_lists_everything_that_it_brings_in(name):
     brought: set[str] = set()
-    for node in ast.parse(MODULES[name].read_text()).body:
+    for node in parse(MODULES[name]).body:
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] in PACKAGES:
             brought.update(alias.asname or alias.name for alias in node.names)
     listed = set(listed_names(MODULES[name]) or ())
@@ -208,7 +218,7 @@ def test_topic_names_are_written_in_one_file_only():
         f"{name}: {ast.unparse(node)}"
         for name, path in MODULES.items()
         if name != "streams.topics"
-        for node in ast.walk(ast.parse(path.read_text()))
+        for node in ast.walk(parse(path))
         if isinstance(node, ast.JoinedStr) and pattern.search(ast.unparse(node))
     ]
     assert offenders == []

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
+from collections.abc import Mapping
 from contextlib import aclosing
 
 from sketch import SnapshotError
-from streams.agent.log_tail import LogTail, differing_keys
+from streams.agent.log_tail import LogTail
+from streams.agent.repairs import Repairs
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
 from streams.agent.snapshot_keeper import SnapshotKeeper
@@ -27,7 +28,7 @@ from streams.clients.partition_reader import fetch_partitions
 from streams.clients.publisher import Publisher
 from streams.errors import FencedError
 from streams.escapes import escape
-from streams.records import Encoded, SnapshotReader
+from streams.records import SnapshotReader
 from streams.topics import Topics
 
 __all__ = ["Ownership"]
@@ -35,7 +36,6 @@ __all__ = ["Ownership"]
 logger = logging.getLogger(__name__)
 
 _SHARDS_AT_ONCE = 8  # loaded together; bounds the memory for their snapshots
-_AUDIT_EVERY_S = 600.0
 
 
 class Ownership:
@@ -50,6 +50,7 @@ class Ownership:
         publisher: the publisher of the process, which is started.
         snapshot_every: importance records of a shard between two snapshots.
         lease_s: the time without a word from the broker after which others may have taken over the shards.
+        topic_ids: the ids of the topics, by name; empty where the broker has none.
 
     Attributes:
         shards: the shards of this process whose records count, by number.
@@ -58,12 +59,22 @@ class Ownership:
     """
 
     def __init__(
-        self, config: ShardConfig, connector: Connector, publisher: Publisher, *, snapshot_every: int, lease_s: float
+        self,
+        config: ShardConfig,
+        connector: Connector,
+        publisher: Publisher,
+        *,
+        snapshot_every: int,
+        lease_s: float,
+        topic_ids: Mapping[str, str],
     ) -> None:
+        self._topic_ids = dict(topic_ids)
         self.shards: dict[int, Shard] = {}
         # A snapshot after a record is counted and before its changes are queued would lose them.
         self.turn = asyncio.Lock()
-        self.snapshots = SnapshotKeeper(connector, publisher, self._safe_position, every=snapshot_every)
+        self.snapshots = SnapshotKeeper(
+            connector, publisher, self._safe_position, self._topic_ids, every=snapshot_every
+        )
         self._config = config
         self._connector = connector
         self._publisher = publisher
@@ -73,8 +84,7 @@ class Ownership:
         self._parked: dict[int, Shard] = {}
         self._lost: set[int] = set()
         self._logs: dict[tuple[str, int], OwnedLog] = {}
-        self._stuck_at: dict[int, int] = {}
-        self._audit_due_s: dict[int, float] = {}
+        self._repairs = Repairs(config, connector, publisher, self._ends, self.turn)
         self._changing = asyncio.Lock()  # which shards this process has
 
     async def start(self) -> None:
@@ -136,6 +146,22 @@ class Ownership:
             self._lost.add(number)
             self._forget(number)
 
+    async def begin_again(self, topic: str, topic_id: str) -> None:
+        """Continues with a topic that was made again: see `follow_changes`."""
+        async with self._changing:
+            self._topic_ids[topic] = topic_id
+            numbers = sorted(self.shards)
+            for number in numbers:
+                self.snapshots.request(number)
+            if topic == self._topics.importance:
+                async with self.turn:
+                    for shard in self.shards.values():
+                        shard.next_offset = 0
+            elif topic in (self._topics.assignments, self._topics.snapshots):
+                for number in numbers:
+                    self._own(topic, number, 0)
+                    self._repairs.plan_audit(number, at_once=topic == self._topics.assignments)
+
     async def check(self) -> None:
         """Repairs what other processes wrote to the shards' partitions, and loads suspended shards again."""
         async with self._changing:
@@ -176,8 +202,7 @@ class Ownership:
         shards = {number: self._restore(number, reader) for number, reader in readers.items()}
         assignments, snapshots = self._topics.assignments, self._topics.snapshots
         ends = {topic: await self._ends.fetch(topic, numbers) for topic in (assignments, snapshots)}
-        # A log that ends before the offset was made again.
-        starts = {n: reader.log_end if reader.log_end <= ends[assignments][n] else 0 for n, reader in readers.items()}
+        starts = {n: self._start_of_tail(reader, ends[assignments][n]) for n, reader in readers.items()}
         generations = {number: reader.generation for number, reader in readers.items()}
         tails = await self._read_tails(starts, generations)
         for number, shard in shards.items():
@@ -190,8 +215,8 @@ class Ownership:
             if shard.suspects:
                 self._logs[assignments, number].unrepaired_from = starts[number]
             is_unknown = starts[number] == 0 and (tail.end > 0 or shard.table.num_hot > 0)
-            self._audit_due_s[number] = time.monotonic() + (0.0 if is_unknown else _AUDIT_EVERY_S)
-            await self._send(shard, [shard.claim()])
+            self._repairs.plan_audit(number, at_once=is_unknown)
+            await self._repairs.send(shard, [shard.claim()])
         for number, shard in shards.items():
             if shard.begins_epoch:
                 await self.snapshots.save(shard)
@@ -212,7 +237,7 @@ class Ownership:
             if reader.data is not None:
                 shard = Shard.from_bytes(reader.data, self._config)
                 if shard.number == number:
-                    return shard
+                    return self._continued(shard, reader)
                 reason = f"it is of shard {shard.number}"
         except SnapshotError as error:
             reason = str(error)
@@ -222,6 +247,24 @@ class Ownership:
             number, self._topics.snapshots, escape(reason),
         )  # fmt: skip
         return Shard(number, self._config)
+
+    def _continued(self, shard: Shard, reader: SnapshotReader) -> Shard:
+        """The shard of a snapshot; it counts from the oldest record if importance was made again since."""
+        topic = self._topics.importance
+        if not reader.is_of(topic, self._topic_ids.get(topic, "")):
+            logger.warning(
+                "shard %d: %s was deleted and made again since the snapshot; counting from its oldest record, into the "
+                "present hot set",
+                shard.number, topic,
+            )  # fmt: skip
+            shard.next_offset = 0
+        return shard
+
+    def _start_of_tail(self, reader: SnapshotReader, end: int) -> int:
+        """The offset from which to read a shard's assignments; 0 if they were made again since the snapshot."""
+        topic = self._topics.assignments
+        is_same = reader.is_of(topic, self._topic_ids.get(topic, "")) and reader.log_end <= end
+        return reader.log_end if is_same else 0
 
     async def _read_tails(self, starts: dict[int, int], generations: dict[int, int]) -> dict[int, LogTail]:
         """What the shards' assignments hold from these offsets on, which begin in these generations."""
@@ -265,78 +308,11 @@ class Ownership:
             self.suspend(shard.number, error)
 
     async def _repair(self, shard: Shard) -> None:
-        """Restates the keys of records that other processes wrote to a shard's assignments."""
-        number = shard.number
-        snapshots = self._logs[self._topics.snapshots, number]
+        snapshots = self._logs[self._topics.snapshots, shard.number]
         if snapshots.foreign:
             snapshots.foreign.clear()
-            self.snapshots.request(number)
-        if not shard.is_caught_up and not await self._is_stuck(shard):
-            return
-        log = self._logs[self._topics.assignments, number]
-        if log.foreign:
-            await self._read_foreign(shard, log)
-        if time.monotonic() >= self._audit_due_s[number]:
-            await self._audit(shard, log)
-        if shard.suspects:
-            logger.warning("%s: restates %d features that other processes wrote", log.name, len(shard.suspects))
-            async with self.turn:
-                await self._send(shard, shard.restate())
-            await self._publisher.flush(self._topics.assignments, number)
-            log.unrepaired_from = None
-
-    async def _is_stuck(self, shard: Shard) -> bool:
-        """Whether no importance is left that could explain the newest record of the topic; then outdoes it."""
-        end = (await self._ends.fetch(self._topics.importance, [shard.number]))[shard.number]
-        before = self._stuck_at.get(shard.number)
-        self._stuck_at[shard.number] = shard.next_offset
-        if shard.next_offset < end or shard.next_offset != before:
-            return False
-        logger.error(
-            "shard %d: got version %s as the newest in %s, expected at most (%d, %d), which is all that %s explains: "
-            "records were deleted, or another program wrote; beginning a new epoch with the present table",
-            shard.number, shard.written, self._topics.assignments, shard.epoch, shard.seq, self._topics.importance,
-        )  # fmt: skip
-        async with self.turn:
-            shard.outdo()
-        return True
-
-    async def _read_foreign(self, shard: Shard, log: OwnedLog) -> None:
-        """Reads the records that others wrote, and marks their keys.
-
-        Raises:
-            FencedError: a newer owner wrote one of them.
-        """
-        begin = log.safe_position
-        tail = LogTail(shard.number, self._config.num_shards, generation=shard.generation)
-        ranges = list(log.foreign)
-        fetching = fetch_partitions(self._connector, self._topics.assignments, {shard.number: ranges[0][0]})
-        async with aclosing(fetching) as fetches:
-            async for _, records in fetches:
-                tail.read([record for record in records if any(low <= record.offset < high for low, high in ranges)])
-        if tail.generation > shard.generation:
-            raise FencedError(f"{log.name}: generation {tail.generation} wrote to it, this is {shard.generation}")
-        log.unrepaired_from = begin
-        log.foreign = log.foreign[len(ranges) :]
-        shard.suspects |= tail.suspects
-
-    async def _audit(self, shard: Shard, log: OwnedLog) -> None:
-        """Compares the table that the whole log makes with the shard's, and marks the keys that differ."""
-        async with self.turn:
-            await self._publisher.flush(self._topics.assignments, shard.number)
-            end, ours = log.end, shard.table.items()
-        tail = LogTail(shard.number, self._config.num_shards, is_whole=True)
-        fetching = fetch_partitions(self._connector, self._topics.assignments, {shard.number: 0})
-        async with aclosing(fetching) as fetches:
-            async for _, records in fetches:
-                await asyncio.to_thread(tail.read, [record for record in records if record.offset < end])
-        assert tail.table is not None  # noqa: S101  it is whole
-        shard.suspects |= differing_keys(ours, tail.table)
-        self._audit_due_s[shard.number] = time.monotonic() + _AUDIT_EVERY_S
+            self.snapshots.request(shard.number)
+        await self._repairs.repair(shard, self._logs[self._topics.assignments, shard.number])
 
     def _safe_position(self, number: int) -> int:
         return self._logs[self._topics.assignments, number].safe_position
-
-    async def _send(self, shard: Shard, records: list[Encoded]) -> None:
-        now_ms = time.time_ns() // 1_000_000
-        await self._publisher.send(self._topics.assignments, shard.number, records, timestamp_ms=now_ms)

@@ -30,6 +30,7 @@ from streams.records import (
     Digest,
     Encoded,
     ImportanceBatch,
+    Source,
     encode_claim,
     encode_digest,
     find_invalid,
@@ -52,7 +53,7 @@ class Shard:
 
     Attributes:
         next_offset: the next importance offset to read; the state includes all records before it.
-        marks: the last click offset counted, by (signal, click partition).
+        marks: the last click offset counted, by (signal, id of the clicks topic or "", click partition).
         num_counted: importance records counted, without repeated ones.
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
@@ -70,7 +71,7 @@ class Shard:
         self.epoch = epoch
         self.seq = seq
         self.next_offset = 0
-        self.marks: dict[tuple[str, int], int] = {}
+        self.marks: dict[tuple[str, str, int], int] = {}
         self.num_counted = self.num_repeated = self.num_events = 0
         self.num_promotions = self.num_demotions = 0
         self.begins_epoch = True
@@ -100,17 +101,31 @@ class Shard:
             return BadRecord(
                 f"keys: got a key of another shard, expected shard {self.number} of {self.config.num_shards}"
             )
-        mark = (batch.source.signal, batch.source.partition)
-        if batch.source.offset <= self.marks.get(mark, -1):
+        if self._is_counted(batch.source):
             self.num_repeated += 1
             return []
-        self.marks[mark] = batch.source.offset
         self.num_counted += 1
         self.num_events += len(batch.keys)
         self.event_time_ms = batch.event_time_ms
         now_ms = batch.event_time_ms if self.clock is None else self.clock.advance(batch.event_time_ms)
         changes = self.hot_set.update(batch.keys, batch.scores, now_ms)
         return self._publish(changes, offset, batch) if len(changes) else []
+
+    def _is_counted(self, source: Source) -> bool:
+        """Whether a click record was counted before; marks it.
+
+        The first record with the id of a clicks topic continues the mark of the records without one: its writer was
+        upgraded. Offsets of a clicks topic that was made again are another topic's.
+        """
+        signal, topic_id, partition = source.signal, source.topic_id or "", source.partition
+        before = self.marks.get((signal, topic_id, partition))
+        if before is None:
+            knows_ids = any((known[0], known[2]) == (signal, partition) and known[1] for known in self.marks)
+            before = -1 if knows_ids else self.marks.get((signal, "", partition), -1)
+        if source.offset <= before:
+            return True
+        self.marks[signal, topic_id, partition] = source.offset
+        return False
 
     @property
     def num_time_outliers(self) -> int:
@@ -207,7 +222,7 @@ class Shard:
             "epoch": self.epoch,
             "seq": self.seq,
             "next_offset": self.next_offset,
-            "marks": [[signal, partition, offset] for (signal, partition), offset in sorted(self.marks.items())],
+            "marks": [[*mark, offset] for mark, offset in sorted(self.marks.items())],
             "fields": [[field.name, field.kind] for field in self.fields],
             "clock": None if self.clock is None else self.clock.to_state(),
             "counters": [
@@ -255,7 +270,8 @@ class Shard:
             number = integer_of(parameters, "number", 0, config.num_shards - 1)
             shard = cls(number, config, epoch=epoch, seq=integer_of(parameters, "seq"))
             shard.next_offset = integer_of(parameters, "next_offset")
-            shard.marks = dict(_mark(*mark) for mark in parameters["marks"])
+            marks = [mark if len(mark) == 4 else [mark[0], "", *mark[1:]] for mark in parameters["marks"]]
+            shard.marks = dict(_mark(*mark) for mark in marks)  # older snapshots have no topic ids
             shard.fields = tuple(Field(name, kind) for name, kind in parameters["fields"])
             counters = [integer_of({"counter": counter}, "counter") for counter in parameters["counters"]]
             shard.num_counted, shard.num_repeated, shard.num_events = counters[:3]
@@ -291,11 +307,11 @@ class Shard:
             self.clock.load_state(parameters["clock"])
 
 
-def _mark(signal: object, partition: object, offset: object) -> tuple[tuple[str, int], int]:
+def _mark(signal: object, topic_id: object, partition: object, offset: object) -> tuple[tuple[str, str, int], int]:
     numbers = {"partition": partition, "offset": offset}
-    if not isinstance(signal, str):
-        raise SnapshotError(f"shard snapshot: got signal {str(signal)[:50]}, expected a name")
-    return (signal, integer_of(numbers, "partition")), integer_of(numbers, "offset")
+    if not isinstance(signal, str) or not isinstance(topic_id, str):
+        raise SnapshotError(f"shard snapshot: got {str((signal, topic_id))[:90]}, expected a signal and a topic id")
+    return (signal, topic_id, integer_of(numbers, "partition")), integer_of(numbers, "offset")
 
 
 def _shape_of(hot_set: HotSet) -> tuple[object, ...]:

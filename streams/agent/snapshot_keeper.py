@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -31,12 +31,20 @@ class SnapshotKeeper:
         connector: the broker.
         publisher: the publisher that also sends the shards' changes.
         log_end_of: the offset of a shard's assignments before which the log needs no check.
+        topic_ids: the ids of the present topics, by name; the owner may change it.
         every: importance records of a shard between two snapshots.
     """
 
     def __init__(
-        self, connector: Connector, publisher: Publisher, log_end_of: Callable[[int], int], *, every: int
+        self,
+        connector: Connector,
+        publisher: Publisher,
+        log_end_of: Callable[[int], int],
+        topic_ids: Mapping[str, str],
+        *,
+        every: int,
     ) -> None:
+        self._topic_ids = topic_ids
         self._connector = connector
         self._publisher = publisher
         self._log_end_of = log_end_of
@@ -81,7 +89,12 @@ class SnapshotKeeper:
     async def _write(self, number: int, state: bytes, log_end: int, generation: int) -> None:
         await self._publisher.flush(self._topics.assignments, number)
         chunks, closing, manifest = write_snapshot(
-            number, state, previous=self._manifests[number], log_end=log_end, generation=generation
+            number,
+            state,
+            previous=self._manifests[number],
+            log_end=log_end,
+            generation=generation,
+            topic_ids=self._topic_ids,
         )
         for part in (chunks, [closing]):
             items = [(record.key, record.value, record.headers) for record in part]

@@ -21,10 +21,12 @@ from streams.agent.agreement import Agreement
 from streams.agent.ownership import Ownership
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
+from streams.agent.topic_changes import follow_changes, ids_of
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
+from streams.clients.topic_identity import TopicWatch, require_topics
 from streams.errors import FencedError, InvariantError
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
@@ -109,6 +111,8 @@ class AgentWorker:
         self._connector = connector
         self._clients: _Clients | None = None
         self._agreement = Agreement(connector, config.shards, group=config.group, signals=config.signals)
+        self._watch: TopicWatch | None = None
+        self._clicks_id: str | None = None
         self._ownership: Ownership | None = None  # the shards can still be looked at when the process has stopped
 
     async def start(self) -> None:
@@ -117,6 +121,10 @@ class AgentWorker:
             return
         sources = [self.topics.importance, *([self.topics.clicks] if self.computes_frequency else [])]
         letters = [] if self.topics.is_shadow else sources
+        names = [*sources, self.topics.assignments, self.topics.snapshots, self.topics.control]
+        identities = await asyncio.to_thread(require_topics, self._connector, names)
+        self._clicks_id = identities[self.topics.clicks].topic_id if self.computes_frequency else None
+        self._watch = TopicWatch(self._connector, identities)
         dead_letters = await asyncio.to_thread(DeadLetterTopics, self._connector, letters)
         publisher = Publisher(self._connector)
         await publisher.start()
@@ -126,6 +134,7 @@ class AgentWorker:
             publisher,
             snapshot_every=self.config.snapshot_every,
             lease_s=self.config.session_timeout_s,
+            topic_ids=ids_of(identities),
         )
         await self._ownership.start()
         self._clients = _Clients(publisher, self._ownership, dead_letters)
@@ -134,6 +143,8 @@ class AgentWorker:
         """Writes the shards' snapshots and disconnects; later records wait for the next start."""
         if self._clients is not None:
             clients, self._clients = self._clients, None
+            if self._watch is not None:
+                self._watch.close()
             await clients.ownership.stop()
             await self._send_metrics(clients.publisher)
             await clients.publisher.stop()
@@ -175,8 +186,11 @@ class AgentWorker:
 
         Raises:
             ConfigError: the agents have agreed on another configuration.
+            TopicError: a topic was deleted, or the number of shards has changed.
         """
         if self._clients is not None:
+            if self._watch is not None:
+                await follow_changes(self._watch.take(), self.topics, self._clients.ownership, self._agreement)
             await self._agreement.check()
             await self._clients.ownership.check()
 
@@ -234,7 +248,13 @@ class AgentWorker:
         if isinstance(batch, BadRecord):
             await self._dead_letter(clients, record, batch)
             return
-        source = Source(signal="frequency", topic=self.topics.clicks, partition=record.partition, offset=record.offset)
+        source = Source(
+            signal="frequency",
+            topic=self.topics.clicks,
+            partition=record.partition,
+            offset=record.offset,
+            topic_id=self._clicks_id,
+        )
         parts = split_by_shard(
             *count_keys(batch.keys),
             batch,

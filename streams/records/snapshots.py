@@ -6,8 +6,8 @@ area is written, and the snapshot takes effect. Whatever compaction or a crash r
 current manifest and its chunks remain.
 
     key  `3/A/0`, `3/A/1`, ...   the chunks of shard 3 in area A
-    key  `3`                     the manifest: JSON with area (`place`), chunks, bytes, CRC-32, log_end, generation and
-                                 the previous manifest
+    key  `3`                     the manifest: JSON with area (`place`), chunks, bytes, CRC-32, log_end, generation,
+                                 topic_ids and the previous manifest
 
 `log_end` is an offset of the shard's assignments: before it, the log holds the changes up to the snapshot, in order,
 and no generation newer than `generation`.
@@ -20,7 +20,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,7 +32,7 @@ _KEY = re.compile(rb"([0-9]{1,9})(?:/([AB])/([0-9]{1,9}))?")
 _MAX_PROBLEMS = 20
 CHUNK_BYTES = 900_000
 _MAX_CHUNKS = 100_000
-Manifest = dict[str, str | int]
+Manifest = dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,13 @@ class SnapshotRecord:
 
 
 def write_snapshot(
-    shard: int, data: bytes, *, previous: Manifest | None, log_end: int = 0, generation: int = 0
+    shard: int,
+    data: bytes,
+    *,
+    previous: Manifest | None,
+    log_end: int = 0,
+    generation: int = 0,
+    topic_ids: Mapping[str, str] | None = None,
 ) -> tuple[list[SnapshotRecord], SnapshotRecord, Manifest]:
     """Splits a snapshot into records: its chunks, the manifest's record, and the manifest.
 
@@ -57,6 +63,7 @@ def write_snapshot(
         previous: the current manifest, whose area is left untouched; None if there is none.
         log_end: the offset of the shard's assignments before which the log needs no check.
         generation: the newest ownership of the shard.
+        topic_ids: the ids of the topics that `log_end` and the snapshot's offset refer to, by name.
     """
     parts = [data[start : start + CHUNK_BYTES] for start in range(0, max(len(data), 1), CHUNK_BYTES)]
     area = "B" if previous and previous["place"] == "A" else "A"
@@ -76,6 +83,7 @@ def write_snapshot(
         "crc32": zlib.crc32(data),
         "log_end": log_end,
         "generation": generation,
+        "topic_ids": dict(topic_ids or {}),
     }
     body = {"v": VERSION, "shard": shard, **manifest, "previous": previous}
     return chunks, SnapshotRecord(b"%d" % shard, json.dumps(body).encode(), [version, ("kind", b"manifest")]), manifest
@@ -137,6 +145,7 @@ class SnapshotReader:
                 self.data = whole
                 self.manifest = {name: manifest[name] for name in ("place", "chunks", "bytes", "crc32")}
                 self.manifest |= {name: _number(manifest, name) for name in ("log_end", "generation")}
+                self.manifest["topic_ids"] = _texts(manifest.get("topic_ids"))
                 if manifest is body:
                     return None
                 break
@@ -146,6 +155,11 @@ class SnapshotReader:
     def log_end(self) -> int:
         """The offset of the shard's assignments before which the log needs no check; 0 without a snapshot."""
         return 0 if self.manifest is None else int(self.manifest["log_end"])
+
+    def is_of(self, topic: str, topic_id: str) -> bool:
+        """Whether the snapshot's offsets of a topic refer to the topic with this id; also if either id is unknown."""
+        known = {} if self.manifest is None else self.manifest["topic_ids"]
+        return not topic_id or known.get(topic, "") in ("", topic_id)
 
     @property
     def generation(self) -> int:
@@ -158,6 +172,13 @@ class SnapshotReader:
         parts = [self._chunks.get((manifest["place"], chunk), b"") for chunk in range(manifest["chunks"])]
         whole = b"".join(parts)
         return whole if len(whole) == manifest["bytes"] and zlib.crc32(whole) == manifest["crc32"] else None
+
+
+def _texts(ids: object) -> dict[str, str]:
+    """The topic ids of a manifest."""
+    if not isinstance(ids, dict):
+        return {}
+    return {name: text for name, text in ids.items() if isinstance(name, str) and isinstance(text, str)}
 
 
 def _number(manifest: dict[str, Any], name: str) -> int:
