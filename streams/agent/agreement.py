@@ -14,6 +14,7 @@ from typing import Any
 
 from streams.agent.shard_config import ShardConfig
 from streams.clients.connector import Connector
+from streams.clients.log_ends import LogEnds
 from streams.clients.partition_reader import fetch_partition, open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError
@@ -44,6 +45,7 @@ class Agreement:
     def __init__(self, connector: Connector, shards: ShardConfig, *, group: str, signals: Iterable[str]) -> None:
         self._connector = connector
         self._topic = Topics(connector.prefix).control
+        self._checked_end = -1
         settings = {**dataclasses.asdict(shards), "group": group, "signals": sorted(signals)}
         self._mine = AgentConfiguration(number=1, settings=json.loads(json.dumps(settings)))
 
@@ -63,12 +65,20 @@ class Agreement:
             agreed = self._propose(1 if agreed is None else agreed.number + 1)
         self._require(agreed)
 
-    async def check(self) -> None:
+    async def check(self, ends: LogEnds | None = None) -> None:
         """Checks that the configuration still is the agreed one.
+
+        Args:
+            ends: asks for the end of the topic, which is read only if its end has changed since the last call.
 
         Raises:
             ConfigError: another configuration was recorded.
         """
+        if ends is not None:
+            end = (await ends.fetch(self._topic, [0]))[0]
+            if end == self._checked_end:
+                return
+            self._checked_end = end
         records = [record async for fetch in fetch_partition(self._connector, self._topic, 0) for record in fetch]
         agreed = self._newest(records)
         if agreed is not None:

@@ -56,6 +56,7 @@ class Ownership:
         shards: the shards of this process whose records count, by number.
         turn: held while a record is counted and its changes are queued, and while a state is captured.
         snapshots: the snapshots of the shards.
+        ends: asks for the ends of partitions.
     """
 
     def __init__(
@@ -80,21 +81,21 @@ class Ownership:
         self._publisher = publisher
         self._lease_s = lease_s
         self._topics = Topics(connector.prefix)
-        self._ends = LogEnds(connector)
+        self.ends = LogEnds(connector)
         self._parked: dict[int, Shard] = {}
         self._lost: set[int] = set()
         self._logs: dict[tuple[str, int], OwnedLog] = {}
-        self._repairs = Repairs(config, connector, publisher, self._ends, self.turn)
+        self._repairs = Repairs(config, connector, publisher, self.ends, self.turn)
         self._changing = asyncio.Lock()  # which shards this process has
 
     async def start(self) -> None:
         """Connects."""
-        await self._ends.start()
+        await self.ends.start()
 
     async def stop(self) -> None:
         """Gives all shards back and disconnects."""
         await self.park()
-        await self._ends.stop()
+        await self.ends.stop()
         self.shards, self._parked = self._parked, {}
 
     async def take(self, numbers: set[int]) -> None:
@@ -178,7 +179,7 @@ class Ownership:
         """Those of the shards whose assignments hold nothing newer than this process wrote."""
         topic = self._topics.assignments
         kept = {number for number in numbers if await self._is_delivered(number)}
-        ends = await self._ends.fetch(topic, kept)
+        ends = await self.ends.fetch(topic, kept)
         return {number for number in kept if ends[number] <= self._logs[topic, number].end}
 
     async def _is_delivered(self, number: int) -> bool:
@@ -201,7 +202,7 @@ class Ownership:
         readers = await self.snapshots.load(numbers)
         shards = {number: self._restore(number, reader) for number, reader in readers.items()}
         assignments, snapshots = self._topics.assignments, self._topics.snapshots
-        ends = {topic: await self._ends.fetch(topic, numbers) for topic in (assignments, snapshots)}
+        ends = {topic: await self.ends.fetch(topic, numbers) for topic in (assignments, snapshots)}
         starts = {n: self._start_of_tail(reader, ends[assignments][n]) for n, reader in readers.items()}
         generations = {number: reader.generation for number, reader in readers.items()}
         tails = await self._read_tails(starts, generations)
@@ -277,7 +278,7 @@ class Ownership:
 
     def _own(self, topic: str, number: int, end: int) -> None:
         async def fetch_end() -> int:
-            return (await self._ends.fetch(topic, [number]))[number]
+            return (await self.ends.fetch(topic, [number]))[number]
 
         log = OwnedLog(f"{topic}[{number}]", end, fetch_end, lease_s=self._lease_s)
         self._logs[topic, number] = log
@@ -296,7 +297,7 @@ class Ownership:
         idle = {
             number: self._logs[topic, number].end for number in self.shards if self._publisher.is_idle(topic, number)
         }
-        for number, end in (await self._ends.fetch(topic, idle)).items():
+        for number, end in (await self.ends.fetch(topic, idle)).items():
             log = self._logs.get((topic, number))
             if log is not None and log.end == idle[number] and self._publisher.is_idle(topic, number):
                 log.note_end(end)

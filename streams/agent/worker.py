@@ -191,7 +191,7 @@ class AgentWorker:
         if self._clients is not None:
             if self._watch is not None:
                 await follow_changes(self._watch.take(), self.topics, self._clients.ownership, self._agreement)
-            await self._agreement.check()
+            await self._agreement.check(self._clients.ownership.ends)
             await self._clients.ownership.check()
 
     # ---- records -----------------------------------------------------------------------------------------------
