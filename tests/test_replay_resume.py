@@ -122,6 +122,15 @@ def test_a_new_run_ends_the_one_before_and_is_the_one_to_resume(connector: Conne
     assert lines_sent(connector) == sorted([*range(1, 4 * BATCH_ROWS + 1), *range(1, LINES + 1)])
 
 
+def test_a_replay_is_resumed_although_clicks_got_partitions(plan: ReplayPlan) -> None:
+    broker = with_topics(InMemoryBroker())
+    replay_logs(broker, replace(plan, limit_rows=5 * BATCH_ROWS))
+    broker.add_partitions(Topics(broker.prefix).clicks, 5)
+    assert replay_logs(broker, replace(plan, resume=True)).skipped == 5 * BATCH_ROWS
+    named = [dict(record.headers) for record in read(broker, Topics(broker.prefix).clicks, 5)]
+    assert sum(int(one["last-row"]) - int(one["first-row"]) + 1 for one in named) == LINES
+
+
 @pytest.mark.parametrize("transaction_s", [0, 1000])
 def test_a_replay_whose_transaction_expired_sends_it_again(plan: ReplayPlan, transaction_s: float) -> None:
     broker = with_topics(InMemoryBroker())

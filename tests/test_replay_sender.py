@@ -174,15 +174,14 @@ def test_an_invalid_plan_is_refused(options: dict[str, Any], message: str) -> No
 
 def test_a_replay_is_named_by_all_that_decides_its_batches(tmp_path: Path) -> None:
     log = write_log(tmp_path / "log", 10)
-    name = name_replay(KAGGLE, [log], 100, 3)
+    name = name_replay(KAGGLE, [log], 100)
     (tmp_path / "elsewhere").mkdir()
-    assert name_replay(SCHEMAS["criteo-terabyte"], [write_log(tmp_path / "elsewhere" / "log", 10)], 100, 3) == name
+    assert name_replay(SCHEMAS["criteo-terabyte"], [write_log(tmp_path / "elsewhere" / "log", 10)], 100) == name
     others = {
-        name_replay(SCHEMAS["avazu"], [log], 100, 3),
-        name_replay(KAGGLE, [log, log], 100, 3),
-        name_replay(KAGGLE, [log], 101, 3),
-        name_replay(KAGGLE, [log], 100, 4),
-        name_replay(KAGGLE, [write_log(tmp_path / "log", 11)], 100, 3),
+        name_replay(SCHEMAS["avazu"], [log], 100),
+        name_replay(KAGGLE, [log, log], 100),
+        name_replay(KAGGLE, [log], 101),
+        name_replay(KAGGLE, [write_log(tmp_path / "log", 11)], 100),
     }
     assert len(others | {name}) == 6
 

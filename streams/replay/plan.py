@@ -18,13 +18,13 @@ __all__ = ["ReplayPlan", "name_replay"]
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 
-def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int, partitions: int) -> str:
-    """16 hex digits that identify the assignment of rows to batches and partitions.
+def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int) -> str:
+    """16 hex digits that identify the assignment of rows to batches.
 
     Files are identified by name and size, not by content.
     """
     files = [[path.name, path.stat().st_size] for path in paths]
-    content = json.dumps([schema.fingerprint(), files, batch_rows, partitions])
+    content = json.dumps([schema.fingerprint(), files, batch_rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import logging
 from dataclasses import replace
 
-from streams.clients.admin import connect_admin
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
+from streams.clients.topic_identity import require_topics
 from streams.errors import TopicError
 from streams.records import REPLAY_KEY, BadRecord, ReplayProgress, decode_progress
 from streams.topics import Topics
@@ -41,7 +41,7 @@ def find_start(connector: Connector, name: str, *, process: str, resume: bool) -
             f"--resume: the record of this replay in {topics.control!r} is malformed ({last.reason}), so the rows that "
             "are missing are not known; leave --resume out to send all rows"
         )
-    if last.topic_id != topic_id:
+    if last.topic_id and topic_id and last.topic_id != topic_id:
         raise TopicError(
             f"--resume: topic {topics.clicks!r} was deleted and created again (id {topic_id}, expected "
             f"{last.topic_id}), so the rows of the run to resume are gone; leave --resume out to send all rows"
@@ -111,6 +111,4 @@ def _require_first_run(connector: Connector, topic: str, has_others: bool) -> No
 
 def _topic_id(connector: Connector, topic: str) -> str:
     """The id of a topic, which a topic created again under its name does not have; empty if the broker has no ids."""
-    with connect_admin(connector) as admin:
-        [described] = admin.describe_topics([topic])
-    return str(described.get("topic_id") or "")
+    return require_topics(connector, [topic])[topic].topic_id or ""

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from streams.clients.admin import require_partitions
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
+from streams.clients.topic_identity import require_topics
 from streams.clients.transactions import TransactionalProducer
 from streams.errors import BrokerError, InputError, TransactionLostError
 from streams.logs.reader import LogBlock, read_log
@@ -127,12 +127,12 @@ class _Replay:
         transaction_s: float,
     ) -> None:
         topics = Topics(connector.prefix)
-        self._partitions = require_partitions(connector, topics.clicks)
-        require_partitions(connector, topics.control)
+        identities = require_topics(connector, [topics.clicks, topics.control])
+        self._partitions = identities[topics.clicks].partitions
         self._letters = DeadLetterTopics(connector, [topics.clicks])
         self._connector, self._topics, self._plan = connector, topics, plan
         self._should_stop, self._on_progress, self._transaction_s = should_stop, on_progress, transaction_s
-        self._name = name_replay(plan.schema, plan.paths, plan.batch_rows, self._partitions)
+        self._name = name_replay(plan.schema, plan.paths, plan.batch_rows)
         self._process = uuid.uuid4().hex[:16]
         self._first: ReplayProgress | None = None
         self._writer: BatchWriter | None = None
