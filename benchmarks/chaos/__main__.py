@@ -93,19 +93,19 @@ def run(site: Site, campaign: Campaign, num_faults: int) -> tuple[list[str], dic
         site.end(name)
     site.lines.say("audit")
     site.lines.state = "auditing"
-    audit = Audit(site)
+    audit = Audit(site.kafka, site.config, site.log_path)
     audit.check_rows()
     audit.check_importance(counted)
     audit.check_assignments()
     audit.check_prefixes()
     audit.check_tables()
+    audit.compare_table("the subscriber that followed", site.observer.reader.table)
     audit.check_trainer(trained)
     campaign.force_compaction()
     audit.check_late_table("a new subscriber after compaction")
-    audit.check_processes()
     starts = {process.name: process.num_starts for process in site.all_processes() if process.num_starts}
     refused = [f"{ending.name}: {ending.last_line}" for ending in site.refused_starts]
-    return [*campaign.problems, *audit.differences], {
+    return [*campaign.problems, *audit.differences, *site.find_faults()], {
         "counts": audit.counts, "starts": starts, "starts_without_broker": refused, "small_disk": site.has_small_disk,
     }  # fmt: skip
 

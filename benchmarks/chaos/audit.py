@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.chaos.oracle import Oracle
-from benchmarks.chaos.site import Site
+from benchmarks.chaos.site import CLICK_PARTITIONS, SiteConfig
 from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch
 from streams.assignments.history import History
 from streams.assignments.subscription import HotFeatureTable
+from streams.assignments.table import HotTable
+from streams.clients.connector import Connector
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.producer import RecordProducer
@@ -30,6 +33,7 @@ from streams.records import (
     decode_clicks,
     decode_importance,
 )
+from streams.topics import Topics
 
 __all__ = ["Audit"]
 
@@ -41,22 +45,23 @@ class Audit:
     """Compares; `differences` has a line for each thing that differs.
 
     Args:
-        site: the pipeline, whose processes have ended but for the broker.
+        connector: the broker; no process writes to it any more.
+        config: the pipeline.
+        log_path: the click log.
 
     Attributes:
         differences: what differs, by the check that found it.
         counts: figures for the report.
     """
 
-    def __init__(self, site: Site) -> None:
-        self._site = site
+    def __init__(self, connector: Connector, config: SiteConfig, log_path: Path) -> None:
+        self._connector, self._config, self._log_path = connector, config, log_path
+        self._topics = topics = Topics(connector.prefix)
         self.differences: list[str] = []
         self.counts: dict[str, Any] = {}
-        topics = site.topics
         self._clicks = self._read(topics.clicks)
         self._importance = self._read(topics.importance)
         self._assignments = self._read(topics.assignments)
-        config = site.config
         self._oracles = {
             number: Oracle(number, config.shard_config, config.signals, records)
             for number, records in self._importance.items()
@@ -70,8 +75,8 @@ class Audit:
 
     def _read(self, topic: str) -> Records:
         """All committed records by partition."""
-        partitions = 2 if topic == self._site.topics.clicks else self._site.config.shards
-        with open_partition_log(self._site.kafka) as log:
+        partitions = CLICK_PARTITIONS if topic == self._topics.clicks else self._config.shards
+        with open_partition_log(self._connector) as log:
             return {number: list(log.read(topic, number, *log.bounds(topic, number))) for number in range(partitions)}
 
     # ---- rows ------------------------------------------------------------------------------------------------------
@@ -79,7 +84,7 @@ class Audit:
     def check_rows(self) -> None:
         """Each row of the file is in clicks once, with its contents."""
         expected: Counter[tuple[int, int, bytes]] = Counter()
-        for block in read_log(self._site.log_path, _SCHEMA, self._site.config.batch_rows):
+        for block in read_log(self._log_path, _SCHEMA, self._config.batch_rows):
             expected[block.first_line, block.last_line, _contents(block.parse().batch)] += 1
         found: Counter[tuple[int, int, bytes]] = Counter()
         rows = 0
@@ -92,7 +97,7 @@ class Audit:
             self._differ("rows", f"lines {first} to {last} are {number} times too often in clicks, or differ")
         for (first, last, _), number in (expected - found).items():
             self._differ("rows", f"lines {first} to {last} are missing {number} times in clicks, or differ")
-        self.counts["rows"] = {"log": self._site.config.rows, "clicks": rows}
+        self.counts["rows"] = {"log": self._config.rows, "clicks": rows}
 
     def _click_batches(self) -> Iterator[tuple[int, Any, ClickBatch]]:
         for partition, records in self._clicks.items():
@@ -113,11 +118,11 @@ class Audit:
         Args:
             counted: what the agents have reported, by shard.
         """
-        shards = self._site.config.shards
+        shards = self._config.shards
         expected: dict[int, set[tuple[str, int, int]]] = {number: set() for number in range(shards)}
         for partition, record, batch in self._click_batches():
             for number in np.unique(shard_of(np.unique(batch.keys), shards)).tolist():
-                expected[number] |= {(signal, partition, record.offset) for signal in self._site.config.signals}
+                expected[number] |= {(signal, partition, record.offset) for signal in self._config.signals}
         copies = 0
         for number, records in self._importance.items():
             first: dict[tuple[str, int, int], Any] = {}
@@ -177,7 +182,7 @@ class Audit:
                 else:
                     self._differ("assignments", f"{where}: {known}")
             self._check_claims(number, generations)
-            if not self._site.config.is_compacted:
+            if not self._config.is_compacted:
                 missing = sorted(set(self._oracles[number].written) - found)
                 for seq, is_digest in missing:
                     self._differ("assignments", f"shard {number}: no {'digest' if is_digest else 'change'} {seq}")
@@ -205,7 +210,7 @@ class Audit:
 
     def check_prefixes(self) -> None:
         """At no prefix of the log are there more hot rows than the shard has."""
-        config = self._site.config.shard_config
+        config = self._config.shard_config
         most = 0
         for number, records in self._assignments.items():
             history = History(config.num_shards)
@@ -228,25 +233,25 @@ class Audit:
     # ---- tables ----------------------------------------------------------------------------------------------------
 
     def check_tables(self) -> None:
-        """The table of a new subscriber, of the one that followed all the time, and after an exact compaction."""
+        """The table of a new subscriber, now and after an exact compaction."""
         self.check_late_table("a new subscriber")
-        self._compare("the subscriber that followed", self._site.observer.reader.table)
-        topic = self._site.topics.assignments
-        compacted = InMemoryBroker({topic: self._site.config.shards}, prefix=self._site.kafka.prefix)
+        topic = self._topics.assignments
+        compacted = InMemoryBroker({topic: self._config.shards}, prefix=self._connector.prefix)
         with RecordProducer(compacted) as producer:
             for number, records in self._assignments.items():
                 for record in records:
                     producer.send(topic, number, record.value, record.headers, key=record.key)
         compacted.compact(topic)
         with HotFeatureTable(compacted) as table:
-            self._compare("a new subscriber after an exact compaction", table.table)
+            self.compare_table("a new subscriber after an exact compaction", table.table)
 
     def check_late_table(self, what: str) -> None:
         """The table of a subscriber that begins now."""
-        with HotFeatureTable(self._site.kafka) as late:
-            self._compare(what, late.table)
+        with HotFeatureTable(self._connector) as late:
+            self.compare_table(what, late.table)
 
-    def _compare(self, what: str, table: Any) -> None:
+    def compare_table(self, what: str, table: HotTable) -> None:
+        """A table is verified, and equal to the oracle's."""
         if not table.is_verified:
             self._differ("tables", f"{what}: not verified: {table.history.describe()}")
         for number, oracle in self._oracles.items():
@@ -260,28 +265,16 @@ class Audit:
                     f"{shard.seq}; the first: {[f'{key:016x}' for key in sorted(wrong)[:5]]}",
                 )
 
-    # ---- processes -------------------------------------------------------------------------------------------------
+    # ---- the trainer -------------------------------------------------------------------------------------------------
 
     def check_trainer(self, report: Mapping[str, Any]) -> None:
         """The trainer has trained each row, and its table is verified."""
         rows, verified = report.get("rows", {}).get("trained"), report.get("assignments", {}).get("verified")
         self.counts["trainer"] = {"rows": rows, "verified": verified}
-        expected = self._site.config.rows
+        expected = self._config.rows
         if rows != expected or verified is not True or report.get("ok") is not True:
             text = f"{rows} rows trained, verified {verified}, ok {report.get('ok')}; expected {expected} rows"
             self._differ("trainer", text)
-
-    def check_processes(self) -> None:
-        """No process has ended by itself, and none has logged a traceback."""
-        for ending in self._site.endings:
-            self._differ(
-                "processes",
-                f"{ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}",
-            )
-        for path in sorted(self._site.config.folder.glob("*.log")):
-            number = path.read_text(errors="replace").count("Traceback")
-            if number:
-                self._differ("processes", f"{path.name}: {number} tracebacks")
 
 
 def _contents(batch: ClickBatch) -> bytes:

@@ -104,7 +104,7 @@ def _kill_replay(site: Site, chance: random.Random) -> Fault:
 
 def _stop_replay(site: Site, chance: random.Random) -> Fault:
     """Stops the replay, now and then for longer than the broker keeps its transaction."""
-    seconds = chance.choice([chance.uniform(2, 10), 40.0])
+    seconds = chance.choice([*(chance.uniform(2, 10) for _ in range(4)), 40.0])
     return _stop(site, "replay", seconds) if "replay" in site.processes else _nothing("replay")
 
 

@@ -24,7 +24,7 @@ from streams.clients.producer import RecordProducer
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, TopicSpec
 
-__all__ = ["MAX_AGENTS", "QUICK_COMPACTION", "Site", "SiteConfig"]
+__all__ = ["CLICK_PARTITIONS", "MAX_AGENTS", "QUICK_COMPACTION", "Site", "SiteConfig"]
 
 QUICK_COMPACTION = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "1000"}
 _SESSION_S = 6  # the shortest that Apache Kafka allows
@@ -34,6 +34,7 @@ _COMPACTION_S = 60.0
 _COPIES = 3
 _START_GRACE_S = 25.0
 MAX_AGENTS = 3
+CLICK_PARTITIONS = 2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +146,7 @@ class Site:
         self.broker.start(deadline_s=120)
         if config.is_compacted:
             create_topics(self.kafka, self._quick_specs())
-        self._run("topics", "create", "--partitions", 2, "--shards", config.shards, *self._where)
+        self._run("topics", "create", "--partitions", CLICK_PARTITIONS, "--shards", config.shards, *self._where)
         self.observer = self._stack.enter_context(Observer(self.kafka))
         common = (*self._where,)
         for number in range(1, MAX_AGENTS + 1):
@@ -274,6 +275,16 @@ class Site:
             f"{self.observer.rows_trained} rows trained, {sum(s.counted for s in shards)} importance records counted, "
             f"{hot} hot, {sum(s.demotions for s in shards)} demotions, {len(self.agents())} agents"
         )
+
+    def find_faults(self) -> list[str]:
+        """The processes that have ended by themselves, and the logs with a traceback."""
+        faults = [
+            f"processes: {ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}"
+            for ending in self.endings
+        ]
+        logs = sorted(self.config.folder.glob("*.log"))
+        tracebacks = {path.name: path.read_text(errors="replace").count("Traceback") for path in logs}
+        return [*faults, *(f"processes: {name}: {number} tracebacks" for name, number in tracebacks.items() if number)]
 
     def importance_ends(self) -> dict[int, int]:
         """The present end of each shard's importance."""
