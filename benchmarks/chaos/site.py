@@ -33,6 +33,7 @@ _DISK_BYTES = 64 << 20
 _COMPACTION_S = 60.0
 _COPIES = 3
 _START_GRACE_S = 25.0
+_NO_BROKER = "no broker answered"  # a process waits without end only for a broker that has answered it once
 MAX_AGENTS = 3
 CLICK_PARTITIONS = 2
 
@@ -320,6 +321,6 @@ class Site:
     def _note(self, ending: Ending) -> None:
         """Keeps the end of a process, and tells a start without a broker from a failure."""
         began_s = time.monotonic() - ending.age_s
-        was_refused = ending.code == 1 and not ending.has_traceback and began_s - self.trouble_s < _START_GRACE_S
-        (self.refused_starts if was_refused and ending.age_s < _START_GRACE_S else self.endings).append(ending)
+        was_refused = _NO_BROKER in ending.last_line and began_s - self.trouble_s < _START_GRACE_S
+        (self.refused_starts if was_refused else self.endings).append(ending)
         self.lines.say(f"{ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}")
