@@ -52,7 +52,7 @@ def command(
     with tempfile.TemporaryDirectory(prefix="hotstream-chaos-") as temporary, ProgressLines() as lines:
         path = folder or Path(temporary)
         path.mkdir(parents=True, exist_ok=True)
-        logging.basicConfig(filename=path / "chaos.log", level=logging.WARNING)
+        logging.basicConfig(filename=path / "harness.txt", level=logging.WARNING)
         config = SiteConfig(
             folder=path,
             rows=rows or int(num_faults * _SECONDS_A_FAULT * rate) + 30 * rate,

@@ -39,7 +39,7 @@ def command(
     """Run the pipeline for so long and judge its memory, open files, lag and rate; exit 1 if one is out of bounds."""
     report = Report("soak")
     with tempfile.TemporaryDirectory(prefix="hotstream-soak-") as folder, ProgressLines() as lines:
-        logging.basicConfig(filename=Path(folder) / "soak.log", level=logging.WARNING)
+        logging.basicConfig(filename=Path(folder) / "harness.txt", level=logging.WARNING)
         config = SiteConfig(
             folder=Path(folder),
             rows=int(minutes * 60 * rate) + 30 * rate,
