@@ -26,7 +26,8 @@ def draw_soak(path: Path, samples: Samples, *, title: str, warm_up_s: float) -> 
         axes.axvline(warm_up_s / 60, color="#7f8c8d", linestyle=":")
         axes.set(title=name, xlabel="minutes")
         axes.set_ylim(bottom=0)
-        axes.legend(loc="upper left", fontsize="small")
+        if series:
+            axes.legend(loc="upper left", fontsize="small")
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(alpha=0.25)
     figure.suptitle(title)
