@@ -256,3 +256,24 @@ def test_an_agent_that_counts_clicks_loses_none_wherever_it_crashes(lose):
             assert without_copies(again) == [(record.value, record.headers) for record in records]
         letters = broker.records(TOPICS.dead_letters(TOPICS.clicks))
         assert {letter.value for letter in letters} == {b"no clicks"}
+
+
+def test_a_record_that_comes_before_the_shards_are_loaded_is_not_waited_for_without_end():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = AgentWorker(GRADIENT, broker)
+        records = inputs(broker, TOPICS.importance, {0: 0, 1: 0})
+        early = asyncio.create_task(worker.count_importance(records[0]))
+        await asyncio.sleep(0)  # it waits
+        await worker.adopt_all(set(range(SHARDS)))
+        for _ in range(100):
+            await asyncio.sleep(0)
+        assert early.done()
+        for record in records:
+            await worker.count_importance(record)
+        await worker.stop()
+        return worker
+
+    worker = asyncio.run(live())
+    assert [shard.num_counted for shard in worker.shards.values()] == [STEPS, STEPS]

@@ -27,7 +27,7 @@ from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.partition_reader import fetch_partition
 from streams.clients.publisher import Publisher
 from streams.clients.topic_identity import TopicWatch, require_topics
-from streams.errors import FencedError, InvariantError
+from streams.errors import FencedError
 from streams.importance import count_keys, split_by_shard
 from streams.logs.schema import LogSchema
 from streams.records import (
@@ -110,6 +110,7 @@ class AgentWorker:
         self._bad_records = BadRecordLog(logger)
         self._connector = connector
         self._clients: _Clients | None = None
+        self._has_clients = asyncio.Event()
         self._agreement = Agreement(connector, config.shards, group=config.group, signals=config.signals)
         self._watch: TopicWatch | None = None
         self._clicks_id: str | None = None
@@ -138,6 +139,7 @@ class AgentWorker:
         )
         await self._ownership.start()
         self._clients = _Clients(publisher, self._ownership, dead_letters)
+        self._has_clients.set()
 
     async def stop(self) -> None:
         """Writes the shards' snapshots and disconnects; later records wait for the next start."""
@@ -145,6 +147,7 @@ class AgentWorker:
             clients, self._clients = self._clients, None
             if self._watch is not None:
                 self._watch.close()
+            self._has_clients.clear()
             await clients.ownership.stop()
             await self._send_metrics(clients.publisher)
             await clients.publisher.stop()
@@ -312,11 +315,12 @@ class AgentWorker:
         await publisher.send(self.topics.metrics, 0, records, timestamp_ms=_now_ms())
 
     async def _running(self) -> _Clients:
-        """The clients. A stopping process waits here until it is cancelled, so that it acknowledges nothing."""
-        if self._clients is None:
-            await asyncio.Event().wait()
-        if self._clients is None:
-            raise InvariantError("an event that is never set was set")
+        """The clients, once they are connected: Faust may deliver records before the first shards are loaded.
+
+        A process that has stopped waits here until it is cancelled, so that it acknowledges nothing.
+        """
+        while self._clients is None:
+            await self._has_clients.wait()
         return self._clients
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -145,6 +146,22 @@ def read_all_async_records() -> None:
     if not hasattr(async_fetcher, "MemoryRecords"):
         raise InvariantError("aiokafka: got a fetcher without MemoryRecords, expected it; find its new name")
     async_fetcher.MemoryRecords = partial(ReadableRecords, make_batch=AsyncRecordBatch, make_records=AsyncMemoryRecords)
+    async_fetcher.Fetcher._proc_fetch_request = _fetch_until_closed  # noqa: SLF001  also of Faust's consumers
+
+
+_fetch = async_fetcher.Fetcher._proc_fetch_request  # noqa: SLF001
+
+
+async def _fetch_until_closed(fetcher: Any, *arguments: Any) -> Any:
+    """Fetches; a fetch that is cancelled while it waits for the broker ends, as aiokafka's others do.
+
+    aiokafka cancels the fetches of a consumer that stops and awaits them. The error of this one would look as if the
+    caller of `stop` were cancelled: its task would end without a word, and a thread of Faust with a traceback.
+    """
+    try:
+        return await _fetch(fetcher, *arguments)
+    except asyncio.CancelledError:
+        return False
 
 
 def create_async_consumer(config: KafkaConfig) -> Any:

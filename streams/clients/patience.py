@@ -27,7 +27,9 @@ Result = TypeVar("Result")
 def may_pass(error: Exception) -> bool:
     """Whether an error of either client library may be gone at the next attempt: no broker, no leader, no answer."""
     timeouts = (asyncio.TimeoutError, TimeoutError)  # two classes before Python 3.11
-    return bool(getattr(error, "retriable", False)) or isinstance(error, timeouts)
+    # aiokafka's is not `retriable`, and `isinstance` would import aiokafka into processes that do without it.
+    has_timed_out = isinstance(error, timeouts) or type(error).__name__ == "KafkaTimeoutError"
+    return has_timed_out or bool(getattr(error, "retriable", False))
 
 
 def ask(
