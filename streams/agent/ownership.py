@@ -106,13 +106,14 @@ class Ownership:
             KafkaError: the broker does not answer.
         """
         async with self._changing:
-            held = {**self._parked, **self.shards}
-            self.shards, self._parked = {}, {}
-            kept = await self._undisturbed(set(held) & numbers)
-            for number in set(held) - kept:
-                self._forget(number)
-            self._lost &= numbers
-            self.shards = {number: held[number] for number in kept}
+            async with self.turn:
+                held = {**self._parked, **self.shards}
+                self.shards, self._parked = {}, {}
+                self._lost.clear()
+                kept = await self._undisturbed(set(held) & numbers)
+                for number in set(held) - kept:
+                    self._forget(number)
+                self.shards = {number: held[number] for number in kept}
             await self._load_all(sorted(numbers - kept))
 
     async def park(self) -> None:
@@ -121,6 +122,7 @@ class Ownership:
         A shard that another process has taken over is forgotten.
         """
         async with self._changing, self.turn:
+            self._lost.clear()  # whose they are now is not known
             for number, shard in self.shards.items():
                 if await self._is_saved(shard):
                     self._parked[number] = shard
@@ -149,17 +151,13 @@ class Ownership:
 
     async def begin_again(self, topic: str, topic_id: str) -> None:
         """Continues with a topic that was made again: see `follow_changes`."""
-        async with self._changing:
+        async with self._changing, self.turn:
             self._topic_ids[topic] = topic_id
-            numbers = sorted(self.shards)
-            for number in numbers:
+            for number, shard in self.shards.items():
                 self.snapshots.request(number)
-            if topic == self._topics.importance:
-                async with self.turn:
-                    for shard in self.shards.values():
-                        shard.next_offset = 0
-            elif topic in (self._topics.assignments, self._topics.snapshots):
-                for number in numbers:
+                if topic == self._topics.importance:
+                    shard.next_offset = 0
+                elif topic in (self._topics.assignments, self._topics.snapshots):
                     self._own(topic, number, 0)
                     self._repairs.plan_audit(number, at_once=topic == self._topics.assignments)
 
@@ -219,15 +217,24 @@ class Ownership:
             self._repairs.plan_audit(number, at_once=is_unknown)
             await self._repairs.send(shard, [shard.claim()])
         for number, shard in shards.items():
+            await self._begin(shard, is_new=readers[number].data is None)
+
+    async def _begin(self, shard: Shard, *, is_new: bool) -> None:
+        """Counts for a shard once its claim is acknowledged, unless another process has claimed it since."""
+        try:
             if shard.begins_epoch:
                 await self.snapshots.save(shard)
-            await self._publisher.flush(self._topics.assignments, number)
-            self.shards[number] = shard  # its records are counted from here on
-            logger.info(
-                "shard %d: epoch %d, seq %d, %d hot rows, generation %d, continues at offset %d%s",
-                number, shard.epoch, shard.seq, shard.table.num_hot, shard.generation, shard.next_offset,
-                " (no snapshot yet)" if readers[number].data is None else "",
-            )  # fmt: skip
+            await self._publisher.flush(self._topics.assignments, shard.number)
+        except FencedError as error:
+            logger.warning("shard %d: %s; loading it again", shard.number, error)
+            self._lost.add(shard.number)
+            return
+        self.shards[shard.number] = shard  # its records are counted from here on
+        logger.info(
+            "shard %d: epoch %d, seq %d, %d hot rows, generation %d, continues at offset %d%s",
+            shard.number, shard.epoch, shard.seq, shard.table.num_hot, shard.generation, shard.next_offset,
+            " (no snapshot yet)" if is_new else "",
+        )  # fmt: skip
 
     def _restore(self, number: int, reader: SnapshotReader) -> Shard:
         """The shard of a snapshot; a new one, which begins a new epoch, if there is none or it is malformed."""
@@ -288,7 +295,9 @@ class Ownership:
         self.snapshots.forget(number)
         for topic in (self._topics.assignments, self._topics.snapshots):
             self._publisher.disown(topic, number)
-            self._logs.pop((topic, number), None)
+            log = self._logs.pop((topic, number), None)
+            if log is not None:
+                log.is_lost = True
 
     # ---- checking ----------------------------------------------------------------------------------------------
 
@@ -306,9 +315,12 @@ class Ownership:
         try:
             await self._repair(shard)
         except FencedError as error:
-            self.suspend(shard.number, error)
+            async with self.turn:
+                self.suspend(shard.number, error)
 
     async def _repair(self, shard: Shard) -> None:
+        if self.shards.get(shard.number) is not shard:
+            return  # suspended meanwhile
         snapshots = self._logs[self._topics.snapshots, shard.number]
         if snapshots.foreign:
             snapshots.foreign.clear()

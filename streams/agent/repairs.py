@@ -77,6 +77,7 @@ class Repairs:
         if shard.suspects:
             logger.warning("%s: restates %d features that other processes wrote", log.name, len(shard.suspects))
             async with self._turn:
+                log.require_owned()
                 await self.send(shard, shard.restate())
             await self._publisher.flush(self._topics.assignments, shard.number)
             log.unrepaired_from = None
@@ -118,6 +119,7 @@ class Repairs:
     async def _audit(self, shard: Shard, log: OwnedLog) -> None:
         """Compares the table that the whole log makes with the shard's, and marks the keys that differ."""
         async with self._turn:
+            log.require_owned()
             await self._publisher.flush(self._topics.assignments, shard.number)
             end, ours = log.end, shard.table.items()
         tail = LogTail(shard.number, self._config.num_shards, is_whole=True)

@@ -29,6 +29,7 @@ class OwnedLog:
         end: the offset after the last record that the owner knows.
         foreign: [begin, end) of the offsets that others wrote and the owner has not read yet.
         unrepaired_from: the offset of the first record whose damage is not repaired yet; None if there is none.
+        is_lost: whether this process does not own the partition any more.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class OwnedLog:
         self.end = end
         self.foreign: list[tuple[int, int]] = []
         self.unrepaired_from: int | None = None
+        self.is_lost = False
         self._fetch_end = fetch_end
         self._lease_s = lease_s
         self._clock = clock
@@ -56,6 +58,15 @@ class OwnedLog:
         if self.unrepaired_from is not None:
             damaged.append(self.unrepaired_from)
         return min(damaged, default=self.end)
+
+    def require_owned(self) -> None:
+        """Checks that this process still owns the partition.
+
+        Raises:
+            FencedError: it does not.
+        """
+        if self.is_lost:
+            raise FencedError(f"{self.name}: this process does not own it any more")
 
     async def confirm(self) -> float:
         """Checks that nobody else wrote, if the last look is older than the lease; returns the time of this call.
