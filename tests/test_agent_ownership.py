@@ -9,6 +9,8 @@ from dataclasses import replace
 
 import pytest
 from agent_driver import GRADIENT, RULE, SHARDS, STEPS, TOPICS, broker_with_importance, importance_of, inputs
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from streams.agent.shard import Shard
 from streams.agent.worker import AgentConfig, AgentWorker
@@ -344,3 +346,43 @@ def test_offsets_of_clicks_that_were_made_again_are_not_those_of_the_old_ones():
     assert [take(offset, "b" * 32) for offset in (0, 1, 1)] == [True, True, False]
     again = Shard.from_bytes(shard.to_bytes(), GRADIENT.shards)
     assert again.marks == shard.marks
+
+
+STEP = st.one_of(
+    st.tuples(st.just("adopt"), st.integers(0, 1)),
+    st.tuples(st.just("count"), st.integers(0, 1), st.integers(1, STEPS)),
+    st.tuples(st.just("check"), st.integers(0, 1)),
+    st.tuples(st.just("release"), st.integers(0, 1)),
+    st.tuples(st.just("compact")),
+)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(STEP, max_size=12), st.sampled_from([PATIENT, HASTY]))
+def test_whatever_two_processes_do_in_turn_the_last_owner_leaves_a_log_that_is_right(steps, config):
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        workers = [await start(broker, config) for _ in range(2)]
+        for name, *arguments in steps:
+            worker = workers[arguments[0]] if arguments else None
+            if name == "compact":
+                broker.compact(TOPICS.assignments)
+            elif name == "adopt":
+                await worker.adopt_all({0, 1})
+            elif name == "count":
+                await count(broker, worker, until=arguments[1])
+            elif name == "check":
+                await worker.check()
+            else:
+                await worker.release()
+        await workers[0].adopt_all({0, 1})
+        for _ in range(3):
+            await check(workers[0])
+            await count(broker, workers[0])
+        return workers[0]
+
+    owner = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, owner)
+    assert [(shard.epoch, shard.seq) for shard in owner.shards.values()] == [(1, shard.seq) for shard in RULE[0]]
+    assert [shard.table.digest for shard in owner.shards.values()] == [shard.table.digest for shard in RULE[0]]
