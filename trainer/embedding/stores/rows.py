@@ -18,11 +18,10 @@ from torch import Tensor
 
 from trainer.embedding import gathers
 from trainer.embedding.backends import Backend, choose_backend
-from trainer.embedding.kernels import number_distinct
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_RATE
-from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums, Tally
+from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums
 from trainer.errors import CheckpointError, PlanError
 
 __all__ = ["RowOptimizer", "RowSizes", "RowStore"]
@@ -193,8 +192,7 @@ class RowStore(Store):
         """As `Store.gather`."""
         if self._backend == "numba":
             values, scales, _ = self.arrays
-            lists = (reads.addresses, reads.fields, reads.gates, reads.inverse, reads.where)
-            self._gather_kernel(values, scales, *lists, out.numpy())
+            self._gather_kernel(values, scales, reads.addresses, reads.fields, reads.gates, reads.inverse, out.numpy())
             return
         vectors = self.read(reads.addresses.clamp(min=0)) * (reads.addresses >= 0)
         out += vectors if reads.gates is None else vectors * reads.gates[reads.fields]
@@ -229,10 +227,10 @@ class RowStore(Store):
             return self.state[addresses[:, 0].long()]
         return torch.zeros(len(addresses), device=addresses.device)
 
-    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Reduced:
-        """As `Store.sum_gradients`; no two keys share an address in the numba body."""
+    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:  # noqa: ARG002
+        """As `Store.sum_gradients`; no two entries have the same address in the numba body."""
         if self._backend == "numba":
-            return self._sum_numba(reads, gradient, tally or Tally(scores=_NONE))
+            return self._sum_numba(reads, gradient.numpy())
         return self._sum_torch(reads, gradient)
 
     def learn(self, sums: tuple[Sums, ...], batch_rows: int) -> None:  # noqa: ARG002
@@ -248,16 +246,15 @@ class RowStore(Store):
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise, keep)
 
-    def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally) -> Reduced:
-        rows, indices = _index_rows(reads)
-        sums = np.zeros((len(rows), self.dim), np.float32)
-        merge = row_kernels(self.dim).merge
-        merge(gradient.numpy(), reads.inverse, reads.where, indices, sums, np.float32(tally.factor), tally.scores)
-        found = Sums(rows=rows, gradients=sums, padding=self.num_rows)
+    def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32]) -> Reduced:
+        sums = gradient
+        if reads.inverse is not None:
+            sums = np.zeros((len(reads.addresses), self.dim), np.float32)
+            row_kernels(self.dim).merge(gradient, reads.inverse, sums, np.float32(0), _NONE)
+        found = Sums(rows=reads.addresses[:, 0], gradients=sums, padding=self.num_rows)
         if not len(reads.gates):
             return Reduced(sums=(found,))
-        fields = reads.fields if reads.members is None else reads.fields[reads.members]
-        return Reduced(sums=(found,), slopes=self.gate_sums(found, fields, reads.gates)[:, None])
+        return Reduced(sums=(found,), slopes=self.gate_sums(found, reads.fields, reads.gates)[:, None])
 
     def gate_sums(
         self, sums: Sums, fields: npt.NDArray[np.uint8], gates: npt.NDArray[np.float32]
@@ -329,19 +326,6 @@ class RowStore(Store):
                 )
             mine.copy_(loaded)
         self.steps, self._seed = int(tensors["steps"][0]), int(tensors["seed"][0])
-
-
-def _index_rows(reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
-    """The distinct rows (P,) that were read, and the index among them of each key, (U, 1) int32.
-
-    The index is None if the store serves every key, whose index is then the key's.
-    """
-    addresses, members = reads.addresses, reads.members
-    if members is None:
-        return addresses[:, 0], None
-    rows, indices = np.empty(len(members), np.int32), np.empty(addresses.shape, np.int32)
-    number_distinct(addresses, members, rows, indices)
-    return rows, indices
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:
