@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -134,7 +136,10 @@ def test_numba_and_torch_gather_the_same_vectors_and_sum_the_same_gradients(row_
     other.gather(theirs, expected)
     torch.testing.assert_close(out, expected[:50], rtol=1e-6, atol=1e-6)
     assert (expected[50:] == 0).all()
-    one, two = numba.sum_gradients(mine, gradient[:50].clone()), other.sum_gradients(theirs, gradient)
+    vectors = torch.zeros(9, dim)
+    numba.gather(replace(mine, inverse=None), vectors)
+    torch.testing.assert_close(vectors[inverse], out, rtol=0, atol=0)
+    one, two = numba.sum_gradients(mine, gradient[:50].clone(), vectors), other.sum_gradients(theirs, gradient)
     sums = torch.zeros(2, NUM_ROWS + 1, dim)
     sums[0][torch.from_numpy(one.sums[0].rows).long()] = torch.from_numpy(one.sums[0].gradients)
     sums[1].index_add_(0, two.sums[0].rows, two.sums[0].gradients)

@@ -25,7 +25,6 @@ class HalfWidthRows(Float32Rows):
     """Stores the left half of each vector; writes to the right half are dropped, and its gradient has no effect."""
 
     precision: ClassVar[float] = 1.0
-    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:

@@ -38,7 +38,6 @@ class Int4Rows(ScaledRows):
 
     limit: ClassVar[float] = float(_LIMIT)
     precision: ClassVar[float] = 1 / 7
-    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:

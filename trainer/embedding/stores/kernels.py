@@ -172,23 +172,18 @@ def row_kernels(dim: int) -> RowKernels:
             source += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gate_sums(table, scales, rows, sums, fields, gates, line, slopes):
-        """Multiplies the sums (P, D) of distinct rows (P,) by the gates (F, g) of their fields (P,), the first of each.
+    def gate_sums(vectors, sums, fields, gates, dots):
+        """Multiplies the sums (P, D) by the gates (F, g) of their fields (P,), the first of each.
 
-        Adds the dot product of each row and its sum, before, to the slope (F,) of its gate. `line` (D,) is scratch.
+        Adds the dot product of each sum, before, and its vector (P, D) to that (F,) of its field.
         """
-        start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(sums.ctypes.data)
-        scaled, scale, scratch = scales.shape[0] > 0, np.float32(1), line.ctypes.data
-        for i in range(rows.shape[0]):
-            if i + AHEAD < rows.shape[0]:
-                prefetch(start + np.int64(rows[i + AHEAD]) * row_bytes)
-            row, field = np.int64(rows[i]), np.uint64(fields[i])
-            if scaled:
-                scale = widen(scales[row])
-            read_row(table, start + row * row_bytes, scale, scratch, dim)
-            slopes[field] += dot(scratch, gradient, dim)
+        looked_up, gradient = np.int64(vectors.ctypes.data), np.int64(sums.ctypes.data)
+        for i in range(fields.shape[0]):
+            field = np.uint64(fields[i])
+            dots[field] += dot(looked_up, gradient, dim)
             scale_vector(gradient, gates[field, 0], dim)
             gradient += vector_bytes
+            looked_up += vector_bytes
 
     return RowKernels(gather, spread, merge, step, gate_sums)
 

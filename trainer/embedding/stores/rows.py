@@ -83,12 +83,10 @@ class RowStore(Store):
     Attributes:
         num_rows: addresses are 0 to `num_rows` - 1; the caller assigns them.
         precision: the largest error of `write`, relative to the largest magnitude of the vector.
-        has_lanes: whether `stores.lanes` can read the rows.
         steps: optimizer steps so far, on which stochastic rounding depends.
     """
 
     precision: ClassVar[float]
-    has_lanes: ClassVar[bool] = True
     num_rows: int
     values: Tensor
     row_scales: Tensor
@@ -227,10 +225,10 @@ class RowStore(Store):
             return self.state[addresses[:, 0].long()]
         return torch.zeros(len(addresses), device=addresses.device)
 
-    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:  # noqa: ARG002
+    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:
         """As `Store.sum_gradients`; no two entries have the same address in the numba body."""
         if self._backend == "numba":
-            return self._sum_numba(reads, gradient.numpy())
+            return self._sum_numba(reads, gradient.numpy(), vectors)
         return self._sum_torch(reads, gradient)
 
     def learn(self, sums: tuple[Sums, ...], batch_rows: int) -> None:  # noqa: ARG002
@@ -246,28 +244,24 @@ class RowStore(Store):
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise, keep)
 
-    def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32]) -> Reduced:
+    def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32], vectors: Tensor | None) -> Reduced:
         sums = gradient
         if reads.inverse is not None:
             sums = np.zeros((len(reads.addresses), self.dim), np.float32)
             row_kernels(self.dim).merge(gradient, reads.inverse, sums, np.float32(0), _NONE)
         found = Sums(rows=reads.addresses[:, 0], gradients=sums, padding=self.num_rows)
-        if not len(reads.gates):
+        if vectors is None:
             return Reduced(sums=(found,))
-        return Reduced(sums=(found,), slopes=self.gate_sums(found, reads.fields, reads.gates)[:, None])
+        return Reduced(sums=(found,), slopes=self.gate_sums(found, reads, vectors.numpy())[:, None])
 
-    def gate_sums(
-        self, sums: Sums, fields: npt.NDArray[np.uint8], gates: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Multiplies the sums (P, D) by the first gate (F, g) of their fields (P,); returns the gates' slopes (F,)."""
-        if not self.has_lanes:
-            dots = (self.read(torch.from_numpy(sums.rows)[:, None]).numpy() * sums.gradients).sum(axis=1)
-            np.multiply(sums.gradients, gates[fields, :1], out=sums.gradients)
-            return np.bincount(fields, dots, len(gates)).astype(np.float32)
-        (values, scales, _), line = self.arrays, np.empty(self.dim, np.float32)
-        slopes = np.zeros(len(gates), np.float32)
-        row_kernels(self.dim).gate_sums(values, scales, sums.rows, sums.gradients, fields, gates, line, slopes)
-        return slopes
+    def gate_sums(self, sums: Sums, reads: Reads, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Multiplies the sums (P, D) by the first gate (F, g) of their fields (P,); returns the gates' slopes (F,).
+
+        The vectors (P, D) of the rows are times these gates, so their dot products are, too.
+        """
+        dots = np.zeros(len(reads.gates), np.float32)
+        row_kernels(self.dim).gate_sums(vectors, sums.gradients, reads.fields, reads.gates, dots)
+        return dots / reads.gates[:, 0]
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         """The torch body; no tensor has a shape that depends on the data."""

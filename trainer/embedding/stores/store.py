@@ -98,7 +98,8 @@ class Store(nn.Module, ABC):
         Args:
             reads: the lookups.
             gradient: the numba body may overwrite it, and return a part of it.
-            vectors: the result of `gather`, which the slopes of gates need; None in the torch body.
+            vectors: (K, D) the vectors at the addresses, times their gates, for the slopes of the gates; None without
+                gates or in the torch body.
         """
 
     @abstractmethod

@@ -151,9 +151,16 @@ class TwoLevelRows(Store):
         every = Sums(rows=self._level_1_rows, gradients=first, padding=level_1.num_rows)
         read = Sums(rows=rows[1 : 1 + count], gradients=second, padding=level_2.num_rows)
         # The rows of level 1 belong to fields, so the slopes of their gates are cheap; the others are the rest.
-        of_first = level_1.gate_sums(every, self._level_1_fields, reads.gates)
+        of_first = level_1.gate_sums(every, *self._read_level_1(reads.gates))
         of_second = (dots - reads.gates[:, 0] * of_first) / reads.gates[:, 1]
         return Reduced(sums=(every, read), slopes=np.stack([of_first, of_second.astype(np.float32)], axis=1))
+
+    def _read_level_1(self, gates: npt.NDArray[np.float32]) -> tuple[Reads, npt.NDArray[np.float32]]:
+        """The reads of all rows of level 1, and their vectors (R, D) times the gates (F, 2) of their fields."""
+        reads = Reads(addresses=self._level_1_rows[:, None], fields=self._level_1_fields, gates=gates)
+        vectors = torch.empty(len(self._level_1_rows), self.dim)
+        self.level_1.gather(reads, vectors)
+        return reads, vectors.numpy()
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         served = reads.addresses[:, :1] >= 0
