@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -123,19 +125,21 @@ def test_numba_and_torch_gather_the_same_vectors_and_sum_the_same_gradients(row_
     inverse = rng.integers(0, 9, 50).astype(np.int32)
     addresses = rng.permutation(NUM_ROWS)[:9, None].astype(np.int32)
     fields, gates = rng.integers(0, 3, 9).astype(np.uint8), rng.random((3, 1), np.float32) + np.float32(0.5)
-    is_there = inverse % 3 != 0  # the store serves two keys of three
-    served = np.flatnonzero(np.arange(9) % 3 != 0).astype(np.int32)
-    where = np.flatnonzero(is_there).astype(np.int32)
-    mine = Reads(addresses=addresses, inverse=inverse, where=where, members=served, fields=fields, gates=gates)
-    words = torch.from_numpy(np.where(is_there[:, None], addresses[inverse], -1).astype(np.int64))
-    of_lookups = torch.from_numpy(fields[inverse].astype(np.int64))
+    mine = Reads(addresses=addresses, inverse=inverse, fields=fields, gates=gates)
+    is_there = np.arange(60) < 50  # the torch body also gets lookups that the store does not serve
+    every = np.resize(inverse, 60)
+    words = torch.from_numpy(np.where(is_there[:, None], addresses[every], -1).astype(np.int64))
+    of_lookups = torch.from_numpy(fields[every].astype(np.int64))
     theirs = Reads(addresses=words, fields=of_lookups, gates=torch.from_numpy(gates))
-    out, expected, gradient = torch.zeros(50, dim), torch.zeros(50, dim), torch.randn(50, dim)
+    out, expected, gradient = torch.zeros(50, dim), torch.zeros(60, dim), torch.randn(60, dim)
     numba.gather(mine, out)
     other.gather(theirs, expected)
-    torch.testing.assert_close(out, expected, rtol=1e-6, atol=1e-6)
-    assert (out[torch.from_numpy(~is_there)] == 0).all()
-    one, two = numba.sum_gradients(mine, gradient), other.sum_gradients(theirs, gradient)
+    torch.testing.assert_close(out, expected[:50], rtol=1e-6, atol=1e-6)
+    assert (expected[50:] == 0).all()
+    vectors = torch.zeros(9, dim)
+    numba.gather(replace(mine, inverse=None), vectors)
+    torch.testing.assert_close(vectors[inverse], out, rtol=0, atol=0)
+    one, two = numba.sum_gradients(mine, gradient[:50].clone(), vectors), other.sum_gradients(theirs, gradient)
     sums = torch.zeros(2, NUM_ROWS + 1, dim)
     sums[0][torch.from_numpy(one.sums[0].rows).long()] = torch.from_numpy(one.sums[0].gradients)
     sums[1].index_add_(0, two.sums[0].rows, two.sums[0].gradients)

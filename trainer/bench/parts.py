@@ -78,7 +78,7 @@ def _touched(embedding: AdaptiveEmbedding, words: Tensor, batch_rows: int) -> tu
     """The distinct rows that keys (N,) read, numbered across all stores, and the number of all rows."""
     touched, first = [], 0
     lookup = embedding.look_up(words, batch_rows)
-    unique, shared = (reads.addresses[reads.members] for reads in lookup.reads.values())
+    unique, shared = (reads.addresses for reads in lookup.reads.values())
     stores = (embedding.unique, embedding.shared.level_1, embedding.shared.level_2)
     for store, addresses in zip(stores, (unique, shared[:, :1], shared[:, 1:]), strict=True):
         touched.append(np.unique(addresses) + first)
@@ -107,7 +107,7 @@ def parts_ms(embedding: AdaptiveEmbedding, batch: ClickBatch) -> dict[str, float
         clock_s = note("look up (both, and addresses)", clock_s)
         embedding.gather(lookup)
         clock_s = note("gather", clock_s)
-        touched = embedding.reduce(lookup, gradient, gradient)
+        touched = embedding.reduce(lookup, gradient)
         clock_s = note("merge gradients, scores", clock_s)
         for store, sums in zip((embedding.unique, embedding.shared), touched.sums.values(), strict=True):
             store.learn(sums, touched.batch_rows)

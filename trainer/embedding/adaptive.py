@@ -26,8 +26,9 @@ from trainer.embedding.lookup import Importance, Lookup, distinct
 from trainer.embedding.migration import Migration, MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.router import Router
+from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer, RowStore
-from trainer.embedding.stores.store import Reads, Store, Tally
+from trainer.embedding.stores.store import Reads, Store
 from trainer.embedding.stores.two_level import TwoLevelRows
 from trainer.embedding.tiers import build_stores
 from trainer.errors import CheckpointError, GradientError
@@ -57,8 +58,6 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     A step costs O(B F D), independent of the size of the table.
     """
-
-    keeps_vectors = True  # the slopes of the gates need them
 
     def __init__(
         self,
@@ -106,48 +105,39 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
         """Routes (N,) int64 keys to the stores that serve them; on a CPU each distinct key once."""
-        num_lookups = len(keys)
         if self.backend == "numba":
-            words, inverse = distinct(keys.numpy().view(np.uint64))
-            keys = torch.from_numpy(words.view(np.int64))
-            reads = self._reads_numba(keys, inverse)
-        else:
-            reads = self._reads_torch(keys)
+            return self._look_up_numba(keys, batch_rows)
         return Lookup(
-            keys=keys, reads=reads, num_lookups=num_lookups, batch_rows=batch_rows, version=self.router.version
+            keys=keys,
+            reads=self._reads_torch(keys),
+            num_lookups=len(keys),
+            batch_rows=batch_rows,
+            version=self.router.version,
         )
 
-    def _reads_numba(self, keys: Tensor, inverse: npt.NDArray[np.int32]) -> dict[str, Reads]:
-        """What U keys, the lookups (N,) of which are numbered, read of each store."""
-        rows, fields = self.router.route(keys).numpy(), np.empty(len(keys), np.uint8)
-        hot_keys, other_keys = np.empty((2, 1 + len(keys)), np.int32)
-        hot_lookups, other_lookups = np.empty((2, 1 + len(inverse)), np.int32)
-        words = keys.numpy().view(np.uint64)
-        num_hot, num_lookups = kernels.split(
-            words, rows, inverse, fields, hot_keys, other_keys, hot_lookups, other_lookups
+    def _look_up_numba(self, keys: Tensor, batch_rows: int) -> Lookup:
+        words, inverse = distinct(keys.numpy().view(np.uint64))
+        found = self.router.route(torch.from_numpy(words.view(np.int64))).numpy()
+        ordered, rows, fields = np.empty_like(words), np.empty_like(found), np.empty(len(words), np.uint8)
+        num_hot = kernels.order(words, found, inverse, np.empty_like(found), ordered, rows, fields)
+        keys, (unique_gates, shared_gates) = torch.from_numpy(ordered.view(np.int64)), self.gate.arrays()
+        addresses = self.shared.address(keys[num_hot:])
+        return Lookup(
+            keys=keys,
+            reads={
+                _UNIQUE: Reads(addresses=rows[:num_hot, None], fields=fields[:num_hot], gates=unique_gates),
+                _SHARED: Reads(addresses=addresses, fields=fields[num_hot:], gates=shared_gates),
+            },
+            num_lookups=len(inverse),
+            batch_rows=batch_rows,
+            num_hot=num_hot,
+            inverse=inverse,
+            vectors=torch.empty(len(keys), self.plan.dim),
+            version=self.router.version,
         )
-        others, (unique_gates, shared_gates) = other_keys[: len(keys) - num_hot], self.gate.arrays()
-        return {
-            _UNIQUE: Reads(
-                addresses=rows[:, None],
-                inverse=inverse,
-                where=hot_lookups[:num_lookups],
-                members=hot_keys[:num_hot],
-                fields=fields,
-                gates=unique_gates,
-            ),
-            _SHARED: Reads(
-                addresses=self.shared.address(keys, others),
-                inverse=inverse,
-                where=other_lookups[: len(inverse) - num_lookups],
-                members=others,
-                fields=fields,
-                gates=shared_gates,
-            ),
-        }
 
     def _reads_torch(self, keys: Tensor) -> dict[str, Reads]:
-        """As `_reads_numba`, in shapes that do not depend on the data."""
+        """What each lookup reads of each store, in shapes that do not depend on the data."""
         rows, fields = self.router.route(keys)[:, None].long(), gathers.field_indices(keys, self.plan.layout.num_fields)
         shared = torch.where(rows >= 0, -1, self.shared.address(keys))
         return {
@@ -157,10 +147,15 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def gather(self, lookup: Lookup) -> Tensor:
         """The vectors (N, D), times their gates."""
-        blank = torch.empty if self.backend == "numba" else torch.zeros
-        out = blank(lookup.num_lookups, self.plan.dim, device=self.device)
-        for name, reads in lookup.reads.items():
-            self._stores[name].gather(reads, out)
+        if lookup.vectors is None:
+            out = torch.zeros(lookup.num_lookups, self.plan.dim, device=self.device)
+            for name, reads in lookup.reads.items():
+                self._stores[name].gather(reads, out)
+            return out
+        for (name, reads), vectors in zip(lookup.reads.items(), lookup.by_store(lookup.vectors), strict=True):
+            self._stores[name].gather(reads, vectors)
+        out = torch.empty(lookup.num_lookups, self.plan.dim)
+        row_kernels(self.plan.dim).spread(lookup.vectors.numpy(), lookup.inverse, out.numpy())
         return out
 
     @torch.no_grad()
@@ -183,7 +178,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
         return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
 
-    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
+    def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
         """Sums one pass's gradient (N, D) by row and by gate; also returns its keys' importance.
 
         Raises:
@@ -191,15 +186,16 @@ class AdaptiveEmbedding(CapturingEmbedding):
         """
         if lookup.version != self.router.version:
             raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
-        if self.backend == "numba":
-            keys, found = lookup.keys, np.zeros(len(lookup.keys), np.float32)
-            scores, looked_up = torch.from_numpy(found), None if vectors is None else vectors.numpy()
-            tally = Tally(factor=lookup.batch_rows, scores=found, vectors=looked_up)
+        each: tuple[tuple[Tensor, Tensor | None], ...]
+        if lookup.vectors is not None:
+            keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
+            each = tuple(zip(lookup.by_store(merged), lookup.by_store(lookup.vectors), strict=True))
         else:
             keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
-            tally = Tally()
+            each = ((gradient, None), (gradient, None))
         reduced = {
-            name: self._stores[name].sum_gradients(reads, gradient, tally) for name, reads in lookup.reads.items()
+            name: self._stores[name].sum_gradients(reads, *both)
+            for (name, reads), both in zip(lookup.reads.items(), each, strict=True)
         }
         slopes = [one.slopes for one in reduced.values()]
         return Touched(
@@ -209,6 +205,13 @@ class AdaptiveEmbedding(CapturingEmbedding):
             slopes=np.concatenate(slopes, axis=1) if self.backend == "numba" else torch.cat(slopes, dim=1),
             batch_rows=lookup.batch_rows,
         )
+
+    def _merge_by_key(self, lookup: Lookup, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        """Sums the gradient (N, D) by key (U, D), and the norms of the sum of the losses' gradients (U,)."""
+        sums, scores = np.zeros((len(lookup.keys), self.plan.dim), np.float32), np.zeros(len(lookup.keys), np.float32)
+        factor = np.float32(lookup.batch_rows)
+        row_kernels(self.plan.dim).merge(gradient.numpy(), lookup.inverse, sums, factor, scores)
+        return torch.from_numpy(sums), torch.from_numpy(scores)
 
     @torch.no_grad()
     def migrate(self, changes: Changes) -> MigrationReport:
@@ -258,13 +261,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if self.backend == "torch":
             self.shared.gather(Reads(addresses=addresses, fields=fields, gates=self.gate.shared), out)
             return out
-        inverse = np.arange(len(keys), dtype=np.int32)
-        reads = Reads(
-            addresses=addresses,
-            inverse=inverse,
-            fields=fields.numpy().astype(np.uint8),
-            gates=self.gate.arrays()[1],
-        )
+        reads = Reads(addresses=addresses, fields=fields.numpy().astype(np.uint8), gates=self.gate.arrays()[1])
         self.shared.gather(reads, out)
         return out
 

@@ -25,7 +25,7 @@ from trainer.embedding.stores.store import Sums
 __all__ = ["Captured", "Capturing", "Touched", "add_up"]
 
 L = TypeVar("L")  # what was looked up
-Captured = tuple[L, Tensor, Tensor | None]
+Captured = tuple[L, Tensor]
 
 
 class _Gather(torch.autograd.Function):
@@ -35,16 +35,12 @@ class _Gather(torch.autograd.Function):
     def forward(ctx: Any, anchor: Tensor, embedding: Capturing[L], lookup: L) -> Tensor:  # noqa: ARG004
         """The vectors (N, D); `anchor` only makes autograd call `backward`."""
         ctx.embedding, ctx.lookup = embedding, lookup
-        vectors = embedding.gather(lookup)
-        if embedding.keeps_vectors:
-            ctx.save_for_backward(vectors)
-        return vectors
+        return embedding.gather(lookup)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[None, None, None]:
         """Captures the gradient (N, D)."""
-        vectors = ctx.saved_tensors[0].detach() if ctx.embedding.keeps_vectors else None
-        ctx.embedding.capture(ctx.lookup, gradients[0].detach().contiguous(), vectors)
+        ctx.embedding.capture(ctx.lookup, gradients[0].detach().contiguous())
         return None, None, None
 
 
@@ -53,10 +49,7 @@ class Capturing(nn.Module, Generic[L]):
 
     Attributes:
         anchor: a scalar that requires a gradient, so that autograd calls `backward`.
-        keeps_vectors: whether the gathered vectors are kept for the update as well.
     """
-
-    keeps_vectors = False
 
     def __init__(self) -> None:
         super().__init__()
@@ -75,9 +68,9 @@ class Capturing(nn.Module, Generic[L]):
         return vectors
 
     @torch.no_grad()
-    def capture(self, lookup: L, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) if `keeps_vectors`; `backward` calls this."""
-        self._captured.append((lookup, gradient, vectors))
+    def capture(self, lookup: L, gradient: Tensor) -> None:
+        """Keeps the gradient (N, D) of a lookup; `backward` calls this."""
+        self._captured.append((lookup, gradient))
 
     def take_captured(self) -> list[Captured[L]]:
         """Returns the captures since the last call in order, and clears them."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.kernels import step_gates
 from trainer.errors import CheckpointError
 
 __all__ = ["Gate"]
@@ -61,17 +62,14 @@ class Gate(nn.Module):
 
     def arrays(self) -> tuple[Gates, Gates]:
         """`unique` and `shared` as arrays, on a CPU; without torch calls, which take as long as a small kernel."""
-        values = self.values.numpy()
-        return values[:, :1].copy(), values[:, 1:].copy()
+        values = self.values.numpy().copy()
+        return values[:, :1], values[:, 1:]
 
     @torch.no_grad()
     def learn(self, slopes: Tensor | Gates) -> None:
-        """One Adagrad step with the gradient (F, 3); with an array in numpy."""
+        """One Adagrad step with the gradient (F, 3), an array in the numba body."""
         if isinstance(slopes, np.ndarray):
-            values, state = self.values.numpy(), self.state.numpy()
-            state += slopes * slopes
-            values -= _LEARNING_RATE * slopes / (np.sqrt(state) + _EPSILON)
-            np.clip(values, _RANGE[0], _RANGE[1], out=values)
+            step_gates(self.values.numpy(), self.state.numpy(), slopes, _LEARNING_RATE, _EPSILON, _RANGE)
             return
         self.state += slopes.square()
         self.values -= float(_LEARNING_RATE) * slopes / (self.state.sqrt() + float(_EPSILON))

@@ -91,7 +91,7 @@ class HashEmbedding(CapturingEmbedding):
         if touched is not None:
             self.rows.learn(touched.sums[_ROWS], touched.batch_rows)
 
-    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:  # noqa: ARG002
+    def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
         """Sums one pass's gradient (N, D) by row."""
         reduced = self.rows.sum_gradients(lookup.reads[_ROWS], gradient)
         return Touched(sums={_ROWS: reduced.sums}, batch_rows=lookup.batch_rows)

@@ -16,7 +16,7 @@ from sketch.keymap import ABSENT, SLOTS, find_slot
 from sketch.simd import load_i32, prefetch, select
 from streams.keys import FIELD_SHIFT
 
-__all__ = ["deduplicate", "find", "hash_rows", "number_distinct", "split"]
+__all__ = ["deduplicate", "find", "hash_rows", "order", "step_gates"]
 
 _HALF = np.uint64(32)
 _LOW = np.uint64(0xFFFFFFFF)
@@ -106,43 +106,40 @@ def hash_rows(keys, seed, num_fields, per_field, rows):
 
 
 @njit(nogil=True, cache=True)
-def split(keys, rows, inverse, fields, hot_keys, other_keys, hot_lookups, other_lookups):
-    """Splits keys and lookups into those with a unique row and the others; returns the counts of the former.
+def order(keys, rows, inverse, numbers, ordered_keys, ordered_rows, fields):
+    """Renumbers keys so that those with a unique row come first; returns how many these are.
 
     Args:
         keys: (U,) uint64.
-        fields: (U,) uint8, filled with the fields of the keys, counted from 0.
         rows: (U,) int32, negative for a key without a unique row.
-        inverse: (N,) int32, the key of each lookup.
-        hot_keys: (1 + U,) int32, filled with the indices of the keys with a unique row, in order.
-        other_keys: (1 + U,) int32, likewise of the other keys.
-        hot_lookups: (1 + N,) int32, likewise of the lookups of keys with a unique row.
-        other_lookups: (1 + N,) int32, likewise of the other lookups.
+        inverse: (N,) int32, the key of each lookup, renumbered in place.
+        numbers: (U,) int32, scratch: the new number of each key.
+        ordered_keys: (U,) uint64, filled.
+        ordered_rows: (U,) int32, filled.
+        fields: (U,) uint8, filled with the fields of the ordered keys, counted from 0.
     """
-    num_keys, num_lookups = 0, 0
+    num_hot = 0
+    for i in range(rows.shape[0]):
+        num_hot += rows[i] >= 0
+    hot, other = 0, num_hot
     for i in range(rows.shape[0]):
         has_row = np.int64(rows[i] >= 0)
-        fields[i] = np.uint8((keys[i] >> FIELD_SHIFT) - np.uint64(1))
-        hot_keys[np.uint64(num_keys)], other_keys[np.uint64(i - num_keys)] = i, i
-        num_keys += has_row
-    start = rows.ctypes.data
+        number = np.uint64(select(has_row == 1, hot, other))
+        numbers[i], ordered_keys[number], ordered_rows[number] = number, keys[i], rows[i]
+        fields[number] = np.uint8((keys[i] >> FIELD_SHIFT) - np.uint64(1))
+        hot, other = hot + has_row, other + 1 - has_row
+    start = numbers.ctypes.data
     for i in range(inverse.shape[0]):
-        has_row = np.int64(load_i32(start + np.int64(inverse[i]) * 4) >= 0)
-        hot_lookups[np.uint64(num_lookups)], other_lookups[np.uint64(i - num_lookups)] = i, i
-        num_lookups += has_row
-    return num_keys, num_lookups
+        inverse[i] = load_i32(start + np.int64(inverse[i]) * 4)
+    return num_hot
 
 
-@njit(nogil=True, cache=True)
-def number_distinct(addresses, members, rows, numbers):
-    """Numbers the rows of some keys, all distinct, in order.
-
-    Args:
-        addresses: (U, 1) int32.
-        members: (M,) int32, the indices of the keys.
-        rows: (M,) int32, filled.
-        numbers: (U, 1) int32, filled for the members with the numbers of their rows.
-    """
-    for n in range(members.shape[0]):
-        i = np.uint32(members[n])
-        rows[n], numbers[i, 0] = addresses[i, 0], n
+@njit(nogil=True, cache=True, error_model="numpy")
+def step_gates(gates, state, slopes, learning_rate, epsilon, bounds):
+    """One Adagrad step on gates (F, g) with their slopes (F, g); bounds (2, g) are the least and the most of each."""
+    for field in range(gates.shape[0]):
+        for part in range(gates.shape[1]):
+            slope = slopes[field, part]
+            state[field, part] += slope * slope
+            gate = gates[field, part] - learning_rate * slope / (np.sqrt(state[field, part]) + epsilon)
+            gates[field, part] = min(max(gate, bounds[0, part]), bounds[1, part])

@@ -81,8 +81,8 @@ class CapturingEmbedding(Capturing[Lookup]):
         """The reads of each store for (N,) int64 keys."""
         raise NotImplementedError
 
-    def reduce(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> Touched:
-        """Sums one pass's gradient (N, D) by row; `vectors` (N, D) are its looked-up, gated vectors."""
+    def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
+        """Sums one pass's gradient (N, D) by row."""
         raise NotImplementedError
 
     def tensors(self) -> dict[str, Tensor]:
@@ -116,11 +116,11 @@ class CapturingEmbedding(Capturing[Lookup]):
         return _forward(self, keys)
 
     @torch.no_grad()
-    def capture(self, lookup: Lookup, gradient: Tensor, vectors: Tensor | None) -> None:
-        """Keeps the gradient (N, D) of a lookup, and its vectors (N, D) with gates; `backward` calls this."""
+    def capture(self, lookup: Lookup, gradient: Tensor) -> None:
+        """Keeps the gradient (N, D) of a lookup; `backward` calls this."""
         if self._num_waiting >= _MOST_PASSES:
             self.zero_grad()
-        super().capture(lookup, gradient, vectors)
+        super().capture(lookup, gradient)
         self._num_waiting += 1
         if len(self._captured) > _MERGED_AFTER:
             waiting = self._num_waiting

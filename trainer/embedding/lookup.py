@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +24,12 @@ class Lookup:
     """N lookups of U distinct keys (on CUDA U is N, because deduplication would synchronise with the device).
 
     Attributes:
-        keys: (U,) int64, the words of the keys.
+        keys: (U,) int64, the words of the keys; in the numba body the hot ones come first.
         reads: what is read from each store, by name.
         num_lookups: N.
+        num_hot: the number of hot keys; 0 in the torch body.
+        inverse: (N,) int32, the key of each lookup; None in the torch body.
+        vectors: (U, D) float32, the vectors of the keys, which `gather` fills; None in the torch body.
         batch_rows: B, the rows over which the loss is a mean.
         version: the version of the router at the lookup.
     """
@@ -34,7 +38,14 @@ class Lookup:
     reads: Mapping[str, Reads]
     num_lookups: int
     batch_rows: int
+    num_hot: int = 0
+    inverse: Any = None
+    vectors: Tensor | None = None
     version: int = 0
+
+    def by_store(self, of_keys: Tensor) -> tuple[Tensor, Tensor]:
+        """The parts of a tensor (U, ...) that belong to hot keys and to the others."""
+        return of_keys[: self.num_hot], of_keys[self.num_hot :]
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from numba import njit
 from torch import Tensor
 
 from trainer.embedding.stores.formats import Float32Rows
-from trainer.embedding.stores.kernels import count_of, lookup_of, row_kernels
+from trainer.embedding.stores.kernels import entry_of, row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.errors import PlanError
 
@@ -25,7 +25,6 @@ class HalfWidthRows(Float32Rows):
     """Stores the left half of each vector; writes to the right half are dropped, and its gradient has no effect."""
 
     precision: ClassVar[float] = 1.0
-    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -61,11 +60,10 @@ class HalfWidthRows(Float32Rows):
 
 
 @njit(nogil=True, cache=True)
-def gather(values, scales, addresses, fields, gates, inverse, where, out):  # noqa: ARG001
+def gather(values, scales, addresses, fields, gates, inverse, out):  # noqa: ARG001
     """`gather` of `stores.kernels.row_kernels` for rows (R, D / 2) and vectors (N, D)."""
-    for n in range(count_of(where, inverse)):
-        i = lookup_of(where, n)
-        key = inverse[i]
+    for i in range(out.shape[0]):
+        key = entry_of(inverse, i)
         gate = gates[fields[key], 0] if gates.shape[0] > 0 else np.float32(1)
         out[i, values.shape[1] :] = 0
         for column in range(values.shape[1]):

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from sketch.hashing import mix64
 from trainer.embedding.stores.formats import ScaledRows
-from trainer.embedding.stores.kernels import TARGET, count_of, lookup_of, renewed_scale, widen
+from trainer.embedding.stores.kernels import TARGET, entry_of, renewed_scale, widen
 from trainer.embedding.stores.lanes import NOISE_CONSTANTS
 
 __all__ = ["Int4Rows"]
@@ -38,7 +38,6 @@ class Int4Rows(ScaledRows):
 
     limit: ClassVar[float] = float(_LIMIT)
     precision: ClassVar[float] = 1 / 7
-    has_lanes: ClassVar[bool] = False
 
     @classmethod
     def vector_bytes(cls, dim: int) -> int:
@@ -71,12 +70,11 @@ def _bits(values, row, column):
 
 
 @njit(nogil=True, cache=True)
-def gather(values, scales, addresses, fields, gates, inverse, where, out):
+def gather(values, scales, addresses, fields, gates, inverse, out):
     """`gather` of `stores.kernels.row_kernels`."""
     dim, gated = out.shape[1], gates.shape[0] > 0
-    for n in range(count_of(where, inverse)):
-        i = lookup_of(where, n)
-        key = inverse[i]
+    for i in range(out.shape[0]):
+        key = entry_of(inverse, i)
         row = addresses[key, 0]
         scale = (gates[fields[key], 0] if gated else np.float32(1)) * widen(scales[row])
         for column in range(dim):

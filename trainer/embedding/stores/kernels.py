@@ -1,6 +1,6 @@
 """The numba kernels that read and train rows of any format, compiled for each D.
 
-    N lookups of U keys, S lookups that the store serves, P distinct rows, D values a row, R stored rows, F fields
+    N lookups of K addresses, P distinct rows, D values a row, R stored rows, F fields
 
 A table is float32, uint16 (bfloat16) or int8 (R, D). Only int8 has scales, bfloat16 as uint16 (R,); for the others they
 are (0,). `trainer.embedding.stores.lanes` handles the dtypes, so one loop serves all of them. D is a compile-time
@@ -26,8 +26,7 @@ __all__ = [
     "STREAM_BYTES",
     "TARGET",
     "RowKernels",
-    "count_of",
-    "lookup_of",
+    "entry_of",
     "prefetch_vector",
     "renewed_scale",
     "row_kernels",
@@ -63,19 +62,11 @@ def renewed_scale(scale, peak, limit, target):
 
 
 @njit(nogil=True, cache=True, inline="always")
-def count_of(where, inverse):
-    """The length of the list, or the number of all lookups if the list is None."""
-    if where is None:
-        return inverse.shape[0]
-    return where.shape[0]
-
-
-@njit(nogil=True, cache=True, inline="always")
-def lookup_of(where, n):
+def entry_of(inverse, n):
     """Entry n of an int32 array, or n if it is None (decided at compile time, by the type)."""
-    if where is None:
+    if inverse is None:
         return np.int64(n)
-    return np.int64(load_u32(where.ctypes.data + n * 4))
+    return np.int64(load_u32(inverse.ctypes.data + n * 4))
 
 
 @njit(nogil=True, cache=True, inline="always")
@@ -89,8 +80,9 @@ class RowKernels(NamedTuple):
     """The kernels for one D."""
 
     gather: Any
-    step: Any
+    spread: Any
     merge: Any
+    step: Any
     gate_sums: Any
 
 
@@ -101,24 +93,22 @@ def row_kernels(dim: int) -> RowKernels:
     behind = max(1, STREAM_BYTES // vector_bytes)  # lookups
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather(table, scales, addresses, fields, gates, inverse, where, out):
-        """Writes the vectors of the lookups `where` (S,), times the gates (F, 1) of their fields if any, to `out`."""
-        start, row_bytes = table.ctypes.data, dim * table.itemsize
-        target, count, gate = np.int64(out.ctypes.data), count_of(where, inverse), np.float32(1)
+    def gather(table, scales, addresses, fields, gates, inverse, out):
+        """Writes the vectors of the lookups `inverse` (N,), times the gates (F, 1) of their fields if any, to `out`."""
+        start, row_bytes, addresses_at = table.ctypes.data, dim * table.itemsize, addresses.ctypes.data
+        target, count, gate = np.int64(out.ctypes.data), out.shape[0], np.float32(1)
         scaled, gated = scales.shape[0] > 0, gates.shape[0] > 0
-        inverse_at, addresses_at = inverse.ctypes.data, addresses.ctypes.data
         for n in range(count):
             if n + AHEAD < count:
-                coming = load_u32(inverse_at + lookup_of(where, n + AHEAD) * 4)
-                prefetch(start + load_u32(addresses_at + coming * 4) * row_bytes)
-            prefetch_vector(target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
-            i = lookup_of(where, n)
-            key = load_u32(inverse_at + i * 4)
+                prefetch(start + load_u32(addresses_at + entry_of(inverse, n + AHEAD) * 4) * row_bytes)
+            prefetch_vector(target + min(behind, count - 1 - n) * vector_bytes, vector_bytes)
+            key = entry_of(inverse, n)
             row = load_u32(addresses_at + key * 4)
             if gated:
                 gate = gates[np.uint64(fields[np.uint64(key)]), 0]
             scale = gate * widen(scales[np.uint64(row)]) if scaled else gate
-            read_row(table, start + row * row_bytes, scale, target + i * vector_bytes, dim)
+            read_row(table, start + row * row_bytes, scale, target, dim)
+            target += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
     def step(table, scales, state, rows, first_row, merged, keep, learning_rate, epsilon, seed, line):
@@ -132,7 +122,7 @@ def row_kernels(dim: int) -> RowKernels:
         for i in range(rows.shape[0]):
             if i + AHEAD < rows.shape[0]:
                 coming = np.int64(rows[i + AHEAD])
-                prefetch(start + coming * row_bytes)
+                prefetch_vector(start + coming * row_bytes, row_bytes)
                 if has_state:
                     prefetch(state_start + coming * 4)
                 if scaled:
@@ -155,43 +145,47 @@ def row_kernels(dim: int) -> RowKernels:
             gradient += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge(gradient, inverse, where, indices, sums, factor, scores):
-        """Adds the gradients (N, D) of the lookups `where` (S,) to the sums (P, D) of their rows.
-
-        With scores (U,), also adds the norm of each lookup's gradient times `factor` to the score of its key.
-        """
-        tallied, one = scores.shape[0] > 0, np.float32(1)
-        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, count_of(where, inverse)
-        inverse_at = inverse.ctypes.data
+    def spread(vectors, inverse, out):
+        """Copies the vector of each lookup, entry `inverse` (N,) of `vectors` (K, D), to `out` (N, D)."""
+        start, target, count, one = vectors.ctypes.data, np.int64(out.ctypes.data), inverse.shape[0], np.float32(1)
         for n in range(count):
-            prefetch_vector(source + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
-            i = lookup_of(where, n)
-            key = load_u32(inverse_at + i * 4)
-            target = start + lookup_of(indices, key) * vector_bytes
-            square = add_vector(source + i * vector_bytes, one, target, dim)
-            if tallied:
-                scores[np.uint64(key)] += np.sqrt(square) * factor
+            if n + AHEAD < count:
+                prefetch_vector(start + entry_of(inverse, n + AHEAD) * vector_bytes, vector_bytes)
+            prefetch_vector(target + min(behind, count - 1 - n) * vector_bytes, vector_bytes)
+            read_row(vectors, start + entry_of(inverse, n) * vector_bytes, one, target, dim)
+            target += vector_bytes
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gate_sums(table, scales, rows, sums, fields, gates, line, slopes):
-        """Multiplies the sums (P, D) of distinct rows (P,) by the gates (F, g) of their fields (P,), the first of each.
+    def merge(gradient, inverse, sums, factor, scores):
+        """Adds the gradients (N, D) of lookups to the sums (K, D) of the entries `inverse` (N,) that they read.
 
-        Adds the dot product of each row and its sum, before, to the slope (F,) of its gate. `line` (D,) is scratch.
+        With scores (K,), also adds the norm of each lookup's gradient times `factor` to the score of its entry.
         """
-        start, row_bytes, gradient = table.ctypes.data, dim * table.itemsize, np.int64(sums.ctypes.data)
-        scaled, scale, scratch = scales.shape[0] > 0, np.float32(1), line.ctypes.data
-        for i in range(rows.shape[0]):
-            if i + AHEAD < rows.shape[0]:
-                prefetch(start + np.int64(rows[i + AHEAD]) * row_bytes)
-            row, field = np.int64(rows[i]), np.uint64(fields[i])
-            if scaled:
-                scale = widen(scales[row])
-            read_row(table, start + row * row_bytes, scale, scratch, dim)
-            slopes[field] += dot(scratch, gradient, dim)
+        tallied, one = scores.shape[0] > 0, np.float32(1)
+        source, start, count = np.int64(gradient.ctypes.data), sums.ctypes.data, inverse.shape[0]
+        for n in range(count):
+            prefetch_vector(source + min(behind, count - 1 - n) * vector_bytes, vector_bytes)
+            key = entry_of(inverse, n)
+            square = add_vector(source, one, start + key * vector_bytes, dim)
+            if tallied:
+                scores[np.uint64(key)] += np.sqrt(square) * factor
+            source += vector_bytes
+
+    @njit(nogil=True, cache=True, error_model="numpy")
+    def gate_sums(vectors, sums, fields, gates, dots):
+        """Multiplies the sums (P, D) by the gates (F, g) of their fields (P,), the first of each.
+
+        Adds the dot product of each sum, before, and its vector (P, D) to that (F,) of its field.
+        """
+        looked_up, gradient = np.int64(vectors.ctypes.data), np.int64(sums.ctypes.data)
+        for i in range(fields.shape[0]):
+            field = np.uint64(fields[i])
+            dots[field] += dot(looked_up, gradient, dim)
             scale_vector(gradient, gates[field, 0], dim)
             gradient += vector_bytes
+            looked_up += vector_bytes
 
-    return RowKernels(gather, step, merge, gate_sums)
+    return RowKernels(gather, spread, merge, step, gate_sums)
 
 
 @njit(nogil=True, cache=True)

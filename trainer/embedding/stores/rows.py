@@ -18,11 +18,10 @@ from torch import Tensor
 
 from trainer.embedding import gathers
 from trainer.embedding.backends import Backend, choose_backend
-from trainer.embedding.kernels import number_distinct
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_RATE
-from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums, Tally
+from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums
 from trainer.errors import CheckpointError, PlanError
 
 __all__ = ["RowOptimizer", "RowSizes", "RowStore"]
@@ -84,12 +83,10 @@ class RowStore(Store):
     Attributes:
         num_rows: addresses are 0 to `num_rows` - 1; the caller assigns them.
         precision: the largest error of `write`, relative to the largest magnitude of the vector.
-        has_lanes: whether `stores.lanes` can read the rows.
         steps: optimizer steps so far, on which stochastic rounding depends.
     """
 
     precision: ClassVar[float]
-    has_lanes: ClassVar[bool] = True
     num_rows: int
     values: Tensor
     row_scales: Tensor
@@ -193,8 +190,7 @@ class RowStore(Store):
         """As `Store.gather`."""
         if self._backend == "numba":
             values, scales, _ = self.arrays
-            lists = (reads.addresses, reads.fields, reads.gates, reads.inverse, reads.where)
-            self._gather_kernel(values, scales, *lists, out.numpy())
+            self._gather_kernel(values, scales, reads.addresses, reads.fields, reads.gates, reads.inverse, out.numpy())
             return
         vectors = self.read(reads.addresses.clamp(min=0)) * (reads.addresses >= 0)
         out += vectors if reads.gates is None else vectors * reads.gates[reads.fields]
@@ -229,10 +225,10 @@ class RowStore(Store):
             return self.state[addresses[:, 0].long()]
         return torch.zeros(len(addresses), device=addresses.device)
 
-    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Reduced:
-        """As `Store.sum_gradients`; no two keys share an address in the numba body."""
+    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:
+        """As `Store.sum_gradients`; no two entries have the same address in the numba body."""
         if self._backend == "numba":
-            return self._sum_numba(reads, gradient, tally or Tally(scores=_NONE))
+            return self._sum_numba(reads, gradient.numpy(), vectors)
         return self._sum_torch(reads, gradient)
 
     def learn(self, sums: tuple[Sums, ...], batch_rows: int) -> None:  # noqa: ARG002
@@ -248,29 +244,24 @@ class RowStore(Store):
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise, keep)
 
-    def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally) -> Reduced:
-        rows, indices = _index_rows(reads)
-        sums = np.zeros((len(rows), self.dim), np.float32)
-        merge = row_kernels(self.dim).merge
-        merge(gradient.numpy(), reads.inverse, reads.where, indices, sums, np.float32(tally.factor), tally.scores)
-        found = Sums(rows=rows, gradients=sums, padding=self.num_rows)
-        if not len(reads.gates):
+    def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32], vectors: Tensor | None) -> Reduced:
+        sums = gradient
+        if reads.inverse is not None:
+            sums = np.zeros((len(reads.addresses), self.dim), np.float32)
+            row_kernels(self.dim).merge(gradient, reads.inverse, sums, np.float32(0), _NONE)
+        found = Sums(rows=reads.addresses[:, 0], gradients=sums, padding=self.num_rows)
+        if vectors is None:
             return Reduced(sums=(found,))
-        fields = reads.fields if reads.members is None else reads.fields[reads.members]
-        return Reduced(sums=(found,), slopes=self.gate_sums(found, fields, reads.gates)[:, None])
+        return Reduced(sums=(found,), slopes=self.gate_sums(found, reads, vectors.numpy())[:, None])
 
-    def gate_sums(
-        self, sums: Sums, fields: npt.NDArray[np.uint8], gates: npt.NDArray[np.float32]
-    ) -> npt.NDArray[np.float32]:
-        """Multiplies the sums (P, D) by the first gate (F, g) of their fields (P,); returns the gates' slopes (F,)."""
-        if not self.has_lanes:
-            dots = (self.read(torch.from_numpy(sums.rows)[:, None]).numpy() * sums.gradients).sum(axis=1)
-            np.multiply(sums.gradients, gates[fields, :1], out=sums.gradients)
-            return np.bincount(fields, dots, len(gates)).astype(np.float32)
-        (values, scales, _), line = self.arrays, np.empty(self.dim, np.float32)
-        slopes = np.zeros(len(gates), np.float32)
-        row_kernels(self.dim).gate_sums(values, scales, sums.rows, sums.gradients, fields, gates, line, slopes)
-        return slopes
+    def gate_sums(self, sums: Sums, reads: Reads, vectors: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """Multiplies the sums (P, D) by the first gate (F, g) of their fields (P,); returns the gates' slopes (F,).
+
+        The vectors (P, D) of the rows are times these gates, so their dot products are, too.
+        """
+        dots = np.zeros(len(reads.gates), np.float32)
+        row_kernels(self.dim).gate_sums(vectors, sums.gradients, reads.fields, reads.gates, dots)
+        return dots / reads.gates[:, 0]
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         """The torch body; no tensor has a shape that depends on the data."""
@@ -329,19 +320,6 @@ class RowStore(Store):
                 )
             mine.copy_(loaded)
         self.steps, self._seed = int(tensors["steps"][0]), int(tensors["seed"][0])
-
-
-def _index_rows(reads: Reads) -> tuple[npt.NDArray[np.int32], npt.NDArray[np.int32] | None]:
-    """The distinct rows (P,) that were read, and the index among them of each key, (U, 1) int32.
-
-    The index is None if the store serves every key, whose index is then the key's.
-    """
-    addresses, members = reads.addresses, reads.members
-    if members is None:
-        return addresses[:, 0], None
-    rows, indices = np.empty(len(members), np.int32), np.empty(addresses.shape, np.int32)
-    number_distinct(addresses, members, rows, indices)
-    return rows, indices
 
 
 def _array(tensor: Tensor) -> npt.NDArray[Any]:

@@ -1,6 +1,6 @@
 """`Store`: the interface of a tier's memory. A store maps addresses to vectors of D values.
 
-    N lookups of U keys, S lookups that one store serves, k addresses per vector
+    N lookups of K addresses, k rows per address
 
 A tier is a set of keys and the stores that they read. A new format is one file with a subclass and one line in
 `trainer.embedding.stores.registry`.
@@ -16,7 +16,7 @@ from typing import Any, Literal
 import numpy as np
 from torch import Tensor, nn
 
-__all__ = ["OptimizerName", "Reads", "Reduced", "Store", "Sums", "Tally"]
+__all__ = ["OptimizerName", "Reads", "Reduced", "Store", "Sums"]
 
 OptimizerName = Literal["adagrad", "sgd"]
 _NO_FIELDS, _NO_GATES = np.empty(0, np.uint8), np.empty((0, 0), np.float32)
@@ -26,27 +26,22 @@ _NO_FIELDS, _NO_GATES = np.empty(0, np.uint8), np.empty((0, 0), np.float32)
 class Reads:
     """What one forward pass reads from one store.
 
-    The numba body takes numpy arrays (a conversion takes as long as the kernel of a small batch), among them the lists
-    `where` and `members`. On CUDA no list may have a length that depends on the data, so the torch body takes tensors,
-    and the address of every lookup, which is negative if the store does not serve the lookup.
+    The numba body takes numpy arrays (a conversion takes as long as the kernel of a small batch), and K distinct keys.
+    On CUDA no list may have a length that depends on the data, so the torch body takes tensors, with an entry for every
+    lookup, whose addresses are negative if the store does not serve the lookup.
 
     Attributes:
-        addresses: (U, k) int32, per key, undefined for keys that are no members; (N, k) int64, per lookup, in the torch
-            body.
-        inverse: (N,) int32, the key of each lookup; None in the torch body.
-        where: (S,) int32, ascending: the lookups that the store serves; None for all of them.
-        members: (M,) int32, ascending: the keys of these lookups; None for all of them.
-        fields: (U,) uint8, the field of each key, counted from 0; (N,) int64, per lookup, in the torch body.
+        addresses: (K, k) int32; int64 in the torch body.
+        fields: (K,) uint8, the field of each key, counted from 0; int64 in the torch body.
         gates: (F, g) float32, the factor of each field and of each of the g parts that the store adds up; without gates
             (0, 0), None in the torch body.
+        inverse: (N,) int32, the entry of `addresses` that each lookup reads; None if there is a lookup for each.
     """
 
     addresses: Any
-    inverse: Any = None
-    where: Any = None
-    members: Any = None
     fields: Any = field(default_factory=lambda: _NO_FIELDS)
     gates: Any = field(default_factory=lambda: _NO_GATES)
+    inverse: Any = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,22 +73,6 @@ class Reduced:
     slopes: Any = None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tally:
-    """What `Store.sum_gradients` computes in the same pass over the gradient.
-
-    Attributes:
-        factor: the factor of the norms.
-        scores: (U,) float32; the numba body adds the norm of each lookup's gradient times `factor`. None in the torch
-            body.
-        vectors: (N, D) float32, the looked-up vectors, times their gates; None in the torch body.
-    """
-
-    factor: Any = 0.0
-    scores: Any = None
-    vectors: Any = None
-
-
 class Store(nn.Module, ABC):
     """Maps the addresses of keys to vectors of D values, and trains them.
 
@@ -107,14 +86,21 @@ class Store(nn.Module, ABC):
 
     @abstractmethod
     def gather(self, reads: Reads, out: Tensor) -> None:
-        """Writes the vectors, times their gates, to the rows of `out` (N, D) float32 that the store serves.
+        """Writes the vectors of the lookups, times their gates, to `out` (N, D) float32.
 
-        The torch body adds them to `out`, which is zero there.
+        The torch body adds those that the store serves to `out`, which is zero there.
         """
 
     @abstractmethod
-    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Reduced:
-        """Sums the gradient (N, D) at the gated vectors by row and by gate; the numba body also fills `tally`."""
+    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:
+        """Sums the gradient (N, D) at the gated vectors by row and by gate.
+
+        Args:
+            reads: the lookups.
+            gradient: the numba body may overwrite it, and return a part of it.
+            vectors: (K, D) the vectors at the addresses, times their gates, for the slopes of the gates; None without
+                gates or in the torch body.
+        """
 
     @abstractmethod
     def learn(self, sums: tuple[Sums, ...], batch_rows: int) -> None:

@@ -20,6 +20,7 @@ from itertools import pairwise
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
@@ -28,7 +29,7 @@ from trainer.embedding.backends import Backend
 from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS, Layout
 from trainer.embedding.slots import empty_slots
 from trainer.embedding.stores.rows import RowOptimizer, RowSizes, RowStore
-from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums, Tally
+from trainer.embedding.stores.store import OptimizerName, Reads, Reduced, Store, Sums
 from trainer.embedding.stores.two_level_kernels import hash_keys, number_rows, two_level_kernels
 
 __all__ = ["LEVEL_1_RATE", "PARTS", "TwoLevelRows", "shrink_factor"]
@@ -88,11 +89,10 @@ class TwoLevelRows(Store):
         """The rows by name."""
         return {"level_1": self.level_1, "level_2": self.level_2}
 
-    def address(self, keys: Tensor, members: Any = None) -> Any:
-        """The addresses (U, 1 + 4) of int64 keys (U,), as `Reads` takes them; without level 2 (U, 1).
+    def address(self, keys: Tensor) -> Any:
+        """The addresses (K, 1 + 4) of int64 keys (K,), as `Reads` takes them; without level 2 (K, 1).
 
-        Column 0 is a row of level 1, the others are rows of level 2. With `members` (M,) int32 the numba body computes
-        only those of these keys.
+        Column 0 is a row of level 1, the others are rows of level 2.
         """
         layout = self._layout
         if self._backend == "torch":
@@ -101,7 +101,7 @@ class TwoLevelRows(Store):
             return torch.cat([first, second[:, : self._parts]], dim=1)
         addresses = np.empty((len(keys), 1 + self._parts), np.int32)
         words = keys.numpy().view(np.uint64)
-        hash_keys(words, members, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        hash_keys(words, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
         return addresses
 
     def gather(self, reads: Reads, out: Tensor) -> None:
@@ -112,8 +112,9 @@ class TwoLevelRows(Store):
             out += (first * gates[:, :1] + second * gates[:, 1:]) * (reads.addresses[:, :1] >= 0)
             return
         tables = (*self.level_1.arrays[:2], *self.level_2.arrays[:2])
-        lists = (reads.addresses, reads.fields, reads.gates, reads.inverse, reads.where)
-        two_level_kernels(self.dim, self._parts).gather(*tables, *lists, out.numpy())
+        two_level_kernels(self.dim, self._parts).gather(
+            *tables, reads.addresses, reads.fields, reads.gates, out.numpy()
+        )
 
     def _read_levels(self, addresses: Tensor) -> tuple[Tensor, Tensor]:
         """The parts (K, D) of both levels at addresses (K, 1 + 4), without gates; the torch body."""
@@ -129,32 +130,37 @@ class TwoLevelRows(Store):
         bounds = [part * self.dim // PARTS for part in range(PARTS + 1)]
         return [slice(*pair) for pair in pairwise(bounds)]
 
-    def sum_gradients(self, reads: Reads, gradient: Tensor, tally: Tally | None = None) -> Reduced:
+    def sum_gradients(self, reads: Reads, gradient: Tensor, vectors: Tensor | None = None) -> Reduced:
         """As `Store.sum_gradients`."""
         if self._backend == "torch":
             return self._sum_torch(reads, gradient)
-        assert tally is not None  # noqa: S101  the caller wants the scores
-        return self._sum_numba(reads, gradient, tally)
+        assert vectors is not None  # noqa: S101  the caller wants the slopes
+        return self._sum_numba(reads, gradient.numpy(), vectors.numpy())
 
-    def _sum_numba(self, reads: Reads, gradient: Tensor, tally: Tally) -> Reduced:
-        level_1, level_2, num_fields = self.level_1, self.level_2, len(reads.gates)
-        num_members = len(reads.addresses) if reads.members is None else len(reads.members)
-        count = num_members * self._parts
-        rows, numbers = np.empty(1 + count, np.int32), np.empty((len(reads.addresses), self._parts), np.int32)
+    def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]) -> Reduced:
+        level_1, level_2, addresses = self.level_1, self.level_2, reads.addresses
+        count = len(addresses) * self._parts
+        rows, numbers = np.empty(1 + count, np.int32), np.empty((len(addresses), self._parts), np.int32)
         if count:
-            count = number_rows(reads.addresses, reads.members, *empty_slots(count), rows, numbers)
+            count = number_rows(addresses, *empty_slots(count), rows, numbers)
         first, second = np.zeros((level_1.num_rows, self.dim), np.float32), np.zeros((count, self.dim), np.float32)
-        dots = np.zeros(num_fields)
+        dots = np.zeros(len(reads.gates))
         two_level_kernels(self.dim, self._parts).merge(
-            gradient.numpy(), tally.vectors, reads.inverse, reads.where, reads.addresses, numbers, reads.fields,
-            reads.gates, first, second, np.float32(tally.factor), tally.scores, dots,
-        )  # fmt: skip
+            gradient, vectors, addresses, numbers, reads.fields, reads.gates, first, second, dots
+        )
         every = Sums(rows=self._level_1_rows, gradients=first, padding=level_1.num_rows)
         read = Sums(rows=rows[1 : 1 + count], gradients=second, padding=level_2.num_rows)
         # The rows of level 1 belong to fields, so the slopes of their gates are cheap; the others are the rest.
-        of_first = level_1.gate_sums(every, self._level_1_fields, reads.gates)
+        of_first = level_1.gate_sums(every, *self._read_level_1(reads.gates))
         of_second = (dots - reads.gates[:, 0] * of_first) / reads.gates[:, 1]
         return Reduced(sums=(every, read), slopes=np.stack([of_first, of_second.astype(np.float32)], axis=1))
+
+    def _read_level_1(self, gates: npt.NDArray[np.float32]) -> tuple[Reads, npt.NDArray[np.float32]]:
+        """The reads of all rows of level 1, and their vectors (R, D) times the gates (F, 2) of their fields."""
+        reads = Reads(addresses=self._level_1_rows[:, None], fields=self._level_1_fields, gates=gates)
+        vectors = torch.empty(len(self._level_1_rows), self.dim)
+        self.level_1.gather(reads, vectors)
+        return reads, vectors.numpy()
 
     def _sum_torch(self, reads: Reads, gradient: Tensor) -> Reduced:
         served = reads.addresses[:, :1] >= 0

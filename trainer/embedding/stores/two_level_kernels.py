@@ -1,6 +1,6 @@
 """The numba kernels of `TwoLevelRows`: vectors that are the sum of a row of level 1 and quarters of rows of level 2.
 
-    N lookups of U keys, S lookups that the store serves, P distinct rows of level 2, D values a row, F fields
+    M keys, D values a row, F fields
 
 One loop serves both levels, so each vector is written once and each gradient is read once.
 """
@@ -14,9 +14,9 @@ import numpy as np
 from numba import njit
 
 from sketch.hashing import GOLDEN_RATIO, mix64
-from sketch.simd import load_u32, prefetch, select
+from sketch.simd import load_u32, select
 from streams.keys import FIELD_SHIFT
-from trainer.embedding.stores.kernels import AHEAD, STREAM_BYTES, count_of, lookup_of, prefetch_vector, widen
+from trainer.embedding.stores.kernels import AHEAD, prefetch_vector, widen
 from trainer.embedding.stores.lanes import add_row, add_vector, dot, read_row
 
 __all__ = ["TwoLevelKernels", "hash_keys", "number_rows", "two_level_kernels"]
@@ -25,15 +25,14 @@ _HALF, _LOW = np.uint64(32), np.uint64(0xFFFFFFFF)
 
 
 @njit(nogil=True, cache=True)
-def hash_keys(keys, members, per_field, num_rows, seeds, addresses):
-    """Hashes some keys to rows: fills the `addresses` (U, 1 + k) int32 of the keys `members` (M,), or of all if None.
+def hash_keys(keys, per_field, num_rows, seeds, addresses):
+    """Hashes keys (M,) to rows: fills `addresses` (M, 1 + k) int32.
 
     Column 0 is one of the `per_field` rows of level 1 that the key's field owns. The others are rows of level 2, two
     from each mixed word. Seeds (1 + k / 2,) are uint64.
     """
     count, columns = np.uint64(num_rows), addresses.shape[1]
-    for n in range(keys.shape[0] if members is None else members.shape[0]):
-        i = lookup_of(members, n)
+    for i in range(keys.shape[0]):
         key, field = keys[i], np.int64(keys[i] >> FIELD_SHIFT) - 1
         hashed = (mix64(key ^ seeds[0]) >> _HALF) * np.uint64(per_field) >> _HALF
         addresses[i, 0] = field * per_field + np.int64(hashed)
@@ -59,20 +58,18 @@ def _number_row(row, slots, shift, rows, count):
 
 
 @njit(nogil=True, cache=True)
-def number_rows(addresses, members, slots, shift, rows, numbers):
-    """Numbers the distinct rows of level 2 of some keys; returns their count.
+def number_rows(addresses, slots, shift, rows, numbers):
+    """Numbers the distinct rows of level 2 that M keys read; returns their count.
 
     Args:
-        addresses: (U, 1 + k) int32, as `hash_keys` fills them.
-        members: (M,) int32, the indices of the keys, or None for all.
+        addresses: (M, 1 + k) int32, as `hash_keys` fills them.
         slots: (2^b,) int32, zeros, more than 5/4 k M.
         shift: 64 - b, uint64.
         rows: (1 + k M,) int32; the first is scratch, the next P are filled.
-        numbers: (U, k) int32, filled for the members with the numbers of their rows.
+        numbers: (M, k) int32, filled with the numbers of the rows.
     """
     count = 0
-    for n in range(addresses.shape[0] if members is None else members.shape[0]):
-        i = np.uint64(lookup_of(members, n))
+    for i in range(addresses.shape[0]):
         for part in range(numbers.shape[1]):
             numbers[i, part], count = _number_row(addresses[i, 1 + part], slots, shift, rows, count)
     return count
@@ -89,77 +86,69 @@ class TwoLevelKernels(NamedTuple):
 def two_level_kernels(dim: int, parts: int) -> TwoLevelKernels:
     """The kernels for vectors of `dim` values with `parts` parts from level 2, which may be none."""
     vector_bytes, columns = 4 * dim, 1 + parts
-    behind = max(1, STREAM_BYTES // vector_bytes)  # lookups
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def gather(first, first_scales, second, second_scales, addresses, fields, gates, inverse, where, out):
-        """Writes the vectors of the lookups `where` (S,) to `out` (N, D): each level's times its gate (F, 2)."""
+    def gather(first, first_scales, second, second_scales, addresses, fields, gates, out):
+        """Writes the vectors (M, D) at addresses (M, 1 + k) to `out`: each level's times its gate (F, 2)."""
         first_start, second_start, item = first.ctypes.data, second.ctypes.data, first.itemsize
-        target, count, row_bytes = np.int64(out.ctypes.data), count_of(where, inverse), dim * first.itemsize
-        scaled = first_scales.shape[0] > 0
-        inverse_at, addresses_at = inverse.ctypes.data, addresses.ctypes.data
+        target, count, row_bytes = np.int64(out.ctypes.data), addresses.shape[0], dim * first.itemsize
+        scaled, address, ahead = first_scales.shape[0] > 0, np.int64(addresses.ctypes.data), AHEAD * columns * 4
         for n in range(count):
             if n + AHEAD < count:
-                coming = load_u32(inverse_at + lookup_of(where, n + AHEAD) * 4) * columns
                 for part in range(parts):
-                    row = load_u32(addresses_at + (coming + 1 + part) * 4)
-                    prefetch(second_start + row * row_bytes + part * dim // parts * item)
-            prefetch_vector(target + lookup_of(where, min(n + behind, count - 1)) * vector_bytes, vector_bytes)
-            i = lookup_of(where, n)
-            key, at = load_u32(inverse_at + i * 4), target + i * vector_bytes
-            field = np.uint64(fields[np.uint64(key)])
-            row, scale = load_u32(addresses_at + key * columns * 4), gates[field, 0]
+                    row, left = load_u32(address + ahead + (1 + part) * 4), part * dim // parts
+                    prefetch_vector(
+                        second_start + row * row_bytes + left * item, ((part + 1) * dim // parts - left) * item
+                    )
+            field = np.uint64(fields[n])
+            row, scale = load_u32(address), gates[field, 0]
             if scaled:
                 scale *= widen(first_scales[np.uint64(row)])
-            read_row(first, first_start + row * row_bytes, scale, at, dim)
+            read_row(first, first_start + row * row_bytes, scale, target, dim)
             for part in range(parts):
                 left, right = part * dim // parts, (part + 1) * dim // parts
-                row, scale = load_u32(addresses_at + (key * columns + 1 + part) * 4), gates[field, 1]
+                row, scale = load_u32(address + (1 + part) * 4), gates[field, 1]
                 if scaled:
                     scale *= widen(second_scales[np.uint64(row)])
-                add_row(second, second_start + row * row_bytes + left * item, scale, at + left * 4, right - left)
+                add_row(second, second_start + row * row_bytes + left * item, scale, target + left * 4, right - left)
+            target += vector_bytes
+            address += columns * 4
 
     @njit(nogil=True, cache=True, error_model="numpy")
-    def merge(
-        gradient, vectors, inverse, where, addresses, numbers, fields, gates, first_sums, sums, factor, scores, dots
-    ):
-        """Adds the gradients (N, D) of the lookups `where` (S,) to the sums of both levels.
+    def merge(gradient, vectors, addresses, numbers, fields, gates, first_sums, sums, dots):
+        """Adds the gradients (M, D) of keys to the sums of both levels.
 
-        Those of level 2 are multiplied by their gates, those of level 1 not: all lookups of a row share its gate.
+        Those of level 2 are multiplied by their gates, those of level 1 not: all keys of a row share its gate.
 
         Args:
-            gradient: (N, D) float32.
-            vectors: (N, D) float32, the looked-up vectors.
-            inverse: (N,) int32, the key of each lookup.
-            where: (S,) int32, the lookups.
-            addresses: (U, 1 + k) int32; column 0 is the row of `first_sums`.
-            numbers: (U, k) int32, the rows of `sums`.
-            fields: (U,) uint8, counted from 0.
+            gradient: (M, D) float32.
+            vectors: (M, D) float32, the looked-up vectors.
+            addresses: (M, 1 + k) int32; column 0 is the row of `first_sums`.
+            numbers: (M, k) int32, the rows of `sums`.
+            fields: (M,) uint8, counted from 0.
             gates: (F, 2) float32.
             first_sums: (R, D) float32, of all rows of level 1, without gates.
             sums: (P, D) float32, of the rows of level 2 that are read.
-            factor: the factor of the scores.
-            scores: (U,) float32; the norm of each lookup's gradient times `factor` is added.
-            dots: (F,) float64; the dot product of each lookup's gradient and vector is added.
+            dots: (F,) float64; the dot product of each key's gradient and vector is added.
         """
         source, looked_up = np.int64(gradient.ctypes.data), np.int64(vectors.ctypes.data)
-        first_start, start, count = first_sums.ctypes.data, sums.ctypes.data, count_of(where, inverse)
-        inverse_at, addresses_at, numbers_at = inverse.ctypes.data, addresses.ctypes.data, numbers.ctypes.data
-        one = np.float32(1)
+        first_start, start, numbers_at = first_sums.ctypes.data, sums.ctypes.data, np.int64(numbers.ctypes.data)
+        one, count = np.float32(1), addresses.shape[0]
         for n in range(count):
-            coming = lookup_of(where, min(n + behind, count - 1)) * vector_bytes
-            prefetch_vector(source + coming, vector_bytes)
-            prefetch_vector(looked_up + coming, vector_bytes)
-            i = lookup_of(where, n)
-            key, at = load_u32(inverse_at + i * 4), source + i * vector_bytes
-            field = np.uint64(fields[np.uint64(key)])
-            row = load_u32(addresses_at + key * columns * 4)
-            square = add_vector(at, one, first_start + row * vector_bytes, dim)
-            scores[np.uint64(key)] += np.sqrt(square) * factor
-            dots[field] += dot(at, looked_up + i * vector_bytes, dim)
+            coming = min(AHEAD, count - 1 - n) * parts * 4
+            for part in range(parts):
+                left = part * dim // parts
+                target = start + load_u32(numbers_at + coming + part * 4) * vector_bytes + left * 4
+                prefetch_vector(target, ((part + 1) * dim // parts - left) * 4)
+            field = np.uint64(fields[n])
+            add_vector(source, one, first_start + np.int64(addresses[n, 0]) * vector_bytes, dim)
+            dots[field] += dot(source, looked_up, dim)
             for part in range(parts):
                 left, right = part * dim // parts, (part + 1) * dim // parts
-                target = start + load_u32(numbers_at + (key * parts + part) * 4) * vector_bytes + left * 4
-                add_vector(at + left * 4, gates[field, 1], target, right - left)
+                target = start + load_u32(numbers_at + part * 4) * vector_bytes + left * 4
+                add_vector(source + left * 4, gates[field, 1], target, right - left)
+            source += vector_bytes
+            looked_up += vector_bytes
+            numbers_at += parts * 4
 
     return TwoLevelKernels(gather, merge)

@@ -73,9 +73,9 @@ class Rows(Capturing[RowNumbers]):
     def learn(self) -> list[npt.NDArray[np.float32]]:
         """One optimizer step on every row that was looked up; returns the gradients, last lookup first."""
         captured = self.take_captured()
-        gradients = [gradient for _, gradient, _ in captured]
+        gradients = [gradient for _, gradient in captured]
         if captured:
-            rows, gradient = np.concatenate([rows for rows, _, _ in captured]), torch.cat(gradients)  # (N,), (N, D)
+            rows, gradient = np.concatenate([rows for rows, _ in captured]), torch.cat(gradients)  # (N,), (N, D)
             is_row = rows != self.padding
             if not is_row.all():
                 rows, gradient = rows[is_row], gradient[torch.from_numpy(is_row)]
