@@ -145,6 +145,15 @@ def test_a_command_without_one_right_names_it_and_ends(matrix, runner, tmp_path,
     assert line.endswith(f"this user lacks {words(right)}; have it allowed (docs/security.md)")
 
 
+@pytest.mark.parametrize("name", ["frequency", "train"])
+def test_a_process_without_a_right_prints_one_line(matrix, tmp_path, name):
+    right = min(RUNS[name].rights, key=str)
+    connection = options(matrix, tmp_path, matrix.certificate(user_of(name, right)))
+    done = run_hotstream(*RUNS[name].command, *connection)
+    assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1), done.stderr
+    assert f"lacks {words(right)}; " in done.stderr
+
+
 def test_a_replay_without_its_transactional_id_names_it_and_sends_nothing(matrix, runner, tmp_path):
     matrix.allow(*RUNS["replay"].rights, user="CN=no-id")
     line = runner.refusal(*RUNS["replay"].command, *options(matrix, tmp_path, matrix.certificate("no-id")))
@@ -301,11 +310,12 @@ def test_each_role_runs_with_exactly_its_rights_uses_each_and_shows_no_secret(se
             wait_until(lambda table=table: bool(read_topic(secured.admin(topic_prefix), table)[0]), *agents)
         shown += [Path(f"/proc/{agent.process.pid}/cmdline").read_text() for agent in agents]
         counting_agent, shadow_agent = agents
+        logged = len(counting_agent.log.read_text())
         secured.forbid((ACLOperation.READ, ResourceType.TOPIC, topics.importance), user="agent")
         assert counting_agent.process.wait(60) == 1
         assert shadow_agent.stop() == 0
         shown += [agent.log.read_text() for agent in agents]
-    (problem,) = [line for line in counting_agent.log.read_text().splitlines() if " ERROR " in line or "Error" in line]
+    (problem,) = [line for line in counting_agent.log.read_text()[logged:].splitlines() if " ERROR " in line]
     assert problem.endswith(f"this user lacks READ on topic {topics.importance}; have it allowed (docs/security.md)")
     training = ("--limit", 1500, "--threads", 1, "--json", tmp_path / "train.json")
     done += [
