@@ -7,11 +7,15 @@ import shutil
 import signal
 import uuid
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
 from streams.broker import BrokerProcess, run_broker
+
+if TYPE_CHECKING:
+    from secured_kafka import SecuredKafka
 
 # The first call of a kernel compiles it, so examples have no deadline; CI must fail or pass the same way each time.
 settings.register_profile("hotstream", deadline=None, derandomize=os.environ.get("CI") == "true")
@@ -48,6 +52,16 @@ def apache_broker() -> Iterator[BrokerProcess]:
     require_java()
     with run_broker("apache") as broker:
         yield broker
+
+
+@pytest.fixture(scope="session")
+def secured(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SecuredKafka]:
+    """The Apache Kafka of this session that demands TLS, a login and rights."""
+    from secured_kafka import run_secured_kafka  # noqa: PLC0415  after `pytest_configure`
+
+    require_java()
+    with run_secured_kafka(tmp_path_factory.mktemp("kafka")) as kafka:
+        yield kafka
 
 
 @pytest.fixture(

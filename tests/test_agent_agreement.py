@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -11,15 +12,20 @@ from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance
 from streams.agent.agreement import Agreement
 from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
-from streams.clients.in_memory import InMemoryBroker
+from streams.broker import BrokerProcess
+from streams.clients.admin import create_topics
+from streams.clients.config import KafkaConfig
+from streams.clients.connector import Connector
 from streams.clients.producer import RecordProducer
+from streams.clients.transactions import TransactionalProducer
 from streams.errors import ConfigError
 from streams.records import AgentConfiguration, decode_configuration, encode_configuration
+from streams.topics import Topics
 
 OTHER = replace(SHARD_CONFIG, capacity=20, seed=3)
 
 
-def agreement(broker: InMemoryBroker, shards: ShardConfig = SHARD_CONFIG, *, group: str = "agents") -> Agreement:
+def agreement(broker: Connector, shards: ShardConfig = SHARD_CONFIG, *, group: str = "agents") -> Agreement:
     return Agreement(broker, shards, group=group, signals=["gradient"])
 
 
@@ -115,3 +121,21 @@ def test_a_running_agent_ends_when_its_configuration_is_replaced():
             await worker.adopt_all({0})
 
     asyncio.run(live())
+
+
+@pytest.mark.broker
+def test_a_configuration_in_an_aborted_transaction_never_counts(apache_broker: BrokerProcess, topic_prefix: str):
+    kafka = KafkaConfig(
+        bootstrap_servers=apache_broker.bootstrap_servers,
+        prefix=topic_prefix,
+        properties={"isolation.level": "read_uncommitted"},
+    )
+    create_topics(kafka, Topics(topic_prefix).specs())
+    key, value, headers = encode_configuration(AgentConfiguration(number=1, settings={"capacity": 7}))
+    with suppress(ZeroDivisionError), TransactionalProducer(kafka, topic_prefix) as producer:
+        producer.send(Topics(topic_prefix).control, 0, value, headers, key=key)
+        producer.wait()
+        1 / 0  # noqa: B018  aborts
+    mine = agreement(kafka)
+    mine.join()
+    asyncio.run(mine.check())

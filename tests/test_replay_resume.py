@@ -278,6 +278,29 @@ def test_a_malformed_record_of_progress_stops_a_resumed_replay_only(connector: C
 
 
 @pytest.mark.broker
+def test_the_progress_of_an_aborted_transaction_never_counts(
+    apache_broker: BrokerProcess, topic_prefix: str, plan: ReplayPlan
+) -> None:
+    kafka = with_topics(
+        KafkaConfig(
+            bootstrap_servers=apache_broker.bootstrap_servers,
+            prefix=topic_prefix,
+            properties={"isolation.level": "read_uncommitted"},
+        )
+    )
+    replay_logs(kafka, replace(plan, limit_rows=9))
+    control = Topics(topic_prefix).control
+    [*_, record] = read(kafka, control)
+    forward = record.value.replace(b'"batch": 3', b'"batch": 9')
+    assert forward != record.value
+    with suppress(ZeroDivisionError), TransactionalProducer(kafka, "other") as producer:
+        producer.send(control, 0, forward, [], key=record.key)
+        producer.wait()
+        1 / 0  # noqa: B018  aborts
+    assert replay_logs(kafka, replace(plan, resume=True)).sent == LINES - 1 - 9
+
+
+@pytest.mark.broker
 def test_a_clicks_topic_that_was_created_again_is_not_resumed(
     apache_broker: BrokerProcess, topic_prefix: str, plan: ReplayPlan
 ) -> None:

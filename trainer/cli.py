@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import logging
+import os
 import sys
 
 import click
@@ -52,7 +54,9 @@ def cli(verbose: bool) -> None:
         stream=sys.stderr,
     )
     logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.ERROR)
-    logging.getLogger("kafka.producer.transaction_manager").setLevel(logging.CRITICAL)  # it also raises what it logs
+    # These also raise what they log.
+    logging.getLogger("kafka.cluster").addFilter(lambda record: "is not authorized" not in str(record.msg))
+    logging.getLogger("kafka.producer.transaction_manager").setLevel(logging.CRITICAL)
     logging.getLogger("kafka.producer.sender").addFilter(lambda record: "due to fatal error" not in str(record.msg))
     logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
 
@@ -65,5 +69,7 @@ def main() -> None:
         raise
     except (StreamsError, TrainerError, SketchError) as error:
         click.echo(f"hotstream: {error}", err=True)
-        gc.freeze()  # what torch made would take the interpreter's last collection seconds
+        if "torch" in sys.modules:
+            gc.freeze()  # what torch made would take the interpreter's last collection seconds
+            atexit.register(os.dup2, os.open(os.devnull, os.O_WRONLY), 2)  # triton lists what was not collected
         sys.exit(2 if isinstance(error, ConfigError | PlanError | ParameterError) else 1)

@@ -24,6 +24,7 @@ from streams.agent.own_offsets import use_own_offsets
 from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
 from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
+from streams.clients.refusals import explain_refusal
 from streams.errors import InvariantError, StreamsError
 from streams.telemetry.broker_waits import BrokerWaits
 
@@ -51,6 +52,9 @@ def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> 
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
     for handler in logging.getLogger().handlers:
         handler.addFilter(_OneLine())
+    # It also raises what it logs.
+    committing = logging.getLogger("aiokafka.consumer.group_coordinator")
+    committing.addFilter(lambda record: not str(record.msg).startswith("OffsetCommit failed"))
     worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.request, worker.waits = request, kafka.waits
     worker.execute_from_commandline()
@@ -79,7 +83,8 @@ class _OneLine(logging.Filter):
         if not is_ours and all(kind.__name__ != "KafkaError" for kind in type(error).__mro__):
             return True
         self._reported = error
-        record.msg, record.args, record.exc_info, record.exc_text = "%s", (error,), None, None
+        reason = explain_refusal(error, "READ")  # a producer's refusal is explained where it is raised
+        record.msg, record.args, record.exc_info, record.exc_text = "%s", (reason,), None, None
         return True
 
 

@@ -90,7 +90,7 @@ def open_kafka(
     with nullcontext(servers) if broker is None else open_broker(broker) as address:
         waits = BrokerWaits(address, should_stop=should_stop)
         config = KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties, waits=waits)
-        if roles and config.is_secured:
+        if roles:
             from streams.clients.rights import require_rights  # noqa: PLC0415 - `--help` does not need it
 
             require_rights(config, roles, group=group)

@@ -75,8 +75,12 @@ class KafkaConfig:
         name = {"client_id": self.properties["client.id"]} if self.properties.get("client.id") else {}
         return {**name, **security_arguments(self.properties)}
 
-    def consumer_arguments(self) -> dict[str, Any]:
+    def consumer_arguments(self, *, reads_to_end: bool = False) -> dict[str, Any]:
         """The same for consumers. They skip records of aborted transactions unless `isolation.level` demands them.
+
+        Args:
+            reads_to_end: whether the consumer reads a log to its end. Such a log holds state, such as how far a replay
+                is and what agents have agreed on; an aborted transaction must not change it, whatever the property.
 
         Raises:
             ConfigError: a property is wrong, or a store that it names cannot be read.
@@ -86,18 +90,20 @@ class KafkaConfig:
             raise ConfigError(
                 f"client property 'isolation.level': got another value, expected {' or '.join(_ISOLATION_LEVELS)}"
             )
+        if reads_to_end:
+            level = _ISOLATION_LEVELS[0]
         return {**self.client_arguments(), "isolation_level": level}
 
     # ---- a `Connector`; the client libraries are imported when a client is opened, not before -----------------------
 
     def open_consumer(
-        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
+        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, reads_to_end: bool = False
     ) -> Any:
         """See `Connector.open_consumer`."""
         from streams.clients import kafka_clients  # noqa: PLC0415
 
         return kafka_clients.open_consumer(
-            self, auto_offset_reset=auto_offset_reset, max_poll_records=max_poll_records, repeats_ends=repeats_ends
+            self, auto_offset_reset=auto_offset_reset, max_poll_records=max_poll_records, reads_to_end=reads_to_end
         )
 
     def create_async_consumer(self) -> Any:

@@ -31,21 +31,25 @@ class Connector(Protocol):
     def waits(self) -> BrokerWaits: ...  # noqa: D102
 
     def open_consumer(
-        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
+        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, reads_to_end: bool = False
     ) -> Any:
         """A `kafka.KafkaConsumer` without a group, an assignment or commits.
 
         Args:
             auto_offset_reset: what to do at an offset that the broker does not have: `earliest`, or `none` (raises).
             max_poll_records: the largest number of records that a `poll` returns.
-            repeats_ends: whether every fetch reports the end of each partition, even if it has not changed.
+            reads_to_end: whether it reads a log to its end: every fetch then reports the end of each partition, even if
+                it has not changed, and `isolation.level` does not count.
 
         Raises:
             BrokerError: no broker answers within 10 s.
         """
 
     def create_async_consumer(self) -> Any:
-        """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading many records fast."""
+        """An `aiokafka.AIOKafkaConsumer` without a group, which `start` connects; for reading logs to their ends fast.
+
+        `isolation.level` does not count.
+        """
 
     def open_producer(self, *, transactional_id: str | None = None) -> Any:
         """A `kafka.KafkaProducer`, idempotent, acknowledged by all replicas, with two methods changed.

@@ -192,10 +192,10 @@ class InMemoryBroker:
     # ---- a `Connector` ---------------------------------------------------------------------------------------------
 
     def open_consumer(
-        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, repeats_ends: bool = False
+        self, *, auto_offset_reset: str = "earliest", max_poll_records: int = 500, reads_to_end: bool = False
     ) -> Consumer:
         """See `Connector.open_consumer`."""
-        del repeats_ends  # every poll reports them
+        del reads_to_end  # every poll reports them
         return Consumer(self, resets=auto_offset_reset == "earliest", max_poll_records=max_poll_records)
 
     def create_async_consumer(self) -> AsyncConsumer:

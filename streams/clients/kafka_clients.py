@@ -93,7 +93,7 @@ def _connect_once(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: i
         ) from error
 
 
-def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_records: int, repeats_ends: bool) -> Any:
+def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_records: int, reads_to_end: bool) -> Any:
     """See `Connector.open_consumer`."""
     consumer = _connect(
         config,
@@ -107,9 +107,9 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             reconnect_backoff_max_ms=1000,
             max_partition_fetch_bytes=MAX_RECORD_BYTES,
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-            enable_incremental_fetch_sessions=not repeats_ends,  # a session omits ends that have not changed
+            enable_incremental_fetch_sessions=not reads_to_end,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
-            **config.consumer_arguments(),
+            **config.consumer_arguments(reads_to_end=reads_to_end),
         ),
     )
     _read_all_records(consumer)
@@ -175,7 +175,7 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         fetch_max_bytes=_ASYNC_FETCH_BYTES,
         max_partition_fetch_bytes=2 * MAX_RECORD_BYTES,
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
-        **config.consumer_arguments(),
+        **config.consumer_arguments(reads_to_end=True),
     )
 
 

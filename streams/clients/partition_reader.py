@@ -17,6 +17,7 @@ from kafka.errors import KafkaError
 
 from streams.clients.connector import Connector
 from streams.clients.patience import STALL_S, Stall, answered, ask, ask_once
+from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError
 from streams.telemetry.broker_waits import BrokerWaits
 
@@ -46,7 +47,7 @@ class PartitionLog:
         try:
             return self._bounds([TopicPartition(topic, partition) for partition in range(partitions)])
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {topic}: {error or type(error).__name__}") from error
+            raise BrokerError(f"{self._servers}: {topic}: {explain_refusal(error, 'READ', topic)}") from error
 
     def _bounds(self, partitions: list[TopicPartition]) -> list[tuple[int, int]]:
         consumer = self._consumer
@@ -213,10 +214,12 @@ def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
         BrokerError: no broker answers within 10 s, or the broker refuses later.
     """
     try:
-        consumer = connector.open_consumer(repeats_ends=True)
+        consumer = connector.open_consumer(reads_to_end=True)
         try:
             yield PartitionLog(consumer, connector.bootstrap_servers, connector.waits)
         finally:
             consumer.close(autocommit=False, timeout_ms=2000)
     except KafkaError as error:
-        raise BrokerError(f"{connector.bootstrap_servers}: reading failed ({error or type(error).__name__})") from error
+        raise BrokerError(
+            f"{connector.bootstrap_servers}: reading failed ({explain_refusal(error, 'READ')})"
+        ) from error

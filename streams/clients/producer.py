@@ -13,6 +13,7 @@ from kafka.errors import KafkaError, KafkaTimeoutError
 
 from streams.clients.admin import require_known
 from streams.clients.connector import Connector
+from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError
 
 __all__ = ["MAX_IN_FLIGHT", "RecordProducer"]
@@ -60,6 +61,7 @@ class RecordProducer:
         self._max_in_flight = max_in_flight
         self._waiting: deque[_Sent] = deque()
         self._is_abandoned = False
+        self._failure: BaseException | None = None
         self._producer = connector.open_producer(transactional_id=transactional_id)
 
     def __enter__(self) -> RecordProducer:
@@ -98,7 +100,7 @@ class RecordProducer:
         while len(self._waiting) >= self._max_in_flight:
             self._await_oldest()
         sent = _Sent(topic)
-        with self._explained("a record could not be sent"):
+        with self._explained("a record could not be sent", topic):
             while sent.future is None:
                 try:
                     sent.future = self._producer.send(topic, value, key=key, headers=list(headers), partition=partition)
@@ -123,7 +125,7 @@ class RecordProducer:
 
     def _await_oldest(self) -> None:
         sent = self._waiting.popleft()
-        with self._explained("a record was not acknowledged"):
+        with self._explained("a record was not acknowledged", sent.topic):
             while True:
                 try:
                     sent.future.get(timeout=_SLICE_S)
@@ -152,8 +154,9 @@ class RecordProducer:
         if self._waiting and not self._waiting[0].future.is_done and self._waiting[0].is_late:
             self._connector.waits.note_wait(self, self._waiting[0].since_s, len(self._waiting))
 
-    def _stop_sending(self, _error: BaseException) -> None:
+    def _stop_sending(self, error: BaseException) -> None:
         """Stops the sender's thread, which calls this, so that no record arrives after a lost one."""
+        self._failure = self._failure or error  # the first one: those of the other records only follow from it
         self._producer.abandon()
 
     def _close(self, *, keep: bool) -> None:
@@ -165,10 +168,11 @@ class RecordProducer:
             self._stop_sending(BrokerError("abandoned"))
 
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, what: str, topic: str = "") -> Iterator[None]:
         try:
             yield
         except KafkaError as error:
+            cause = self._failure or error
             raise BrokerError(
-                f"{self._connector.bootstrap_servers}: {what} ({error or type(error).__name__})"
-            ) from error
+                f"{self._connector.bootstrap_servers}: {what} ({explain_refusal(cause, 'WRITE', topic)})"
+            ) from cause

@@ -15,7 +15,8 @@ from typing import Any
 from streams.clients.connector import Connector
 from streams.clients.owned_log import OwnedLog
 from streams.clients.patience import answered, may_pass
-from streams.errors import FencedError
+from streams.clients.refusals import explain_refusal, is_forbidden
+from streams.errors import BrokerError, FencedError
 from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["Publisher"]
@@ -61,6 +62,7 @@ class Publisher:
         """Sends the queued records and disconnects.
 
         Raises:
+            BrokerError: this user may not write to a topic.
             KafkaError: a record could not be delivered.
         """
         try:
@@ -98,6 +100,7 @@ class Publisher:
         """Waits until every record sent before this call, to all topics, one topic or one partition, is acknowledged.
 
         Raises:
+            BrokerError: this user may not write to a topic.
             KafkaError: a record could not be delivered.
             FencedError: another process wrote to a partition that is this process's own.
         """
@@ -199,6 +202,8 @@ class _Queue:
                 sent = await self._producer.send_batch(batch, self._topic, partition=self._partition)
                 acknowledged = await sent
             except Exception as error:  # noqa: PERF203  one attempt
+                if is_forbidden(error):
+                    raise BrokerError(explain_refusal(error, "WRITE", self._topic)) from error
                 if not may_pass(error):
                     raise
                 if not (_is_unknown_topic(error) and await self._producer.answers()):

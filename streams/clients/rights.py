@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from typing import Any
 
-from kafka.errors import GroupAuthorizationFailedError, RetriableError, TopicAuthorizationFailedError
+from kafka.admin import MemberToRemove
+from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
 from streams.clients.admin import connect_admin
 from streams.clients.config import KafkaConfig
@@ -50,24 +51,40 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "assignments.dlq": frozenset({"WRITE"}),
     },
     "subscribe": {"assignments": frozenset({"READ"})},
+    "compare": {"clicks": frozenset({"READ"}), "assignments": frozenset({"READ"}), "metrics": frozenset({"READ"})},
+    "observe": {
+        "clicks": frozenset({"READ"}),
+        "importance": frozenset({"READ"}),
+        "assignments": frozenset({"READ"}),
+        "metrics": frozenset({"READ"}),
+    },
 }
+_NOBODY = "hotstream-checks-its-rights"
 
 
-def require_rights(config: KafkaConfig, roles: Iterable[str], *, group: str | None = None) -> None:
-    """Checks the rights of this user. Missing topics are left to other checks.
+def require_rights(
+    config: KafkaConfig,
+    roles: Iterable[str] = (),
+    *,
+    group: str | None = None,
+    topics: Mapping[str, Set[str]] | None = None,
+) -> None:
+    """Checks the rights of this user, if the connection has one. Missing topics are left to other checks.
 
-    A right to transactional ids is checked where the id is first used, by `TransactionalProducer`. A group that does
-    not exist yet tells no more than that it may be described.
+    A right to transactional ids is checked where the id is first used, by `TransactionalProducer`.
 
     Args:
         config: the broker.
         roles: keys of `ROLES`.
-        group: a consumer group that this user must be allowed to READ.
+        group: a consumer group that this user must be allowed to READ; it need not exist.
+        topics: further operations by the full name of a topic.
 
     Raises:
         BrokerError: a right is lacking, or no broker answers.
     """
-    needed: dict[str, frozenset[str]] = {}
+    if not config.is_secured:
+        return
+    needed = {name: frozenset(operations) for name, operations in (topics or {}).items()}
     for role in roles:
         for topic, operations in ROLES[role].items():
             name = Topics(config.prefix).named(topic)
@@ -95,12 +112,16 @@ def _lacking(topic: Mapping[str, Any], needed: Mapping[str, frozenset[str]]) -> 
 
 
 def _may_read(admin: Any, group: str) -> bool:
+    """Whether this user may READ a group, which need not exist.
+
+    A group that does not exist has no description, so a member that does not exist is removed from it: Kafka demands
+    READ first, of every broker, and then finds no such member. That changes nothing, whether the group exists or not.
+    """
+    broker = admin.describe_cluster()["brokers"][0]["broker_id"]
     try:
-        described = admin.describe_groups([group])[group]
+        removed = admin.remove_group_members(group, [MemberToRemove(member_id=_NOBODY)], group_coordinator_id=broker)
     except GroupAuthorizationFailedError:
         return False
-    except RetriableError:  # a cluster that has had no group yet
+    except KafkaError:  # READ was granted, but another broker is the group's coordinator, or it loads still
         return True
-    if described["error"] is not None:
-        return GroupAuthorizationFailedError.__name__ not in described["error"]
-    return "READ" in (described.get("authorized_operations") or ["READ"])
+    return GroupAuthorizationFailedError not in removed.values()

@@ -15,6 +15,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
 from streams.clients.patience import Stall, ask
+from streams.clients.refusals import explain_refusal
 from streams.clients.worker import Worker
 from streams.errors import BrokerError
 
@@ -100,7 +101,7 @@ class TopicFeed:
             self._consumer.assign(self._partitions)
             self.offsets = self._seek(offsets)
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {topic}: {error or type(error).__name__}") from error
+            raise BrokerError(f"{self._servers}: {topic}: {explain_refusal(error, 'READ', topic)}") from error
 
     def __enter__(self) -> TopicFeed:
         return self
@@ -166,7 +167,7 @@ class TopicFeed:
                 self._consumer.seek(partition, oldest)
                 self.offsets[partition.partition] = oldest
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error
+            raise BrokerError(f"{self._servers}: {self.topic}: {explain_refusal(error, 'READ', self.topic)}") from error
 
     def ends(self) -> dict[int, int]:
         """The present ends of the partitions as the broker lists them.
@@ -177,7 +178,7 @@ class TopicFeed:
         try:
             listed = self._consumer.end_offsets(self._partitions)
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error
+            raise BrokerError(f"{self._servers}: {self.topic}: {explain_refusal(error, 'READ', self.topic)}") from error
         return {partition.partition: end for partition, end in listed.items()}
 
     @property
@@ -202,7 +203,7 @@ class TopicFeed:
             self._skip_deleted(error)
             return 0
         except KafkaError as error:
-            reason = error or type(error).__name__
+            reason = explain_refusal(error, "READ", self.topic)
             raise BrokerError(f"{self._servers}: reading {self.topic} failed ({reason})") from error
         for partition, records in fetched.items():
             chunk = _Chunk(records, self._consumer.highwater(partition) or 0)
@@ -274,4 +275,4 @@ class TopicFeed:
         try:
             return is_at_end(self._consumer, self._partitions, self._waits)
         except KafkaError as error:
-            raise BrokerError(f"{self._servers}: {self.topic}: {error or type(error).__name__}") from error
+            raise BrokerError(f"{self._servers}: {self.topic}: {explain_refusal(error, 'READ', self.topic)}") from error

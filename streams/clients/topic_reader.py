@@ -12,6 +12,7 @@ from kafka.errors import KafkaError
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
 from streams.clients.patience import answers
+from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError, TopicError
 
 __all__ = ["TopicReader"]
@@ -73,9 +74,8 @@ class TopicReader:
         try:
             fetched = self._consumer.poll(timeout_ms=timeout_ms)
         except KafkaError as error:
-            raise BrokerError(
-                f"{self._servers}: reading {self._topic} failed ({error or type(error).__name__})"
-            ) from error
+            reason = explain_refusal(error, "READ", self._topic)
+            raise BrokerError(f"{self._servers}: reading {self._topic} failed ({reason})") from error
         if fetched:
             self._waits.note_answer()
         elif self._waits.is_suspected:

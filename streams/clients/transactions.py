@@ -54,7 +54,6 @@ class TransactionalProducer(RecordProducer):
     def __init__(self, connector: Connector, transactional_id: str) -> None:
         super().__init__(connector, max_in_flight=_MAX_IN_FLIGHT, transactional_id=transactional_id)
         self._id = transactional_id
-        self._failure: BaseException | None = None
         self._is_open = False
         try:
             self._take_over()
@@ -131,14 +130,10 @@ class TransactionalProducer(RecordProducer):
         finally:
             self._close(keep=keep)
 
-    def _stop_sending(self, error: BaseException) -> None:
-        self._failure = self._failure or error  # the first one: those of the other records only follow from it
-        super()._stop_sending(error)
-
     @contextmanager
-    def _explained(self, what: str) -> Iterator[None]:
+    def _explained(self, what: str, topic: str = "") -> Iterator[None]:
         try:
-            with super()._explained(what):
+            with super()._explained(what, topic):
                 yield
         except BrokerError as error:
             cause = self._failure or self._producer.transaction_error or error.__cause__

@@ -128,7 +128,6 @@ def command(
     from streams.agent.worker import AgentConfig  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
 
-    compile_kernels()
     # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     roles = ["agent"] if signal == "gradient" else ["agent", "frequency"]
@@ -137,6 +136,7 @@ def command(
         kafka["prefix"] = Topics(kafka["prefix"]).shadow(shadow).prefix
     request = StopRequest()
     with open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config:
+        compile_kernels()
         topics = Topics(config.prefix)
         num_shards = require_partitions(config, topics.importance)
         if topics.is_shadow:

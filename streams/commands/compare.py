@@ -16,6 +16,7 @@ from streams.assignments.comparison import compare_hot_sets, read_hot_set, read_
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.admin import require_partitions
+from streams.clients.rights import require_rights
 from streams.escapes import escape
 from streams.topics import Topics
 
@@ -44,11 +45,12 @@ def command(shadow: str, clicks: int, top: int, json_path: str | None, **kafka: 
     rows, and the best features that only one of them has.
     """
     report = Report("compare")
-    with open_kafka(roles=["subscribe"], **kafka) as config:
+    with open_kafka(roles=["compare"], **kafka) as config:
+        other = replace(config, prefix=Topics(config.prefix).shadow(shadow).prefix)
+        require_rights(other, ["compare"])
         partitions = require_partitions(config, Topics(config.prefix).clicks)
         lookups = read_lookups(config, partitions, records=clicks) if clicks else None
-        ours = read_hot_set(config, lookups)
-        theirs = read_hot_set(replace(config, prefix=Topics(config.prefix).shadow(shadow).prefix), lookups)
+        ours, theirs = read_hot_set(config, lookups), read_hot_set(other, lookups)
     figures = compare_hot_sets(ours, theirs, top=top)
     console = Console(stderr=json_path == "-", highlight=False)
     console.print(_figures_table(figures, config.prefix, shadow))

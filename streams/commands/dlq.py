@@ -13,6 +13,7 @@ from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.dead_letter_topics import read_dead_letters, resend
+from streams.clients.rights import require_rights
 from streams.escapes import escape
 from streams.records import DeadLetter
 from streams.records.headers import MAX_TIME_MS
@@ -59,7 +60,9 @@ def show(topic: str, limit: int | None, out: Path | None, json_path: str | None,
     """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a full name): origin, reason, bytes."""
     report, shown, lines = Report("dlq show"), 0, []
     with open_kafka(**kafka) as config:
-        for letter in islice(read_dead_letters(config, _topic_name(config, topic)), limit):
+        name = _topic_name(config, topic)
+        require_rights(config, topics={Topics.dead_letters(name): {"READ"}})
+        for letter in islice(read_dead_letters(config, name), limit):
             click.echo(_describe(letter), err=json_path == "-")
             shown += 1
             if letter.topic is None and letter.value is not None:
@@ -84,7 +87,9 @@ def replay(topic: str, json_path: str | None, **kafka: Any) -> None:
     """
     report = Report("dlq replay")
     with open_kafka(**kafka) as config:
-        resent = resend(config, _topic_name(config, topic))
+        name = _topic_name(config, topic)
+        require_rights(config, topics={Topics.dead_letters(name): {"READ"}, name: {"WRITE"}})
+        resent = resend(config, name)
     click.echo(
         f"{resent.sent} records sent again; {resent.left} lines of files and {resent.cut} cut records left", err=True
     )

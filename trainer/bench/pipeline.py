@@ -60,6 +60,7 @@ class PipelineBenchConfig:
 
     Args:
         kafka: a running broker; each part creates topics under its own prefix.
+        config_path: the file of its properties, which the child processes read, too; None without properties.
         data: a click log in Criteo's format.
         folder: the folder for logs.
         capacity: hot rows of the agents.
@@ -70,6 +71,7 @@ class PipelineBenchConfig:
     """
 
     kafka: KafkaConfig
+    config_path: Path | None = None
     data: Path
     folder: Path
     capacity: int
@@ -86,6 +88,12 @@ class PipelineBenchConfig:
     def topics(self) -> Topics:
         """The topic names."""
         return Topics(self.kafka.prefix)
+
+    @property
+    def child_options(self) -> list[str]:
+        """The options that every child process has; it receives the broker's address in its environment."""
+        file = [] if self.config_path is None else ["--config", str(self.config_path.resolve())]
+        return ["--prefix", self.kafka.prefix, *file]
 
     def create_topics(self) -> None:
         """Creates the topics."""
@@ -153,7 +161,7 @@ def _measure_replay(config: PipelineBenchConfig) -> dict[str, Any]:
 def _start_replay(children: Children, config: PipelineBenchConfig, options: list[str]) -> None:
     children.start(
         "replay",
-        ["replay", str(config.data), "--batch-rows", str(config.batch_rows), "--prefix", config.kafka.prefix, *options],
+        ["replay", str(config.data), "--batch-rows", str(config.batch_rows), *config.child_options, *options],
     )
 
 
@@ -275,8 +283,8 @@ def _agent(config: PipelineBenchConfig, signal: str) -> Iterator[None]:
     with _children(config) as children, AgentFigures(config.kafka) as figures:
         children.start(
             f"agent-{signal}",
-            ["agent", "--capacity", str(config.capacity), "--signal", signal, "--prefix", config.kafka.prefix,
-             "--session-timeout", "6"],
+            ["agent", "--capacity", str(config.capacity), "--signal", signal, "--session-timeout", "6",
+             *config.child_options],
         )  # fmt: skip
 
         def has_shards() -> bool:

@@ -11,6 +11,7 @@ from rich.console import Console
 from streams.broker import open_broker
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
+from streams.clients.properties import load_properties
 
 __all__ = ["command"]
 
@@ -37,6 +38,7 @@ __all__ = ["command"]
 @click.option(
     "--seconds", type=float, default=15.0, show_default=True, help="Duration of the run at half load, in seconds."
 )
+@click.option("--config", "config_path", type=click.Path(path_type=Path), help="A Kafka client.properties file.")
 @click.option("--prefix", default="bench", show_default=True, help="Prefix of all topic names.")
 @json_option
 def command(
@@ -47,6 +49,7 @@ def command(
     shards: int,
     passes: int,
     seconds: float,
+    config_path: Path | None,
     prefix: str,
     json_path: str | None,
 ) -> None:
@@ -60,6 +63,7 @@ def command(
 
     console = Console(stderr=json_path == "-")
     report = Report("bench pipeline")
+    properties = load_properties(config_path) if config_path else {}
     content: dict[str, object] = {"broker": broker, "rows": rows, "batch_rows": batch_rows, "shards": shards}
     content["capacity"] = capacity
     with tempfile.TemporaryDirectory(prefix="hotstream-bench-") as name:
@@ -71,7 +75,8 @@ def command(
                 writer.write(block)
         with open_broker(broker) as servers:
             config = PipelineBenchConfig(
-                kafka=KafkaConfig(bootstrap_servers=servers, prefix=prefix),
+                kafka=KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties),
+                config_path=config_path,
                 data=data,
                 folder=folder,
                 capacity=capacity,

@@ -16,6 +16,7 @@ from streams.broker import ENGINES, open_broker
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
+from streams.clients.rights import require_rights
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
 
@@ -96,7 +97,7 @@ def command(
     """
     from streams.telemetry.observer import Observer  # noqa: PLC0415 - `--help` does not need it
     from trainer.demo.picture import draw_report  # noqa: PLC0415
-    from trainer.demo.stage import DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
+    from trainer.demo.stage import AGENT_GROUP, DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
     from trainer.demo.view import DemoView, print_report  # noqa: PLC0415
     from trainer.embedding.plans import plan  # noqa: PLC0415
 
@@ -113,11 +114,12 @@ def command(
                 f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data"
             )
         data = _generate(out, rows, seed)
-    if broker not in ENGINES:
-        console.print(f"using the broker at {broker}")
     properties = load_properties(config_path) if config_path else {}
     with open_broker(broker) as servers:
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
+        require_rights(kafka, ["replay", "agent", "train", "observe"], group=AGENT_GROUP)
+        if broker not in ENGINES:
+            console.print(f"using the broker at {broker}")
         prepare_topics(kafka)
         config = DemoConfig(
             kafka=kafka, config_path=config_path, data=data, schema=log_schema, schema_option=schema, folder=out,

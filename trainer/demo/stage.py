@@ -20,7 +20,9 @@ from streams.telemetry.observer import Observer
 from streams.topics import Topics
 from trainer.demo.audit import audit_topics, recall_of
 
-__all__ = ["DemoConfig", "run_demo"]
+__all__ = ["AGENT_GROUP", "DemoConfig", "prepare_topics", "run_demo"]
+
+AGENT_GROUP = "hotstream-agent"
 
 _START_TIMEOUT_S = 120.0
 _STALL_TIMEOUT_S = 120.0
@@ -116,8 +118,8 @@ class _Stage:
         config = self._config
         self._children.start(
             "agent",
-            ["agent", "--capacity", str(config.capacity), "--seed", str(config.seed), *self._common,
-             "--session-timeout", str(_SESSION_TIMEOUT_S), "--schema", config.schema_option],
+            ["agent", "--group", AGENT_GROUP, "--capacity", str(config.capacity), "--seed", str(config.seed),
+             *self._common, "--session-timeout", str(_SESSION_TIMEOUT_S), "--schema", config.schema_option],
         )  # fmt: skip
         self._children.start(
             "train",
