@@ -59,6 +59,7 @@ def cli(verbose: bool) -> None:
     logging.getLogger("kafka.producer.transaction_manager").setLevel(logging.CRITICAL)
     logging.getLogger("kafka.producer.sender").addFilter(lambda record: "due to fatal error" not in str(record.msg))
     logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
+    logging.getLogger("numba").setLevel(logging.WARNING)  # its debug messages make a compilation take minutes
 
 
 def main() -> None:
