@@ -17,6 +17,7 @@ __all__ = ["Campaign"]
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _STALL_S = 120.0
+_WORK_S = 30.0
 _REPAIR_S = 12.0  # an owner looks every 5 s at what others wrote
 _MAKES_TROUBLE = ("broker", "disk")
 
@@ -47,6 +48,7 @@ class Campaign:
         self._chance = random.Random(f"{scenario}/{seed}")
         self._names = SCENARIOS[scenario]
         self._pending: list[_Pending] = []
+        self._stood: tuple[int, ...] | None = None  # where everything was when the broker came back
         self.done: dict[str, int] = {}
         self.problems: list[str] = []
 
@@ -79,10 +81,14 @@ class Campaign:
         self._pending.append(_Pending(fault, time.monotonic() + fault.seconds))
 
     def _wait_for_targets(self, name: str) -> None:
-        """Waits until no earlier fault disturbs what this one would."""
+        """Waits until no earlier fault disturbs the same, and, after the broker was away, until work goes on."""
         target = TARGETS[name]
         while any(pending.fault.target.startswith(target) for pending in self._pending):
             self._wait(0.1)
+        until_s = time.monotonic() + _WORK_S
+        while self._stood is not None and time.monotonic() < until_s and self._site.standing() == self._stood:
+            self._wait(0.1)
+        self._stood = None
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
@@ -99,6 +105,7 @@ class Campaign:
                 pending.fault.undo()
                 if pending.fault.target in _MAKES_TROUBLE:
                     self._site.disturb()
+                    self._stood = self._site.standing()
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
