@@ -69,6 +69,7 @@ class Campaign:
             self._apply(index + 1, name)
         while self._pending:
             self._wait(0.1)
+        self._wait_for_broker()
 
     def _apply(self, number: int, name: str) -> None:
         site = self._site
@@ -85,10 +86,17 @@ class Campaign:
         target = TARGETS[name]
         while any(pending.fault.target.startswith(target) for pending in self._pending):
             self._wait(0.1)
-        until_s = time.monotonic() + _WORK_S
-        while self._stood is not None and time.monotonic() < until_s and self._site.standing() == self._stood:
+        if target == "broker":
+            self._wait_for_broker()
+            until_s = time.monotonic() + _WORK_S
+            while time.monotonic() < until_s and self._site.standing() == self._stood:
+                self._wait(0.1)
+            self._stood = None
+
+    def _wait_for_broker(self) -> None:
+        while not self._site.has_broker:
             self._wait(0.1)
-        self._stood = None
+            self._site.disturb()
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
