@@ -69,7 +69,7 @@ class Campaign:
             self._apply(index + 1, name)
         while self._pending:
             self._wait(0.1)
-        self._wait_for_broker()
+        self._wait_for_work()
 
     def _apply(self, number: int, name: str) -> None:
         site = self._site
@@ -87,16 +87,17 @@ class Campaign:
         while any(pending.fault.target.startswith(target) for pending in self._pending):
             self._wait(0.1)
         if target == "broker":
-            self._wait_for_broker()
-            until_s = time.monotonic() + _WORK_S
-            while time.monotonic() < until_s and self._site.standing() == self._stood:
-                self._wait(0.1)
-            self._stood = None
+            self._wait_for_work()
 
-    def _wait_for_broker(self) -> None:
+    def _wait_for_work(self) -> None:
+        """Waits until the broker has started, and for half a minute at most until work goes on."""
         while not self._site.has_broker:
             self._wait(0.1)
             self._site.disturb()
+        until_s = time.monotonic() + _WORK_S
+        while time.monotonic() < until_s and self._site.standing() == self._stood:
+            self._wait(0.1)
+        self._stood = None
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds

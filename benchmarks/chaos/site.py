@@ -35,6 +35,7 @@ _COMPACTION_S = 60.0
 _COPIES = 3
 _START_GRACE_S = 25.0
 _NO_BROKER = "no broker answered"  # a process waits without end only for a broker that has answered it once
+_STOPPED_MEANWHILE = "stopped while the broker"  # asked to end while the broker is away, a process ends with code 1
 MAX_AGENTS = 3
 CLICK_PARTITIONS = 2
 
@@ -343,5 +344,6 @@ class Site:
         """Keeps the end of a process, and tells a start without a broker from a failure."""
         began_s = time.monotonic() - ending.age_s
         was_refused = _NO_BROKER in ending.last_line and began_s - self.trouble_s < _START_GRACE_S
+        was_refused |= _STOPPED_MEANWHILE in ending.last_line
         (self.refused_starts if was_refused else self.endings).append(ending)
         self.lines.say(f"{ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}")
