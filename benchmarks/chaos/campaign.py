@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.chaos.faults import FAULTS, SCENARIOS, TARGETS, Fault
-from benchmarks.chaos.site import Site
+from benchmarks.chaos.site import QUICK_COMPACTION, Site
 from streams.broker.jars import find_java, resolve_jars
 
 __all__ = ["Campaign"]
@@ -158,7 +158,7 @@ class Campaign:
         site = self._site
         site.lines.say("forcing compaction")
         jars = resolve_jars()
-        settings = "segment.ms=1000,min.cleanable.dirty.ratio=0.01,max.compaction.lag.ms=1000"
+        settings = ",".join(f"{name}={setting}" for name, setting in QUICK_COMPACTION.items())
         subprocess.run(
             [find_java(), "-cp", jars.classpath, "kafka.admin.ConfigCommand", "--bootstrap-server",
              site.kafka.bootstrap_servers, "--alter", "--entity-type", "topics", "--entity-name",
