@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import ExitStack
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from kafka import TopicPartition
 
 from streams.clients.in_memory import InMemoryBroker
+from streams.clients.in_memory_clients import AsyncConsumer
 from streams.clients.partition_reader import fetch_partition, is_at_end, open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.clients.publisher import Publisher
@@ -148,3 +150,31 @@ def test_a_reader_names_a_missing_topic_and_a_broker_that_fails():
         broker.fail_now()
         with pytest.raises(BrokerError, match="reading t failed"):
             reader.poll()
+
+
+class StoppedConsumer(AsyncConsumer):
+    """Its first fetch takes 100 s of the clock, as in a process that SIGSTOP has stopped, and has no record."""
+
+    def __init__(self, broker: InMemoryBroker, clock: list[float]) -> None:
+        super().__init__(broker)
+        self.clock = clock
+
+    async def getmany(self, *partitions: Any, timeout_ms: int = 0) -> dict[Any, list[Any]]:
+        if self.clock[0] == 0.0:
+            self.clock[0] = 100.0
+            return {}
+        return await super().getmany(*partitions, timeout_ms=timeout_ms)
+
+
+def test_a_process_that_was_stopped_while_it_read_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("streams.clients.partition_reader.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    broker = InMemoryBroker({"t": 1})
+    monkeypatch.setattr(broker, "create_async_consumer", lambda: StoppedConsumer(broker, clock))
+    with RecordProducer(broker) as producer:
+        producer.send("t", 0, b"1", [])
+
+    async def read() -> list[bytes]:
+        return [record.value async for records in fetch_partition(broker, "t", 0) for record in records]
+
+    assert asyncio.run(read()) == [b"1"]

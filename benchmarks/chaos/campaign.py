@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.chaos.faults import FAULTS, SCENARIOS, TARGETS, Fault
-from benchmarks.chaos.site import Site
+from benchmarks.chaos.site import QUICK_COMPACTION, Site
 from streams.broker.jars import find_java, resolve_jars
 
 __all__ = ["Campaign"]
 
 _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _STALL_S = 120.0
+_WORK_S = 30.0
 _REPAIR_S = 12.0  # an owner looks every 5 s at what others wrote
 _MAKES_TROUBLE = ("broker", "disk")
 
@@ -47,6 +48,7 @@ class Campaign:
         self._chance = random.Random(f"{scenario}/{seed}")
         self._names = SCENARIOS[scenario]
         self._pending: list[_Pending] = []
+        self._stood: tuple[int, ...] | None = None  # where everything was when the broker came back
         self.done: dict[str, int] = {}
         self.problems: list[str] = []
 
@@ -67,6 +69,7 @@ class Campaign:
             self._apply(index + 1, name)
         while self._pending:
             self._wait(0.1)
+        self._wait_for_work()
 
     def _apply(self, number: int, name: str) -> None:
         site = self._site
@@ -79,10 +82,22 @@ class Campaign:
         self._pending.append(_Pending(fault, time.monotonic() + fault.seconds))
 
     def _wait_for_targets(self, name: str) -> None:
-        """Waits until no earlier fault disturbs what this one would."""
+        """Waits until no earlier fault disturbs the same, and, after the broker was away, until work goes on."""
         target = TARGETS[name]
         while any(pending.fault.target.startswith(target) for pending in self._pending):
             self._wait(0.1)
+        if target == "broker":
+            self._wait_for_work()
+
+    def _wait_for_work(self) -> None:
+        """Waits until the broker has started, and for half a minute at most until work goes on."""
+        while not self._site.has_broker:
+            self._wait(0.1)
+            self._site.disturb()
+        until_s = time.monotonic() + _WORK_S
+        while time.monotonic() < until_s and self._site.standing() == self._stood:
+            self._wait(0.1)
+        self._stood = None
 
     def _wait(self, seconds: float) -> None:
         until_s = time.monotonic() + seconds
@@ -99,6 +114,7 @@ class Campaign:
                 pending.fault.undo()
                 if pending.fault.target in _MAKES_TROUBLE:
                     self._site.disturb()
+                    self._stood = self._site.standing()
 
     # ---- the end ---------------------------------------------------------------------------------------------------
 
@@ -142,7 +158,7 @@ class Campaign:
         site = self._site
         site.lines.say("forcing compaction")
         jars = resolve_jars()
-        settings = "segment.ms=1000,min.cleanable.dirty.ratio=0.01,max.compaction.lag.ms=1000"
+        settings = ",".join(f"{name}={setting}" for name, setting in QUICK_COMPACTION.items())
         subprocess.run(
             [find_java(), "-cp", jars.classpath, "kafka.admin.ConfigCommand", "--bootstrap-server",
              site.kafka.bootstrap_servers, "--alter", "--entity-type", "topics", "--entity-name",

@@ -127,14 +127,14 @@ def _kill_broker(site: Site, chance: random.Random) -> Fault:
     seconds = chance.uniform(0, 8)
     site.broker.kill()
     return Fault(target="broker", text=f"kill -9 broker, away for {seconds:.1f} s", seconds=seconds,
-                 undo=lambda: site.broker.start(deadline_s=120))  # fmt: skip
+                 undo=site.start_broker)  # fmt: skip
 
 
 def _restart_broker(site: Site, chance: random.Random) -> Fault:
     seconds = chance.uniform(0, 8)
     site.broker.stop()
     return Fault(target="broker", text=f"broker stopped in order, away for {seconds:.1f} s", seconds=seconds,
-                 undo=lambda: site.broker.start(deadline_s=120))  # fmt: skip
+                 undo=site.start_broker)  # fmt: skip
 
 
 def _cut(site: Site, _: random.Random) -> Fault:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -34,6 +35,7 @@ _COMPACTION_S = 60.0
 _COPIES = 3
 _START_GRACE_S = 25.0
 _NO_BROKER = "no broker answered"  # a process waits without end only for a broker that has answered it once
+_STOPPED_MEANWHILE = "stopped while the broker"  # asked to end while the broker is away, a process ends with code 1
 MAX_AGENTS = 3
 CLICK_PARTITIONS = 2
 
@@ -115,6 +117,9 @@ class Site:
         folder = config.folder / "kafka"
         folder.mkdir(parents=True)
         self.broker = BrokerProcess(apache_command(folder, port, advertised_port=self.proxy.port))
+        # A child dies with the thread that started it, so one thread that lives as long as the site starts all brokers.
+        self._starter = self._stack.enter_context(ThreadPoolExecutor(1, thread_name_prefix="broker"))
+        self._broker_start: Future[None] = Future()
         self._stack.callback(self.broker.stop)
         self.kafka = KafkaConfig(bootstrap_servers=self.proxy.bootstrap_servers, prefix=_PREFIX)
         self.topics = Topics(_PREFIX)
@@ -144,7 +149,8 @@ class Site:
             "generate", self.log_path, "--rows", config.rows, "--seed", config.seed, "--scale", 0.02, "--drift", 3
         )
         self.lines.state = "starting the broker"
-        self.broker.start(deadline_s=120)
+        self.start_broker()
+        self._broker_start.result()
         if config.is_compacted:
             create_topics(self.kafka, self._quick_specs())
         self._run("topics", "create", "--partitions", CLICK_PARTITIONS, "--shards", config.shards, *self._where)
@@ -314,6 +320,22 @@ class Site:
             time.sleep(1.2)
         return False
 
+    def start_broker(self) -> None:
+        """Begins to start the broker, which may take a minute on a busy machine."""
+        self._broker_start = self._starter.submit(self.broker.start, deadline_s=120)
+
+    @property
+    def has_broker(self) -> bool:
+        """Whether the last start of the broker is over.
+
+        Raises:
+            BrokerError: it has failed.
+        """
+        if not self._broker_start.done():
+            return False
+        self._broker_start.result()
+        return True
+
     def disturb(self) -> None:
         """Notes that the broker or the network fails now, or did until now."""
         self.trouble_s = time.monotonic()
@@ -322,5 +344,6 @@ class Site:
         """Keeps the end of a process, and tells a start without a broker from a failure."""
         began_s = time.monotonic() - ending.age_s
         was_refused = _NO_BROKER in ending.last_line and began_s - self.trouble_s < _START_GRACE_S
+        was_refused |= _STOPPED_MEANWHILE in ending.last_line
         (self.refused_starts if was_refused else self.endings).append(ending)
         self.lines.say(f"{ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}")

@@ -31,6 +31,7 @@ class Samples:
         lag: records that wait, by topic.
         latency_ms: of the changes since the last sample, by quantile.
         rows: rows trained so far.
+        load: the machine's processes that run or want to, which explains a lag.
     """
 
     def __init__(self) -> None:
@@ -41,6 +42,7 @@ class Samples:
         self.lag: Series = defaultdict(list)
         self.latency_ms: Series = defaultdict(list)
         self.rows: list[tuple[float, float]] = []
+        self.load: list[tuple[float, float]] = []
 
     def take(self, pids: Mapping[str, int], observer: Observer, importance_ends: Mapping[int, int]) -> None:
         """Adds a sample.
@@ -64,6 +66,7 @@ class Samples:
             if quantile is not None:
                 self.latency_ms[name].append((now_s, quantile))
         observer.latency = LatencyHistogram()
+        self.load.append((now_s, os.getloadavg()[0]))
         self.rows.append((now_s, float(observer.rows_trained)))
 
     def _take_process(self, now_s: float, name: str, process: Path) -> None:

@@ -24,7 +24,8 @@ def judge(
     """The figures after the warm-up, and a line for each that is out of its bounds.
 
     - The resident memory of a Python process grows by at most 1 MiB a minute; the broker has at most 1,200 MiB.
-    - No process has over 8 more open files in the last third than in the one before.
+    - No process but the broker, whose log gets more segments, has over 8 more open files in the last third than in the
+      one before.
     - Nine tenths of the time, what waits in a topic is worth less than 5 s of clicks.
     - Rows are trained at the rate at which they are replayed.
     """
@@ -37,6 +38,7 @@ def judge(
                   for name, points in samples.cpu_s.items()},
         "lag": {name: _summary(points, warm_up_s) for name, points in samples.lag.items()},
         "latency_ms": {name: _summary(points, warm_up_s) for name, points in samples.latency_ms.items()},
+        "load_average": _summary(samples.load, warm_up_s),
         "rows_per_s": round(slope_per_minute(samples.rows, from_s=warm_up_s) / 60, 1),
     }  # fmt: skip
     problems = [
@@ -59,7 +61,7 @@ def _judge_files(open_files: Mapping[str, list[tuple[float, float]]]) -> list[st
         values = [value for _, value in points]
         third = len(values) // 3
         before, after = max(values[third : 2 * third], default=0), max(values[2 * third :], default=0)
-        if third and after > before + _MORE_FILES:
+        if name != "broker" and third and after > before + _MORE_FILES:
             problems.append(f"{name}: {after:.0f} open files in the last third, {before:.0f} in the one before")
     return problems
 
