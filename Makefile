@@ -6,7 +6,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint bench figures clean
+.PHONY: help install demo test chaos lint bench figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -30,6 +30,9 @@ demo: $(READY)  ## run all of hotstream on a broker of its own, with a report at
 
 test: $(READY)  ## run all tests, on both brokers, with lint and type checks
 	$(BIN)/python -m pytest
+
+chaos: $(READY)  ## disturb a whole pipeline on Apache Kafka, scenario by scenario (10 to 30 minutes)
+	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py
 
 lint: $(READY)  ## check format, lint and types only
 	$(BIN)/ruff format --check .
