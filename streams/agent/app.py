@@ -35,6 +35,9 @@ logger = logging.getLogger(__name__)
 _MAX_FETCH_BYTES = 16 << 20
 _CHECK_EVERY_S = 5.0
 _LOOK_S = 0.2
+_REBALANCE_TIMEOUT_S = (
+    20.0  # the others wait so long for a member that is stopped; their snapshots must be written in it
+)
 _ADOPTION_TIMEOUT_S = 86_400.0  # Faust ends the loading of shards after it, and then does nothing more
 
 
@@ -133,6 +136,7 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         topic_allow_declare=False,
         broker_request_timeout=_ADOPTION_TIMEOUT_S,
         broker_session_timeout=config.session_timeout_s,
+        broker_rebalance_timeout=max(_REBALANCE_TIMEOUT_S, 2 * config.session_timeout_s),
         broker_heartbeat_interval=config.session_timeout_s / 3,
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_MAX_FETCH_BYTES,
