@@ -183,7 +183,7 @@ def test_a_replay_is_named_by_all_that_decides_its_batches(tmp_path: Path) -> No
         name_replay(KAGGLE, [log], 101),
         name_replay(KAGGLE, [write_log(tmp_path / "log", 11)], 100),
     }
-    assert len(others | {name}) == 6
+    assert len(others | {name}) == 5
 
 
 def run_command(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:

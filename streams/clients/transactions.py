@@ -19,12 +19,14 @@ from kafka.errors import (
 )
 
 from streams.clients.connector import Connector
+from streams.clients.patience import may_pass
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, TransactionLostError
 
 __all__ = ["TransactionalProducer"]
 
 _MAX_IN_FLIGHT = 32
+_NO_ANSWER = "Could not execute transactional request for unknown reasons"
 _LOST = (
     InvalidProducerEpochError,
     InvalidProducerIdMappingError,
@@ -137,7 +139,7 @@ class TransactionalProducer(RecordProducer):
                 yield
         except BrokerError as error:
             cause = self._failure or self._producer.transaction_error or error.__cause__
-            if isinstance(cause, _LOST):
+            if isinstance(cause, _LOST) or (_has_no_answer(cause) and not self._connector.waits.is_over):
                 raise TransactionLostError(
                     f"{self._connector.bootstrap_servers}: the broker has ended a transaction of {self._id}"
                 ) from cause
@@ -147,3 +149,11 @@ class TransactionalProducer(RecordProducer):
                     "have it allowed (docs/security.md)"
                 ) from cause
             raise
+
+
+def _has_no_answer(cause: BaseException | None) -> bool:
+    """Whether a request of a transaction got no answer, after which kafka-python's producer is of no further use.
+
+    kafka-python raises a bare `KafkaError` for it, whose text names the broker's error.
+    """
+    return isinstance(cause, Exception) and (may_pass(cause) or _NO_ANSWER in str(cause))

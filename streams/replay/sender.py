@@ -35,6 +35,7 @@ logger = logging.getLogger(__name__)
 
 _TRANSACTION_S = 1.0  # a commit takes about 40 ms on Apache Kafka, in which nothing is sent
 _PACED_TRANSACTION_S = 0.25  # readers are so late at most
+_LOOKS, _LOOK_S = 8, 0.5  # for another run, after the broker has ended a transaction
 
 
 @dataclass(kw_only=True)
@@ -155,13 +156,21 @@ class _Replay:
             with TransactionalProducer(self._connector, transactional_id) as producer:
                 self._send_rest(producer, resume=resume)
         except TransactionLostError as error:
-            if not is_newest(self._connector, self._name, self._process):
+            if self._is_overtaken():
                 raise TransactionLostError(
                     f"another run of this replay took over, so this one ends; it has sent {self.rows_committed} rows"
                 ) from error
             logger.warning("%s, which stood still for too long; sends its rows again", error)
             return False
         return True
+
+    def _is_overtaken(self) -> bool:
+        """Whether another run has taken over; waits for it to say so, for it ends this one's transaction before."""
+        for _ in range(_LOOKS):
+            if not is_newest(self._connector, self._name, self._process):
+                return True
+            time.sleep(_LOOK_S)
+        return False
 
     def _send_rest(self, producer: TransactionalProducer, *, resume: bool) -> None:
         start = find_start(self._connector, self._name, process=self._process, resume=resume)

@@ -25,7 +25,8 @@ _GRACE_S = 4.0
 _LIBRARIES = ("kafka", "aiokafka", "faust", "mode")
 # How the libraries report that a connection failed, was lost, or got no answer, and that they try again.
 _CHATTER = re.compile(
-    r"KafkaConnectionError|ECONN|Broken pipe|Connect call failed|Metadata refresh: failed|NodeNotReady"
+    r"KafkaConnectionError|Invalid file descriptor|ECONN|Broken pipe|Connect call failed|Metadata refresh: failed"
+    r"|NodeNotReady"
     r"|Connection (failed|lost|reset|refused)|Request timed out|socket disconnected|receiving network data"
     r"|: Abort |Fetch to node"
     r"|Bootstrap (failed: KafkaTimeoutError|connection to|attempt to|metadata response|\S+ not ready)"
