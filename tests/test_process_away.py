@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,11 @@ from streams.topics import Topics
 SHARDS, CAPACITY, ROWS, BATCH_ROWS = 2, 60, 16_000, 100
 RATE_ROWS_S = 500
 
-pytestmark = pytest.mark.broker
+pytestmark = [
+    pytest.mark.broker,
+    pytest.mark.skipif("HOTSTREAM_CHAOS" not in os.environ, reason="minutes each: `make chaos` runs them"),
+    pytest.mark.timeout(900),
+]
 
 
 class Site:
