@@ -124,10 +124,13 @@ def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
 
 
 def wait_for_all(kafka: KafkaConfig, metrics: Metrics, clicks: int, *agents: Running) -> None:
-    """Waits until every click record has its importance, and every importance record is counted or repeated."""
-    wait_until(lambda: metrics.total("counted") >= clicks * SHARDS, *agents)
+    """Waits until every click record has its importance, and every importance record is counted or repeated.
+
+    A group waits for a member that is stopped up to its rebalance time-out.
+    """
+    wait_until(lambda: metrics.total("counted") >= clicks * SHARDS, *agents, timeout_s=150)
     ends = sum(map(len, read_topic(kafka, Topics(kafka.prefix).importance).values()))
-    wait_until(lambda: metrics.total("next_offset") == ends, *agents)
+    wait_until(lambda: metrics.total("next_offset") == ends, *agents, timeout_s=150)
 
 
 def test_an_agent_killed_at_any_moments_ends_as_one_that_never_was(
@@ -287,6 +290,7 @@ def test_importance_that_faust_skips_in_a_rebalance_is_counted_in_order(kafka: K
     assert [change(record) for record in written] == publish_by_rule(kafka, SHARD_CONFIG)[1][1]
 
 
+@pytest.mark.timeout(600)
 def test_an_agent_stopped_for_longer_than_its_session_leaves_no_trace_when_it_goes_on(
     kafka: KafkaConfig, metrics: Metrics, session: tuple[object, ...], tmp_path: Path
 ) -> None:
