@@ -32,7 +32,7 @@ test: $(READY)  ## run all tests, on both brokers, with lint and type checks
 	$(BIN)/python -m pytest
 
 chaos: $(READY)  ## disturb a whole pipeline on Apache Kafka, scenario by scenario (10 to 30 minutes)
-	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py tests/test_process_away.py
+	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py tests/test_process_away.py tests/test_agent_broker.py
 
 lint: $(READY)  ## check format, lint and types only
 	$(BIN)/ruff format --check .
