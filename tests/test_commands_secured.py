@@ -26,7 +26,7 @@ pytestmark = pytest.mark.broker
 
 PREFIX, SHADOW = "matrix", "matrix.shadow.s"
 GROUP = "hotstream-agent"
-LOG = "LOG"  # in the place of a file
+LOG = "LOG"  # instead of a path
 AGENT = ("agent", "--capacity", "100")
 DEADLINE_S = 60.0  # a refusal takes 0.3 s; the import of torch on a busy machine 15 s
 

@@ -40,7 +40,7 @@ class Campaign:
 
     Attributes:
         done: the faults so far, by name.
-        problems: what did not come to its end.
+        problems: processes and waits that did not finish.
     """
 
     def __init__(self, site: Site, *, seed: int, scenario: str) -> None:

@@ -47,7 +47,7 @@ def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> 
     Args:
         config: the configuration.
         kafka: the broker, whose waits look at `request`.
-        request: is told of SIGINT and SIGTERM.
+        request: records SIGINT and SIGTERM.
     """
     for noisy in ("faust", "mode", "streams.agent.own_offsets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -95,7 +95,7 @@ class _Worker(faust.Worker):
     """Faust's worker, which does not wait in its shutdown for a broker that does not answer.
 
     Attributes:
-        request: told of a signal.
+        request: records a signal.
         waits: the waits for the broker.
     """
 
