@@ -165,7 +165,7 @@ class _Replay:
         return True
 
     def _is_overtaken(self) -> bool:
-        """Whether another run has taken over; waits for it to say so, for it ends this one's transaction before."""
+        """Whether another run has taken over; waits for its record, which follows the end of this one's transaction."""
         for _ in range(_LOOKS):
             if not is_newest(self._connector, self._name, self._process):
                 return True
