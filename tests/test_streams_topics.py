@@ -10,6 +10,7 @@ from processes import run_hotstream, where
 
 from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.config import KafkaConfig
+from streams.clients.in_memory import InMemoryBroker
 from streams.topics import Topics, TopicSpec
 
 
@@ -79,6 +80,15 @@ def test_a_record_size_limit_that_is_too_small_is_reported(apache_broker: Any, t
     create_topics(kafka, [small])
     (state, *_) = create_topics(kafka, Topics(topic_prefix).specs())
     assert state.problems == ("max.message.bytes 1000000, expected at least 8388608",)
+
+
+def test_tombstones_that_are_deleted_too_early_are_reported():
+    topics, broker = Topics(), InMemoryBroker()
+    short = TopicSpec(name=topics.control, partitions=1, cleanup="compact", configs={"delete.retention.ms": "60000"})
+    create_topics(broker, [short])
+    problems = {state.spec.name: state.problems for state in create_topics(broker, topics.specs())}
+    assert problems.pop(topics.control) == ("delete.retention.ms 60000, expected at least 86400000",)
+    assert not any(problems.values())
 
 
 def test_a_message_names_the_command_that_creates_the_topics_of_its_prefix():

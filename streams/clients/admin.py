@@ -25,6 +25,8 @@ __all__ = [
 
 
 _ASK_MS = 2000
+# With a shorter `delete.retention.ms` a reader that was away for an hour, say, may miss a demotion.
+_AT_LEAST = ("max.message.bytes", "delete.retention.ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,9 +120,10 @@ def _compare(
     policy = settings.get("cleanup.policy")
     if policy is not None and policy != spec.cleanup:
         problems.append(f"cleanup.policy {policy}, expected {spec.cleanup}")
-    needed, limit = int(spec.configs.get("max.message.bytes", 0)), settings.get("max.message.bytes")
-    if limit is not None and int(limit) < needed:
-        problems.append(f"max.message.bytes {limit}, expected at least {needed}")
+    for name in _AT_LEAST:
+        needed, limit = int(spec.configs.get(name, 0)), settings.get(name)
+        if limit is not None and int(limit) < needed:
+            problems.append(f"{name} {limit}, expected at least {needed}")
     return TopicState(spec=spec, partitions=partitions, problems=tuple(problems), created=created)
 
 
