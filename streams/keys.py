@@ -32,6 +32,7 @@ __all__ = [
     "PAYLOAD_BITS",
     "Field",
     "Keys",
+    "compare_fields",
     "field_key",
     "format_key",
     "hash_token",
@@ -75,6 +76,16 @@ class Field:
 
 
 CRITEO_FIELDS = tuple(Field(f"C{number}", "hex32") for number in range(1, 27))
+
+
+def compare_fields(fields: Sequence[Field], known: Sequence[Field]) -> str | None:
+    """The reason why fields are not the first ones of those known; None if they are."""
+    for number, (got, expected) in enumerate(zip(fields, known, strict=False), 1):
+        if got != expected:
+            return f"field {number}: got {got.name} ({got.kind}), expected {expected.name} ({expected.kind})"
+    if len(fields) > len(known):
+        return f"fields: got {len(fields)}, expected at most {len(known)}"
+    return None
 
 
 def field_key(number: int) -> np.uint64:

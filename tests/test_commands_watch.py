@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from processes import run_hotstream, running, tokens_of, where, write_criteo_log
 
 from sketch.hashing import shard_of
@@ -21,6 +22,7 @@ from streams.agent.shard_config import ShardConfig
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.producer import RecordProducer
+from streams.commands.watch import command
 from streams.keys import CRITEO_FIELDS
 from streams.logs.reader import read_log
 from streams.logs.schema import SCHEMAS
@@ -165,7 +167,7 @@ def test_a_table_that_differs_from_its_digest_fails(kafka: KafkaConfig, log: Pat
 def test_what_cannot_be_watched_is_reported_with_the_right_status(embedded_broker: Any, topic_prefix: str) -> None:
     missing = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
     for arguments, code, message in [
-        (("--until-end", *where(missing)), 1, "run `hotstream topics create`"),
+        (("--until-end", *where(missing)), 1, f"run `hotstream topics create --prefix {topic_prefix}`"),
         (("--limit", "0"), 2, "--limit"),
         (("--prefix", "a_b"), 2, "--prefix"),
     ]:
@@ -173,3 +175,10 @@ def test_what_cannot_be_watched_is_reported_with_the_right_status(embedded_broke
         assert done.returncode == code, done.stderr
         assert message in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_a_command_of_a_pipeline_starts_no_broker() -> None:
+    # A broker that ends with the command would have no records, and keep none.
+    done = CliRunner().invoke(command, ["--broker", "embedded"])
+    assert done.exit_code == 2
+    assert "No such option" in done.output

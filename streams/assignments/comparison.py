@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.keys import Keys
@@ -103,7 +103,8 @@ def compare_hot_sets(ours: HotSetFigures, theirs: HotSetFigures, *, top: int) ->
     Args:
         ours: one hot set.
         theirs: the other.
-        top: the number of features to name that only one of them has, those with the highest scores.
+        top: the number of features to name that only one of them has, those with the best scores when they
+            became hot (the topic has no later ones).
     """
     both = ours.features.keys() & theirs.features.keys()
     smaller = min(len(ours.features), len(theirs.features))

@@ -12,7 +12,7 @@ from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
 
 from streams.clients.connector import Connector
 from streams.errors import BrokerError, TopicError
-from streams.topics import TopicSpec
+from streams.topics import Topics, TopicSpec
 
 __all__ = [
     "TopicState",
@@ -25,6 +25,8 @@ __all__ = [
 
 
 _ASK_MS = 2000
+# With a shorter `delete.retention.ms` a reader that was away for an hour, say, may miss a demotion.
+_AT_LEAST = ("max.message.bytes", "delete.retention.ms")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,10 +100,19 @@ def _fetch(admin: Any, specs: list[TopicSpec], servers: str) -> dict[str, tuple[
     return {name: (partitions[name], settings[name]) for name in existing}
 
 
-def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, created: bool = False) -> TopicState:
-    """Compares a topic with its specification; settings that the broker does not list are assumed to be right."""
+def _compare(
+    spec: TopicSpec, found: tuple[int, dict[str, str]] | None, command: str, *, created: bool = False
+) -> TopicState:
+    """Compares a topic with its specification; settings that the broker does not list are assumed to be right.
+
+    Args:
+        spec: the specification.
+        found: partitions and settings; None if the topic is missing.
+        command: the command that creates it.
+        created: whether this process has just created it.
+    """
     if found is None:
-        return TopicState(spec=spec, partitions=None, problems=("missing; run `hotstream topics create`",))
+        return TopicState(spec=spec, partitions=None, problems=(f"missing; run `{command}`",))
     partitions, settings = found
     problems = []
     if partitions != spec.partitions:
@@ -109,9 +120,10 @@ def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, creat
     policy = settings.get("cleanup.policy")
     if policy is not None and policy != spec.cleanup:
         problems.append(f"cleanup.policy {policy}, expected {spec.cleanup}")
-    needed, limit = int(spec.configs.get("max.message.bytes", 0)), settings.get("max.message.bytes")
-    if limit is not None and int(limit) < needed:
-        problems.append(f"max.message.bytes {limit}, expected at least {needed}")
+    for name in _AT_LEAST:
+        needed, limit = int(spec.configs.get(name, 0)), settings.get(name)
+        if limit is not None and int(limit) < needed:
+            problems.append(f"{name} {limit}, expected at least {needed}")
     return TopicState(spec=spec, partitions=partitions, problems=tuple(problems), created=created)
 
 
@@ -123,7 +135,8 @@ def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicS
     """
     with connect_admin(connector) as admin:
         actual = _fetch(admin, specs, connector.bootstrap_servers)
-    return [_compare(spec, actual.get(spec.name)) for spec in specs]
+    command = Topics(connector.prefix).create_command
+    return [_compare(spec, actual.get(spec.name), command) for spec in specs]
 
 
 def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_factor: int = -1) -> list[TopicState]:
@@ -162,7 +175,8 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
                 raise BrokerError(f"topics could not be created: {error}") from error
         actual = _fetch(admin, specs, connector.bootstrap_servers)
     created = {spec.name for spec in missing}
-    return [_compare(spec, actual.get(spec.name), created=spec.name in created) for spec in specs]
+    command = Topics(connector.prefix).create_command
+    return [_compare(spec, actual.get(spec.name), command, created=spec.name in created) for spec in specs]
 
 
 def require_known(connector: Connector, topic: str) -> None:
@@ -190,5 +204,6 @@ def require_partitions(connector: Connector, topic: str) -> int:
     with connect_admin(connector) as admin:
         partitions = _require_described(_count_partitions(admin, [topic]), connector.bootstrap_servers)
     if topic not in partitions:
-        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `hotstream topics create`")
+        command = Topics(connector.prefix).create_command
+        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `{command}`")
     return partitions[topic]
