@@ -16,7 +16,7 @@ from streams.records.assignments import (
     encode_digest,
 )
 from streams.records.change_encoder import ChangeEncoder, Encoded
-from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
+from streams.records.clicks import MAX_ROWS, NO_LABELS, ClickBatch, decode_clicks, encode_clicks
 from streams.records.configurations import (
     AgentConfiguration,
     decode_configuration,
@@ -44,6 +44,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
+    "NO_LABELS",
     "REPLAY_KEY",
     "VERSION",
     "AgentConfiguration",

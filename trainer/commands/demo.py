@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
+from streams.cli.options import max_bad_option
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
@@ -28,8 +29,7 @@ _DIM = 16
 @click.command(short_help="Run all of hotstream on a real broker and report the result.")
 @click.option(
     "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A click log.  [default: generated rows]",
+    help="A click log, a folder or a pattern of part files, or the URI of one.  [default: generated rows]",
 )
 @click.option(
     "--schema", default="criteo-kaggle", show_default=True, help="Schema of --data: a built-in name or a TOML file."
@@ -73,9 +73,10 @@ _DIM = 16
     help="Folder of the generated rows, logs, checkpoints, report.json and report.png.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rows, agent and trainer.")
+@max_bad_option
 @json_option
 def command(
-    data: Path | None,
+    data: str | None,
     schema: str,
     rows: int,
     rate: float,
@@ -86,6 +87,7 @@ def command(
     prefix: str,
     out: Path,
     seed: int,
+    max_bad: float,
     json_path: str | None,
 ) -> None:
     """Run all of hotstream on a real broker and audit the result.
@@ -95,6 +97,7 @@ def command(
     set. The trainer follows these changes. The exit code is 0 only if the audit passes: no record was lost or counted
     twice, and the hot set never exceeded its capacity.
     """
+    from streams.logs.reader import check_logs  # noqa: PLC0415
     from streams.telemetry.observer import Observer  # noqa: PLC0415 - `--help` does not need it
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import AGENT_GROUP, DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
@@ -113,7 +116,10 @@ def command(
             raise ConfigError(
                 f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data"
             )
-        data = _generate(out, rows, seed)
+        num_rows, data = rows, str(_generate(out, rows, seed))
+    else:
+        num_rows = None
+        check_logs([data], log_schema)
     properties = load_properties(config_path) if config_path else {}
     with open_broker(broker) as servers:
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
@@ -124,10 +130,10 @@ def command(
         config = DemoConfig(
             kafka=kafka, config_path=config_path, data=data, schema=log_schema, schema_option=schema, folder=out,
             rate_rows_s=rate or None, batch_rows=batch_rows,
-            embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
+            embedding_bytes=embedding_bytes, capacity=capacity, seed=seed, max_bad=max_bad,
         )  # fmt: skip
         with Observer(kafka) as observer:
-            with DemoView(console, capacity, rows if data.parent == out else None) as view:
+            with DemoView(console, capacity, num_rows) as view:
                 content: dict[str, Any] = run_demo(config, observer, view.show)
             picture = out / "report.png"
             draw_report(picture, observer, content)

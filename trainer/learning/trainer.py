@@ -83,7 +83,7 @@ class Trainer:
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
-        label = torch.from_numpy(batch.label.astype(np.float32)).to(device)
+        label = torch.from_numpy(batch.require_labels().astype(np.float32)).to(device)
         passes = {
             name: learner.differentiate(dense, keys, label, after_lookup if name == ADAPTIVE else None)
             for name, learner in self.learners.items()

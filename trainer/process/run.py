@@ -252,7 +252,7 @@ class TrainingRun:
         if report.importance is None:
             self.progress.count_refusal(report, name)
             return None
-        self.progress.windows.add(report.logits, batch.label)
+        self.progress.windows.add(report.logits, batch.require_labels())
         self.progress.rows += report.rows
         self.progress.click_records += 1
         self.progress.refused_in_a_row = 0
