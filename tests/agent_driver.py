@@ -109,6 +109,13 @@ RULE = published_by_rule()
 
 
 def written(broker: InMemoryBroker, shard: int) -> list[Any]:
-    """The changes and digests of a shard, without the generations of their owners, and without the owners' claims."""
-    records = [record for record in broker.records(TOPICS.assignments, shard) if record.key != (1).to_bytes(8, "big")]
-    return [(r.key, r.value, [header for header in r.headers if header[0] != "generation"]) for r in records]
+    """The changes and digests of a shard, without the generations of their owners and what begins each ownership."""
+    claim, records = (1).to_bytes(8, "big"), broker.records(TOPICS.assignments, shard)
+    begins = [record.key == claim for record in records]
+    follows_claim = [False, *begins[:-1]]
+    counted = [
+        record
+        for record, begin, follows in zip(records, begins, follows_claim, strict=True)
+        if not begin and not (follows and record.key == bytes(8) and b'"hot":0,' in record.value)
+    ]
+    return [(r.key, r.value, [header for header in r.headers if header[0] != "generation"]) for r in counted]

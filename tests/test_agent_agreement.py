@@ -7,7 +7,7 @@ from contextlib import suppress
 from dataclasses import replace
 
 import pytest
-from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance
+from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance, inputs
 
 from streams.agent.agreement import Agreement
 from streams.agent.shard_config import ShardConfig
@@ -16,10 +16,12 @@ from streams.broker import BrokerProcess
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
+from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.clients.transactions import TransactionalProducer
 from streams.errors import ConfigError
-from streams.records import AgentConfiguration, decode_configuration, encode_configuration
+from streams.keys import CRITEO_FIELDS, Field
+from streams.records import AgentConfiguration, BadRecord, decode_configuration, decode_fields, encode_configuration
 from streams.topics import Topics
 
 OTHER = replace(SHARD_CONFIG, capacity=20, seed=3)
@@ -61,6 +63,52 @@ def test_a_new_epoch_replaces_the_configuration_and_ends_the_agents_of_the_old_o
         asyncio.run(old.check())
     with pytest.raises(ConfigError, match="capacity 36 instead of 20"):
         old.join()
+
+
+def recorded_fields(broker: InMemoryBroker) -> list[object]:
+    decoded = [decode_fields(record.key, record.value, record.headers) for record in broker.records(TOPICS.control)]
+    return [fields for fields in decoded if fields is not None]
+
+
+def test_the_agents_record_the_fields_that_a_reader_needs_to_make_keys():
+    broker = broker_with_importance()
+    asyncio.run(count_and_check(broker))
+    assert recorded_fields(broker) == [CRITEO_FIELDS]
+    asyncio.run(count_and_check(broker))
+    assert recorded_fields(broker) == [CRITEO_FIELDS]
+
+
+async def count_and_check(broker: InMemoryBroker) -> None:
+    worker = AgentWorker(GRADIENT, broker)
+    await worker.adopt_all({0, 1})
+    await worker.check()  # before the first record
+    for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
+        await worker.count_importance(record)
+    await worker.check()
+    await worker.check()
+    await worker.stop()
+
+
+def test_fields_are_only_added_at_the_end_and_a_mixture_is_a_warning(caplog):
+    broker = broker_with_importance()
+    short, long, other = CRITEO_FIELDS[:2], CRITEO_FIELDS[:3], (Field("site"), Field("app"), Field("os"), Field("x"))
+    agents = agreement(broker), agreement(broker)
+    for agent, fields in [(agents[0], short), (agents[1], long), (agents[0], short)]:
+        asyncio.run(agent.check(fields=fields))
+    assert recorded_fields(broker) == [short, long]
+    assert not caplog.records
+    for _ in range(2):
+        asyncio.run(agents[0].check(fields=other))
+    assert recorded_fields(broker) == [short, long]
+    (warning,) = caplog.messages
+    assert "has the fields C1, C2, C3, but importance has site, app, os ... (4): two schemas are mixed" in warning
+
+
+@pytest.mark.parametrize(
+    "value", [b"", b"[]", b'{"v":2,"kind":"fields","fields":[]}', b'{"fields":[["a","b"]]}', b'{"fields":["a"]}']
+)
+def test_a_malformed_record_of_fields_is_a_bad_record(value):
+    assert isinstance(decode_fields(b"fields", value, [("v", b"2")]), BadRecord)
 
 
 def test_of_two_agents_that_record_a_configuration_at_once_the_first_wins_also_after_compaction():

@@ -121,6 +121,24 @@ SEQUENCES = [
         table={C: 0}, verdicts=["equal", "stale", "equal"], verified=True,
     ),
     Sequence(
+        name="a new epoch is announced by the digest of an empty table, and goes on without a gap",
+        records=[
+            hot(A, 0, 1), hot(B, 1, 2), digest(2, {A: 0, B: 1}), digest(2, {}, epoch=2), hot(C, 0, 3, epoch=2),
+            digest(3, {C: 0, D: 1}, epoch=2),
+        ],
+        end=9, table={C: 0}, verdicts=["equal", "equal", "differs"], verified=False,
+    ),
+    Sequence(
+        name="a new epoch is announced, and nothing comes after it",
+        records=[hot(A, 0, 1), digest(1, {A: 0}), digest(1, {}, epoch=2), hot(B, 1, 2)],
+        table={}, verdicts=["equal", "equal"], verified=True,
+    ),
+    Sequence(
+        name="a digest of a newer epoch whose changes are not there makes the shard cold",
+        records=[hot(A, 0, 1), digest(3, {B: 0}, epoch=2)], end=9,
+        table={}, verdicts=["ahead"], verified=None,
+    ),
+    Sequence(
         name="a new epoch in a gap: late copies of the new one count, of the old one not",
         records=[
             hot(A, 0, 3), hot(C, 1, 7, epoch=2), hot(B, 2, 2), hot(B, 3, 6, epoch=2), digest(7, {C: 1, B: 3}, epoch=2),
@@ -311,6 +329,10 @@ class Oracle:
             self.apply(record)
 
     def compare(self, record: Digest, offset: int) -> Verdict:
+        if record.epoch > self.epoch:
+            self.table.clear()
+            self.gap = None if self.gap is None else {}
+            self.epoch, self.seq = record.epoch, 0 if record.hot else record.seq
         if (record.epoch, record.seq) != (self.epoch, self.seq):
             return "ahead" if (record.epoch, record.seq) > (self.epoch, self.seq) else "stale"
         if digest(record.seq, self.table, epoch=record.epoch) == record:

@@ -6,6 +6,7 @@ shards, and each would find its own digests equal.
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import logging
@@ -18,11 +19,14 @@ from streams.clients.log_ends import LogEnds
 from streams.clients.partition_reader import fetch_partition, open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError
+from streams.keys import Field
 from streams.records import (
     AgentConfiguration,
     BadRecord,
     decode_configuration,
+    decode_fields,
     encode_configuration,
+    encode_fields,
     newest_configuration,
 )
 from streams.topics import Topics
@@ -46,6 +50,7 @@ class Agreement:
         self._connector = connector
         self._topic = Topics(connector.prefix).control
         self._checked_end = -1
+        self._fields: tuple[Field, ...] = ()
         settings = {**dataclasses.asdict(shards), "group": group, "signals": sorted(signals)}
         self._mine = AgentConfiguration(number=1, settings=json.loads(json.dumps(settings)))
 
@@ -65,24 +70,44 @@ class Agreement:
             agreed = self._propose(1 if agreed is None else agreed.number + 1)
         self._require(agreed)
 
-    async def check(self, ends: LogEnds | None = None) -> None:
-        """Checks that the configuration still is the agreed one.
+    async def check(self, ends: LogEnds | None = None, fields: tuple[Field, ...] = ()) -> None:
+        """Checks that the configuration still is the agreed one, and records the fields if there are more.
 
         Args:
             ends: asks for the end of the topic, which is read only if its end has changed since the last call.
+            fields: the fields of the importance that this process has counted.
 
         Raises:
             ConfigError: another configuration was recorded.
         """
         if ends is not None:
             end = (await ends.fetch(self._topic, [0]))[0]
-            if end == self._checked_end:
+            if end == self._checked_end and fields == self._fields:
                 return
             self._checked_end = end
         records = [record async for fetch in fetch_partition(self._connector, self._topic, 0) for record in fetch]
         agreed = self._newest(records)
         if agreed is not None:
             self._require(agreed)
+        if fields:
+            await self._record_fields(fields, self._known_fields(records))
+
+    def _known_fields(self, records: Sequence[Any]) -> tuple[Field, ...]:
+        """The recorded fields; none if there is no record, or a malformed one."""
+        known = [decode_fields(record.key, record.value, record.headers) for record in records]
+        return next((fields for fields in reversed(known) if isinstance(fields, tuple)), ())
+
+    async def _record_fields(self, fields: tuple[Field, ...], known: tuple[Field, ...]) -> None:
+        """Records the fields if these begin with those that are recorded; so the agents end with the longest list."""
+        if fields != self._fields and known[: len(fields)] != fields[: len(known)]:
+            logger.warning(
+                "%s has the fields %s, but importance has %s: two schemas are mixed under this prefix; use another "
+                "--prefix for one of them",
+                self._topic, _names(known), _names(fields),
+            )  # fmt: skip
+        self._fields = fields
+        if len(known) < len(fields) and fields[: len(known)] == known:
+            await asyncio.to_thread(self._send, encode_fields(fields))
 
     def _require(self, agreed: AgentConfiguration) -> None:
         if agreed.settings != self._mine.settings:
@@ -114,6 +139,15 @@ class Agreement:
         return agreed
 
     def _write(self, configuration: AgentConfiguration) -> None:
-        key, value, headers = encode_configuration(configuration)
+        self._send(encode_configuration(configuration))
+
+    def _send(self, record: tuple[bytes, bytes, list[tuple[str, bytes | None]]]) -> None:
+        key, value, headers = record
         with RecordProducer(self._connector) as producer:
             producer.send(self._topic, 0, value, headers, key=key)
+
+
+def _names(fields: Sequence[Field]) -> str:
+    """The names of fields, in a few words."""
+    shown = ", ".join(field.name for field in fields[:3])
+    return shown if len(fields) <= 3 else f"{shown} ... ({len(fields)})"

@@ -215,19 +215,35 @@ class Ownership:
                 self._logs[assignments, number].unrepaired_from = starts[number]
             is_unknown = starts[number] == 0 and (tail.end > 0 or shard.table.num_hot > 0)
             self._repairs.plan_audit(number, at_once=is_unknown)
-            await self._repairs.send(shard, [shard.claim()])
+            await self._claim(shard)
         for number, shard in shards.items():
             await self._begin(shard, is_new=readers[number].data is None)
 
-    async def _begin(self, shard: Shard, *, is_new: bool) -> None:
-        """Counts for a shard once its claim is acknowledged, unless another process has claimed it since."""
+    async def _claim(self, shard: Shard) -> None:
+        """Queues the claim of a shard, after the snapshot of a new epoch: a crash between them does not begin another.
+
+        Raises:
+            KafkaError: the snapshot could not be written.
+        """
         try:
             if shard.begins_epoch:
                 await self.snapshots.save(shard)
+            await self._repairs.send(shard, shard.claim())
+        except FencedError as error:
+            self._lose(shard, error)
+
+    def _lose(self, shard: Shard, error: FencedError) -> None:
+        logger.warning("shard %d: %s; loading it again", shard.number, error)
+        self._lost.add(shard.number)
+
+    async def _begin(self, shard: Shard, *, is_new: bool) -> None:
+        """Counts for a shard once its claim is acknowledged, unless another process has claimed it since."""
+        if shard.number in self._lost:
+            return
+        try:
             await self._publisher.flush(self._topics.assignments, shard.number)
         except FencedError as error:
-            logger.warning("shard %d: %s; loading it again", shard.number, error)
-            self._lost.add(shard.number)
+            self._lose(shard, error)
             return
         self.shards[shard.number] = shard  # its records are counted from here on
         logger.info(

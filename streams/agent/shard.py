@@ -61,7 +61,8 @@ class Shard:
         begins_epoch: whether the shard starts a new epoch, and does not continue a snapshot of the same configuration.
         written: the newest (epoch, seq) in the assignments topic; changes up to it are applied but not written again.
         generation: the number of this ownership of the shard, over all processes.
-        suspects: keys whose newest record in the assignments topic may not be their newest change; see `restate`.
+        suspects: keys whose newest record in the assignments topic may not be their newest change, 0 for the digest;
+            see `restate`.
             These three are not part of the state.
     """
 
@@ -173,10 +174,15 @@ class Shard:
             generation=self.generation,
         )
 
-    def claim(self) -> Encoded:
-        """The record that begins this ownership of the shard."""
+    def claim(self) -> list[Encoded]:
+        """The records that begin this ownership of the shard.
+
+        A digest of the empty table announces an epoch of which the assignments topic has no record, so that readers
+        do not keep the table of the former one until the first change.
+        """
         claim = Claim(shard=self.number, epoch=self.epoch, seq=self.seq, generation=self.generation)
-        return encode_claim(claim)
+        is_announced = self.epoch <= self.written[0] or self.table.num_hot > 0
+        return [encode_claim(claim), *([] if is_announced else [encode_digest(self.describe())])]
 
     @property
     def is_caught_up(self) -> bool:
@@ -191,10 +197,10 @@ class Shard:
         """
         if not self.is_caught_up:
             raise InvariantError(f"shard {self.number}: got ({self.epoch}, {self.seq}), expected {self.written}")
+        if not self.suspects:
+            return []
         keys = self._own_keys(np.array(sorted(self.suspects), np.uint64))
         self.suspects = set()
-        if not len(keys):
-            return []
         encoder = ChangeEncoder(
             shard=self.number,
             epoch=self.epoch,
@@ -241,7 +247,9 @@ class Shard:
         """
         self.written = (epoch, seq)
         if self.begins_epoch:
-            self.epoch, self.seq = max(self.epoch, epoch + 1), max(self.seq, seq)
+            self.epoch = max(self.epoch, epoch + 1)
+        if self.epoch > epoch:
+            self.seq = max(self.seq, seq)
 
     def outdo(self) -> None:
         """Begins an epoch with the present table: no importance record explains the newest record of the topic.
@@ -251,7 +259,7 @@ class Shard:
         """
         epoch, seq = self.written
         self.epoch, self.seq = max(self.epoch, epoch) + 1, max(self.seq, seq)
-        self.suspects = set(self.table.items()[0].tolist())
+        self.suspects = {0, *self.table.items()[0].tolist()}
 
     @classmethod
     def from_bytes(cls, data: bytes, config: ShardConfig) -> Shard:

@@ -194,7 +194,8 @@ class AgentWorker:
         if self._clients is not None:
             if self._watch is not None:
                 await follow_changes(self._watch.take(), self.topics, self._clients.ownership, self._agreement)
-            await self._agreement.check(self._clients.ownership.ends)
+            fields = max((shard.fields for shard in self.shards.values()), key=len, default=())
+            await self._agreement.check(self._clients.ownership.ends, fields)
             await self._clients.ownership.check()
 
     # ---- records -----------------------------------------------------------------------------------------------

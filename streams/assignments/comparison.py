@@ -103,7 +103,8 @@ def compare_hot_sets(ours: HotSetFigures, theirs: HotSetFigures, *, top: int) ->
     Args:
         ours: one hot set.
         theirs: the other.
-        top: the number of features to name that only one of them has, those with the highest scores.
+        top: the number of features to name that only one of them has, those with the best scores when they
+            became hot (the topic has no later ones).
     """
     both = ours.features.keys() & theirs.features.keys()
     smaller = min(len(ours.features), len(theirs.features))

@@ -18,7 +18,7 @@ from sketch.hashing import shard_of
 from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
-from streams.keys import FIELD_SHIFT, MAX_FIELDS
+from streams.keys import FIELD_SHIFT, MAX_FIELDS, Keys
 from streams.records import MAX_UNIQUE_ROWS, Digest, has_foreign_key
 
 __all__ = ["History", "Outcome", "ShardView", "Verdict"]
@@ -78,12 +78,14 @@ class Outcome:
         refused: index in the fetch -> reason, for records of another shard.
         verdicts: index in the fetch -> verdict, for digests: `equal`; `differs`, which proves a loss; `unproven`: it
             differs inside a gap; `stale` or `ahead` of the applied changes, and so not compared.
+        forgotten: index in the fetch -> the keys that became cold because the record begins an epoch.
     """
 
     changes: Changes
     counts: npt.NDArray[np.bool_]
     refused: dict[int, str]
     verdicts: dict[int, Verdict]
+    forgotten: dict[int, Keys]
 
 
 class History:
@@ -94,7 +96,7 @@ class History:
     - A change counts only if its (epoch, seq) is newer than its shard's; so a record that is read again, or a second
       agent's copy of it, changes nothing. Between a gap in `seq` and the end that the partition had when the gap was
       read, it is enough that the change is newer than its key's and its row's.
-    - A newer epoch begins with an empty shard.
+    - A newer epoch begins with an empty shard, at its first change or digest.
     - A record of an older generation than one before it is dropped: a process wrote it that had lost the shard.
     - A restated record, of which the shard's owner knows that compaction removed the original, counts at the shard's
       own version, too, if it changes the table.
@@ -131,14 +133,19 @@ class History:
         counts = np.zeros(len(fetch.records), np.bool_)
         parts: list[Changes] = []
         verdicts: dict[int, Verdict] = {}
+        forgotten: dict[int, Keys] = {}
         for piece in self._pieces(columns, fetch.partition):
             view, first = self.shards[fetch.partition], int(piece.index[0])
             record = fetch.records[first]
             if isinstance(record, Digest):
+                begun, changes = _announce(view, record), Changes.empty()
                 verdicts[first] = _compare(view, record, int(piece.offset[0])) if self.is_whole else "unproven"
             else:
-                parts += self._take_changes(view, piece, counts, fetch.log_end)
-        return Outcome(Changes.concatenate(parts), counts, refused, verdicts)
+                begun, changes = self._take_changes(view, piece, counts, fetch.log_end)
+            if len(begun):
+                forgotten[first] = begun.key
+            parts += [begun, changes]
+        return Outcome(Changes.concatenate(parts), counts, refused, verdicts, forgotten)
 
     def _accept(self, fetch: Fetch) -> tuple[Columns, dict[int, str]]:
         """The records of the partition's shard, and the reasons for refusing the others."""
@@ -180,14 +187,14 @@ class History:
 
     def _take_changes(
         self, view: ShardView, piece: Columns, counts: npt.NDArray[np.bool_], log_end: int | None
-    ) -> list[Changes]:
-        """Applies the changes that count, and marks them; returns the changes that other tables must apply."""
+    ) -> tuple[Changes, Changes]:
+        """Applies the changes that count, and marks them; returns what a new epoch makes cold, and these changes."""
         if view.gap is not None and piece.offset[0] >= view.complete_from:
             view.gap = None
         epoch = int(piece.epoch[0])
         if epoch < view.epoch:
             view.num_stale += len(piece)
-            return []
+            return Changes.empty(), Changes.empty()
         is_new, open_from = _follow(view, piece, log_end)
         forgotten = _begin_epoch(view, epoch) if epoch > view.epoch else Changes.empty()
         if view.gap is not None:
@@ -200,7 +207,7 @@ class History:
         others = self.num_hot - view.table.num_hot
         view.table.apply(changes)
         self.max_hot = max(self.max_hot, others + view.table.peak_hot)
-        return [forgotten, changes]
+        return forgotten, changes
 
     @property
     def num_hot(self) -> int:
@@ -298,6 +305,16 @@ def _follow(view: ShardView, piece: Columns, log_end: int | None) -> tuple[npt.N
     first = int(jumps[0])
     view.gap = OpenGap(int(newest[first]) if first else view.seq)
     return is_new, first
+
+
+def _announce(view: ShardView, digest: Digest) -> Changes:
+    """Begins the epoch of a digest if it is newer: the digest of an empty table announces it."""
+    if digest.epoch <= view.epoch:
+        return Changes.empty()
+    forgotten = _begin_epoch(view, digest.epoch)
+    if not digest.hot:
+        view.seq = digest.seq
+    return forgotten
 
 
 def _begin_epoch(view: ShardView, epoch: int) -> Changes:

@@ -21,6 +21,7 @@ import numpy.typing as npt
 
 from streams.assignments.as_of import find_offsets
 from streams.assignments.columns import Fetch, Record
+from streams.assignments.feature_names import FeatureNames
 from streams.assignments.table import HotTable
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
@@ -76,6 +77,7 @@ class AssignmentReader:
         self.table = HotTable(len(self._records.partitions), is_whole=from_beginning)
         self.is_whole = from_beginning
         self.num_bad = 0
+        self._names = FeatureNames()
         self._bad_records = BadRecordLog(logger)
         self._watch = self._opened.enter_context(TopicWatch(connector, identities))
         if not from_beginning:
@@ -126,7 +128,8 @@ class AssignmentReader:
     def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
         """Reads new records into `table`; returns digests, and the changes that counted, as (decoded, Kafka's record).
 
-        Records of one shard are in order.
+        Records of one shard are in order. At a new epoch come changes to cold of all features that were hot. Each
+        change has its feature's printed form; while nothing is known of its field, the 16 hex digits of its key.
 
         Raises:
             BrokerError: the broker refuses.
@@ -175,7 +178,20 @@ class AssignmentReader:
         outcome = self.table.take(fetch)
         for index, reason in outcome.refused.items():
             self._bad_records.add(decoded[index][1], reason)
-        return [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
+        news: list[tuple[Record, Any]] = []
+        for i, (known, record) in enumerate(decoded):
+            if i in outcome.forgotten:
+                news += [(self._forgotten(key, known), record) for key in outcome.forgotten[i].tolist()]
+            if isinstance(known, Assignment) and outcome.counts[i]:
+                news.append((self._names.completed(known), record))
+            elif i in outcome.verdicts:
+                news.append((known, record))
+        return news
+
+    def _forgotten(self, key: int, began: Record) -> Assignment:
+        """The change of a feature that is cold because the record began an epoch."""
+        name = self._names.name(key)
+        return Assignment(key=key, tier="cold", feature=name, shard=began.shard, epoch=began.epoch, seq=began.seq)
 
     def _decode(self, record: Any) -> Record | None:
         if record.offset >= self._until.get(record.partition, record.offset + 1):

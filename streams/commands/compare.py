@@ -42,7 +42,7 @@ def command(shadow: str, clicks: int, top: int, json_path: str | None, **kafka: 
     """Compare the present hot set with that of the shadow NAME (`hotstream agent --shadow NAME`).
 
     It shows how many features both have, how often each changes, which share of recent lookups each serves from unique
-    rows, and the best features that only one of them has.
+    rows, and features that only one of them has: those that had the best scores when they became hot.
     """
     report = Report("compare")
     with open_kafka(roles=["compare"], **kafka) as config:
@@ -68,7 +68,7 @@ def _figures_table(figures: Any, prefix: str, shadow: str) -> Table:
 
 
 def _features_table(figures: Any, shadow: str) -> Table:
-    table = Table("only here", "score", f"only in shadow {markup.escape(escape(shadow))}", "score", box=None)
+    table = Table("only here", "score then", f"only in shadow {markup.escape(escape(shadow))}", "score then", box=None)
     for pair in zip_longest(*figures["only_in_one"]):
         cells = [("", "") if one is None else (escape(one["feature"]), _number(one["score"])) for one in pair]
         table.add_row(*(Text(cell) for cell in (*cells[0], *cells[1])))

@@ -122,11 +122,11 @@ class _Watcher:
             self._tiers[change.tier] += 1
             if change.ingest_ms is not None:
                 self._latency.add(time.time() * 1000 - change.ingest_ms)
-            known = self.features.pop(change.key, None)
+            self.features.pop(change.key, None)
             if change.tier != "cold":
                 self.features[change.key] = change
             if show_changes:
-                self._print(change, change.feature or (known.feature if known else None) or f"{change.key:016x}")
+                self._print(change, change.feature or "")
 
     def _print(self, change: Assignment, feature: str) -> None:
         if self._line_format == "json":
@@ -161,11 +161,14 @@ class _Watcher:
 
 
 def _field_table(features: dict[int, Assignment]) -> Table:
-    """The hot set by field: the number of hot features, and the highest scores."""
+    """The hot set by field: the number of hot features, and those that had the best scores when they became hot.
+
+    The topic has no later score of a feature, so these are not the best of now.
+    """
     fields: dict[str, list[Assignment]] = {}
     for change in features.values():
         fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
-    table = Table("field", "hot", "highest scores", box=None)
+    table = Table("field", "hot", "scores when they became hot", box=None)
     for name in sorted(fields, key=lambda name: (len(name), name)):
         changes = sorted(fields[name], key=lambda change: -(change.score or 0))
         best = "  ".join(

@@ -20,7 +20,9 @@ from streams.records.clicks import MAX_ROWS, NO_LABELS, ClickBatch, decode_click
 from streams.records.configurations import (
     AgentConfiguration,
     decode_configuration,
+    decode_fields,
     encode_configuration,
+    encode_fields,
     newest_configuration,
 )
 from streams.records.dead_letters import DeadLetter, Letter, write_letter, write_line_letter
@@ -72,6 +74,7 @@ __all__ = [
     "decode_assignment",
     "decode_clicks",
     "decode_configuration",
+    "decode_fields",
     "decode_importance",
     "decode_metrics",
     "decode_progress",
@@ -80,6 +83,7 @@ __all__ = [
     "encode_clicks",
     "encode_configuration",
     "encode_digest",
+    "encode_fields",
     "encode_importance",
     "encode_metrics",
     "encode_progress",

@@ -1,22 +1,33 @@
-"""The record by which the agents of a prefix agree on one configuration, in the control topic.
+"""The records of the control topic by which the agents of a prefix agree, and by which a reader can make keys.
 
     key  `agents`    JSON: v, kind `agents`, number, settings
+    key  `fields`    JSON: v, kind `fields`, fields: a list of [name, kind] in the order of the fields' numbers
 
-Numbers grow by one. If two agents write the same number, the first record counts.
+Numbers grow by one. If two agents write the same number, the first record counts. Fields are only added at the end.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from streams.keys import Field
+from streams.records.arrow import fields_from_metadata
 from streams.records.headers import VERSION, BadRecord, Headers, ascii_int, check_version, read_headers
 
-__all__ = ["AgentConfiguration", "decode_configuration", "encode_configuration", "newest_configuration"]
+__all__ = [
+    "AgentConfiguration",
+    "decode_configuration",
+    "decode_fields",
+    "encode_configuration",
+    "encode_fields",
+    "newest_configuration",
+]
 
 _KEY = b"agents"
+_FIELDS_KEY = b"fields"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +77,23 @@ def decode_configuration(
         return AgentConfiguration(number=number, settings=settings)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         return BadRecord(f"configuration: {type(error).__name__}: {error}")
+
+
+def encode_fields(fields: Sequence[Field]) -> tuple[bytes, bytes, list[tuple[str, bytes | None]]]:
+    """Kafka key, value and headers of the record of the fields, in the order of their numbers."""
+    body = {"v": VERSION, "kind": "fields", "fields": [[field.name, field.kind] for field in fields]}
+    return _FIELDS_KEY, json.dumps(body, separators=(",", ":")).encode(), [("v", ascii_int(VERSION))]
+
+
+def decode_fields(key: bytes | None, value: bytes | None, headers: Headers) -> tuple[Field, ...] | BadRecord | None:
+    """Decodes a record of the control topic; None if it is of another kind."""
+    if key != _FIELDS_KEY or value is None:
+        return None
+    try:
+        check_version(read_headers(headers))
+        return fields_from_metadata({b"fields": json.dumps(json.loads(value)["fields"]).encode()})
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        return BadRecord(f"fields: {type(error).__name__}: {error}")
 
 
 def newest_configuration(found: Iterable[AgentConfiguration]) -> AgentConfiguration | None:
