@@ -33,6 +33,7 @@ __all__ = [
     "Field",
     "Keys",
     "field_key",
+    "find_difference",
     "format_key",
     "hash_token",
     "make_key",
@@ -86,6 +87,20 @@ def field_key(number: int) -> np.uint64:
     if not 1 <= number <= MAX_FIELDS:
         raise ConfigError(f"field number {number}: expected 1 to {MAX_FIELDS}")
     return np.uint64(number << PAYLOAD_BITS)
+
+
+def find_difference(got: Sequence[Field], expected: Sequence[Field]) -> str | None:
+    """The first field that differs; None if one of the lists begins with the other: fields may be added at the end.
+
+    >>> find_difference([Field("a"), Field("b")], [Field("a"), Field("c", "hex32")])
+    'field 2: got b (hash), expected c (hex32)'
+    """
+    pairs = enumerate(zip(got, expected, strict=False), 1)
+    found = next(((number, mine, other) for number, (mine, other) in pairs if mine != other), None)
+    if found is None:
+        return None
+    number, mine, other = found
+    return f"field {number}: got {mine.name} ({mine.kind}), expected {other.name} ({other.kind})"
 
 
 def hash_token(token: str | bytes) -> int:

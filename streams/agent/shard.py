@@ -22,7 +22,7 @@ from sketch.snapshot_checks import integer_of, refusing
 from sketch.tiertable import TierTable
 from streams.agent.shard_config import ShardConfig
 from streams.errors import InvariantError
-from streams.keys import FIELD_SHIFT, Field, Keys
+from streams.keys import FIELD_SHIFT, Field, Keys, find_difference
 from streams.records import (
     BadRecord,
     ChangeEncoder,
@@ -97,7 +97,10 @@ class Shard:
         if len(batch.fields) > len(self.fields) and batch.fields[: len(self.fields)] == self.fields:
             self.fields = batch.fields
         if batch.fields != self.fields[: len(batch.fields)]:
-            return BadRecord(f"fields: got {batch.fields}, expected the shard's fields so far, {self.fields}")
+            return BadRecord(
+                f"{find_difference(batch.fields, self.fields)} as in the importance before; two schemas are mixed "
+                "under this prefix: use another --prefix for one of them"
+            )
         if has_foreign_key(batch.keys, self.number, self.config.num_shards):
             return BadRecord(
                 f"keys: got a key of another shard, expected shard {self.number} of {self.config.num_shards}"

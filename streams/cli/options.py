@@ -29,7 +29,7 @@ max_bad_option = click.option(
     default=0.01,
     show_default=True,
     metavar="RATIO",
-    help="Share of the lines that may be malformed; with more, the exit code is 1 and the reasons are listed.",
+    help="Share of the lines or records that may be malformed; with more, the exit code is 1.",
 )
 
 

@@ -71,6 +71,7 @@ class TrainerMetrics:
         rows: click rows trained since the run began; `rows_per_s`: since the last report.
         lag_records: click records not yet trained.
         hot: hot features of the model.
+        bad: click records that could not be trained.
         applied: counts of applied changes, by their effect on the embedding.
         assignments: `verified`, whether the hot set equals the agent's (true; false: a digest differed; null: not yet
             compared), and the numbers of records applied, stale and refused, and of digests that differed.
@@ -84,6 +85,7 @@ class TrainerMetrics:
     rows_per_s: float
     lag_records: int
     hot: int
+    bad: int = 0
     applied: dict[str, int] = field(default_factory=dict)
     assignments: dict[str, bool | int | None] = field(default_factory=dict)
     latency_ms: dict[str, Quantiles] = field(default_factory=dict)

@@ -18,6 +18,7 @@ import numpy as np
 
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
+from streams.clients.recorded_fields import require_fields
 from streams.clients.topic_identity import require_topics
 from streams.clients.transactions import TransactionalProducer
 from streams.errors import BrokerError, InputError, TransactionLostError
@@ -97,7 +98,7 @@ def replay_logs(
         InputError: a file is damaged; the rows before the damage have been sent.
         BrokerError: no broker answers within 10 s, or it refuses a record.
         TransactionLostError: another run of this replay has taken over.
-        TopicError: a topic is missing, or the run cannot be resumed.
+        TopicError: a topic is missing or has click records of another schema, or the run cannot be resumed.
     """
     plan.check_files()
     if transaction_s is None:
@@ -176,6 +177,8 @@ class _Replay:
         return False
 
     def _send_rest(self, producer: TransactionalProducer, *, resume: bool) -> None:
+        mine = self._plan.schema.categorical
+        known = require_fields(self._connector, mine)
         start = find_start(self._connector, self._name, process=self._process, resume=resume)
         self._first = self._first or start
         self.counts.follow(self._first, start)
@@ -191,7 +194,7 @@ class _Replay:
             progress=start,
             transaction_s=self._transaction_s,
         )
-        self._writer.commit(always=True)  # names this process as the one whose transactions count
+        self._writer.begin(mine if len(mine) > len(known) else None)
         pacer = Pacer(
             rate_rows_s=self._plan.rate_rows_s,
             speedup=self._plan.speedup,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.cli.options import kafka_options, open_kafka
+from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
@@ -140,7 +140,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "--schema",
     default="criteo-kaggle",
     show_default=True,
-    help="Columns of the clicks: a built-in name or a TOML file. Records with other columns go to the dead letters.",
+    help="Columns of the clicks: a built-in name or a TOML file. Records with other columns or without labels go to "
+    "the dead letters; fields that they have behind the schema's are left out.",
 )
 @click.option(
     "--checkpoint-dir",
@@ -193,6 +194,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@max_bad_option
 @kafka_options
 @json_option
 def command(
@@ -203,6 +205,7 @@ def command(
     keep_checkpoints: int,
     resume: bool,
     export_dir: Path | None,
+    max_bad: float,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -266,6 +269,13 @@ def command(
             report.finish(json_path, ok=False, error=str(error), device=str(run.device), **session.report())
         raise click.ClickException(str(error)) from error
     content = session.report()
-    report.finish(json_path, ok=True, device=str(run.device), stopped=request.is_made, **content)
+    progress = session.run.progress
+    ok = progress.refused_share <= max_bad
+    report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
     auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
     click.echo(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}", err=True)
+    if not ok:
+        raise click.ClickException(
+            f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "
+            f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see `hotstream dlq show clicks`"
+        )
