@@ -401,7 +401,7 @@ def test_the_id_of_the_clicks_topic_is_optional_and_checked():
         ("partition", b"-1", "headers 'topic', 'partition', 'offset': got"),
         ("offset", b"-1", "headers 'topic', 'partition', 'offset': got"),
         ("offset", b"1.5", "ValueError"),
-        ("offset", b"9" * 21, "21 bytes, expected an integer"),
+        ("offset", b"9" * 21, "21 bytes, expected a signed integer of 64 bits"),
         ("offset", b"9" * 20, "signed integer of 64 bits"),
         ("event-time-ms", b"(none)", "header 'event-time-ms' is missing"),
         ("ingest-ms", b"", "ValueError"),

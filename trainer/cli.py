@@ -24,6 +24,7 @@ _ORDER = (
     "generate",
     "broker",
     "topics",
+    "schema",
     "replay",
     "agent",
     "train",

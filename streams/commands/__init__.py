@@ -9,6 +9,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("streams.commands.generate", "Write Criteo-like click logs of any size."),
     "broker": ("streams.commands.broker", "Run a broker in the foreground, embedded or Apache Kafka."),
     "topics": ("streams.commands.topics", "Create or describe hotstream's topics."),
+    "schema": ("streams.commands.schema", "Write and try the schema of a click log."),
     "replay": ("streams.commands.replay", "Send click logs to the clicks topic; can be resumed."),
     "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance and publishes assignments."),
     "watch": ("streams.commands.watch", "Print the changes of the hot set as they are published."),
