@@ -29,6 +29,7 @@ _ORDER = (
     "agent",
     "train",
     "watch",
+    "values",
     "compare",
     "evaluate",
     "bench",

@@ -51,6 +51,12 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "clicks.dlq": frozenset({"WRITE"}),
         "assignments.dlq": frozenset({"WRITE"}),
     },
+    "values": {
+        "assignments": frozenset({"READ"}),
+        "control": frozenset({"READ"}),
+        "values": frozenset({"READ", "WRITE"}),
+    },
+    "names": {"values": frozenset({"READ"})},
     "subscribe": {"assignments": frozenset({"READ"})},
     "compare": {"clicks": frozenset({"READ"}), "assignments": frozenset({"READ"}), "metrics": frozenset({"READ"})},
     "observe": {

@@ -61,6 +61,9 @@ class DelimitedParser:
         schema: the roles of the columns.
         columns: all columns of a line, in order, including those of the schema.
         clock_ms: gives the event time of rows without a time column: by default the wall clock at parsing.
+
+    Attributes:
+        tokens: token -> payload of the tokens that were hashed lately, by the index of their field.
     """
 
     def __init__(
@@ -76,6 +79,7 @@ class DelimitedParser:
         self._numbers = (*schema.dense, *([] if schema.weight is None else [schema.weight]))
         self._roles = np.full((len(columns), 4), -1, np.int32)
         self._spelled: list[tuple[int, int, Payloads]] = []  # (index of the field, of the span, payloads)
+        self.tokens: dict[int, Payloads] = {}
         self._num_spans = 0
         for column, name in enumerate(columns):
             self._set_roles(column, name)
@@ -95,7 +99,8 @@ class DelimitedParser:
             if field.kind == "hex32" and not schema.missing:
                 roles[HEX] = index
             else:
-                self._spelled.append((index, self._num_spans, Payloads(field, schema.missing)))
+                self.tokens[index] = Payloads(field, schema.missing)
+                self._spelled.append((index, self._num_spans, self.tokens[index]))
                 roles[SPAN] = self._num_spans
                 self._num_spans += 1
         if name == schema.time and roles[SPAN] < 0:

@@ -8,7 +8,7 @@ cost.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
@@ -45,6 +45,8 @@ class LogBlock:
         first_line: the number of its first line; the first line of a file (the header, if it has one) is 1.
         last_line: the number of its last line.
         bytes_read: bytes read so far of the file as stored, compressed if the file is.
+        tokens: the payload of each token that was hashed lately, by the index of its field; those of the lines after
+            `parse`.
         parse: parses the lines. Without a time column, the event time of the rows is the wall clock at the call.
     """
 
@@ -52,6 +54,7 @@ class LogBlock:
     first_line: int
     last_line: int
     bytes_read: int
+    tokens: Mapping[int, Mapping[bytes, int]]
     parse: Callable[[], LogRows]
 
     @property
@@ -139,6 +142,7 @@ def _read_lines(log: LogFile, counted: CountedFile, schema: LogSchema, num_lines
             first_line=block.first_line,
             last_line=block.last_line,
             bytes_read=lines.bytes_read,
+            tokens=parser.tokens,
             parse=partial(parser.parse, block),
         )
 
@@ -166,5 +170,6 @@ def _read_parquet(log: LogFile, schema: LogSchema, num_rows: int) -> Iterator[Lo
             first_line=first_row,
             last_line=first_row + table.num_rows - 1,
             bytes_read=file.bytes_read,
+            tokens=parser.tokens,
             parse=partial(parser.parse, first_row, table),
         )

@@ -53,6 +53,9 @@ class TableParser:
         where: the file's name, for messages.
         clock_ms: gives the event time of rows without a time column: by default the wall clock at parsing.
 
+    Attributes:
+        tokens: token -> payload of the tokens that were hashed lately, by the index of their field.
+
     Raises:
         ConfigError: a column is missing, or its type does not fit its role in the schema; the message names the column.
     """
@@ -66,7 +69,7 @@ class TableParser:
     ) -> None:
         self._schema, self._where = schema, where
         self._clock_ms = clock_ms
-        self._payloads = [Payloads(field, schema.missing) for field in schema.categorical]
+        self.tokens = {index: Payloads(field, schema.missing) for index, field in enumerate(schema.categorical)}
         found = {name: type_of(name, types) for name in schema.used_columns}
         schema.require_columns([*types, *(name for name, kind in found.items() if kind is not None)], where)
         _require_types(schema, {name: kind for name, kind in found.items() if kind is not None}, where)
@@ -160,7 +163,7 @@ class TableParser:
             payloads = [_hex_payload(value, is_signed=kind == pa.int32()) for value in values.to_pylist()]
             return np.array([*payloads, MISSING], np.int64)[indices]
         texts, indices = distinct_texts(column)
-        return np.array([self._payloads[index][text] for text in texts], np.int64)[indices]
+        return np.array([self.tokens[index][text] for text in texts], np.int64)[indices]
 
     def _event_times(self, columns: _Columns, faults: Faults) -> npt.NDArray[np.int64]:
         """(B,) event times in ms."""

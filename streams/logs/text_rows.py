@@ -25,6 +25,9 @@ class TextRowParser:
         schema: the roles of the columns.
         text_format: `json`, `libsvm` or `ffm`.
         where: the file's name, for messages.
+
+    Attributes:
+        tokens: token -> payload of the tokens that were hashed lately, by the index of their field.
     """
 
     def __init__(self, schema: LogSchema, text_format: str, where: str) -> None:
@@ -32,6 +35,7 @@ class TextRowParser:
         self._read: Callable[[bytes], Texts | BadRow]
         self._read = partial(read_object, schema=schema) if text_format == "json" else SparseReader(schema).read
         self._parser = TableParser(schema, dict.fromkeys(self._columns, pa.binary()), where)
+        self.tokens = self._parser.tokens
 
     def parse(self, block: LineBlock) -> LogRows:
         """The rows of a block. Cost: O(bytes of the block), in time and memory."""

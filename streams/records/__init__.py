@@ -39,6 +39,7 @@ from streams.records.metrics import (
 )
 from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
+from streams.records.values import decode_value, encode_value
 
 __all__ = [
     "ARROW",
@@ -78,6 +79,7 @@ __all__ = [
     "decode_importance",
     "decode_metrics",
     "decode_progress",
+    "decode_value",
     "encode_assignment",
     "encode_claim",
     "encode_clicks",
@@ -87,6 +89,7 @@ __all__ = [
     "encode_importance",
     "encode_metrics",
     "encode_progress",
+    "encode_value",
     "find_invalid",
     "has_foreign_key",
     "header_int",
