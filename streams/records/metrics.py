@@ -145,6 +145,9 @@ def decode_metrics(value: bytes | None) -> Metrics | BadRecord:
 
 
 def _agent(body: Mapping[str, Any]) -> AgentMetrics:
+    wrong = next((number for number in body["shards"] if not number.isdecimal() or not number.isascii()), None)
+    if wrong is not None:
+        raise ValueError(f"'shards': got the name {wrong[:100]!r}, expected the number of a shard")
     shards = {int(number): _decode(ShardMetrics, shard) for number, shard in body["shards"].items()}
     return _decode(AgentMetrics, {**body, "shards": shards})
 

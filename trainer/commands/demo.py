@@ -20,6 +20,7 @@ from streams.clients.properties import load_properties
 from streams.clients.rights import require_rights
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
+from streams.records import NO_LABELS
 
 __all__ = ["command"]
 
@@ -108,6 +109,8 @@ def command(
     console = Console(stderr=json_path == "-")
     report = Report("demo")
     log_schema = load_schema(schema)
+    if log_schema.label is None:
+        raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
     capacity = plan(embedding_bytes, _DIM, len(log_schema.categorical)).capacity_rows
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)

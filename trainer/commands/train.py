@@ -13,7 +13,9 @@ from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
+from streams.errors import ConfigError
 from streams.logs.schema import load_schema
+from streams.records import NO_LABELS
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -241,6 +243,8 @@ def command(
             keep_checkpoints=keep_checkpoints,
         )
         log_schema = load_schema(schema)
+        if log_schema.label is None:
+            raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
             open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
             request.listening(),
