@@ -79,6 +79,13 @@ def test_a_record_size_limit_that_is_too_small_is_reported(apache_broker: Any, t
     assert state.problems == ("max.message.bytes 1000000, expected at least 8388608",)
 
 
+def test_a_message_names_the_command_that_creates_the_topics_of_its_prefix():
+    assert Topics().create_command == "hotstream topics create"
+    assert Topics("eu").create_command == "hotstream topics create --prefix eu"
+    assert Topics().shadow("small").create_command == "hotstream agent --shadow small"
+    assert Topics("eu").shadow("small").create_command == "hotstream agent --shadow small --prefix eu"
+
+
 @pytest.mark.parametrize("option", ["--partitions", "--shards"])
 def test_zero_partitions_are_a_usage_error(option: str) -> None:
     done = run_hotstream("topics", "create", option, 0)

@@ -215,7 +215,7 @@ class Audit:
         for number, records in self._assignments.items():
             history = History(config.num_shards)
             pairs = [(r.offset, decode_assignment(r.key, r.value, r.headers)) for r in records]
-            kept = [(offset, known) for offset, known in pairs if isinstance(known, Assignment | Digest)]
+            kept = [(offset, known) for offset, known in pairs if isinstance(known, Record)]
             history.take(
                 Fetch(
                     partition=number,
