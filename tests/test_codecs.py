@@ -83,7 +83,7 @@ def test_agent_trainer_and_subscriber_read_every_codec(
             assert all(report["bad"] == 0 for report in metrics.reports)
     options = (*size, "--dim", 4, "--idle-timeout", 1, *where(kafka), *_columns(tmp_path))
     trained = report_of(run_hotstream("train", *options, "--json", "-", timeout_s=240))
-    assert trained["rows"] == STEPS * 200
+    assert trained["rows"]["trained"] == STEPS * 200
 
 
 def _columns(directory: Path) -> list[str]:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.chaos.oracle import Oracle
 from benchmarks.chaos.site import CLICK_PARTITIONS, SiteConfig
 from sketch.hashing import shard_of
-from streams.assignments.columns import Fetch
+from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History
 from streams.assignments.subscription import HotFeatureTable
 from streams.assignments.table import HotTable
