@@ -129,10 +129,10 @@ def examples() -> dict[str, dict[str, Any]]:
         "agent-metrics": (None, *encode_metrics(_agent_metrics())),
         "trainer-metrics": (None, *encode_metrics(_trainer_metrics())),
     }
-    return {name: _written(*record) for name, record in listed.items()}  # type: ignore[misc]
+    return {name: written(*record) for name, record in listed.items()}  # type: ignore[misc]
 
 
-def _written(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> dict[str, Any]:
+def written(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str, bytes | None]]) -> dict[str, Any]:
     """A record as JSON: its key in hex, its value as text where it is JSON and in hex where it is Arrow."""
     named = {name: None if content is None else content.decode() for name, content in headers}
     is_text = value is not None and value.startswith(b"{")
@@ -262,7 +262,7 @@ def _log(name: str, records: Sequence[tuple[int, Record]], end: int | None) -> d
             "digest": _hex(view.table.digest), "applied": bool(outcome.counts[0]), "refused": bool(outcome.refused),
             "verdict": outcome.verdicts.get(0),
         }  # fmt: skip
-        steps.append({"offset": offset, **_written(*_encode(record)), "then": then})
+        steps.append({"offset": offset, **written(*_encode(record)), "then": then})
     rows = {_hex(key): row for key, row in sorted(table.items())}
     return {
         "name": name, "partition": 0, "partitions": SHARDS, "high_watermark": end, "records": steps, "rows": rows,
@@ -305,7 +305,7 @@ def _broken(value: str, width: int = 118) -> str:
     for part in re.split(r"(?<=,)", value):
         if line and len(line) + len(part) > width:
             lines.append(line)
-            line = " "
+            line, part = " ", part.lstrip()  # noqa: PLW2901
         line += part
     return "\n".join([*lines, line])
 

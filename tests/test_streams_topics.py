@@ -31,7 +31,9 @@ def test_a_second_create_changes_nothing_and_describe_finds_no_problem(kafka: Ka
     size = ("--partitions", 3, "--shards", 5)
     code, missing = topics_command(kafka, "describe", *size)
     assert code == 1
-    assert {topic["problems"][0] for topic in missing.values()} == {"missing; run `hotstream topics create`"}
+    assert {topic["problems"][0] for topic in missing.values()} == {
+        f"missing; run `hotstream topics create --prefix {kafka.prefix}`"
+    }
     code, created = topics_command(kafka, "create", *size)
     assert code == 0
     assert all(topic["created"] for topic in created.values())
