@@ -14,7 +14,7 @@ from sketch.drift import NUM_AVERAGES
 from sketch.errors import ParameterError
 from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
-from sketch.review import Rules, set_limits, update
+from sketch.review import Rules, review_early, set_limits, update
 from sketch.snapshot import pack, unpack
 from sketch.snapshot_checks import array_of, check_hot_set, integer_of, refusing
 from sketch.tracking import (
@@ -55,7 +55,8 @@ class HotSet:
 
     - There are never more than `capacity` hot keys, at any point of the sequence of changes.
     - A row is freed by a demotion before another key takes it.
-    - A review, every 4096 events, makes at most 256 changes, the highest scores first. Evicted keys come on top.
+    - A review, every 4096 events and whenever `review` is called, makes at most 256 changes, the highest scores first.
+      Evicted keys come on top.
     - A change to cold is always of a hot key.
     - Scores decay slowly. When the hot set's share of the events suddenly falls, all scores are divided by 8 once, so
       that new keys rise soon. Only events whose key has a slot count: a flood of keys that occur once is no drift.
@@ -172,6 +173,23 @@ class HotSet:
             sketch.table, keys, scores, *sketch.kernel_state(), self._state, self._rules, *decays, out
         )
         sketch.position += len(keys)
+        return Changes(*out).first(num_changes)
+
+    @property
+    def num_reviews(self) -> int:
+        """The number of reviews that the counted events have caused."""
+        return self.sketch.position // REVIEW_EVENTS
+
+    def review(self) -> Changes:
+        """Reviews the set now, before the next review is due; returns the changes, at most 256.
+
+        Scores that decay in events do not decay in it.
+        """
+        sketch, out = self.sketch, _buffers(REVIEW_CHANGES)
+        decay = 1.0 if self.half_life_ms is None else self._decay_factor()
+        sketch.scale, num_changes = review_early(
+            sketch.table, sketch.mixed_seed, sketch.scale, self._state, self._rules, decay, out
+        )
         return Changes(*out).first(num_changes)
 
     def _advance(self, event_time_ms: int | None) -> None:

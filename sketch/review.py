@@ -50,7 +50,7 @@ from sketch.tracking import (
 )
 from sketch.vectors import at_least_u16x8, load_u16x8, mask_bits, repeat_u16x8
 
-__all__ = ["Rules", "set_limits", "update"]
+__all__ = ["Rules", "review_early", "set_limits", "update"]
 
 _MAX_BAND = 1.0
 
@@ -203,12 +203,22 @@ def _decay(codes, scale, state, factor):
 @njit(nogil=True, cache=True)
 def _review(table, seed, scale, state, rules, decay, out, num_out):
     """Decays the scores, sweeps the next buckets, promotes the best candidates; returns (scale, number of changes)."""
-    _, _, codes = table
     counts = state.counts
     if has_drifted(state.drift, counts[HELD_HITS], counts[HOT_HITS]) and rules.drift_decay < 1.0:
         restart(state.drift)
         decay *= rules.drift_decay
     counts[HELD_HITS] = counts[HOT_HITS] = 0
+    scale, num_out = _change(table, seed, scale, state, rules, decay, out, num_out)
+    for moment in range(2):
+        state.moments[moment] *= 1.0 - rules.recent
+    return scale, num_out
+
+
+@njit(nogil=True, cache=True)
+def _change(table, seed, scale, state, rules, decay, out, num_out):
+    """The part of a review that decays and changes; returns (scale, number of changes)."""
+    _, _, codes = table
+    counts = state.counts
     if decay < 1.0:
         scale = _decay(codes, scale, state, decay)
     set_limits(state, rules)
@@ -217,9 +227,13 @@ def _review(table, seed, scale, state, rules, decay, out, num_out):
     if counts[NUM_FREE] > 0:
         num_out = _promote(table, seed, scale, state, rules, out, num_out, most)
     counts[NUM_CANDIDATES] = 0
-    for moment in range(2):
-        state.moments[moment] *= 1.0 - rules.recent
     return scale, num_out
+
+
+@njit(nogil=True, cache=True)
+def review_early(table, seed, scale, state, rules, decay, out):
+    """A review of fewer events than one takes, which are too few to judge drift or moments by."""
+    return _change(table, seed, scale, state, rules, decay, out, 0)
 
 
 @njit(nogil=True, cache=True)

@@ -32,8 +32,8 @@ __all__ = [
     "PAYLOAD_BITS",
     "Field",
     "Keys",
+    "compare_fields",
     "field_key",
-    "find_difference",
     "format_key",
     "hash_token",
     "make_key",
@@ -78,6 +78,16 @@ class Field:
 CRITEO_FIELDS = tuple(Field(f"C{number}", "hex32") for number in range(1, 27))
 
 
+def compare_fields(fields: Sequence[Field], known: Sequence[Field]) -> str | None:
+    """The reason why fields are not the first ones of those known; None if they are."""
+    for number, (got, expected) in enumerate(zip(fields, known, strict=False), 1):
+        if got != expected:
+            return f"field {number}: got {got.name} ({got.kind}), expected {expected.name} ({expected.kind})"
+    if len(fields) > len(known):
+        return f"fields: got {len(fields)}, expected at most {len(known)}"
+    return None
+
+
 def field_key(number: int) -> np.uint64:
     """The field number (1-based) shifted to the top byte; the bitwise or with a payload gives the key.
 
@@ -87,20 +97,6 @@ def field_key(number: int) -> np.uint64:
     if not 1 <= number <= MAX_FIELDS:
         raise ConfigError(f"field number {number}: expected 1 to {MAX_FIELDS}")
     return np.uint64(number << PAYLOAD_BITS)
-
-
-def find_difference(got: Sequence[Field], expected: Sequence[Field]) -> str | None:
-    """The first field that differs; None if one of the lists begins with the other: fields may be added at the end.
-
-    >>> find_difference([Field("a"), Field("b")], [Field("a"), Field("c", "hex32")])
-    'field 2: got b (hash), expected c (hex32)'
-    """
-    pairs = enumerate(zip(got, expected, strict=False), 1)
-    found = next(((number, mine, other) for number, (mine, other) in pairs if mine != other), None)
-    if found is None:
-        return None
-    number, mine, other = found
-    return f"field {number}: got {mine.name} ({mine.kind}), expected {other.name} ({other.kind})"
 
 
 def hash_token(token: str | bytes) -> int:

@@ -12,8 +12,12 @@ from dataclasses import dataclass, field
 __all__ = ["TopicSpec", "Topics"]
 
 _SHADOW = ".shadow."
-_LOG = {"retention.ms": str(7 * 86_400_000)}
+_DEFAULT_PREFIX = "hotstream"
+_LOG = {"retention.ms": str(7 * 86_400_000), "compression.type": "producer"}
 _LARGE_RECORDS = {"max.message.bytes": str(8 << 20)}
+# A record keeps its writer's codec in topics of many bytes, whatever the broker's default is: every reader of hotstream
+# knows all codecs. What other programs read has none, so that any client can, without a further library.
+_READABLE = {"compression.type": "uncompressed"}
 # Every new subscriber reads the whole topic, so compaction must remove superseded changes early. A tombstone must stay
 # as long as a subscriber may be disconnected (a day); a subscriber that misses it keeps the demoted feature for ever.
 _COMPACTED = {
@@ -47,7 +51,7 @@ class Topics:
     The prefix `P.shadow.NAME` is a shadow's: its agents read the importance of `P`, and write topics of their own.
     """
 
-    prefix: str = "hotstream"
+    prefix: str = _DEFAULT_PREFIX
 
     def shadow(self, name: str) -> Topics:
         """The topics of a shadow of this prefix."""
@@ -115,6 +119,14 @@ class Topics:
         """The topic of the invalid records of `topic`."""
         return f"{topic}.dlq"
 
+    @property
+    def create_command(self) -> str:
+        """The command that creates these topics, for messages."""
+        command = "topics create"
+        if self.is_shadow:  # its agents create its topics
+            command = f"agent --shadow {self.prefix.partition(_SHADOW)[2]}"
+        return f"hotstream {command}" + ("" if self._source == _DEFAULT_PREFIX else f" --prefix {self._source}")
+
     def specs(self, *, click_partitions: int = 1, shards: int = 1) -> list[TopicSpec]:
         """All topics that `hotstream topics create` creates; of a shadow, those that its agents write.
 
@@ -136,13 +148,13 @@ class Topics:
 
     def _written_by_agents(self, shards: int) -> list[TopicSpec]:
         return [
-            TopicSpec(name=self.assignments, partitions=shards, cleanup="compact", configs=_COMPACTED),
+            TopicSpec(name=self.assignments, partitions=shards, cleanup="compact", configs={**_COMPACTED, **_READABLE}),
             TopicSpec(
                 name=self.snapshots,
                 partitions=shards,
                 cleanup="compact",
                 configs={**_COMPACTED, **_LARGE_RECORDS, "segment.bytes": str(64 << 20)},
             ),
-            TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs=_LOG),
-            TopicSpec(name=self.control, partitions=1, cleanup="compact", configs=_COMPACTED),
+            TopicSpec(name=self.metrics, partitions=1, cleanup="delete", configs={**_LOG, **_READABLE}),
+            TopicSpec(name=self.control, partitions=1, cleanup="compact", configs={**_COMPACTED, **_READABLE}),
         ]

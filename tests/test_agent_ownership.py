@@ -345,15 +345,18 @@ def test_a_topic_that_is_deleted_or_gets_partitions_ends_the_agent():
 def test_offsets_of_clicks_that_were_made_again_are_not_those_of_the_old_ones():
     shard = Shard(0, GRADIENT.shards)
 
-    def take(offset: int, topic_id: str | None) -> bool:
+    def take(offset: int, topic_id: str | None, topic: str = TOPICS.clicks) -> bool:
         batch = importance_of(0, 0)
+        source = replace(batch.source, offset=offset, topic_id=topic_id, topic=topic)
         before = shard.num_counted
-        shard.count(shard.next_offset, replace(batch, source=replace(batch.source, offset=offset, topic_id=topic_id)))
+        shard.count(shard.next_offset, replace(batch, source=source))
         return shard.num_counted > before
 
     assert [take(offset, None) for offset in (0, 1, 1, 5)] == [True, True, False, True]
     assert [take(offset, "a" * 32) for offset in (5, 6, 6)] == [False, True, False]  # the writer was upgraded
     assert [take(offset, "b" * 32) for offset in (0, 1, 1)] == [True, True, False]
+    assert [take(offset, None, "others") for offset in (3, 3, 4)] == [True, False, True]  # known by its name
+    assert [take(offset, "c" * 32, "others") for offset in (4, 5)] == [False, True]
     again = Shard.from_bytes(shard.to_bytes(), GRADIENT.shards)
     assert again.marks == shard.marks
 

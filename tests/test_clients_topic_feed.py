@@ -79,6 +79,19 @@ def test_no_more_records_are_held_than_there_is_room_for_or_were_asked_for():
 
 
 @pytest.mark.parametrize("lists_last_batch", [False, True])
+def test_the_lag_counts_what_came_since_the_last_fetch(lists_last_batch):
+    broker = broker_with(3, lists_last_batch=lists_last_batch)
+    with feeding(broker, max_records=3) as feed:
+        feed.fetch()
+        with RecordProducer(broker) as producer:
+            for _ in range(5):
+                producer.send("t", 0, b"7", [])
+        assert feed.fetch() == 0  # there is no room
+        assert feed.lag() >= 7  # the embedded broker lists the first record of its last batch
+        assert lists_last_batch or feed.lag() == 8
+
+
+@pytest.mark.parametrize("lists_last_batch", [False, True])
 def test_a_feed_is_at_the_end_when_all_is_taken_and_not_before(lists_last_batch):
     broker = broker_with(3, 1, lists_last_batch=lists_last_batch)
     with feeding(broker) as feed:

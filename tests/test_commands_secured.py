@@ -97,7 +97,7 @@ def options(kafka: SecuredKafka, folder: Path, properties: dict[str, str], prefi
     file = folder / f"{time.monotonic_ns()}.properties"
     file.write_text("".join(f"{name}={value}\n" for name, value in escaped.items()))
     servers = kafka.ssl_servers if properties["security.protocol"] == "SSL" else kafka.sasl_servers
-    return ["--config", str(file), "--broker", servers, "--prefix", prefix]
+    return ["--config", str(file), "--bootstrap-servers", servers, "--prefix", prefix]
 
 
 class Runner:
@@ -210,7 +210,7 @@ def test_the_benchmark_of_the_pipeline_reads_the_properties(matrix, runner, tmp_
 
 def test_a_mechanism_that_the_listener_does_not_offer_is_named(matrix, runner, tmp_path):
     connection = options(matrix, tmp_path, matrix.login(mechanism="SCRAM-SHA-512"))
-    connection[connection.index("--broker") + 1] = matrix.plain_servers
+    connection[connection.index("--bootstrap-servers") + 1] = matrix.plain_servers
     assert "does not offer sasl.mechanism=SCRAM-SHA-512" in runner.refusal("dlq", "show", "clicks", *connection)
 
 
@@ -250,7 +250,14 @@ def test_a_java_client_properties_file_works_as_it_is(matrix, runner, tmp_path, 
         f"# as for Java\nsecurity.protocol=SSL\nclient.id=java\nssl.truststore.type={kind}\nssl.keystore.type={kind}\n"
         f"ssl.truststore.location={trust}\nssl.keystore.location \\\n    {store}\n{keys}"
     )
-    connection = ["--config", str(tmp_path / "client.properties"), "--prefix", PREFIX, "--broker", matrix.ssl_servers]
+    connection = [
+        "--config",
+        str(tmp_path / "client.properties"),
+        "--prefix",
+        PREFIX,
+        "--bootstrap-servers",
+        matrix.ssl_servers,
+    ]
     assert runner.run("dlq", "show", "clicks", *connection)[0] == 0
 
 

@@ -107,6 +107,28 @@ def test_letters_go_to_their_records_partition_modulo_those_of_the_topic_and_bac
         assert (again.key, again.value, again.headers) == (original.key, original.value, original.headers)
 
 
+def test_the_letter_that_a_killed_process_writes_again_is_shown_and_sent_once():
+    broker = InMemoryBroker({"t": 1, "t.dlq": 1})
+    first, second = Record("t", 0, 7, 0, b"k", b"v", []), Record("t", 0, 8, 0, b"k", b"v", [])
+    with RecordProducer(broker) as producer:
+        for time_ms, original in enumerate([first, second, first, replace_value(first, b"of a topic made again")]):
+            letter = DeadLetterTopics(broker, ["t"], clock_ms=lambda now_ms=time_ms: now_ms).reject(original, "reason")
+            producer.send(letter.topic, letter.partition, letter.value, letter.headers, key=letter.key)
+        for _ in range(2):  # a line of a file that is replayed twice is bad twice
+            line = DeadLetterTopics(broker, ["t"]).reject_line("t", b"x", file="f", line=1, error="e", message="m")
+            producer.send(line.topic, line.partition, line.value, line.headers, key=line.key)
+    assert [(letter.origin, letter.time_ms) for letter in read_dead_letters(broker, "t")][:3] == [
+        ("t[0]@7", 0),
+        ("t[0]@8", 1),
+        ("t[0]@7", 3),
+    ]
+    assert resend(broker, "t") == Resent(sent=3, left=2, cut=0)
+
+
+def replace_value(record: Record, value: bytes) -> Record:
+    return Record(record.topic, record.partition, record.offset, record.timestamp, record.key, value, record.headers)
+
+
 def test_a_missing_dead_letter_topic_is_named_before_anything_is_read():
     with pytest.raises(TopicError, match=r"t\.dlq"):
         DeadLetterTopics(InMemoryBroker({"t": 1}), ["t"])

@@ -292,6 +292,24 @@ def test_a_single_click_in_json_is_a_batch_of_one_row():
     assert (click.fields, click.dense_names) == (FIELDS, DENSE)
 
 
+@pytest.mark.parametrize(
+    "content_type",
+    [b"application/json; charset=utf-8", b"Application/JSON", b" application/json ;x", b"application/json"],
+)
+def test_parameters_and_case_of_the_content_type_do_not_matter(content_type):
+    value = json.dumps({"label": 1, "features": {}, "event_time_ms": 5}).encode()
+    assert isinstance(decode_clicks(value, [("content-type", content_type)]), ClickBatch)
+
+
+def test_another_content_type_and_json_without_one_are_refused_with_what_to_do():
+    refused = decode_clicks(b"\x08", [("content-type", b"application/x-protobuf")])
+    assert isinstance(refused, BadRecord)
+    assert "expected application/json or application/vnd.apache.arrow.stream" in refused.reason
+    refused = decode_clicks(b'{"label":1}', [])
+    assert isinstance(refused, BadRecord)
+    assert "a JSON object without the header content-type: application/json" in refused.reason
+
+
 def test_a_single_click_needs_no_dense_values_and_may_leave_features_out():
     click = decode_click(b'{"label":0,"features":{},"event_time_ms":0}')
     assert isinstance(click, ClickBatch)

@@ -12,7 +12,7 @@ from streams.clients.in_memory import InMemoryBroker
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.recorded_fields import read_fields, require_fields
 from streams.errors import TopicError
-from streams.keys import Field, find_difference
+from streams.keys import Field
 from streams.logs.schema import LogSchema
 from streams.records import ClickBatch, decode_clicks
 from streams.replay.plan import ReplayPlan
@@ -77,8 +77,3 @@ def test_malformed_lines_are_in_the_counts_of_a_replay(broker: Any, log: Path) -
     assert (counts.read, counts.sent, counts.bad, counts.bad_lines.share) == (6, 3, 3, 0.5)
     assert [(one["error"], one["lines"]) for one in counts.bad_lines.reasons()] == [("Token", 2), ("Label", 1)]
     assert "log.csv, line 6: column 'b': got 'f'" in counts.bad_lines.describe()[0]
-
-
-def test_the_first_field_that_differs_is_named() -> None:
-    assert find_difference((A, B), (A, B, C)) is None
-    assert find_difference((A, C), (A, B, C)) == "field 2: got c (hash), expected b (hex32)"

@@ -31,7 +31,9 @@ def test_a_second_create_changes_nothing_and_describe_finds_no_problem(kafka: Ka
     size = ("--partitions", 3, "--shards", 5)
     code, missing = topics_command(kafka, "describe", *size)
     assert code == 1
-    assert {topic["problems"][0] for topic in missing.values()} == {"missing; run `hotstream topics create`"}
+    assert {topic["problems"][0] for topic in missing.values()} == {
+        f"missing; run `hotstream topics create --prefix {kafka.prefix}`"
+    }
     code, created = topics_command(kafka, "create", *size)
     assert code == 0
     assert all(topic["created"] for topic in created.values())
@@ -77,6 +79,13 @@ def test_a_record_size_limit_that_is_too_small_is_reported(apache_broker: Any, t
     create_topics(kafka, [small])
     (state, *_) = create_topics(kafka, Topics(topic_prefix).specs())
     assert state.problems == ("max.message.bytes 1000000, expected at least 8388608",)
+
+
+def test_a_message_names_the_command_that_creates_the_topics_of_its_prefix():
+    assert Topics().create_command == "hotstream topics create"
+    assert Topics("eu").create_command == "hotstream topics create --prefix eu"
+    assert Topics().shadow("small").create_command == "hotstream agent --shadow small"
+    assert Topics("eu").shadow("small").create_command == "hotstream agent --shadow small --prefix eu"
 
 
 @pytest.mark.parametrize("option", ["--partitions", "--shards"])

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.chaos.oracle import Oracle
 from benchmarks.chaos.site import CLICK_PARTITIONS, SiteConfig
 from sketch.hashing import shard_of
-from streams.assignments.columns import Fetch
+from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History
 from streams.assignments.subscription import HotFeatureTable
 from streams.assignments.table import HotTable
@@ -215,7 +215,7 @@ class Audit:
         for number, records in self._assignments.items():
             history = History(config.num_shards)
             pairs = [(r.offset, decode_assignment(r.key, r.value, r.headers)) for r in records]
-            kept = [(offset, known) for offset, known in pairs if isinstance(known, Assignment | Digest)]
+            kept = [(offset, known) for offset, known in pairs if isinstance(known, Record)]
             history.take(
                 Fetch(
                     partition=number,

@@ -9,7 +9,7 @@ import numpy as np
 
 from sketch.hashing import Keys
 from sketch.tiertable import TierTable
-from streams.assignments.columns import Fetch
+from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History
 from streams.records import Assignment, BadRecord, Claim, Digest, decode_assignment
 
@@ -74,7 +74,7 @@ class LogTail:
 
     def _follow(self, records: Sequence[Any], decoded: Sequence[Any]) -> None:
         pairs = [(record.offset, known) for record, known in zip(records, decoded, strict=True)]
-        kept = [(offset, known) for offset, known in pairs if isinstance(known, Assignment | Digest)]
+        kept = [(offset, known) for offset, known in pairs if isinstance(known, Record)]
         assert self._history is not None  # noqa: S101  the caller has looked
         self._history.take(
             Fetch(

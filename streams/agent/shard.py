@@ -20,9 +20,10 @@ from sketch.hashing import shard_of
 from sketch.snapshot import pack, unpack
 from sketch.snapshot_checks import integer_of, refusing
 from sketch.tiertable import TierTable
+from streams.agent.click_marks import ClickMarks
 from streams.agent.shard_config import ShardConfig
 from streams.errors import InvariantError
-from streams.keys import FIELD_SHIFT, Field, Keys, find_difference
+from streams.keys import FIELD_SHIFT, Field, Keys, compare_fields
 from streams.records import (
     BadRecord,
     ChangeEncoder,
@@ -30,15 +31,15 @@ from streams.records import (
     Digest,
     Encoded,
     ImportanceBatch,
-    Source,
     encode_claim,
     encode_digest,
     find_invalid,
     has_foreign_key,
 )
 
-__all__ = ["Shard"]
+__all__ = ["REVIEW_MS", "Shard"]
 
+REVIEW_MS = 10_000  # of event time, after which a shard is reviewed that has fewer events than a review takes
 _MAGIC = b"hotstream-shard"
 
 
@@ -53,7 +54,7 @@ class Shard:
 
     Attributes:
         next_offset: the next importance offset to read; the state includes all records before it.
-        marks: the last click offset counted, by (signal, id of the clicks topic or "", click partition).
+        marks: the click records counted.
         num_counted: importance records counted, without repeated ones.
         num_repeated: importance records skipped, because their click record had been counted.
         num_events: feature events counted (keys of importance records).
@@ -72,7 +73,7 @@ class Shard:
         self.epoch = epoch
         self.seq = seq
         self.next_offset = 0
-        self.marks: dict[tuple[str, str, int], int] = {}
+        self.marks = ClickMarks()
         self.num_counted = self.num_repeated = self.num_events = 0
         self.num_promotions = self.num_demotions = 0
         self.begins_epoch = True
@@ -80,6 +81,7 @@ class Shard:
         self.generation = 0
         self.suspects: set[int] = set()
         self.event_time_ms = 0  # of the newest record counted by this process
+        self._reviewed_ms = 0
         self.fields: tuple[Field, ...] = ()
         self.hot_set = config.make_hot_set(number)
         self.clock = config.make_clock()
@@ -96,40 +98,37 @@ class Shard:
         self.next_offset = offset + 1
         if len(batch.fields) > len(self.fields) and batch.fields[: len(self.fields)] == self.fields:
             self.fields = batch.fields
-        if batch.fields != self.fields[: len(batch.fields)]:
-            return BadRecord(
-                f"{find_difference(batch.fields, self.fields)} as in the importance before; two schemas are mixed "
-                "under this prefix: use another --prefix for one of them"
-            )
+        if (reason := compare_fields(batch.fields, self.fields)) is not None:
+            return BadRecord(reason)
         if has_foreign_key(batch.keys, self.number, self.config.num_shards):
             return BadRecord(
                 f"keys: got a key of another shard, expected shard {self.number} of {self.config.num_shards}"
             )
-        if self._is_counted(batch.source):
+        if self.marks.is_counted(batch.source):
             self.num_repeated += 1
             return []
         self.num_counted += 1
         self.num_events += len(batch.keys)
         self.event_time_ms = batch.event_time_ms
         now_ms = batch.event_time_ms if self.clock is None else self.clock.advance(batch.event_time_ms)
-        changes = self.hot_set.update(batch.keys, batch.scores, now_ms)
+        changes = self._update(batch, now_ms)
         return self._publish(changes, offset, batch) if len(changes) else []
 
-    def _is_counted(self, source: Source) -> bool:
-        """Whether a click record was counted before; marks it.
+    def _update(self, batch: ImportanceBatch, now_ms: int) -> Changes:
+        """Counts a batch; reviews the hot set also if a quiet shard has had no review for a while of event time.
 
-        The first record with the id of a clicks topic continues the mark of the records without one: its writer was
-        upgraded. Offsets of a clicks topic that was made again are another topic's.
+        A wrong event time may cause a review, which is harmless.
         """
-        signal, topic_id, partition = source.signal, source.topic_id or "", source.partition
-        before = self.marks.get((signal, topic_id, partition))
-        if before is None:
-            knows_ids = any((known[0], known[2]) == (signal, partition) and known[1] for known in self.marks)
-            before = -1 if knows_ids else self.marks.get((signal, "", partition), -1)
-        if source.offset <= before:
-            return True
-        self.marks[signal, topic_id, partition] = source.offset
-        return False
+        reviews = self.hot_set.num_reviews
+        changes = self.hot_set.update(batch.keys, batch.scores, now_ms)
+        if not reviews and not self._reviewed_ms:
+            self._reviewed_ms = batch.event_time_ms
+        if self.hot_set.num_reviews == reviews:
+            if abs(batch.event_time_ms - self._reviewed_ms) < REVIEW_MS:
+                return changes
+            changes = Changes.concatenate([changes, self.hot_set.review()])
+        self._reviewed_ms = batch.event_time_ms
+        return changes
 
     @property
     def num_time_outliers(self) -> int:
@@ -231,7 +230,8 @@ class Shard:
             "epoch": self.epoch,
             "seq": self.seq,
             "next_offset": self.next_offset,
-            "marks": [[*mark, offset] for mark, offset in sorted(self.marks.items())],
+            "marks": self.marks.to_state(),
+            "reviewed_ms": self._reviewed_ms,
             "fields": [[field.name, field.kind] for field in self.fields],
             "clock": None if self.clock is None else self.clock.to_state(),
             "counters": [
@@ -281,14 +281,14 @@ class Shard:
             number = integer_of(parameters, "number", 0, config.num_shards - 1)
             shard = cls(number, config, epoch=epoch, seq=integer_of(parameters, "seq"))
             shard.next_offset = integer_of(parameters, "next_offset")
-            marks = [mark if len(mark) == 4 else [mark[0], "", *mark[1:]] for mark in parameters["marks"]]
-            shard.marks = dict(_mark(*mark) for mark in marks)  # older snapshots have no topic ids
+            shard.marks = ClickMarks(parameters["marks"])
             shard.fields = tuple(Field(name, kind) for name, kind in parameters["fields"])
             counters = [integer_of({"counter": counter}, "counter") for counter in parameters["counters"]]
             shard.num_counted, shard.num_repeated, shard.num_events = counters[:3]
             shard.begins_epoch = not same
             if same:
                 shard.num_promotions, shard.num_demotions, shard.max_hot = counters[3:]
+                shard._reviewed_ms = integer_of(parameters, "reviewed_ms")
                 shard._restore_clock(parameters)
                 shard._restore(HotSet.from_bytes(arrays["hot_set"].tobytes()))
         return shard
@@ -316,13 +316,6 @@ class Shard:
     def _restore_clock(self, parameters: Mapping[str, Any]) -> None:
         if self.clock is not None and "clock" in parameters:  # older snapshots have no clock
             self.clock.load_state(parameters["clock"])
-
-
-def _mark(signal: object, topic_id: object, partition: object, offset: object) -> tuple[tuple[str, str, int], int]:
-    numbers = {"partition": partition, "offset": offset}
-    if not isinstance(signal, str) or not isinstance(topic_id, str):
-        raise SnapshotError(f"shard snapshot: got {str((signal, topic_id))[:90]}, expected a signal and a topic id")
-    return (signal, topic_id, integer_of(numbers, "partition")), integer_of(numbers, "offset")
 
 
 def _shape_of(hot_set: HotSet) -> tuple[object, ...]:

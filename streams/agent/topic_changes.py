@@ -45,10 +45,10 @@ async def follow_changes(
 
 def _require_possible(change: TopicChange, topics: Topics) -> None:
     if change.now is None:
-        raise TopicError(f"{change}; run `hotstream topics create`, and start the agent again: it goes on")
+        raise TopicError(f"{change}; run `{topics.create_command}`, and start the agent again: it goes on")
     sharded = (topics.importance, topics.assignments, topics.snapshots)
     if change.topic in sharded and change.now.partitions != change.before.partitions:
         raise TopicError(
             f"{change}; the number of shards must not change: stop all processes, delete {', '.join(sharded)}, run "
-            "`hotstream topics create --shards N`, and start again"
+            f"`{topics.create_command} --shards N`, and start again"
         )

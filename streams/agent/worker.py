@@ -21,6 +21,7 @@ from streams.agent.agreement import Agreement
 from streams.agent.ownership import Ownership
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
+from streams.agent.shard_reports import ShardReports
 from streams.agent.topic_changes import follow_changes, ids_of
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
@@ -34,7 +35,6 @@ from streams.records import (
     AgentMetrics,
     BadRecord,
     Headers,
-    ShardMetrics,
     Source,
     decode_clicks,
     decode_importance,
@@ -108,6 +108,7 @@ class AgentWorker:
         self.topics = Topics(connector.prefix)
         self.num_bad = 0
         self._bad_records = BadRecordLog(logger)
+        self._reports = ShardReports()
         self._connector = connector
         self._clients: _Clients | None = None
         self._has_clients = asyncio.Event()
@@ -197,6 +198,8 @@ class AgentWorker:
             fields = max((shard.fields for shard in self.shards.values()), key=len, default=())
             await self._agreement.check(self._clients.ownership.ends, fields)
             await self._clients.ownership.check()
+            for shard in self.shards.values():
+                self._reports.note_quiet(shard)
 
     # ---- records -----------------------------------------------------------------------------------------------
 
@@ -230,12 +233,13 @@ class AgentWorker:
     async def _count(self, clients: _Clients, shard: Shard, record: Any) -> None:
         batch = decode_importance(record.value, record.headers)
         if not isinstance(batch, BadRecord) and batch.source.signal not in self.config.signals:
+            self._reports.note_other_signal(shard, batch.source.signal)
             shard.skip(record.offset)
             return
         known = shard.num_time_outliers
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
         if shard.num_time_outliers > known:
-            _warn_of_outlier(shard, record)
+            self._reports.warn_of_outlier(shard, record)
         if isinstance(changes, BadRecord):
             shard.skip(record.offset)
             await self._dead_letter(clients, record, changes)
@@ -287,23 +291,7 @@ class AgentWorker:
 
     def metrics(self) -> AgentMetrics:
         """The metrics of this process."""
-        shards = {
-            number: ShardMetrics(
-                epoch=shard.epoch,
-                seq=shard.seq,
-                hot=shard.table.num_hot,
-                max_hot=shard.max_hot,
-                counted=shard.num_counted,
-                repeated=shard.num_repeated,
-                rejected_scores=shard.hot_set.sketch.num_rejected,
-                time_outliers=shard.num_time_outliers,
-                events=shard.num_events,
-                promotions=shard.num_promotions,
-                demotions=shard.num_demotions,
-                next_offset=shard.next_offset,
-            )
-            for number, shard in self.shards.items()
-        }
+        shards = {number: self._reports.metrics(shard) for number, shard in self.shards.items()}
         return AgentMetrics(time_ms=_now_ms(), capacity=self.config.shards.capacity, bad=self.num_bad, shards=shards)
 
     async def publish_metrics(self) -> None:
@@ -323,17 +311,6 @@ class AgentWorker:
         while self._clients is None:
             await self._has_clients.wait()
         return self._clients
-
-
-def _warn_of_outlier(shard: Shard, record: Any) -> None:
-    """Warns of an event time that does not count as time, each time the number of these doubles."""
-    number = shard.num_time_outliers
-    if number & (number - 1) == 0:
-        logger.warning(
-            "%s/%d, offset %d: the event time is more than a half-life from that of the records before it, so it does "
-            "not advance the decay of scores; %d such records so far",
-            record.topic, record.partition, record.offset, number,
-        )  # fmt: skip
 
 
 def _now_ms() -> int:

@@ -11,11 +11,11 @@ import numpy.typing as npt
 
 from sketch.changes import NO_ROW, Changes
 from sketch.hashing import Keys
-from streams.records import Assignment, Digest
+from streams.records import Assignment, Claim, Digest
 
 __all__ = ["Columns", "Fetch", "Record"]
 
-Record = Assignment | Digest
+Record = Assignment | Digest | Claim
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,7 +51,7 @@ class Fetch:
 
 @dataclass(frozen=True)
 class Columns:
-    """K records of one fetch as arrays; a digest has key 0.
+    """K records of one fetch as arrays; a digest and a claim have key 0.
 
     Attributes:
         key: (K,) uint64; `row` (K,) int32, -1 for none; `score` (K,) float32.

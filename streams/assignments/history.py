@@ -19,7 +19,7 @@ from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
 from streams.keys import FIELD_SHIFT, MAX_FIELDS, Keys
-from streams.records import MAX_UNIQUE_ROWS, Digest, has_foreign_key
+from streams.records import MAX_UNIQUE_ROWS, Claim, Digest, has_foreign_key
 
 __all__ = ["History", "Outcome", "ShardView", "Verdict"]
 
@@ -137,6 +137,8 @@ class History:
         for piece in self._pieces(columns, fetch.partition):
             view, first = self.shards[fetch.partition], int(piece.index[0])
             record = fetch.records[first]
+            if isinstance(record, Claim):  # its generation is noted
+                continue
             if isinstance(record, Digest):
                 begun, changes = _announce(view, record), Changes.empty()
                 verdicts[first] = _compare(view, record, int(piece.offset[0])) if self.is_whole else "unproven"

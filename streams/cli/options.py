@@ -6,13 +6,12 @@ Only this module reads the environment. Precedence: option > environment > `--co
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
 import click
 
-from streams.broker import open_broker
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
 from streams.telemetry.broker_waits import BrokerWaits
@@ -34,7 +33,7 @@ max_bad_option = click.option(
 
 
 def kafka_options(command: Command) -> Command:
-    """Adds `--bootstrap-servers`, `--broker`, `--config` and `--prefix`; they reach the command as `**kafka`."""
+    """Adds `--bootstrap-servers`, `--config` and `--prefix`; they reach the command as `**kafka`."""
     for option in reversed(
         [
             click.option(
@@ -42,12 +41,6 @@ def kafka_options(command: Command) -> Command:
                 envvar="KAFKA_BOOTSTRAP_SERVERS",
                 show_envvar=True,
                 help=f"HOST:PORT[,HOST:PORT...] of the Kafka cluster.  [default: {_DEFAULT_SERVERS}]",
-            ),
-            click.option(
-                "--broker",
-                metavar="ENGINE|HOST:PORT",
-                help="'embedded' or 'apache' starts a broker that runs as long as this command; HOST:PORT is the same "
-                "as --bootstrap-servers.",
             ),
             click.option(
                 "--config",
@@ -73,18 +66,16 @@ def kafka_options(command: Command) -> Command:
 def open_kafka(
     *,
     bootstrap_servers: str | None,
-    broker: str | None,
     config_path: Path | None,
     prefix: str,
     roles: Sequence[str] = (),
     group: str | None = None,
     should_stop: Callable[[], bool] = lambda: False,
 ) -> Iterator[KafkaConfig]:
-    """The configuration from the Kafka options; inside the `with`, the broker that `--broker` names is running.
+    """The configuration from the Kafka options; inside the `with`, waits for the broker are reported.
 
     Args:
         bootstrap_servers: the option, as the others below.
-        broker: the option.
         config_path: the option `--config`.
         prefix: the option.
         roles: the roles of the command (`streams.clients.rights`), whose rights are checked.
@@ -93,16 +84,15 @@ def open_kafka(
 
     Raises:
         ConfigError: an option is invalid.
-        BrokerError: the broker cannot be started, or refuses the login or a right.
+        BrokerError: the broker refuses the login or a right.
     """
     properties = load_properties(config_path) if config_path else {}
     servers = bootstrap_servers or properties.get("bootstrap.servers", _DEFAULT_SERVERS)
-    with nullcontext(servers) if broker is None else open_broker(broker) as address:
-        waits = BrokerWaits(address, should_stop=should_stop)
-        config = KafkaConfig(bootstrap_servers=address, prefix=prefix, properties=properties, waits=waits)
+    waits = BrokerWaits(servers, should_stop=should_stop)
+    config = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties, waits=waits)
+    with waits.filtering():
         if roles:
             from streams.clients.rights import require_rights  # noqa: PLC0415 - `--help` does not need it
 
             require_rights(config, roles, group=group)
-        with waits.filtering():
-            yield config
+        yield config

@@ -12,7 +12,7 @@ from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError
 
 from streams.clients.connector import Connector
 from streams.errors import BrokerError, TopicError
-from streams.topics import TopicSpec
+from streams.topics import Topics, TopicSpec
 
 __all__ = [
     "TopicState",
@@ -98,10 +98,19 @@ def _fetch(admin: Any, specs: list[TopicSpec], servers: str) -> dict[str, tuple[
     return {name: (partitions[name], settings[name]) for name in existing}
 
 
-def _compare(spec: TopicSpec, found: tuple[int, dict[str, str]] | None, *, created: bool = False) -> TopicState:
-    """Compares a topic with its specification; settings that the broker does not list are assumed to be right."""
+def _compare(
+    spec: TopicSpec, found: tuple[int, dict[str, str]] | None, command: str, *, created: bool = False
+) -> TopicState:
+    """Compares a topic with its specification; settings that the broker does not list are assumed to be right.
+
+    Args:
+        spec: the specification.
+        found: partitions and settings; None if the topic is missing.
+        command: the command that creates it.
+        created: whether this process has just created it.
+    """
     if found is None:
-        return TopicState(spec=spec, partitions=None, problems=("missing; run `hotstream topics create`",))
+        return TopicState(spec=spec, partitions=None, problems=(f"missing; run `{command}`",))
     partitions, settings = found
     problems = []
     if partitions != spec.partitions:
@@ -123,7 +132,8 @@ def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicS
     """
     with connect_admin(connector) as admin:
         actual = _fetch(admin, specs, connector.bootstrap_servers)
-    return [_compare(spec, actual.get(spec.name)) for spec in specs]
+    command = Topics(connector.prefix).create_command
+    return [_compare(spec, actual.get(spec.name), command) for spec in specs]
 
 
 def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_factor: int = -1) -> list[TopicState]:
@@ -162,7 +172,8 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
                 raise BrokerError(f"topics could not be created: {error}") from error
         actual = _fetch(admin, specs, connector.bootstrap_servers)
     created = {spec.name for spec in missing}
-    return [_compare(spec, actual.get(spec.name), created=spec.name in created) for spec in specs]
+    command = Topics(connector.prefix).create_command
+    return [_compare(spec, actual.get(spec.name), command, created=spec.name in created) for spec in specs]
 
 
 def require_known(connector: Connector, topic: str) -> None:
@@ -190,5 +201,6 @@ def require_partitions(connector: Connector, topic: str) -> int:
     with connect_admin(connector) as admin:
         partitions = _require_described(_count_partitions(admin, [topic]), connector.bootstrap_servers)
     if topic not in partitions:
-        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `hotstream topics create`")
+        command = Topics(connector.prefix).create_command
+        raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `{command}`")
     return partitions[topic]

@@ -8,7 +8,7 @@ from __future__ import annotations
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.errors import TopicError
-from streams.keys import Field, find_difference
+from streams.keys import Field, compare_fields
 from streams.records import decode_fields
 from streams.topics import Topics
 
@@ -41,7 +41,7 @@ def require_fields(connector: Connector, fields: tuple[Field, ...]) -> tuple[Fie
         TopicError: the fields are those of another schema; the message names the first one that differs.
     """
     known = read_fields(connector)
-    difference = find_difference(fields, known)
+    difference = compare_fields(fields[: len(known)], known)
     if difference is not None:
         raise TopicError(
             f"--schema: {difference} as in the click records under {connector.prefix!r}; use the schema that these "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Mapping
 from types import TracebackType
@@ -14,7 +15,7 @@ from kafka.errors import KafkaError, OffsetOutOfRangeError
 
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
-from streams.clients.patience import Stall, ask
+from streams.clients.patience import Stall, ask, ask_once
 from streams.clients.refusals import explain_refusal
 from streams.clients.worker import Worker
 from streams.errors import BrokerError
@@ -260,9 +261,26 @@ class TopicFeed:
         return self._consumer.position(TopicPartition(self.topic, partition)) >= end
 
     def lag(self) -> int:
-        """The number of records not taken yet, up to the ends that the last fetch reported."""
-        marks = {partition.partition: self._consumer.highwater(partition) for partition in self._partitions}
-        return sum(max(0, mark - self.offsets[number]) for number, mark in marks.items() if mark is not None)
+        """The number of records not taken yet. Asks the broker: call it about once a second.
+
+        The ends that the last fetch reported are old where records wait here, that is, when the lag is large. They are
+        used while the broker does not answer.
+
+        Raises:
+            BrokerError: the broker refuses.
+        """
+        listed: Mapping[TopicPartition, int] = {}
+        if not self._waits.is_suspected:
+            try:
+                listed = ask_once(self._consumer.end_offsets, self._partitions, self._waits, time.monotonic()) or listed
+            except KafkaError as error:
+                reason = explain_refusal(error, "READ", self.topic)
+                raise BrokerError(f"{self._servers}: {self.topic}: {reason}") from error
+        ends = {
+            partition.partition: max(listed.get(partition, 0), self._consumer.highwater(partition) or 0)
+            for partition in self._partitions
+        }
+        return sum(max(0, end - self.offsets[number]) for number, end in ends.items())
 
     def is_at_end(self) -> bool:
         """Whether all present records of the topic were taken. Asks the broker: call it only when no record comes.

@@ -148,26 +148,25 @@ def require_topics(connector: Connector, required: Iterable[str]) -> dict[str, T
         raise BrokerError(f"{servers}: this user lacks {', '.join(hidden)}; have it allowed (docs/security.md)")
     for name in wanted:
         if name not in found:
-            raise TopicError(f"topic {name!r} is missing at {servers}; run `hotstream topics create`")
-    _require_equal({name: found[name].partitions for name in shards if name in found})
+            raise TopicError(f"topic {name!r} is missing at {servers}; run `{topics.create_command}`")
+    _require_equal({name: found[name].partitions for name in shards if name in found}, topics.create_command)
     for name in single:
         if name in found and found[name].partitions != 1:
             raise TopicError(
                 f"topic {name} has {found[name].partitions} partitions, expected 1; delete it, and run "
-                "`hotstream topics create`"
+                f"`{topics.create_command}`"
             )
     if any(found[name].topic_id is None for name in wanted):
         _log_missing_ids(servers)
     return {name: found[name] for name in wanted}
 
 
-def _require_equal(partitions: Mapping[str, int]) -> None:
+def _require_equal(partitions: Mapping[str, int], command: str) -> None:
     if len(set(partitions.values())) > 1:
         listed = ", ".join(f"{name} has {number}" for name, number in partitions.items())
         raise TopicError(
             f"partitions: {listed}; expected one number, that of the shards, which must not change. Stop all "
-            "processes, delete these topics, run `hotstream topics create --shards N`, and start again: a trainer "
-            "keeps its model"
+            f"processes, delete these topics, run `{command} --shards N`, and start again: a trainer keeps its model"
         )
 
 

@@ -14,6 +14,7 @@ from streams.clients.partition_reader import is_at_end
 from streams.clients.patience import answers
 from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError, TopicError
+from streams.topics import Topics
 
 __all__ = ["TopicReader"]
 
@@ -40,7 +41,8 @@ class TopicReader:
         numbers = self._consumer.partitions_for_topic(topic)
         if not numbers:
             self.close()
-            raise TopicError(f"topic {topic!r} is missing at {self._servers}; run `hotstream topics create`")
+            command = Topics(connector.prefix).create_command
+            raise TopicError(f"topic {topic!r} is missing at {self._servers}; run `{command}`")
         self.partitions = tuple(sorted(numbers))
         self._assigned = [TopicPartition(topic, number) for number in self.partitions]
         self._consumer.assign(self._assigned)

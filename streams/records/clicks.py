@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from streams.keys import CRITEO_FIELDS, Field, Keys, make_key
 from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, matrix_of, read_stream, write_stream
-from streams.records.headers import JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
+from streams.records.headers import ARROW, JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
 from streams.records.key_checks import find_misplaced
 
 __all__ = ["MAX_ROWS", "NO_LABELS", "ClickBatch", "decode_clicks", "encode_clicks"]
@@ -118,14 +118,14 @@ def decode_clicks(
 
     Args:
         value: the record's value.
-        headers: the record's headers; `content-type: application/json` marks a single click.
+        headers: the record's headers; `content-type: application/json`, with any parameters, marks a single click.
         fields: the categorical columns of a single click (an Arrow batch names its own).
         dense_names: the dense columns of a single click.
     """
     if not value:
         return BadRecord("empty value, expected an Arrow IPC stream or a JSON click")
     try:
-        if read_headers(headers).get("content-type") == JSON:
+        if _is_json(value, read_headers(headers).get("content-type")):
             return _click_from_json(value, fields, dense_names)
         batch = read_stream(value)
         if not 1 <= batch.num_rows <= MAX_ROWS:
@@ -155,6 +155,23 @@ def decode_clicks(
 def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> npt.NDArray[Any] | None:
     """A column that may be absent."""
     return None if batch.schema.get_field_index(name) < 0 else column_of(batch, name, kind).to_numpy()
+
+
+def _is_json(value: bytes, content_type: bytes | None) -> bool:
+    """Whether the header names JSON; its parameters (`; charset=utf-8`), upper case and spaces do not matter.
+
+    Raises:
+        ValueError: the header names another type than JSON and Arrow, or the value is JSON without the header.
+    """
+    if content_type is None:
+        if value.startswith(b"{"):
+            raise ValueError("got a JSON object without the header content-type: application/json, expected both")
+        return False
+    kind = content_type.partition(b";")[0].strip().lower()
+    if kind not in (JSON, ARROW):
+        expected = f"{JSON.decode()} or {ARROW.decode()}"
+        raise ValueError(f"header 'content-type': got {content_type[:100]!r}, expected {expected}")
+    return kind == JSON
 
 
 @lru_cache(maxsize=64)

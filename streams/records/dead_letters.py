@@ -11,6 +11,7 @@ the Kafka client could not decode has `dlq-unreadable`, the reason; its value ma
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -114,6 +115,12 @@ class DeadLetter:
     value: bytes | None
     headers: tuple[tuple[str, bytes | None], ...]
     is_cut: bool = False
+
+    @property
+    def identity(self) -> bytes:
+        """16 bytes that are equal for two letters of one record."""
+        content = repr((self.origin, self.key, self.value, self.headers))
+        return hashlib.blake2b(content.encode(), digest_size=16).digest()
 
     @classmethod
     def of(cls, record: Any) -> DeadLetter:

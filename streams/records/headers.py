@@ -107,7 +107,7 @@ def version_reason(version: object) -> str:
     if isinstance(version, int) and version < VERSION:
         remedy = (
             "an older hotstream wrote the record: choose another --prefix, or delete the old topics, "
-            "and run `hotstream topics create`"
+            "and run `hotstream topics create` with the same --prefix"
         )
     return f"version {str(version)[:20]}, expected {VERSION}; {remedy}"
 

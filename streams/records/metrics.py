@@ -26,6 +26,7 @@ class ShardMetrics:
         counted: importance records counted; `repeated`: skipped, because they had been counted before.
         rejected_scores: scores that were not finite, not positive or too large.
         time_outliers: counted records whose event time was more than a half-life from that of the records before them.
+        other_signals: records that the process skipped, because it does not count their signal.
         events: feature events counted.
         promotions: changes to hot; `demotions`: changes from hot.
         next_offset: the offset of the next importance record.
@@ -43,6 +44,7 @@ class ShardMetrics:
     demotions: int
     next_offset: int
     time_outliers: int = 0
+    other_signals: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -104,7 +104,7 @@ def _require_first_run(connector: Connector, topic: str, has_others: bool) -> No
         raise TopicError(
             f"--resume: {topic!r} has records, but {Topics(connector.prefix).control!r} none on how far a replay is "
             "(another program or an older hotstream wrote them), so the rows that are missing are not known; leave "
-            "--resume out to send all rows, or delete the topic and run `hotstream topics create`"
+            f"--resume out to send all rows, or delete the topic and run `{Topics(connector.prefix).create_command}`"
         )
     logger.info("--resume: no run to resume; starting with the first row")
 

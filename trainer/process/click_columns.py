@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from streams.keys import MISSING, Field, field_key, find_difference
+from streams.keys import MISSING, Field, compare_fields, field_key
 from streams.records import NO_LABELS, BadRecord, ClickBatch
 
 __all__ = ["Columns", "compare_columns", "fit_columns"]
@@ -19,9 +19,14 @@ def compare_columns(got: Columns, expected: Columns) -> str | None:
     """The difference between columns; None if they are equal."""
     if got == expected:
         return None
-    difference = find_difference(got[0], expected[0])
+    difference = _difference(got[0], expected[0])
     counts = f"got {len(got[0])} fields and {got[1]} dense columns, expected {len(expected[0])} and {expected[1]}"
     return counts if difference is None else f"{counts}; {difference}"
+
+
+def _difference(got: tuple[Field, ...], expected: tuple[Field, ...]) -> str | None:
+    """The first field that differs; None if one of the lists begins with the other."""
+    return compare_fields(got[: len(expected)], expected)
 
 
 def fit_columns(batch: ClickBatch, expected: Columns | None) -> ClickBatch | BadRecord:
@@ -40,7 +45,7 @@ def fit_columns(batch: ClickBatch, expected: Columns | None) -> ClickBatch | Bad
     if expected is None or columns == expected:
         return batch
     fields, num_dense = expected
-    if columns[1] != num_dense or find_difference(batch.fields, fields) is not None:
+    if columns[1] != num_dense or _difference(batch.fields, fields) is not None:
         return BadRecord(f"{compare_columns(columns, expected)}; {_REMEDY}")
     keys = np.empty((batch.num_rows, len(fields)), np.uint64)
     shared = min(len(fields), len(batch.fields))

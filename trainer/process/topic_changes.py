@@ -141,11 +141,11 @@ class TrainerTopics:
         if self._changes_shards(change):
             return (
                 f"{change}; expected the same number, because a feature's shard must not change: stop all processes, "
-                f"delete {self.names.importance}, {self.names.assignments} and {self.names.snapshots}, run `hotstream "
-                "topics create --shards N`, and start again; the trainer keeps its model"
+                f"delete {self.names.importance}, {self.names.assignments} and {self.names.snapshots}, run "
+                f"`{self.names.create_command} --shards N`, and start again; the trainer keeps its model"
             )
         if change.kind == "deleted":
-            return f"{change}; run `hotstream topics create`, and {_KEEPS_MODEL}"
+            return f"{change}; run `{self.names.create_command}`, and {_KEEPS_MODEL}"
         return f"{change}; {_KEEPS_MODEL}, at the beginning of the new topic"
 
 
