@@ -224,9 +224,9 @@ class TrainingRun:
             raise CheckpointError("no click record was trained yet, so there is no model")
         return self._shape
 
-    def fit(self, batch: ClickBatch) -> ClickBatch | BadRecord:
+    def fit(self, batch: ClickBatch | BadRecord) -> ClickBatch | BadRecord:
         """The batch with the model's columns, or the reason why it cannot be trained (`fit_columns`)."""
-        return fit_columns(batch, self._shape or self._columns)
+        return batch if isinstance(batch, BadRecord) else fit_columns(batch, self._shape or self._columns)
 
     def train(
         self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"

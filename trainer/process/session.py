@@ -275,8 +275,7 @@ class Session:
 
     def _train(self, taken: Taken) -> None:
         """Trains one click record; one that cannot be trained goes to the dead letters."""
-        record, batch = taken.record, taken.decoded
-        batch = self.run.fit(batch) if isinstance(batch, ClickBatch) else batch
+        record, batch = taken.record, self.run.fit(taken.decoded)
         if isinstance(batch, BadRecord):
             self.run.progress.refuse_clicks(batch.reason)
             self._bad_records.add(record, batch.reason)
