@@ -35,19 +35,22 @@ def read_object(line: bytes, schema: LogSchema) -> dict[str, bytes | None] | Bad
     texts: dict[str, bytes | None] = {}
     for column in schema.used_columns:
         value = row[column] if column in row else _find(row, column)
-        if isinstance(value, list | dict):
-            kind = "a list" if isinstance(value, list) else "an object"
-            remedy = f"{column}[0]" if isinstance(value, list) else f"{column}.NAME"
-            reason = f"column {column!r}: got {kind}, expected one value; name a part of it, such as {remedy}"
-            return BadRow("Values", column, reason)
-        texts[column] = _text(value)
+        if type(value) is str:  # numbers, too
+            texts[column] = value.encode("utf-8", "surrogatepass")
+        elif value is None:
+            texts[column] = None
+        elif isinstance(value, bool):
+            texts[column] = b"true" if value else b"false"
+        else:
+            return _refuse(column, value)
     return texts
 
 
-def _text(value: Any) -> bytes | None:
-    if value is None or isinstance(value, bool):
-        return None if value is None else str(value).lower().encode()
-    return str(value).encode("utf-8", "surrogatepass")
+def _refuse(column: str, value: list[Any] | dict[str, Any]) -> BadRow:
+    """The fault of a column of several values."""
+    kind, part = ("a list", f"{column}[0]") if isinstance(value, list) else ("an object", f"{column}.NAME")
+    reason = f"column {column!r}: got {kind}, expected one value; name a part of it, such as {part}"
+    return BadRow("Values", column, reason)
 
 
 def _find(row: Mapping[str, Any], column: str) -> Any:
