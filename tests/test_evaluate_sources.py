@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,9 @@ from click.testing import CliRunner
 from streams.errors import ConfigError, InputError
 from trainer.commands.evaluate import command
 from trainer.demo.view import _bad_lines
+from trainer.evaluate.cell import Cell, run_cell
+from trainer.evaluate.methods.registry import METHODS
+from trainer.evaluate.presets import PRESETS
 from trainer.evaluate.sources.stream import FileSource, load_stream
 
 
@@ -51,3 +55,20 @@ def test_the_demo_names_what_it_dropped() -> None:
     assert (name, text.split("\n")[0]) == ("malformed lines", "4,000 of 10,000 (40.0%)")
     assert "4,000 x Label: log, line 2: got \\[x]" in text
     assert _bad_lines({"read": 10, "bad": 0, "sent": 10, "reasons": []}) == []
+
+
+def test_an_evaluation_weighs_its_rows(tmp_path: Path) -> None:
+    schema = '[log]\nlabel = "y"\nweight = "w"\ncategorical = ["a"]\ndense = ["p"]\n'
+    results = {}
+    for name, weights in {"none": None, "ones": [1] * 300, "later": [0] * 200 + [1] * 100}.items():
+        (tmp_path / f"{name}.toml").write_text(schema if weights else schema.replace('weight = "w"\n', ""))
+        rows = [f"{row % 2},x{row % 5},{row},{1 if weights is None else weights[row]}\n" for row in range(300)]
+        (tmp_path / f"{name}.csv").write_text("y,a,p,w\n" + "".join(rows))
+        source = FileSource(paths=(str(tmp_path / f"{name}.csv"),), schema=str(tmp_path / f"{name}.toml"))
+        cell = Cell(
+            source=source, num_rows=None, preset=replace(PRESETS["reference"], batch_rows=100), model="dlrm",
+            method="full", compression=1.0, seed=0, knobs=METHODS["full"].default,
+        )  # fmt: skip
+        results[name] = run_cell(cell)["curve"]
+    assert results["none"] == results["ones"]
+    assert results["none"] != results["later"]  # rows of weight 0 teach nothing

@@ -93,7 +93,7 @@ def command(
         with request.listening(), show_progress("replay") as show:
 
             def on_progress(counts: ReplayCounts) -> None:
-                show(counts.bytes_read, counts.bytes_total, _describe(counts, time.perf_counter() - started_s))
+                show(counts.bytes_read, counts.bytes_total or None, _describe(counts, time.perf_counter() - started_s))
 
             counts = replay_logs(config, plan, should_stop=lambda: request.is_made, on_progress=on_progress)
         seconds = time.perf_counter() - started_s

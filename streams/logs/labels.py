@@ -10,7 +10,7 @@ from streams.errors import ConfigError
 __all__ = ["LabelRule"]
 
 _WORDS = {"true": 1, "false": 0}
-_UNSIGNED_DEFAULT = "0 or 1"
+_USUAL = "0 or 1"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +65,7 @@ class LabelRule:
         listed = [repr(text) for text in (*self.positive, *self.negative)]
         if self.above is not None:
             return " or ".join(["a number", *listed])
-        usual = ", ".join([*listed, _UNSIGNED_DEFAULT])
+        usual = ", ".join([*listed, _USUAL])
         if cell in ("-1", "-1.0"):
             return f'{usual}; write label_negative = ["{cell}"] in the schema if it means no click'
         if cell.lstrip("+").isdecimal():

@@ -187,7 +187,9 @@ class TableParser:
             stamps = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())
             return pc.fill_null(stamps, -1).to_numpy(zero_copy_only=False)
         if time_format in UNITS and pa.types.is_integer(kind):
-            return numbers_to_ms(pc.fill_null(column.cast(pa.int64()), -1).to_numpy(zero_copy_only=False), time_format)
+            return numbers_to_ms(
+                pc.fill_null(column.cast(pa.int64(), safe=False), -1).to_numpy(zero_copy_only=False), time_format
+            )
         if time_format in UNITS and (pa.types.is_floating(kind) or pa.types.is_decimal(kind)):
             return numbers_to_ms(floats_of(column)[0], time_format)
         texts, indices = distinct_texts(column)
