@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-__all__ = ["TopicSpec", "Topics"]
+__all__ = ["TOMBSTONES_KEPT_S", "TopicSpec", "Topics"]
+
+TOMBSTONES_KEPT_S = 86_400
 
 _SHADOW = ".shadow."
 _DEFAULT_PREFIX = "hotstream"
@@ -23,7 +25,7 @@ _READABLE = {"compression.type": "uncompressed"}
 _COMPACTED = {
     "segment.ms": "600000",
     "min.cleanable.dirty.ratio": "0.2",
-    "delete.retention.ms": "86400000",
+    "delete.retention.ms": str(TOMBSTONES_KEPT_S * 1000),
 }
 
 

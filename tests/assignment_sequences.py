@@ -117,6 +117,23 @@ SEQUENCES = [
         table={A: 0, B: 1}, verdicts=["stale", "ahead"], verified=None,
     ),
     Sequence(
+        name="the last changes were tombstones that are deleted, and a new reader's table is whole",
+        records=[hot(A, 0, 1), hot(B, 1, 4), digest(6, {A: 0, B: 1})], end=3,
+        table={A: 0, B: 1}, verdicts=["equal"], verified=True,
+    ),
+    Sequence(
+        name="a tombstone was deleted while the reader was away, and the last digest proves it",
+        records=[hot(A, 0, 1), hot(B, 1, 2), digest(2, {A: 0, B: 1}), digest(3, {A: 0})], end=4,
+        table={A: 0, B: 1}, verdicts=["equal", "differs"], verified=False,
+    ),
+    Sequence(
+        name="changes behind a newer digest count in its gap, each if it is news",
+        records=[
+            hot(A, 0, 1), digest(6, {C: 2}), hot(B, 1, 4), hot(A, 1, 3), hot(C, 2, 7), digest(7, {A: 0, B: 1, C: 2}),
+        ],
+        end=6, table={A: 0, B: 1, C: 2}, verdicts=["unproven", "equal"], verified=True,
+    ),
+    Sequence(
         name="a new epoch makes the shard cold, and the old one's records are stale",
         records=[
             hot(A, 0, 1), hot(B, 1, 2), digest(2, {A: 0, B: 1}), hot(C, 0, 3, epoch=2), hot(A, 1, 4),
@@ -140,7 +157,7 @@ SEQUENCES = [
     Sequence(
         name="a digest of a newer epoch whose changes are not there makes the shard cold",
         records=[hot(A, 0, 1), digest(3, {B: 0}, epoch=2)], end=9,
-        table={}, verdicts=["ahead"], verified=None,
+        table={}, verdicts=["unproven"], verified=None,
     ),
     Sequence(
         name="a new epoch in a gap: late copies of the new one count, of the old one not",

@@ -6,7 +6,7 @@ import pytest
 from agent_driver import RULE, SHARDS, TOPICS
 
 from streams.assignments.as_of import find_offsets
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError

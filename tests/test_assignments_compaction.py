@@ -15,7 +15,7 @@ from sketch.hashing import shard_of
 from streams import HotFeatureTable
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.broker import run_broker
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig

@@ -11,7 +11,8 @@ from agent_driver import GRADIENT, SHARD_CONFIG, SHARDS, TOPICS, broker_with_imp
 from streams.agent.agreement import Agreement
 from streams.agent.worker import AgentWorker
 from streams.assignments import feature_names
-from streams.assignments.subscription import AssignmentReader, HotFeatureTable
+from streams.assignments.reader import AssignmentReader
+from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer

@@ -177,15 +177,21 @@ class Oracle:
 
     def read(self, record: Record, offset: int, end: int | None) -> None:
         if isinstance(record, Digest):
-            self.verdicts.append(self.compare(record, offset))
+            self.verdicts.append(self.compare(record, offset, end))
         elif self.counts(record, offset, end):
             self.apply(record)
 
-    def compare(self, record: Digest, offset: int) -> Verdict:
+    def compare(self, record: Digest, offset: int, end: int | None) -> Verdict:
         if record.epoch > self.epoch:
             self.table.clear()
             self.gap = None if self.gap is None else {}
             self.epoch, self.seq = record.epoch, 0 if record.hot else record.seq
+        if self.gap is not None and offset >= self.complete_from:
+            self.gap = None
+        if end is not None and record.epoch == self.epoch and record.seq > self.seq:
+            if self.gap is None:
+                self.gap, self.floor = {}, self.seq
+            self.complete_from, self.seq = max(end, offset + 1), record.seq
         if (record.epoch, record.seq) != (self.epoch, self.seq):
             return "ahead" if (record.epoch, record.seq) > (self.epoch, self.seq) else "stale"
         if digest(record.seq, self.table, epoch=record.epoch) == record:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.assignments.values import read_values
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +18,15 @@ from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.errors import BrokerError, TopicError
 from streams.keys import Field
-from streams.records import Assignment, ImportanceBatch, decode_importance, encode_assignment, encode_clicks
+from streams.records import (
+    Assignment,
+    Digest,
+    ImportanceBatch,
+    decode_importance,
+    encode_assignment,
+    encode_clicks,
+    encode_digest,
+)
 from streams.topics import Topics
 from trainer.errors import CheckpointError
 from trainer.learning.model_config import ModelConfig
@@ -182,6 +192,41 @@ def test_assignments_made_again_give_the_new_hot_set_and_what_stays_hot_keeps_it
     before, after = (vectors_of(session, keys[10:20]) for session in (first, second))
     torch.testing.assert_close(before, after, rtol=0, atol=0)
     assert hot_rows(train(broker, tmp_path)) == rows
+
+
+@pytest.mark.parametrize("why", ["the checkpoint is 30 hours old", "a digest differed before the checkpoint"])
+def test_a_trainer_that_may_have_missed_a_tombstone_reads_the_hot_set_again(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, why: str
+) -> None:
+    broker = make_broker()
+    keys = np.unique(click_batch(ROWS, 0).keys)[:20].tolist()
+    send_assignments(broker, dict(zip(keys, range(20), strict=True)))
+    send_clicks(broker, range(4))
+    if "digest" in why:
+        send_wrong_digests(broker)
+    first = train(broker, tmp_path)
+    assert len(hot_rows(first)) == 20
+
+    for shard in range(SHARDS):  # compaction removed the record of a key that is cold now, and its tombstone
+        log = broker.topics[TOPICS.assignments][shard]
+        log.records = [record for record in log.records if int.from_bytes(record.key, "big") not in keys[:10]]
+    if "old" in why:
+        day_before_s = time.time() - 30 * 3600
+        for checkpoint in tmp_path.iterdir():
+            os.utime(checkpoint, (day_before_s, day_before_s))
+    second = train(broker, tmp_path)
+    assert hot_rows(second) == dict(zip(keys[10:], range(10, 20), strict=True))
+    assert why in caplog.text
+    before, after = (vectors_of(session, keys[10:]) for session in (first, second))
+    torch.testing.assert_close(before, after, rtol=0, atol=0)
+
+
+def send_wrong_digests(broker: InMemoryBroker) -> None:
+    with RecordProducer(broker) as producer:
+        for shard in range(SHARDS):
+            newest = max(int(dict(record.headers)["seq"]) for record in broker.records(TOPICS.assignments, shard))
+            key, value, headers = encode_digest(Digest(shard=shard, epoch=1, seq=newest, hot=1, digest=1))
+            producer.send(TOPICS.assignments, shard, value, headers, key=key)
 
 
 def test_importance_made_again_is_reported_and_training_continues(

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.keys import Keys

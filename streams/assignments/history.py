@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
@@ -15,13 +15,13 @@ import numpy.typing as npt
 
 from sketch.changes import NO_ROW, Changes
 from sketch.hashing import shard_of
-from sketch.tiertable import TierTable
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
+from streams.assignments.shard_view import ShardView
 from streams.keys import FIELD_SHIFT, MAX_FIELDS, Keys
 from streams.records import MAX_UNIQUE_ROWS, Claim, Digest, has_foreign_key
 
-__all__ = ["History", "Outcome", "ShardView", "Verdict"]
+__all__ = ["History", "Outcome", "Verdict"]
 
 Verdict = Literal["equal", "differs", "unproven", "stale", "ahead"]
 Arrays = dict[str, npt.NDArray[Any]]
@@ -29,42 +29,6 @@ _COUNTERS = (
     "epoch", "seq", "generation", "num_applied", "num_stale", "num_refused", "verified_seq", "mismatches", "differs",
     "complete_from",
 )  # fmt: skip
-
-
-@dataclass(kw_only=True)
-class ShardView:
-    """A reader's state of one shard.
-
-    Attributes:
-        epoch: the newest configuration seen.
-        seq: the newest change applied.
-        generation: the newest ownership of the shard seen.
-        table: the hot keys and their rows.
-        num_applied: changes applied.
-        num_stale: changes dropped, because they or newer ones had already been applied, or because the process that
-            wrote them had lost the shard.
-        num_refused: records of the shard's partition that belong to another shard.
-        verified_seq: the newest `seq` at which the agent's digest was equal (0: an empty table needs no digest); -1
-            once a digest refers to a change that the reader has not received.
-        mismatches: digests that differed although no gap was open: a change was lost.
-        differs: whether the newest digest that proves something differed; the owner restates what the log lacks.
-        complete_from: no change is missing from this offset on. A gap in `seq` means that compaction removed changes
-            that later ones supersede; those lie before the partition's end as of that read.
-        gap: the newest `seq` of each key and row up to that offset; None if no gap is open.
-    """
-
-    epoch: int = 0
-    seq: int = 0
-    generation: int = 0
-    table: TierTable = field(default_factory=TierTable)
-    num_applied: int = 0
-    num_stale: int = 0
-    num_refused: int = 0
-    verified_seq: int = 0
-    mismatches: int = 0
-    differs: int = 0
-    complete_from: int = 0
-    gap: OpenGap | None = None
 
 
 @dataclass(frozen=True)
@@ -77,7 +41,7 @@ class Outcome:
         counts: (K,) bool, whether each record of the fetch changed the table.
         refused: index in the fetch -> reason, for records of another shard.
         verdicts: index in the fetch -> verdict, for digests: `equal`; `differs`, which proves a loss; `unproven`: it
-            differs inside a gap; `stale` or `ahead` of the applied changes, and so not compared.
+            differs inside a gap; `stale`; or `ahead` of the changes of a topic that was never compacted: not compared.
         forgotten: index in the fetch -> the keys that became cold because the record begins an epoch.
     """
 
@@ -100,7 +64,8 @@ class History:
     - A record of an older generation than one before it is dropped: a process wrote it that had lost the shard.
     - A restated record, of which the shard's owner knows that compaction removed the original, counts at the shard's
       own version, too, if it changes the table.
-    - A digest of the shard's present (epoch, seq) is compared with the table; if it is equal, the table is verified.
+    - A digest of the shard's present (epoch, seq) or a newer one is compared with the table; if it is equal, the table
+      is verified. A newer one shows a gap: the changes up to it were compacted, or were tombstones that were deleted.
       After compaction a new reader meets gaps until it reaches the end that the partition had; before that point a
       digest that differs proves nothing and is ignored.
 
@@ -141,6 +106,7 @@ class History:
                 continue
             if isinstance(record, Digest):
                 begun, changes = _announce(view, record), Changes.empty()
+                _skip_to(view, record, int(piece.offset[0]), fetch.log_end)
                 verdicts[first] = _compare(view, record, int(piece.offset[0])) if self.is_whole else "unproven"
             else:
                 begun, changes = self._take_changes(view, piece, counts, fetch.log_end)
@@ -317,6 +283,15 @@ def _announce(view: ShardView, digest: Digest) -> Changes:
     if not digest.hot:
         view.seq = digest.seq
     return forgotten
+
+
+def _skip_to(view: ShardView, digest: Digest, offset: int, log_end: int | None) -> None:
+    """Moves to the version of a newer digest: the changes before it that were not read are no longer in the log."""
+    if view.gap is not None and offset >= view.complete_from:
+        view.gap = None
+    if log_end is not None and digest.epoch == view.epoch and digest.seq > view.seq:
+        view.gap = view.gap or OpenGap(view.seq)
+        view.complete_from, view.seq = log_end, digest.seq
 
 
 def _begin_epoch(view: ShardView, epoch: int) -> Changes:

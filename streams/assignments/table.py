@@ -9,7 +9,8 @@ import numpy.typing as npt
 
 from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch, Record
-from streams.assignments.history import History, Outcome, ShardView
+from streams.assignments.history import History, Outcome
+from streams.assignments.shard_view import ShardView
 from streams.keys import Keys
 
 __all__ = ["HotTable"]

@@ -179,14 +179,22 @@ class InMemoryBroker:
             log.records = [record for record in log.records if record.offset >= offset]
             log.begin = offset
 
-    def compact(self, topic: str) -> None:
-        """Keeps only the last record of each key, as compaction does at its most thorough (tombstones stay)."""
+    def compact(self, topic: str, *, keeps_tombstones: bool = True) -> None:
+        """Keeps only the last record of each key, as compaction does at its most thorough.
+
+        Args:
+            topic: the topic.
+            keeps_tombstones: whether tombstones stay, as they do until `delete.retention.ms` has passed.
+        """
         with self.lock:
             for log in self.topics[topic]:
                 end = log.stable_end  # Kafka compacts no further, either
                 newest = {record.key: record.offset for record in log.records if record.offset < end}
                 log.records = [
-                    record for record in log.records if record.offset >= end or record.offset == newest[record.key]
+                    record
+                    for record in log.records
+                    if record.offset >= end
+                    or (record.offset == newest[record.key] and (keeps_tombstones or record.value is not None))
                 ]
 
     # ---- a `Connector` ---------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.assignments.values import read_values
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option

@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from streams.assignments.subscription import AssignmentReader
+from streams.assignments.reader import AssignmentReader
 from streams.clients.connector import Connector
 from streams.clients.topic_reader import TopicReader
 from streams.records import (

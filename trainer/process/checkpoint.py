@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,6 +81,11 @@ class Checkpoint:
     tensors: Mapping[str, Tensor]
     state: Mapping[str, Any]
     path: Path
+
+    @property
+    def age_s(self) -> float:
+        """The time since it was written, by the clocks of the disk and of this machine."""
+        return time.time() - self.path.stat().st_mtime
 
 
 def _pieces_of(tensors: Mapping[str, Tensor]) -> Iterator[memoryview | bytes]:

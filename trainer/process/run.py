@@ -155,7 +155,7 @@ class TrainingRun:
                     "options, another --checkpoint-dir, or --fresh to start over"
                 )
         if self.topics is not None:
-            self.resumption = self.topics.resume(state["topics"])
+            self.resumption = self.topics.resume(state["topics"], state["history"], age_s=checkpoint.age_s)
         self.history = History(len(state["history"]["shards"]))
         self._build(fields, num_dense).load_tensors(checkpoint.tensors)
         torch.set_rng_state(checkpoint.tensors["rng"])

@@ -5,6 +5,7 @@
 | clicks made again | reads the new topic from its oldest record | ends; the next start goes on |
 | partitions added to clicks | reads them from their oldest record | the same |
 | assignments made again | the history begins again | ends; the next start goes on |
+| a change of assignments was lost, or tombstones may be gone | the history begins again | reports it |
 | importance made again | goes on | goes on |
 | partitions added to importance or assignments | refuses: a feature's shard must not change | ends |
 | one of them deleted | refuses | ends |
@@ -26,7 +27,7 @@ from streams.assignments.history import History
 from streams.clients.connector import Connector
 from streams.clients.topic_identity import TopicChange, TopicIdentity, compare_topics, require_topics
 from streams.errors import TopicError
-from streams.topics import Topics
+from streams.topics import TOMBSTONES_KEPT_S, Topics
 from trainer.errors import CheckpointError
 
 __all__ = ["Resumption", "TrainerTopics", "find_differences"]
@@ -81,8 +82,15 @@ class TrainerTopics:
         """The identities for `resume`, for JSON."""
         return {name: asdict(identity) for name, identity in self.identities.items()}
 
-    def resume(self, saved: Mapping[str, Any]) -> Resumption:
-        """How a run continues whose checkpoint has the identities `saved`, as `to_state` returned them.
+    def resume(
+        self, saved: Mapping[str, Any], history: Mapping[str, Any] | None = None, *, age_s: float = 0.0
+    ) -> Resumption:
+        """How a run continues from its checkpoint.
+
+        Args:
+            saved: the identities in the checkpoint, as `to_state` returned them.
+            history: the history of the hot set in it, as `History.to_state` returned it.
+            age_s: the age of the checkpoint.
 
         Raises:
             CheckpointError: the run was trained from topics of other names.
@@ -97,11 +105,12 @@ class TrainerTopics:
         again = {change.topic for change in changes if change.kind == "made again"}
         if refused := [self.describe_end(change) for change in changes if self._changes_shards(change)]:
             raise TopicError(refused[0])
-        return Resumption(
-            clicks_again=self.names.clicks in again,
-            assignments_again=self.names.assignments in again,
-            notes=tuple(f"{change}: {self._describe_start(change)}" for change in changes),
-        )
+        notes = [f"{change}: {self._describe_start(change)}" for change in changes]
+        reads_again = self.names.assignments in again
+        if not reads_again and (reason := _find_loss(history, age_s)) is not None:
+            reads_again = True
+            notes.append(f"{self.names.assignments}: {reason}; it is read again from its beginning, the model is kept")
+        return Resumption(clicks_again=self.names.clicks in again, assignments_again=reads_again, notes=tuple(notes))
 
     def _changes_shards(self, change: TopicChange) -> bool:
         return change.kind == "partitions added" and change.topic != self.names.clicks
@@ -147,6 +156,17 @@ class TrainerTopics:
         if change.kind == "deleted":
             return f"{change}; run `{self.names.create_command}`, and {_KEEPS_MODEL}"
         return f"{change}; {_KEEPS_MODEL}, at the beginning of the new topic"
+
+
+def _find_loss(history: Mapping[str, Any] | None, age_s: float) -> str | None:
+    """The reason why changes after a checkpoint may be lost; None if they are all still in the topic."""
+    if age_s > TOMBSTONES_KEPT_S:
+        return (
+            f"the checkpoint is {age_s / 3600:.0f} hours old, and tombstones are kept for {TOMBSTONES_KEPT_S // 3600}"
+        )
+    if history is not None and any(shard["differs"] for shard in history["shards"]):
+        return "a digest differed before the checkpoint, so a change was lost"
+    return None
 
 
 def find_differences(before: History, after: History) -> Changes:

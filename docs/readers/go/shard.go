@@ -56,6 +56,7 @@ func (shard *Shard) Apply(record Record, partition, partitions int, offset, end 
 				shard.Seq = record.Seq
 			}
 		}
+		shard.skipTo(record, offset, end)
 		return Outcome{Verdict: shard.compare(record, offset)}
 	case change:
 		return Outcome{Applied: shard.change(record, offset, end)}
@@ -68,6 +69,19 @@ func (shard *Shard) begin(epoch int64) {
 	shard.Epoch, shard.Seq = epoch, 0
 	if shard.gap != nil {
 		shard.gap = newGap(shard.gap.floor)
+	}
+}
+
+// skipTo moves to a newer digest: the changes before it that were not read are no longer in the log.
+func (shard *Shard) skipTo(record Record, offset, end int64) {
+	if shard.gap != nil && offset >= shard.completeFrom {
+		shard.gap = nil
+	}
+	if end >= 0 && record.Epoch == shard.Epoch && record.Seq > shard.Seq {
+		if shard.gap == nil {
+			shard.gap = newGap(shard.Seq)
+		}
+		shard.completeFrom, shard.Seq = max(end, offset+1), record.Seq
 	}
 }
 

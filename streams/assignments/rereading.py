@@ -1,0 +1,52 @@
+"""Reads a partition again whose reader has lost a change, such as a tombstone that was deleted while it was away."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from streams.assignments.columns import Fetch, Record
+from streams.assignments.history import History
+from streams.assignments.shard_view import ShardView
+from streams.clients.partition_reader import PartitionLog
+from streams.records import Assignment, decode_assignment
+
+__all__ = ["find_corrections", "read_again"]
+
+Hot = dict[int, tuple[Assignment, Any]]  # key -> the change that made it hot, decoded and as Kafka's record
+
+
+def read_again(log: PartitionLog, topic: str, partition: int, num_shards: int, end: int) -> tuple[ShardView, Hot]:
+    """The state of a shard that a new reader has at the offset `end`, and the newest change of each hot key.
+
+    Raises:
+        BrokerError: the broker does not answer.
+        KafkaError: the broker refuses.
+    """
+    history, hot = History(num_shards), Hot()
+    begin, log_end = log.bounds(topic, partition)
+    for records in log.read_fetches(topic, partition, begin, end):
+        known = [(decode_assignment(record.key, record.value, record.headers), record) for record in records]
+        decoded = [(one, record) for one, record in known if isinstance(one, Record)]
+        offsets = [record.offset for _, record in decoded]
+        fetch = Fetch(partition=partition, records=[one for one, _ in decoded], offsets=offsets, end_offset=log_end)
+        counts = history.take(fetch).counts
+        hot.update(
+            {one.key: (one, record) for count, (one, record) in zip(counts, decoded, strict=True)
+             if count and isinstance(one, Assignment) and one.tier == "hot"}
+        )  # fmt: skip
+    return history.shards[partition], hot
+
+
+def find_corrections(
+    before: ShardView, after: ShardView, hot: Hot
+) -> Iterator[tuple[int, tuple[Assignment, Any] | None]]:
+    """The keys whose rows differ, each with the change that made it hot; None if it is cold. Cold ones come first."""
+    old, new = _rows(before), _rows(after)
+    yield from ((key, None) for key in old.keys() - new.keys())
+    yield from ((key, hot[key]) for key, row in new.items() if old.get(key) != row)
+
+
+def _rows(view: ShardView) -> dict[int, int]:
+    keys, rows = view.table.items()
+    return dict(zip(keys.tolist(), rows.tolist(), strict=True))
