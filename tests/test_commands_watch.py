@@ -165,7 +165,7 @@ def test_a_table_that_differs_from_its_digest_fails(kafka: KafkaConfig, log: Pat
 def test_what_cannot_be_watched_is_reported_with_the_right_status(embedded_broker: Any, topic_prefix: str) -> None:
     missing = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
     for arguments, code, message in [
-        (("--until-end", *where(missing)), 1, "run `hotstream topics create`"),
+        (("--until-end", *where(missing)), 1, "run `hotstream topics create --prefix t-"),
         (("--limit", "0"), 2, "--limit"),
         (("--prefix", "a_b"), 2, "--prefix"),
     ]:
