@@ -98,6 +98,15 @@ class Topics:
         """What all processes of a prefix agree on: the agents' configuration, and the progress of replays."""
         return f"{self.prefix}.control"
 
+    @property
+    def values(self) -> str:
+        """The values of hot features of kind `hash`; it exists if `hotstream values` was used."""
+        return f"{self.prefix}.values"
+
+    def values_spec(self) -> TopicSpec:
+        """The settings of the topic `values`, which `hotstream topics create` does not create."""
+        return TopicSpec(name=self.values, partitions=1, cleanup="compact", configs=_COMPACTED)
+
     def named(self, topic: str) -> str:
         """The full name of a topic whose name without a prefix is given, such as `clicks` or `clicks.dlq`."""
         is_input = topic.split(".", maxsplit=1)[0] in ("clicks", "importance")

@@ -92,7 +92,7 @@ class Stage:
         assert sum(batch.num_rows for batch in batches if isinstance(batch, ClickBatch)) == ROWS
         report = json.loads(self.report.read_text())
         assert report["rows"]["trained"] == ROWS
-        assert report["click_records"] == {"trained": len(clicks), "bad": 0}
+        assert report["click_records"] == {"trained": len(clicks), "bad": 0, "reasons": []}
         addresses = {(record.partition, record.offset) for record in clicks}
         assert sources_of(self.kafka) == [addresses] * SHARDS
         assert [metrics.shards[shard]["counted"] for shard in range(SHARDS)] == [len(clicks)] * SHARDS

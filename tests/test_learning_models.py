@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -147,6 +148,26 @@ def test_a_step_predicts_before_it_trains() -> None:
         learner = trainer.learners[ADAPTIVE]
         before = learner.model(torch.from_numpy(batch.dense), learner.embedding(batch.keys)).numpy()
     np.testing.assert_array_equal(trainer.step(batch).logits[ADAPTIVE], before)
+
+
+def test_a_row_counts_as_much_as_its_weight() -> None:
+    batch = click_batch(64, 0)
+    unweighted, ones, half = make_trainer(), make_trainer(), make_trainer()
+    expected = unweighted.step(batch)
+    report = ones.step(replace(batch, weight=np.ones(64, np.float32)))
+    assert report.loss == expected.loss
+    np.testing.assert_array_equal(report.importance.scores, expected.importance.scores)
+    first = np.repeat(np.array([1, 0], np.float32), 32)
+    report = half.step(replace(batch, weight=first))
+    losses = np.logaddexp(0, -np.where(batch.label, 1, -1) * expected.logits[ADAPTIVE])
+    assert report.loss[ADAPTIVE] == pytest.approx(float((losses * first).mean()), rel=1e-5)
+    trained = set(report.importance.keys[report.importance.scores > 0].tolist())
+    assert trained == set(batch.keys[:32].ravel().tolist())  # the other rows teach nothing
+
+
+def test_rows_without_labels_are_refused() -> None:
+    with pytest.raises(ValueError, match="the rows have no labels"):
+        make_trainer().step(replace(click_batch(8, 0), label=None))
 
 
 def test_the_embedding_works_with_any_model_and_any_optimizer() -> None:

@@ -7,9 +7,12 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
+import lzma
 import os
 import struct
 import tracemalloc
+import zipfile
 from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
@@ -24,6 +27,7 @@ from test_records_mutations import mutate
 
 from streams.errors import ConfigError, InputError
 from streams.keys import MISSING, Field
+from streams.logs.chunks import CountedFile, unpack
 from streams.logs.lines import LineBuffer, LineFile
 from streams.logs.log_rows import LogRows
 from streams.logs.reader import check_logs, read_log
@@ -78,10 +82,30 @@ def write_parquet(path: Path, table: pa.Table, **options: Any) -> bytes:
     return path.read_bytes()
 
 
+def pack_lz4(data: bytes) -> bytes:
+    sink = pa.BufferOutputStream()
+    with pa.CompressedOutputStream(sink, "lz4") as stream:
+        stream.write(data)
+    return sink.getvalue().to_pybytes()
+
+
+def pack_zip(data: bytes) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("folder/", b"")
+        archive.writestr("__MACOSX/._train.csv", b"x")
+        archive.writestr("train.csv", data)
+    return packed.getvalue()
+
+
 PACK: dict[str, Callable[[bytes], bytes]] = {
     "plain": bytes,
     "gzip": gzip.compress,
     "zstd": pack_zstd,
+    "bzip2": bz2.compress,
+    "xz": lzma.compress,
+    "lz4": pack_lz4,
+    "zip": pack_zip,
     "pzstd": lambda data: b"".join(SKIPPABLE + pack_zstd(data[i : i + 5000]) for i in range(0, len(data), 5000)),
 }
 
@@ -122,20 +146,31 @@ def test_skippable_frames_are_skipped(tmp_path):
         assert sum(rows.batch.num_rows for rows in rows_of(path)) == 400
 
 
+@pytest.mark.parametrize("kind", PACK)
+def test_files_are_unpacked_in_bounded_chunks(kind, tmp_path):
+    path = tmp_path / "bomb"
+    path.write_bytes(PACK[kind](bytes(4 << 20)))
+    with path.open("rb") as file:
+        chunks = list(unpack(CountedFile(file, "f")))
+    assert sum(map(len, chunks)) == 4 << 20
+    assert max(map(len, chunks)) <= 1 << 20
+
+
 @pytest.mark.parametrize("kind", ["gzip", "zstd"])
 def test_a_file_that_unpacks_to_a_thousand_times_its_size_is_read_in_bounded_memory(kind, tmp_path):
     path = tmp_path / "bomb"
     path.write_bytes(PACK[kind](b"\n" * (40 << 20)))
     assert path.stat().st_size < 1 << 16
     tracemalloc.start()
-    lines = sum(block.num_lines for block in LineFile(path).blocks(8192))
+    with path.open("rb") as file:
+        lines = sum(block.num_lines for block in LineFile(CountedFile(file, "f")).blocks(8192))
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert lines == 40 << 20
     assert peak < 64 << 20
 
 
-@pytest.mark.parametrize("kind", ["gzip", "zstd"])
+@pytest.mark.parametrize("kind", ["gzip", "zstd", "bzip2", "xz", "lz4"])
 @pytest.mark.parametrize("cut", [1, 3, 20])
 def test_a_compressed_file_that_is_cut_off_is_refused(kind, cut, tmp_path):
     path = tmp_path / "log"
@@ -215,10 +250,10 @@ def test_times_beyond_any_date_are_bad_rows(unit, value, tmp_path):
     assert "expected a time" in rows[0].bad[0].reason
 
 
-@pytest.mark.parametrize("cell", ["253402300800000", "-1", "1_000", " 5", "9" * 5000, "1e3", ""])
+@pytest.mark.parametrize("cell", ["4102444800000", "-1", "1_000", " 5", "9" * 5000, "1e3", ""])
 def test_a_cell_that_is_no_time_is_a_bad_line(cell, tmp_path):
     path = tmp_path / "log"
-    path.write_text(f"y,p,a,b,t\n0,1,00000001,x,{cell}\n1,1,00000001,x,253402300799999\n")
+    path.write_text(f"y,p,a,b,t\n0,1,00000001,x,{cell}\n1,1,00000001,x,4102444799999\n")
     (rows,) = rows_of(path)
     assert [bad.line for bad in rows.bad] == [2]
     assert rows.batch.num_rows == 1
@@ -275,5 +310,5 @@ def test_a_schema_of_many_columns_is_checked_in_linear_time():
 def test_a_file_of_newlines_alone_is_refused_at_once(tmp_path):
     path = tmp_path / "bomb.zst"
     path.write_bytes(pack_zstd(b"\n" * (64 << 20)))
-    with pytest.raises(ConfigError, match="all of the first 100 lines are malformed"):
+    with pytest.raises(ConfigError, match="100 of the first 100 lines are malformed"):
         check_logs([path], LogSchema(name="x", label="y", categorical=(Field("a"),), header=False, columns=("y", "a")))

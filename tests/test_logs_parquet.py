@@ -10,8 +10,8 @@ import pytest
 
 from streams.errors import ConfigError
 from streams.keys import Field, make_key
-from streams.logs.parquet import ParquetParser
 from streams.logs.schema import LogSchema
+from streams.logs.table import TableParser
 
 
 def test_malformed_parquet_rows_are_bad_lines_with_the_fault() -> None:
@@ -33,9 +33,9 @@ def test_malformed_parquet_rows_are_bad_lines_with_the_fault() -> None:
         time="t",
     )
     with pytest.raises(ConfigError, match="column 't' of schema small is timestamp"):  # a time is no category
-        ParquetParser(schema, types, "log")
+        TableParser(schema, types, "log")
     schema = replace(schema, categorical=schema.categorical[:2])
-    parser = ParquetParser(schema, types, "log")
+    parser = TableParser(schema, types, "log")
     rows = parser.parse(101, table)
     assert rows.lines.tolist() == [101]
     assert rows.batch.keys[0].tolist() == [make_key(1, "hex32", "7e0ccccf"), make_key(2, "hash", "5")]

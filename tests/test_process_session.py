@@ -131,7 +131,8 @@ def test_clicks_are_trained_once_and_answered_with_their_importance(kafka: Kafka
     second.train()
     report = second.report()
     assert report["rows"] == {"trained": 20 * ROWS + 1, "resumed_from": 12 * ROWS}
-    assert report["click_records"] == {"trained": 21, "bad": 2}
+    assert {name: report["click_records"][name] for name in ("trained", "bad")} == {"trained": 21, "bad": 2}
+    assert [reason[:3] for reason in report["click_records"]["reasons"]] == ["1 x", "1 x"]
     assert report["applied"]["promotions"] == report["hot_rows"] == len(hot)
     assert report["applied_seq"] == {str(shard): [1, seq] for shard, seq in seqs.items()}
     assert report["latency_ms"]["assignment_to_trainer"]["p50"] is not None

@@ -184,7 +184,36 @@ def test_a_click_column_that_breaks_a_rule_is_refused_with_the_reason(columns, w
     assert re.search(why, reason(decode_clicks(write_arrow(clicks_table(**columns), METADATA), [])))
 
 
-@pytest.mark.parametrize("name", ["label", "dense", "keys", "event_time"])
+@pytest.mark.parametrize("has_label", [True, False])
+@pytest.mark.parametrize("has_weight", [True, False])
+def test_a_click_record_has_labels_and_weights_or_none(has_label, has_weight):
+    batch = make_clicks(3)
+    batch = replace(
+        batch,
+        label=batch.label if has_label else None,
+        weight=np.array([0, 0.5, 2], np.float32) if has_weight else None,
+    )
+    decoded = decode_clicks(encode_clicks(batch), [])
+    assert isinstance(decoded, ClickBatch)
+    np.testing.assert_array_equal(decoded.label, batch.label)
+    np.testing.assert_array_equal(decoded.weight, batch.weight)
+    if not has_label:
+        with pytest.raises(ValueError, match="the rows have no labels, expected 0 or 1"):
+            decoded.require_labels()
+
+
+def test_a_single_click_has_a_label_and_a_weight_or_none():
+    click = decode_click(json.dumps({**CLICK, "label": None, "weight": 2}).encode())
+    assert (click.label, click.weight.tolist()) == (None, [2])
+
+
+@pytest.mark.parametrize("weight", [-1.0, float("nan"), float("inf")])
+def test_a_weight_that_is_not_a_share_is_refused(weight):
+    broken = replace(make_clicks(2), weight=np.full(2, weight, np.float32))
+    assert "column 'weight': got other values" in reason(decode_clicks(encode_clicks(broken), []))
+
+
+@pytest.mark.parametrize("name", ["dense", "keys", "event_time"])
 def test_a_missing_click_column_is_named(name):
     columns = clicks_table()
     del columns[name]
@@ -300,7 +329,9 @@ def test_a_single_click_survives_the_way_through_arrow():
     ("broken", "why"),
     [
         ({"label": 2}, '"label": 0 or 1'),
-        ({"label": None}, '"label": 0 or 1'),
+        ({"weight": -1}, '"weight": got -1'),
+        ({"weight": "1"}, '"weight": got 1'),
+        ({"weight": float("nan")}, '"weight": got nan'),
         ({"dense": [1, 2, 3]}, 'objects "dense" and "features"'),
         ({"features": None}, 'objects "dense" and "features"'),
         ({"dense": {"I9": 1}}, "column 'I9' is not in the schema"),
@@ -388,7 +419,7 @@ def test_the_id_of_the_clicks_topic_is_optional_and_checked():
         ("partition", b"-1", "headers 'topic', 'partition', 'offset': got"),
         ("offset", b"-1", "headers 'topic', 'partition', 'offset': got"),
         ("offset", b"1.5", "ValueError"),
-        ("offset", b"9" * 21, "21 bytes, expected an integer"),
+        ("offset", b"9" * 21, "21 bytes, expected a signed integer of 64 bits"),
         ("offset", b"9" * 20, "signed integer of 64 bits"),
         ("event-time-ms", b"(none)", "header 'event-time-ms' is missing"),
         ("ingest-ms", b"", "ValueError"),

@@ -67,6 +67,7 @@ def test_unknown_members_are_left_out_and_those_with_a_default_may_be_missing() 
         (b'{"v":2,"process":[]}', "TypeError"),
         (b'{"v":2,"process":"agent"}', "KeyError: 'shards'"),
         (b'{"v":2,"process":"agent","shards":[]}', "AttributeError"),
+        (b'{"v":2,"process":"agent","shards":{"zero":{}}}', "'shards': got the name 'zero', expected the number"),
         (b'{"v":2,"process":"trainer","rows":1}', "time_ms"),
         (b'{"v":2,"process":"trainer","rows":NaN}', "NaN is not JSON"),
         (b"x" * (2 << 20), "2097152 bytes"),

@@ -16,10 +16,20 @@ from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
 from streams.telemetry.broker_waits import BrokerWaits
 
-__all__ = ["kafka_options", "open_kafka"]
+__all__ = ["kafka_options", "max_bad_option", "open_kafka"]
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 _DEFAULT_SERVERS = "localhost:9092"
+
+
+max_bad_option = click.option(
+    "--max-bad",
+    type=click.FloatRange(0, 1),
+    default=0.01,
+    show_default=True,
+    metavar="RATIO",
+    help="Share of the lines or records that may be malformed; with more, the exit code is 1.",
+)
 
 
 def kafka_options(command: Command) -> Command:

@@ -45,11 +45,18 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "train": {
         "clicks": frozenset({"READ"}),
         "assignments": frozenset({"READ"}),
+        "control": frozenset({"READ"}),
         "importance": frozenset({"WRITE"}),
         "metrics": frozenset({"WRITE"}),
         "clicks.dlq": frozenset({"WRITE"}),
         "assignments.dlq": frozenset({"WRITE"}),
     },
+    "values": {
+        "assignments": frozenset({"READ"}),
+        "control": frozenset({"READ"}),
+        "values": frozenset({"READ", "WRITE"}),
+    },
+    "names": {"values": frozenset({"READ"})},
     "subscribe": {"assignments": frozenset({"READ"})},
     "compare": {"clicks": frozenset({"READ"}), "assignments": frozenset({"READ"}), "metrics": frozenset({"READ"})},
     "observe": {

@@ -9,9 +9,11 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "generate": ("streams.commands.generate", "Write Criteo-like click logs of any size."),
     "broker": ("streams.commands.broker", "Run a broker in the foreground, embedded or Apache Kafka."),
     "topics": ("streams.commands.topics", "Create or describe hotstream's topics."),
+    "schema": ("streams.commands.schema", "Write and try the schema of a click log."),
     "replay": ("streams.commands.replay", "Send click logs to the clicks topic; can be resumed."),
     "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance and publishes assignments."),
     "watch": ("streams.commands.watch", "Print the changes of the hot set as they are published."),
+    "values": ("streams.commands.values", "Publish which values the hot hashed features are."),
     "compare": ("streams.commands.compare", "Compare the hot set with that of a shadow."),
     "dlq": ("streams.commands.dlq", "Show or replay dead-lettered records."),
 }

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import time
-from pathlib import Path
 from typing import Any
 
 import click
 
-from streams.cli.options import kafka_options, open_kafka
+from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
@@ -25,13 +24,14 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
 
 
 @click.command()
-@click.argument("files", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1, required=True)
 @click.option(
     "--schema",
     "schema_name",
     default="criteo-kaggle",
     show_default=True,
-    help="Log schema: criteo-kaggle, criteo-terabyte, avazu, or a .toml file that names the columns.",
+    help="Log schema: criteo-kaggle, criteo-terabyte, avazu, criteo-kaggle-test, avazu-test (without labels), or a "
+    ".toml file that names the columns (docs/schema.md).",
 )
 @click.option("--rate", type=float, metavar="ROWS/S", help="Rows per second.  [default: as fast as possible]")
 @click.option(
@@ -43,10 +43,11 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
 @click.option(
     "--resume", is_flag=True, help="Continue the last run with the same files and options: every row is sent once."
 )
+@max_bad_option
 @kafka_options
 @json_option
 def command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     schema_name: str,
     rate: float | None,
     speedup: float | None,
@@ -54,10 +55,15 @@ def command(
     loop: bool,
     batch_rows: int,
     resume: bool,
+    max_bad: float,
     json_path: str | None,
     **kafka: Any,
 ) -> None:
-    """Send click logs (plain, gzip, zstd or Parquet) to the clicks topic, in the order given.
+    """Send click logs to the clicks topic, in the order given.
+
+    FILES are delimited text, JSON lines, libsvm, ffm or Parquet, plain or compressed (gzip, zstd, lz4, bzip2, xz, zip);
+    a folder or a pattern gives its part files in order, `-` is standard input, and s3://, gs:// and the like are opened
+    by Arrow or fsspec. `hotstream schema` writes and tries the schema of a log.
 
     Malformed lines are counted and sent to the dead letters (`hotstream dlq show clicks`). Ctrl-C and SIGTERM stop the
     replay between two batches. --resume with the same files and options continues it there, also after a crash, and
@@ -68,6 +74,7 @@ def command(
         hotstream replay train.txt.gz --rate 20000
         hotstream replay day_0.gz day_1.gz --schema criteo-terabyte --resume
         hotstream replay avazu.csv --schema avazu --speedup 600
+        zcat day_*.gz | hotstream replay - --schema criteo-terabyte
     """
     report, request = Report("replay"), StopRequest()
     plan = ReplayPlan(
@@ -86,7 +93,7 @@ def command(
         with request.listening(), show_progress("replay") as show:
 
             def on_progress(counts: ReplayCounts) -> None:
-                show(counts.bytes_read, counts.bytes_total, _describe(counts, time.perf_counter() - started_s))
+                show(counts.bytes_read, counts.bytes_total or None, _describe(counts, time.perf_counter() - started_s))
 
             counts = replay_logs(config, plan, should_stop=lambda: request.is_made, on_progress=on_progress)
         seconds = time.perf_counter() - started_s
@@ -95,15 +102,19 @@ def command(
     click.echo(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s", err=True)
     report.finish(
         json_path,
-        ok=not request.is_made,
+        ok=not request.is_made and counts.bad_lines.share <= max_bad,
         rows=rows,
+        bad_lines=counts.bad_lines.reasons(),
         batches=counts.batches,
         rows_per_s=round(counts.sent / seconds, 1),
-        files=[str(path) for path in files],
+        files=[file.where for file in plan.files],
         resumed=counts.resumed,
     )
     if counts.bad:
         click.echo(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", err=True)
+        for line in counts.bad_lines.describe():
+            click.echo(f"  {line}", err=True)
     if request.signal is not None:
         click.echo("stopped; run the same command with --resume to continue", err=True)
         raise click.exceptions.Exit(128 + request.signal)
+    counts.bad_lines.require_few(max_bad)

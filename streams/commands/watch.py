@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections import Counter
+from dataclasses import replace
 from typing import Any
 
 import click
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.assignments.reader import AssignmentReader
+from streams.assignments.values import read_values
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
@@ -45,6 +47,9 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     help="Stop at this moment; with --table, show the hot set as it stood then. PARTITION:OFFSET,... or a time, such "
     "as 2026-11-27T09:30 (UTC). Exact as far as compaction has not reached.",
 )
+@click.option(
+    "--values", "shows_values", is_flag=True, help="Show values beside hashes, as `hotstream values` published them."
+)
 @click.option("--limit", type=click.IntRange(1), metavar="CHANGES", help="Stop after this number of changes.")
 @click.option(
     "--format",
@@ -61,6 +66,7 @@ def command(
     from_beginning: bool,
     until_end: bool,
     moment: str | None,
+    shows_values: bool,
     limit: int | None,
     line_format: str,
     json_path: str | None,
@@ -76,11 +82,13 @@ def command(
     report = Report("watch")
     if moment is not None and not from_beginning:
         raise click.UsageError("--as-of and --from-now: got both, expected one of them")
+    roles = ["subscribe", "names"] if shows_values else ["subscribe"]
     with (
         request.listening(),
-        open_kafka(roles=["subscribe"], should_stop=lambda: request.is_made, **kafka) as config,
+        open_kafka(roles=roles, should_stop=lambda: request.is_made, **kafka) as config,
         AssignmentReader(config, from_beginning=from_beginning) as reader,
     ):
+        watcher.values = read_values(config) if shows_values else {}
         ends = reader.end_offsets() if until_end else None
         if moment is not None:
             ends = reader.stop_at(moment)
@@ -108,6 +116,7 @@ class _Watcher:
     def __init__(self, console: Console, line_format: str) -> None:
         self.console = console
         self.features: dict[int, Assignment] = {}
+        self.values: dict[int, str] = {}  # key -> value
         self.num_changes = 0
         self._line_format = line_format
         self._latency = LatencyHistogram()
@@ -122,11 +131,17 @@ class _Watcher:
             self._tiers[change.tier] += 1
             if change.ingest_ms is not None:
                 self._latency.add(time.time() * 1000 - change.ingest_ms)
+            named = self._named(change)
             self.features.pop(change.key, None)
             if change.tier != "cold":
-                self.features[change.key] = change
+                self.features[change.key] = named
             if show_changes:
-                self._print(change, change.feature or "")
+                self._print(named, named.feature or "")
+
+    def _named(self, change: Assignment) -> Assignment:
+        """The change, with the value of its feature beside the hash, if it is known."""
+        value = self.values.get(change.key)
+        return change if value is None else replace(change, feature=f"{change.feature} ({value})")
 
     def _print(self, change: Assignment, feature: str) -> None:
         if self._line_format == "json":

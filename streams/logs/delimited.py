@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import numpy.typing as npt
 
-from streams.keys import MISSING, field_key, hash_token
+from streams.keys import field_key
 from streams.logs.cells import (
     DENSE,
     FAULT_COLUMNS,
@@ -16,8 +16,10 @@ from streams.logs.cells import (
     FAULT_LENGTH,
     FAULT_NONE,
     FAULT_NUMBER,
+    FAULT_QUOTE,
     FAULT_TIME,
     FAULT_TOKEN,
+    FAULT_WEIGHT,
     HEX,
     LABEL,
     SPAN,
@@ -26,12 +28,12 @@ from streams.logs.cells import (
 from streams.logs.lines import MAX_LINE_BYTES, LineBlock
 from streams.logs.log_rows import BadLine, LogRows, take_rows
 from streams.logs.schema import LogSchema
+from streams.logs.texts import BAD_PAYLOAD, MAX_CACHED, Payloads, parse_number, split_cells
+from streams.logs.times import describe_bad_time
 from streams.records import ClickBatch
 
-__all__ = ["DelimitedParser", "PayloadCache", "parse_number"]
+__all__ = ["DelimitedParser"]
 
-_MAX_CACHED_TOKENS = 1 << 18
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
 # fault code -> `BadLine.error`
 _ERRORS = {
     FAULT_COLUMNS: "Columns",
@@ -40,34 +42,16 @@ _ERRORS = {
     FAULT_TOKEN: "Token",
     FAULT_LENGTH: "Length",
     FAULT_TIME: "Time",
+    FAULT_QUOTE: "Quote",
+    FAULT_WEIGHT: "Weight",
 }
 _EXPECTED = {
-    FAULT_LABEL: "0 or 1",
     FAULT_NUMBER: "a finite decimal number or an empty cell",
     FAULT_TOKEN: "8 hex digits or an empty cell",
+    FAULT_QUOTE: "a quote at its end, on the same line; if quotes have no meaning in this log, write quote = false",
+    FAULT_WEIGHT: "a finite number, 0 or more",
 }
-
-
-class PayloadCache(dict[bytes, int]):
-    """Token -> payload; hashes a token at its first lookup. Tokens repeat, and a hit costs a third of a hash."""
-
-    def __missing__(self, token: bytes) -> int:
-        if len(self) >= _MAX_CACHED_TOKENS:
-            self.clear()
-        payload = hash_token(token) if token else MISSING
-        self[token] = payload
-        return payload
-
-
-def parse_number(cell: bytes) -> float | None:
-    """The value of a decimal cell; None if the cell is not a number, or one that is not finite as float32."""
-    if b"_" in cell or cell != cell.strip():  # Python's float accepts underscores and spaces
-        return None
-    try:
-        value = float(cell)
-    except ValueError:
-        return None
-    return value if abs(value) <= _MAX_FLOAT32 else None
+_BAD_LABEL = -1
 
 
 class DelimitedParser:
@@ -77,6 +61,9 @@ class DelimitedParser:
         schema: the roles of the columns.
         columns: all columns of a line, in order, including those of the schema.
         clock_ms: gives the event time of rows without a time column: by default the wall clock at parsing.
+
+    Attributes:
+        tokens: token -> payload of the tokens that were hashed lately, by the index of their field.
     """
 
     def __init__(
@@ -88,25 +75,32 @@ class DelimitedParser:
         self._schema = schema
         self._columns = list(columns)
         self._clock_ms = clock_ms
+        self._delimiter = np.frombuffer(schema.delimiter.encode(), np.uint8)
+        self._numbers = (*schema.dense, *([] if schema.weight is None else [schema.weight]))
         self._roles = np.full((len(columns), 4), -1, np.int32)
-        self._hashed: list[tuple[int, int, PayloadCache]] = []  # (index of the field, of the span, payloads)
+        self._spelled: list[tuple[int, int, Payloads]] = []  # (index of the field, of the span, payloads)
+        self.tokens: dict[int, Payloads] = {}
         self._num_spans = 0
         for column, name in enumerate(columns):
             self._set_roles(column, name)
         self._time_column = -1 if schema.time is None else self._columns.index(schema.time)
         self._times_ms: dict[bytes, int] = {}
+        self._labels: dict[bytes, int] = {}
 
     def _set_roles(self, column: int, name: str) -> None:
         schema, roles = self._schema, self._roles[column]
         if name == schema.label:
-            roles[LABEL] = 0
-        if name in schema.dense:
-            roles[DENSE] = schema.dense.index(name)
-        for index, field in enumerate(schema.categorical):
-            if field.name == name and field.kind == "hex32":
+            roles[LABEL] = 0 if schema.label_rule.is_plain else 1
+        if name in self._numbers:
+            roles[DENSE] = self._numbers.index(name)
+        if name in schema.field_columns:
+            index = schema.field_columns.index(name)
+            field = schema.categorical[index]
+            if field.kind == "hex32" and not schema.missing:
                 roles[HEX] = index
-            elif field.name == name:
-                self._hashed.append((index, self._num_spans, PayloadCache()))
+            else:
+                self.tokens[index] = Payloads(field, schema.missing)
+                self._spelled.append((index, self._num_spans, self.tokens[index]))
                 roles[SPAN] = self._num_spans
                 self._num_spans += 1
         if name == schema.time and roles[SPAN] < 0:
@@ -117,38 +111,40 @@ class DelimitedParser:
         """The rows of a block. Cost: O(bytes of the block), in time and memory."""
         num_lines = block.num_lines
         label = np.zeros(num_lines, np.int8)  # (L,)
-        dense = np.empty((num_lines, len(self._schema.dense)), np.float32)  # (L, D)
+        numbers = np.empty((num_lines, len(self._numbers)), np.float32)  # (L, D), and the weight
         keys = np.zeros((num_lines, len(self._schema.categorical)), np.uint64)  # (L, F)
         spans = np.zeros((num_lines, self._num_spans, 2), np.int32)  # (L, S, 2)
-        unread = np.empty((dense.size, 4), np.int32)
+        unread = np.empty((numbers.size + num_lines, 4), np.int32)
         faults = np.empty((num_lines, 2), np.int32)
-        num_unread = parse_lines(
+        num_unread, has_doubled = parse_lines(
             np.frombuffer(block.data, np.uint8),
             block.starts,
             block.ends,
-            ord(self._schema.delimiter),
+            self._delimiter,
+            self._schema.quote,
             MAX_LINE_BYTES,
             self._roles,
             label,
-            dense,
+            numbers,
             keys,
             spans,
             unread,
             faults,
         )
-        self._parse_numbers(block.data, unread[:num_unread], dense, faults)
-        for index, span, payloads in self._hashed:
-            tokens = _cells(block.data, spans[:, span])
-            base = field_key(index + 1)
-            keys[:, index] = np.fromiter(map(payloads.__getitem__, tokens), np.uint64, num_lines) | base
-        event_time_ms = self._parse_times(block.data, spans, faults)
+        self._parse_unread(block.data, unread[:num_unread], label, numbers, faults)
+        cells = _Cells(block.data, spans, has_doubled=has_doubled)
+        self._hash_tokens(cells, keys, faults)
+        event_time_ms = self._parse_times(cells, faults)
+        num_dense = len(self._schema.dense)
+        weight = None if self._schema.weight is None else self._weights(numbers[:, num_dense], faults)
         batch = ClickBatch(
-            label=label,
-            dense=dense,
+            label=None if self._schema.label is None else label,
+            dense=numbers[:, :num_dense],
             keys=keys,
             event_time_ms=event_time_ms,
             fields=self._schema.categorical,
             dense_names=self._schema.dense,
+            weight=weight,
         )
         lines = np.arange(block.first_line, block.first_line + num_lines)
         is_good = faults[:, 0] == FAULT_NONE
@@ -157,31 +153,55 @@ class DelimitedParser:
         bad = tuple(self._bad_line(block, int(line), faults[line]) for line in np.flatnonzero(~is_good))
         return LogRows(lines=lines[is_good], batch=take_rows(batch, is_good), bad=bad)
 
-    def _parse_numbers(
+    def _parse_unread(
         self,
         data: bytes,
         unread: npt.NDArray[np.int32],
-        dense: npt.NDArray[np.float32],
+        label: npt.NDArray[np.int8],
+        numbers: npt.NDArray[np.float32],
         faults: npt.NDArray[np.int32],
     ) -> None:
-        """Fills in the numbers that the kernel left to Python: an exponent, too many digits, or not a number."""
+        """Fills in what the kernel left to Python: labels but 0 and 1; numbers with an exponent or too many digits."""
         for line, column, begin, end in unread.tolist():
-            value = parse_number(data[begin:end])
-            if value is not None:
-                dense[line, self._roles[column, DENSE]] = value
-            elif faults[line, 0] == FAULT_NONE:
-                faults[line] = FAULT_NUMBER, column
+            cell, fault = data[begin:end], FAULT_NONE
+            if self._roles[column, LABEL] >= 0:
+                label[line] = parsed = self._parse_label(cell)
+                fault = FAULT_LABEL if parsed == _BAD_LABEL else FAULT_NONE
+            else:
+                value = parse_number(cell)
+                if value is None:
+                    fault = FAULT_NUMBER
+                else:
+                    numbers[line, self._roles[column, DENSE]] = value
+            known, known_column = faults[line].tolist()
+            if fault != FAULT_NONE and (known == FAULT_NONE or (known == FAULT_TOKEN and column < known_column)):
+                faults[line] = fault, column
 
-    def _parse_times(
-        self, data: bytes, spans: npt.NDArray[np.int32], faults: npt.NDArray[np.int32]
-    ) -> npt.NDArray[np.int64]:
+    def _parse_label(self, cell: bytes) -> int:
+        if len(self._labels) >= MAX_CACHED:
+            self._labels.clear()
+        if cell not in self._labels:
+            label = self._schema.label_rule.parse(cell.decode("utf-8", "replace"))
+            self._labels[cell] = _BAD_LABEL if label is None else label
+        return self._labels[cell]
+
+    def _hash_tokens(self, cells: _Cells, keys: npt.NDArray[np.uint64], faults: npt.NDArray[np.int32]) -> None:
+        """Fills in the keys (L, F) of the fields whose tokens Python reads."""
+        for index, span, payloads in self._spelled:
+            found = np.fromiter(map(payloads.__getitem__, cells.of(span)), np.int64, len(keys))
+            if self._schema.categorical[index].kind == "hex32":
+                column = self._columns.index(self._schema.field_columns[index])
+                faults[(found == BAD_PAYLOAD) & (faults[:, 0] == FAULT_NONE)] = FAULT_TOKEN, column
+            keys[:, index] = found.view(np.uint64) | field_key(index + 1)
+
+    def _parse_times(self, cells: _Cells, faults: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """(L,) int64 event times in ms."""
         if self._time_column < 0:
             return np.full(len(faults), self._clock_ms(), np.int64)
-        if len(self._times_ms) >= _MAX_CACHED_TOKENS:
+        if len(self._times_ms) >= MAX_CACHED:
             self._times_ms.clear()
         event_time_ms = np.zeros(len(faults), np.int64)
-        for line, cell in enumerate(_cells(data, spans[:, self._roles[self._time_column, SPAN]])):
+        for line, cell in enumerate(cells.of(int(self._roles[self._time_column, SPAN]))):
             if cell not in self._times_ms:
                 time_ms = self._schema.parse_time_ms(cell.decode("ascii", "replace"))
                 self._times_ms[cell] = -1 if time_ms is None else time_ms
@@ -190,21 +210,60 @@ class DelimitedParser:
         faults[is_bad] = FAULT_TIME, self._time_column
         return event_time_ms
 
+    def _weights(self, weight: npt.NDArray[np.float32], faults: npt.NDArray[np.int32]) -> npt.NDArray[np.float32]:
+        """(L,) the weights, checked."""
+        column = self._columns.index(str(self._schema.weight))
+        faults[~(weight >= 0) & (faults[:, 0] == FAULT_NONE)] = FAULT_WEIGHT, column  # NaN, too
+        return weight
+
     def _bad_line(self, block: LineBlock, position: int, fault: npt.NDArray[np.int32]) -> BadLine:
         kind, column = int(fault[0]), int(fault[1])
         raw = block.line(position)
+        name = ""
         if kind == FAULT_LENGTH:
             reason = f"more than {MAX_LINE_BYTES} bytes, expected a shorter line"
         elif kind == FAULT_COLUMNS:
             reason = f"{column} columns, expected {len(self._columns)}"
             if column < len(self._columns):
                 reason += f"; the first missing is {self._columns[column]!r}"
+            if column == len(self._columns) - 1 and self._schema.label is not None:
+                reason += "; a log without labels needs a schema without 'label', such as criteo-kaggle-test"
         else:
-            cell = raw.split(self._schema.delimiter.encode())[column][:60].decode("utf-8", "replace")
-            expected = _EXPECTED.get(kind) or f"a time of format {self._schema.time_format!r}"
-            reason = f"column {self._columns[column]!r}: got {cell!r}, expected {expected}"
-        return BadLine(line=block.first_line + position, error=_ERRORS[kind], reason=reason, raw=raw[:MAX_LINE_BYTES])
+            name = self._columns[column] if column < len(self._columns) else str(column + 1)
+            cells = split_cells(raw, self._schema.delimiter.encode(), is_quoted=self._schema.quote)
+            cell = cells[column][:60].decode("utf-8", "replace")
+            reason = f"column {name!r}: got {cell!r}, expected {self._expected(kind, cell)}"
+        return BadLine(
+            line=block.first_line + position,
+            error=_ERRORS[kind],
+            column=name,
+            reason=reason,
+            raw=raw[:MAX_LINE_BYTES],
+        )
+
+    def _expected(self, kind: int, cell: str) -> str:
+        if kind == FAULT_LABEL:
+            return self._schema.label_rule.expected(cell)
+        if kind == FAULT_TIME:
+            return describe_bad_time(cell, self._schema.time_format)
+        return _EXPECTED[kind]
 
 
-def _cells(data: bytes, spans: npt.NDArray[np.int32]) -> list[bytes]:
-    return [data[begin:end] for begin, end in spans.tolist()]
+class _Cells:
+    """The cells of a block that the kernel left to Python.
+
+    Args:
+        data: the bytes of the block.
+        spans: (L, S, 2) begin and end of each cell, as the kernel returns them.
+        has_doubled: whether a cell has doubled quotes.
+    """
+
+    def __init__(self, data: bytes, spans: npt.NDArray[np.int32], *, has_doubled: bool) -> None:
+        self._data, self._spans, self._has_doubled = data, spans, has_doubled
+
+    def of(self, span: int) -> list[bytes]:
+        """The L cells of a span."""
+        data, spans = self._data, self._spans[:, span].tolist()
+        if not self._has_doubled:
+            return [data[begin:end] for begin, end in spans]
+        return [data[begin:end] if begin >= 0 else data[-1 - begin : end].replace(b'""', b'"') for begin, end in spans]

@@ -1,6 +1,6 @@
-"""Reads files in blocks of whole lines: plain, gzip or zstd, recognized by their first bytes.
+"""Reads files in blocks of whole lines.
 
-    file --read--> compressed bytes --decode--> bytes --LineBuffer--> N lines, N lines, ..., the rest
+    file --unpack--> chunks of bytes --LineBuffer--> N lines, N lines, ..., the rest
 
 A block is always the next N lines of the file, so the blocks depend only on the file and N. Memory: one block and a
 few MiB; of a line longer than `MAX_LINE_BYTES` about that many bytes are kept.
@@ -8,25 +8,21 @@ few MiB; of a line longer than `MAX_LINE_BYTES` about that many bytes are kept.
 
 from __future__ import annotations
 
-import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import BinaryIO
+from itertools import chain
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from streams.errors import InputError
+from streams.logs.chunks import UNPACKING_ERRORS, CountedFile, unpack
 
 __all__ = ["MAX_LINE_BYTES", "LineBlock", "LineBuffer", "LineFile"]
 
 MAX_LINE_BYTES = 1 << 16
-_CHUNK_BYTES = 1 << 20
-_ZSTD_CHUNK_BYTES = 1 << 16  # when it meets damage, Arrow discards what a read has unpacked
-_COMPRESSED_CHUNK_BYTES = 1 << 17
-_GZIP, _ZSTD, _SKIPPABLE = b"\x1f\x8b", b"\x28\xb5\x2f\xfd", b"\x2a\x4d\x18"
+_UTF16 = (b"\xff\xfe", b"\xfe\xff")
 _NEWLINE, _RETURN = 10, 13
 
 
@@ -128,108 +124,70 @@ class LineBuffer:
         return taken
 
 
-def _is_zstd(magic: bytes) -> bool:
-    """Whether a file begins with a zstd frame, or with a skippable frame, as files of pzstd do."""
-    return magic == _ZSTD or (magic[1:] == _SKIPPABLE and magic[0] >> 4 == 5)
-
-
 class LineFile:
     """One file of lines, read once from its start.
 
-    Attributes:
-        bytes_read: bytes read so far of the file on disk, compressed if the file is.
+    Args:
+        file: the open file.
     """
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-        self.bytes_read = 0
+    def __init__(self, file: CountedFile) -> None:
+        self._file = file
+        self._chunks = unpack(file)
+        self._head: bytes | None = None
+        self._next_line = 1
+        self._buffer = LineBuffer()
 
-    def blocks(self, num_lines: int, *, skip_lines: int = 0) -> Iterator[LineBlock]:
+    @property
+    def bytes_read(self) -> int:
+        """Bytes read so far of the file as stored, compressed if the file is."""
+        return self._file.bytes_read
+
+    def peek(self) -> bytes:
+        """The first bytes of the text, which are still to be read; nothing only if the file is empty.
+
+        Raises:
+            InputError: the file cannot be read, is damaged, or is no text of one byte a character.
+        """
+        if self._head is None:
+            with self._reading():
+                self._head = next((chunk for chunk in self._chunks if chunk), b"")
+        if self._head.startswith(_UTF16):
+            raise InputError(
+                f"{self._file.where}: is UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8"
+            )
+        return self._head
+
+    def blocks(self, num_lines: int, *, header_lines: int = 0) -> Iterator[LineBlock]:
         """The file's lines in blocks of `num_lines`; the last one may be shorter.
 
         Args:
             num_lines: lines per block, at least 1.
-            skip_lines: lines at the start of the file that are numbered, but not part of a block.
+            header_lines: if not 0, the first block has so many lines.
 
         Raises:
             InputError: the file cannot be read, or is damaged or truncated; the complete blocks before the damage have
                 been yielded.
         """
-        buffer, next_line = LineBuffer(), 1
+        size = header_lines or num_lines
+        with self._reading():
+            for chunk in chain([self.peek()], self._chunks):
+                self._buffer.feed(chunk)
+                while (data := self._buffer.take(size)) is not None:
+                    yield LineBlock.split(data, self._next_line)
+                    self._next_line += size
+                    size = num_lines
+        if data := self._buffer.take_rest():
+            yield LineBlock.split(data, self._next_line)
+
+    @contextmanager
+    def _reading(self) -> Iterator[None]:
         try:
-            for chunk in self._chunks():
-                buffer.feed(chunk)
-                while (data := buffer.take(skip_lines if next_line <= skip_lines else num_lines)) is not None:
-                    if next_line > skip_lines:
-                        yield LineBlock.split(data, next_line)
-                    next_line += skip_lines if next_line <= skip_lines else num_lines
-        except (OSError, EOFError, zlib.error, pa.ArrowException) as error:
+            yield
+        except InputError:
+            raise
+        except UNPACKING_ERRORS as error:
             raise InputError(
-                f"{self._path}: damaged or cut off after line {next_line + buffer.num_lines - 1} ({error}); nothing "
-                f"from line {next_line} on was used; fetch the file again"
+                f"{self._file.where}: damaged or cut off after line {self._next_line + self._buffer.num_lines - 1} "
+                f"({error}); nothing from line {self._next_line} on was used; fetch the file again"
             ) from error
-        if next_line > skip_lines and (data := buffer.take_rest()):
-            yield LineBlock.split(data, next_line)
-
-    def _chunks(self) -> Iterator[bytes]:
-        """The file's bytes, unpacked, in chunks of at most 1 MiB, however much the compressed bytes unpack to."""
-        with self._path.open("rb") as file:
-            magic = file.read(4)
-            file.seek(0)
-            if magic.startswith(_GZIP):
-                yield from self._gzip_chunks(file)
-            elif _is_zstd(magic):
-                yield from self._zstd_chunks(file)
-            else:
-                while chunk := self._read(file, _CHUNK_BYTES):
-                    yield chunk
-
-    def _gzip_chunks(self, file: BinaryIO) -> Iterator[bytes]:
-        member, rest = zlib.decompressobj(wbits=31), b""
-        while True:
-            rest = rest or self._read(file, _COMPRESSED_CHUNK_BYTES)
-            if member.eof:
-                rest = rest.lstrip(b"\0")  # gzip may be padded with zeros
-                if not rest and not (rest := self._read(file, _COMPRESSED_CHUNK_BYTES)):
-                    return
-                if rest.startswith(b"\0"):
-                    continue
-                member = zlib.decompressobj(wbits=31)
-            chunk = member.decompress(rest, _CHUNK_BYTES)
-            if not rest and not chunk and not member.eof:
-                raise EOFError("the compressed data ends too early")
-            yield chunk
-            rest = member.unused_data if member.eof else member.unconsumed_tail
-
-    def _zstd_chunks(self, file: BinaryIO) -> Iterator[bytes]:
-        # zstandard's decompressobj has no bound, and its stream_reader does not notice that a file is cut off.
-        counted = pa.PythonFile(_Counted(lambda num_bytes: self._read(file, num_bytes)), "r")
-        with pa.CompressedInputStream(counted, "zstd") as stream:
-            unpacked = bytearray()
-            try:
-                while chunk := stream.read(_ZSTD_CHUNK_BYTES):
-                    unpacked += chunk
-                    if len(unpacked) >= _CHUNK_BYTES:
-                        yield bytes(unpacked)
-                        unpacked.clear()
-            except (OSError, pa.ArrowException):
-                yield bytes(unpacked)  # the lines before the damage
-                raise
-            yield bytes(unpacked)
-
-    def _read(self, file: BinaryIO, num_bytes: int) -> bytes:
-        chunk = file.read(num_bytes)
-        self.bytes_read += len(chunk)
-        return chunk
-
-
-class _Counted:
-    """The part of a file's interface that Arrow reads from."""
-
-    closed = False
-
-    def __init__(self, read: Callable[[int], bytes]) -> None:
-        self.read = read
-
-    def close(self) -> None:
-        self.closed = True

@@ -3,13 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
 from streams.records import ClickBatch
 
-__all__ = ["BadLine", "LogRows", "take_rows"]
+__all__ = ["BadLine", "BadRow", "LogRows", "take_rows"]
+
+
+class BadRow(NamedTuple):
+    """A line that holds no row.
+
+    Attributes:
+        error: the kind of fault, as in `BadLine`.
+        column: the column of the fault; empty if it is the whole line.
+        reason: what was got and what expected.
+    """
+
+    error: str
+    column: str
+    reason: str
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,13 +33,15 @@ class BadLine:
 
     Attributes:
         line: its number in the file, from 1.
-        error: the kind of fault: Columns, Label, Number, Token, Length or Time.
+        error: the kind of fault: Columns, Label, Number, Token, Length, Time, Quote, Weight, Values or Text.
+        column: the column of the fault; empty if it is the whole line.
         reason: the column, the value found and the value expected.
         raw: the bytes of the line (of a Parquet row: JSON), truncated to `lines.MAX_LINE_BYTES`.
     """
 
     line: int
     error: str
+    column: str = ""
     reason: str
     raw: bytes
 
@@ -55,8 +72,9 @@ def take_rows(batch: ClickBatch, is_kept: npt.NDArray[np.bool_]) -> ClickBatch:
     """The rows of a batch that a (B,) mask selects."""
     return replace(
         batch,
-        label=batch.label[is_kept],
+        label=None if batch.label is None else batch.label[is_kept],
         dense=batch.dense[is_kept],
         keys=batch.keys[is_kept],
         event_time_ms=batch.event_time_ms[is_kept],
+        weight=None if batch.weight is None else batch.weight[is_kept],
     )

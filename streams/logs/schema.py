@@ -1,45 +1,32 @@
 """Log schemas: the columns of a click log that hold the label, the dense values, the categories and the event time.
 
-Built in: `criteo-kaggle`, `criteo-terabyte`, `avazu`. Any other log needs a TOML file of a few lines:
-
-    [log]
-    label = "click"
-    dense = ["price"]
-    categorical = ["site", { name = "ad", kind = "hex32" }]   # kind: hash (default) or hex32
-    time = "ts"                 # optional; without it, the event time of a row is the time of its replay
-    time_format = "ms"          # s (default), ms, or a strptime format such as "%y%m%d%H", in UTC
-    # the following are for delimited files only
-    delimiter = ","             # default ","
-    header = true               # default true: the first line names the columns
-    columns = ["ts", "click"]   # required if header = false: all columns of a line, in order
-
-The first bytes of a file decide whether it is read as Parquet, gzip, zstd or plain text. Delimited files have no
-quoting, so a cell cannot hold the delimiter or a line break.
+Built in: `criteo-kaggle`, `criteo-terabyte`, `avazu`, and `criteo-kaggle-test` and `avazu-test`, which have no label.
+Any other log needs a TOML file of a few lines, which `hotstream schema infer` writes from a sample: docs/schema.md.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from datetime import datetime, timezone
+from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Literal
 
 from streams.errors import ConfigError
 from streams.escapes import escape
 from streams.keys import CRITEO_FIELDS, MAX_FIELDS, Field
-from streams.records.headers import MAX_TIME_MS
-from streams.toml_parser import parse_toml
+from streams.logs.labels import LabelRule
+from streams.logs.schema_file import read_schema_file
+from streams.logs.times import check_time_format, parse_time_ms
 
 __all__ = ["SCHEMAS", "LogSchema", "load_schema"]
 
 MAX_DENSE = 4096
-_SOME_TIME = datetime(2001, 2, 3, 4, 5, 6, tzinfo=timezone.utc)
-_MS_PER_UNIT = {"s": 1000, "ms": 1}
+FORMATS = ("auto", "delimited", "json", "libsvm", "ffm")
+_MAX_DELIMITER = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,47 +35,83 @@ class LogSchema:
 
     Args:
         name: the name in messages.
-        label: the column of 0 or 1.
         categorical: the F categorical columns, in the order of their field numbers.
+        renamed: pairs of the name of a categorical column and the column that it is read from, if it has another name.
+        label: the column of the label; None if the log has none.
+        label_rule: which cells of it are 0 and 1.
+        weight: the column of the rows' weights; None if all weigh the same.
         dense: the D dense columns.
         time: the column of the event time; None if the log has none.
-        time_format: `s` or `ms` since 1970, or a strptime format, in UTC.
-        delimiter: one ASCII character.
+        time_format: `s`, `ms`, `us` or `ns` since 1970, or a strptime format, in UTC.
+        missing: texts of a categorical cell that mean that its value is missing, as an empty cell does.
+        format: `auto`: JSON if the text begins with `{`, else delimited. A Parquet file is known by its first bytes.
+        delimiter: 1 to 8 ASCII characters.
+        quote: whether a cell that begins with `"` ends at the next one, as RFC 4180 has it.
         header: whether the first line of a delimited file names the columns.
-        columns: all columns of a line in order, for delimited files without a header.
+        columns: all columns of a line in order, for delimited files without a header; in libsvm and ffm files the
+            columns before the pairs, by default the label.
 
     Raises:
         ConfigError: an argument is invalid; the message names it.
     """
 
     name: str
-    label: str
     categorical: tuple[Field, ...]
+    renamed: tuple[tuple[str, str], ...] = ()
+    label: str | None = None
+    label_rule: LabelRule = field(default_factory=LabelRule)
+    weight: str | None = None
     dense: tuple[str, ...] = ()
     time: str | None = None
     time_format: str = "s"
+    missing: tuple[str, ...] = ()
+    format: Literal["auto", "delimited", "json", "libsvm", "ffm"] = "auto"
     delimiter: str = ","
+    quote: bool = True
     header: bool = True
     columns: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not 1 <= len(self.categorical) <= MAX_FIELDS:
-            raise ConfigError(f"{self}: {len(self.categorical)} categorical columns, expected 1 to {MAX_FIELDS}")
+        if not self.categorical:
+            raise ConfigError(f"{self}: no categorical columns, expected 1 to {MAX_FIELDS}")
+        if len(self.categorical) > MAX_FIELDS:
+            raise ConfigError(
+                f"{self}: {len(self.categorical)} categorical columns, expected at most {MAX_FIELDS}, because a key "
+                "has 8 bits for its field; list those of them in 'categorical' that matter, best one column for each "
+                "meaning, and the numbers among them in 'dense'"
+            )
         if len(self.dense) > MAX_DENSE:
             raise ConfigError(f"{self}: {len(self.dense)} dense columns, expected at most {MAX_DENSE}")
-        values = [self.label, *self.dense, *(field.name for field in self.categorical)]
-        for names, where in ((values, "label, dense and categorical"), (self.columns, "columns")):
+        self._check_names()
+        self._check_text_format()
+        check_time_format(self.time_format, str(self))
+
+    def _check_names(self) -> None:
+        single = [name for name in (self.label, self.weight) if name is not None]
+        values = [*single, *self.dense, *self.field_columns]
+        listed = [
+            (values, "label, weight, dense and categorical"),
+            ([one.name for one in self.categorical], "categorical"),
+            (self.columns, "columns"),
+        ]
+        for names, where in listed:
             repeated = {name for name, count in Counter(names).items() if count > 1}
             if repeated:
                 raise ConfigError(f"{self}: column {min(repeated)!r} is repeated in {where}, expected it once")
-        if len(self.delimiter) != 1 or not self.delimiter.isascii() or self.delimiter in '\r\n"':
-            raise ConfigError(f"{self}: delimiter {self.delimiter!r}, expected one ASCII character, such as ',' or tab")
-        if self.time_format not in _MS_PER_UNIT and "%" not in self.time_format:
+
+    def _check_text_format(self) -> None:
+        if self.format not in FORMATS:
+            raise ConfigError(f"{self}: format {escape(self.format)!r}, expected one of {', '.join(FORMATS)}")
+        if (
+            not 1 <= len(self.delimiter) <= _MAX_DELIMITER
+            or not self.delimiter.isascii()
+            or set(self.delimiter) & {*'\r\n"'}
+        ):
             raise ConfigError(
-                f"{self}: time_format {self.time_format!r}, expected 's', 'ms' or a strptime format like '%y%m%d%H'"
+                f"{self}: delimiter {self.delimiter!r}, expected 1 to {_MAX_DELIMITER} ASCII characters, such as ','"
             )
-        if self.time_format not in _MS_PER_UNIT:
-            self._check_format()
+        if self.format in ("libsvm", "ffm", "json"):
+            return
         if self.columns:
             self.require_columns(self.columns, "columns")
         elif not self.header:
@@ -96,24 +119,20 @@ class LogSchema:
                 f"{self}: header is false and 'columns' is empty, expected every column of a line, in order"
             )
 
-    def _check_format(self) -> None:
-        """Refuses a strptime format that cannot read what it writes: a time of it would raise, or be another one."""
-        try:
-            datetime.strptime(_SOME_TIME.strftime(self.time_format), self.time_format).replace(tzinfo=timezone.utc)
-        except (ValueError, re.error) as error:
-            raise ConfigError(
-                f"{self}: time_format {escape(self.time_format)!r} ({error}), expected a strptime format"
-            ) from error
-
     def __str__(self) -> str:
         return f"schema {self.name}"
 
-    @property
+    @cached_property
+    def field_columns(self) -> tuple[str, ...]:
+        """The F columns that the categorical ones are read from."""
+        renamed = dict(self.renamed)
+        return tuple(renamed.get(one.name, one.name) for one in self.categorical)
+
+    @cached_property
     def used_columns(self) -> tuple[str, ...]:
         """Every column that a parser reads, once."""
-        time = () if self.time is None else (self.time,)
-        named = (self.label, *self.dense, *(field.name for field in self.categorical), *time)
-        return tuple(dict.fromkeys(named))
+        named = (self.label, self.weight, *self.dense, *self.field_columns, self.time)
+        return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def require_columns(self, columns: Sequence[str], where: str) -> None:
         """Refuses columns that lack one of the schema's.
@@ -128,25 +147,18 @@ class LogSchema:
         present = set(columns)
         missing = [name for name in self.used_columns if name not in present]
         if missing:
-            got = ", ".join(columns)
+            hint = ""
+            if len(columns) == 1:
+                hint = f"; if there are more columns in it, the delimiter is not {self.delimiter!r}"
+            elif missing[0] == self.label:
+                hint = "; if the log has no labels, leave 'label' out of the schema"
             raise ConfigError(
-                f"{where}: column {missing[0]!r} of {self} is missing; got {got[:200]}{'...' if len(got) > 200 else ''}"
+                f"{where}: column {missing[0]!r} of {self} is missing; got {escape(', '.join(columns), 200)}{hint}"
             )
 
     def parse_time_ms(self, cell: str) -> int | None:
-        """Milliseconds since 1970 of a cell of the time column; None if it is no time from 1970 to 9999."""
-        unit_ms = _MS_PER_UNIT.get(self.time_format)
-        try:
-            if unit_ms is not None:
-                if not cell.isdecimal():  # Python's int accepts underscores and spaces
-                    return None
-                time_ms = int(cell) * unit_ms
-            else:
-                parsed = datetime.strptime(cell, self.time_format)
-                time_ms = int((parsed if parsed.tzinfo else parsed.replace(tzinfo=timezone.utc)).timestamp() * 1000)
-        except (ValueError, OverflowError):
-            return None
-        return time_ms if 0 <= time_ms <= MAX_TIME_MS else None
+        """Milliseconds since 1970 of a cell of the time column; None if it is no time from 1970 to 2099."""
+        return parse_time_ms(cell, self.time_format)
 
     def fingerprint(self) -> str:
         """16 hex digits that identify how files are read: they depend on every argument but `name`."""
@@ -169,32 +181,32 @@ def _criteo(name: str) -> LogSchema:
         dense=_CRITEO_DENSE,
         categorical=CRITEO_FIELDS,
         delimiter="\t",
+        quote=False,
         header=False,
-        columns=("label", *_CRITEO_DENSE, *(field.name for field in CRITEO_FIELDS)),
+        columns=("label", *_CRITEO_DENSE, *(one.name for one in CRITEO_FIELDS)),
     )
 
 
-SCHEMAS = {
-    "criteo-kaggle": _criteo("criteo-kaggle"),
-    "criteo-terabyte": _criteo("criteo-terabyte"),  # the day files have the same columns
-    "avazu": LogSchema(
+def _without_label(schema: LogSchema) -> LogSchema:
+    """The schema of the test file of a competition."""
+    columns = tuple(name for name in schema.columns if name != schema.label)
+    return replace(schema, name=f"{schema.name}-test", label=None, columns=columns)
+
+
+_BUILT_IN = (
+    _criteo("criteo-kaggle"),
+    _criteo("criteo-terabyte"),  # the day files have the same columns
+    LogSchema(
         name="avazu",
         label="click",
         categorical=tuple(Field(name) for name in _AVAZU_FIELDS),
         time="hour",
         time_format="%y%m%d%H",
     ),
-}
-# key of [log] -> type of its value
-_KEYS: dict[str, type] = {
-    "label": str,
-    "dense": list,
-    "categorical": list,
-    "time": str,
-    "time_format": str,
-    "delimiter": str,
-    "header": bool,
-    "columns": list,
+)
+SCHEMAS = {
+    **{schema.name: schema for schema in _BUILT_IN},
+    **{schema.name: schema for schema in (_without_label(_BUILT_IN[0]), _without_label(_BUILT_IN[2]))},
 }
 
 
@@ -209,45 +221,4 @@ def load_schema(name_or_path: str) -> LogSchema:
     path = Path(name_or_path)
     if path.suffix != ".toml":
         raise ConfigError(f"--schema: got {name_or_path!r}, expected {', '.join(SCHEMAS)} or the path of a .toml file")
-    try:
-        document = parse_toml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"--schema {path}: cannot be read ({error.strerror}); name a file") from error
-    except ValueError as error:
-        raise ConfigError(f"--schema {path}: not valid TOML ({error}); correct the file") from error
-    return _from_document(path, document)
-
-
-def _from_document(path: Path, document: dict[str, Any]) -> LogSchema:
-    where = f"--schema {path}"
-    unknown = [key for key in document if key != "log"]
-    log = document.get("log")
-    if unknown or not isinstance(log, dict):
-        raise ConfigError(
-            f"{where}: got {escape(', '.join(unknown)) or 'no table'}, expected one table [log] and nothing else"
-        )
-    for key, value in log.items():
-        if key not in _KEYS:
-            raise ConfigError(f"{where}: got key {escape(key)!r}, expected one of {', '.join(_KEYS)}")
-        if not isinstance(value, _KEYS[key]):
-            raise ConfigError(f"{where}: {key} is {escape(repr(value))}, expected a {_KEYS[key].__name__}")
-    for key in ("label", "categorical"):
-        if key not in log:
-            raise ConfigError(f"{where}: key {key!r} is missing; add it to [log]")
-    for key in ("dense", "columns"):
-        if not all(isinstance(name, str) for name in log.get(key, [])):
-            raise ConfigError(f"{where}: {key} is {escape(repr(log[key]))}, expected a list of column names")
-    fields = tuple(_field(where, entry) for entry in log["categorical"])
-    dense, columns = tuple(log.get("dense", ())), tuple(log.get("columns", ()))
-    return LogSchema(**{**log, "name": path.stem, "categorical": fields, "dense": dense, "columns": columns})
-
-
-def _field(where: str, entry: object) -> Field:
-    """A categorical column: its name, or `{name, kind}`."""
-    if isinstance(entry, str):
-        return Field(entry)
-    if isinstance(entry, dict) and set(entry) <= {"name", "kind"} and isinstance(entry.get("name"), str):
-        return Field(**entry)
-    raise ConfigError(
-        f'{where}: categorical holds {escape(repr(entry))}, expected "NAME" or {{ name = "NAME", kind = "hex32" }}'
-    )
+    return LogSchema(**read_schema_file(path))

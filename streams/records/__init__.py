@@ -16,7 +16,7 @@ from streams.records.assignments import (
     encode_digest,
 )
 from streams.records.change_encoder import ChangeEncoder, Encoded
-from streams.records.clicks import MAX_ROWS, ClickBatch, decode_clicks, encode_clicks
+from streams.records.clicks import MAX_ROWS, NO_LABELS, ClickBatch, decode_clicks, encode_clicks
 from streams.records.configurations import (
     AgentConfiguration,
     decode_configuration,
@@ -39,6 +39,7 @@ from streams.records.metrics import (
 )
 from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
+from streams.records.values import decode_value, encode_value
 
 __all__ = [
     "ARROW",
@@ -46,6 +47,7 @@ __all__ = [
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
+    "NO_LABELS",
     "REPLAY_KEY",
     "VERSION",
     "AgentConfiguration",
@@ -77,6 +79,7 @@ __all__ = [
     "decode_importance",
     "decode_metrics",
     "decode_progress",
+    "decode_value",
     "encode_assignment",
     "encode_claim",
     "encode_clicks",
@@ -86,6 +89,7 @@ __all__ = [
     "encode_importance",
     "encode_metrics",
     "encode_progress",
+    "encode_value",
     "find_invalid",
     "has_foreign_key",
     "header_int",

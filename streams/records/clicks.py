@@ -16,9 +16,13 @@ from streams.records.arrow import column_of, fields_from_metadata, fields_to_jso
 from streams.records.headers import ARROW, JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
 from streams.records.key_checks import find_misplaced
 
-__all__ = ["MAX_ROWS", "ClickBatch", "decode_clicks", "encode_clicks"]
+__all__ = ["MAX_ROWS", "NO_LABELS", "ClickBatch", "decode_clicks", "encode_clicks"]
 
 MAX_ROWS = 8192  # per click record
+NO_LABELS = (
+    "the rows have no labels, expected 0 or 1 in each, from which a model learns; replay a log whose schema names a "
+    "label, or join the labels to the rows first (docs/schema.md)"
+)
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 
 
@@ -27,25 +31,37 @@ class ClickBatch:
     """Rows of a click log.
 
     Attributes:
-        label: (B,) int8, 0 or 1.
+        label: (B,) int8, 0 or 1; None if the rows have none.
         dense: (B, D) float32, NaN where missing.
         keys: (B, F) uint64 feature keys; column f holds field number f + 1.
         event_time_ms: (B,) int64, milliseconds since 1970, UTC.
         fields: F categorical columns.
         dense_names: D dense columns.
+        weight: (B,) float32, finite and not negative, each row's share of the loss; None if all weigh 1.
     """
 
-    label: npt.NDArray[np.int8]
+    label: npt.NDArray[np.int8] | None
     dense: npt.NDArray[np.float32]
     keys: Keys
     event_time_ms: npt.NDArray[np.int64]
     fields: tuple[Field, ...]
     dense_names: tuple[str, ...]
+    weight: npt.NDArray[np.float32] | None = None
 
     @property
     def num_rows(self) -> int:
         """B."""
-        return len(self.label)
+        return len(self.event_time_ms)
+
+    def require_labels(self) -> npt.NDArray[np.int8]:
+        """The (B,) labels.
+
+        Raises:
+            ValueError: the rows have none.
+        """
+        if self.label is None:
+            raise ValueError(NO_LABELS)
+        return self.label
 
 
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -59,13 +75,16 @@ def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa
 
 
 @lru_cache(maxsize=64)
-def _clicks_schema(fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> pa.Schema:
+def _clicks_schema(
+    fields: tuple[Field, ...], dense_names: tuple[str, ...], has_label: bool, has_weight: bool
+) -> pa.Schema:
     return pa.schema(
         [
-            pa.field("label", pa.int8(), nullable=False),
+            *([pa.field("label", pa.int8(), nullable=False)] if has_label else []),
             pa.field("dense", pa.list_(pa.float32(), len(dense_names)), nullable=False),
             pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
             pa.field("event_time", _TIME, nullable=False),
+            *([pa.field("weight", pa.float32(), nullable=False)] if has_weight else []),
         ],
         metadata={"fields": fields_to_json(fields), "dense": json.dumps(dense_names)},
     )
@@ -75,14 +94,15 @@ def encode_clicks(batch: ClickBatch) -> bytes:
     """The rows as one Arrow IPC stream (columns and metadata as in the protocol)."""
     num_rows = batch.num_rows
     num_dense, num_fields = len(batch.dense_names), len(batch.fields)
-    schema = _clicks_schema(batch.fields, batch.dense_names)
+    schema = _clicks_schema(batch.fields, batch.dense_names, batch.label is not None, batch.weight is not None)
     dense = np.ascontiguousarray(batch.dense, np.float32).reshape(num_rows * num_dense)
     keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
     columns = [
-        pa.array(batch.label, pa.int8()),
+        *([] if batch.label is None else [pa.array(batch.label, pa.int8())]),
         _fixed_lists(dense, schema.field("dense").type, num_rows),
         _fixed_lists(keys, schema.field("keys").type, num_rows),
         pa.array(batch.event_time_ms).cast(_TIME),
+        *([] if batch.weight is None else [pa.array(batch.weight, pa.float32())]),
     ]
     return write_stream(schema, columns)
 
@@ -114,11 +134,11 @@ def decode_clicks(
         dense = matrix_of(batch, "dense", pa.float32(), 4096)
         dense_names = _dense_names((batch.schema.metadata or {}).get(b"dense", b"null"), dense.shape[1])
         keys = matrix_of(batch, "keys", pa.uint64(), 255)
-        label = column_of(batch, "label", pa.int8()).to_numpy()
+        label, weight = _column(batch, "label", pa.int8()), _column(batch, "weight", pa.float32())
         event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
     except (ValueError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
-    problem = _problem_with_clicks(named, keys, label, event_time)
+    problem = _problem_with_clicks(named, keys, label, event_time) or _problem_with_weights(weight)
     if problem is not None:
         return BadRecord(problem)
     return ClickBatch(
@@ -128,7 +148,13 @@ def decode_clicks(
         event_time_ms=event_time,
         fields=named,
         dense_names=dense_names,
+        weight=weight,
     )
+
+
+def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> npt.NDArray[Any] | None:
+    """A column that may be absent."""
+    return None if batch.schema.get_field_index(name) < 0 else column_of(batch, name, kind).to_numpy()
 
 
 def _is_json(value: bytes, content_type: bytes | None) -> bool:
@@ -167,7 +193,7 @@ def _dense_names(listed: bytes, num_dense: int) -> tuple[str, ...]:
 
 
 def _problem_with_clicks(
-    fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8], event_time_ms: npt.NDArray[np.int64]
+    fields: tuple[Field, ...], keys: Keys, label: npt.NDArray[np.int8] | None, event_time_ms: npt.NDArray[np.int64]
 ) -> str | None:
     """The reason why keys (B, F), labels or times (B,) are invalid for these fields; None if they are valid."""
     if len(fields) != keys.shape[1]:
@@ -175,11 +201,17 @@ def _problem_with_clicks(
     problem = find_misplaced(keys, fields)
     if problem is not None:
         return problem
-    if np.any((label != 0) & (label != 1)):
+    if label is not None and np.any((label != 0) & (label != 1)):
         return "column 'label': got other values, expected 0 or 1"
     if event_time_ms.min() < 0 or event_time_ms.max() > MAX_TIME_MS:
         return "column 'event_time': got a time before 1970 or after 9999, expected a date between"
     return None
+
+
+def _problem_with_weights(weight: npt.NDArray[np.float32] | None) -> str | None:
+    if weight is None or (np.isfinite(weight) & (weight >= 0)).all():
+        return None
+    return "column 'weight': got other values, expected finite numbers, 0 or more"
 
 
 def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> ClickBatch:
@@ -187,8 +219,11 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
     if len(value) > 1 << 16:
         raise ValueError(f"{len(value)} bytes, expected a single click of at most 65536")
     click = json.loads(value)
-    if not isinstance(click, dict) or click.get("label") not in (0, 1):
-        raise ValueError('expected an object with "label": 0 or 1')
+    if not isinstance(click, dict) or click.get("label") not in (0, 1, None):
+        raise ValueError('expected an object with "label": 0 or 1, or without a label')
+    label, weight = click.get("label"), click.get("weight")
+    if weight is not None and not (isinstance(weight, int | float) and 0 <= weight <= _MAX_FLOAT32):
+        raise ValueError(f'"weight": got {str(weight)[:100]}, expected a finite number, 0 or more')
     dense, features = click.get("dense", {}), click.get("features")
     if not isinstance(dense, dict) or not isinstance(features, dict):
         raise ValueError('expected objects "dense" and "features" of name: value')
@@ -209,10 +244,11 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
         raise ValueError('"features": expected strings or null')
     keys = [make_key(n, field.kind, token) for n, (field, token) in enumerate(zip(fields, tokens, strict=True), 1)]
     return ClickBatch(
-        label=np.array([click["label"]], np.int8),
+        label=None if label is None else np.array([label], np.int8),
         dense=np.array([[np.nan if x is None else x for x in numbers]], np.float32).reshape(1, len(numbers)),
         keys=np.array([keys], np.uint64),
         event_time_ms=np.array([event_time_ms], np.int64),
         fields=fields,
         dense_names=dense_names,
+        weight=None if weight is None else np.array([weight], np.float32),
     )

@@ -77,7 +77,7 @@ def header_int(headers: Mapping[str, bytes | None], name: str) -> int:
     if len(raw) <= 18 and raw.isdigit():  # nearly always
         return int(raw)
     if len(raw) > 20:
-        raise ValueError(f"header {name!r}: got {len(raw)} bytes, expected an integer")
+        raise ValueError(f"header {name!r}: got {len(raw)} bytes, expected a signed integer of 64 bits")
     if not _INTEGER.fullmatch(raw):  # Python's int accepts underscores and spaces
         raise ValueError(f"header {name!r}: got {raw!r}, expected an integer")
     number = int(raw)

@@ -73,6 +73,7 @@ class TrainerMetrics:
         rows: click rows trained since the run began; `rows_per_s`: since the last report.
         lag_records: click records not yet trained.
         hot: hot features of the model.
+        bad: click records that could not be trained.
         applied: counts of applied changes, by their effect on the embedding.
         assignments: `verified`, whether the hot set equals the agent's (true; false: a digest differed; null: not yet
             compared), and the numbers of records applied, stale and refused, and of digests that differed.
@@ -86,6 +87,7 @@ class TrainerMetrics:
     rows_per_s: float
     lag_records: int
     hot: int
+    bad: int = 0
     applied: dict[str, int] = field(default_factory=dict)
     assignments: dict[str, bool | int | None] = field(default_factory=dict)
     latency_ms: dict[str, Quantiles] = field(default_factory=dict)
@@ -145,6 +147,9 @@ def decode_metrics(value: bytes | None) -> Metrics | BadRecord:
 
 
 def _agent(body: Mapping[str, Any]) -> AgentMetrics:
+    wrong = next((number for number in body["shards"] if not number.isdecimal() or not number.isascii()), None)
+    if wrong is not None:
+        raise ValueError(f"'shards': got the name {wrong[:100]!r}, expected the number of a shard")
     shards = {int(number): _decode(ShardMetrics, shard) for number, shard in body["shards"].items()}
     return _decode(AgentMetrics, {**body, "shards": shards})
 

@@ -8,8 +8,9 @@ from dataclasses import replace
 
 from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.transactions import TransactionalProducer
+from streams.keys import Field
 from streams.logs.log_rows import BadLine, LogRows
-from streams.records import ARROW, VERSION, ReplayProgress, encode_clicks, encode_progress
+from streams.records import ARROW, VERSION, ReplayProgress, encode_clicks, encode_fields, encode_progress
 from streams.topics import Topics
 
 __all__ = ["BatchWriter"]
@@ -78,6 +79,21 @@ class BatchWriter:
         self.progress = _add(self.progress, rows, last_line - first_line + 1, is_whole=is_whole)
         if self._clock() >= self._commit_at_s:
             self.commit()
+
+    def begin(self, fields: tuple[Field, ...] | None) -> None:
+        """Commits the progress so far, which names this process as the one whose transactions count.
+
+        Args:
+            fields: recorded as those of the prefix; None if these or more are recorded.
+
+        Raises:
+            TransactionLostError: the broker has aborted the transaction.
+            BrokerError: a record cannot be delivered.
+        """
+        if fields is not None:
+            key, value, headers = encode_fields(fields)
+            self._producer.send(self._topics.control, 0, value, headers, key=key)
+        self.commit(always=True)
 
     def commit(self, *, always: bool = False) -> None:
         """Commits what was sent and the progress, if there is any, or always.

@@ -6,9 +6,11 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 from streams.errors import ConfigError
+from streams.logs.locations import LogFile, find_logs
 from streams.logs.reader import check_logs
 from streams.logs.schema import LogSchema
 from streams.records import MAX_RECORD_BYTES, MAX_ROWS
@@ -18,12 +20,12 @@ __all__ = ["ReplayPlan", "name_replay"]
 _ROOM_FOR_HEADERS_BYTES = 1 << 16
 
 
-def name_replay(schema: LogSchema, paths: Sequence[Path], batch_rows: int) -> str:
+def name_replay(schema: LogSchema, paths: Sequence[str | Path], batch_rows: int) -> str:
     """16 hex digits that identify the assignment of rows to batches.
 
     Files are identified by name and size, not by content.
     """
-    files = [[path.name, path.stat().st_size] for path in paths]
+    files = [[file.name, file.size_bytes] for file in find_logs(paths)]
     content = json.dumps([schema.fingerprint(), files, batch_rows])
     return hashlib.sha256(content.encode()).hexdigest()[:16]
 
@@ -33,7 +35,7 @@ class ReplayPlan:
     """The files of a replay, and how to send them.
 
     Args:
-        paths: the files, in order.
+        paths: the files, in order; a folder, a pattern or a URI, too, and `-` for standard input.
         schema: the schema of the files.
         batch_rows: lines a record.
         rate_rows_s: rows a second; None for as fast as possible.
@@ -43,7 +45,7 @@ class ReplayPlan:
         resume: whether to continue the newest run of the same replay where its last committed transaction ended.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[str | Path, ...]
     schema: LogSchema
     batch_rows: int = 2048
     rate_rows_s: float | None = None
@@ -66,6 +68,18 @@ class ReplayPlan:
             raise ConfigError(f"--speedup: {self.schema} has no time column; use --rate, or name its time column")
         if self.speedup is not None and self.rate_rows_s is not None:
             raise ConfigError("--rate and --speedup: got both, expected one of them")
+        if self.loop and "-" in map(str, self.paths):
+            raise ConfigError("--loop: standard input can be read once only; name a file, or leave --loop out")
+
+    @cached_property
+    def files(self) -> tuple[LogFile, ...]:
+        """The files that the paths name.
+
+        Raises:
+            ConfigError: a path names no file.
+            InputError: a folder or an object store cannot be listed.
+        """
+        return find_logs(self.paths)
 
     def check_files(self) -> None:
         """Checks the files before a connection to a broker is made; raises as `check_logs` does."""

@@ -12,15 +12,17 @@ import logging
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from streams.clients.connector import Connector
 from streams.clients.dead_letter_topics import DeadLetterTopics
+from streams.clients.recorded_fields import require_fields
 from streams.clients.topic_identity import require_topics
 from streams.clients.transactions import TransactionalProducer
 from streams.errors import BrokerError, InputError, TransactionLostError
+from streams.logs.bad_lines import BadLines
 from streams.logs.reader import LogBlock, read_log
 from streams.records import ClickBatch, ReplayProgress
 from streams.replay.batch_writer import BatchWriter
@@ -51,6 +53,7 @@ class ReplayCounts:
         bytes_read: bytes read in this pass, as stored on disk.
         bytes_total: the size of all files, as stored on disk.
         resumed: whether the replay continues an earlier run.
+        bad_lines: the malformed lines by reason; lines that had to be sent again count again.
     """
 
     read: int = 0
@@ -61,6 +64,7 @@ class ReplayCounts:
     bytes_read: int = 0
     bytes_total: int = 0
     resumed: bool = False
+    bad_lines: BadLines = field(default_factory=BadLines)
 
     def follow(self, start: ReplayProgress, now: ReplayProgress) -> None:
         """Counts what lies between the start of this process and now."""
@@ -94,7 +98,7 @@ def replay_logs(
         InputError: a file is damaged; the rows before the damage have been sent.
         BrokerError: no broker answers within 10 s, or it refuses a record.
         TransactionLostError: another run of this replay has taken over.
-        TopicError: a topic is missing, or the run cannot be resumed.
+        TopicError: a topic is missing or has click records of another schema, or the run cannot be resumed.
     """
     plan.check_files()
     if transaction_s is None:
@@ -137,7 +141,7 @@ class _Replay:
         self._process = uuid.uuid4().hex[:16]
         self._first: ReplayProgress | None = None
         self._writer: BatchWriter | None = None
-        self.counts = ReplayCounts(bytes_total=sum(path.stat().st_size for path in plan.paths))
+        self.counts = ReplayCounts(bytes_total=sum(file.size_bytes for file in plan.files))
 
     @property
     def rows_committed(self) -> int:
@@ -173,6 +177,8 @@ class _Replay:
         return False
 
     def _send_rest(self, producer: TransactionalProducer, *, resume: bool) -> None:
+        mine = self._plan.schema.categorical
+        known = require_fields(self._connector, mine)
         start = find_start(self._connector, self._name, process=self._process, resume=resume)
         self._first = self._first or start
         self.counts.follow(self._first, start)
@@ -188,7 +194,7 @@ class _Replay:
             progress=start,
             transaction_s=self._transaction_s,
         )
-        self._writer.commit(always=True)  # names this process as the one whose transactions count
+        self._writer.begin(mine if len(mine) > len(known) else None)
         pacer = Pacer(
             rate_rows_s=self._plan.rate_rows_s,
             speedup=self._plan.speedup,
@@ -209,15 +215,15 @@ class _Replay:
     def _send_pass(self, writer: BatchWriter, pacer: Pacer) -> bool:
         """Sends the rest of a pass over the files; False if it is not complete, because of a stop or the limit."""
         number, bytes_before = 0, 0
-        for path in self._plan.paths:
-            for block in read_log(path, self._plan.schema, self._plan.batch_rows):
+        for file in self._plan.files:
+            for block in read_log(file, self._plan.schema, self._plan.batch_rows):
                 if self._should_stop() or self._is_done(writer.progress):
                     return False
                 if number == writer.progress.batch and not self._send(writer, pacer, block):
                     return False
                 number += 1
                 self._report(writer, bytes_before + block.bytes_read)
-            bytes_before += path.stat().st_size
+            bytes_before += file.size_bytes
         return True
 
     def _send(self, writer: BatchWriter, pacer: Pacer, block: LogBlock) -> bool:
@@ -227,12 +233,13 @@ class _Replay:
             last_line = min(last_line, first_line + self._plan.limit_rows - done.read - 1)
         rows = block.parse().between(first_line, last_line)
         if rows.batch.num_rows:
-            name = f"{block.path.name}, lines {first_line} to {last_line}"
+            name = f"{block.file.name}, lines {first_line} to {last_line}"
             if not pacer.wait(rows.batch.num_rows, int(rows.batch.event_time_ms.max()), name):
                 return False
             if self._plan.schema.time is None:
                 rows = replace(rows, batch=_stamp(rows.batch))
-        writer.send(block.path.name, first_line, last_line, rows, is_whole=last_line == block.last_line)
+        self.counts.bad_lines.add(rows, block.file.name)
+        writer.send(block.file.name, first_line, last_line, rows, is_whole=last_line == block.last_line)
         return True
 
     def _report(self, writer: BatchWriter, bytes_read: int) -> None:

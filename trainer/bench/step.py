@@ -142,7 +142,7 @@ class _Bench:
         device = self.config.device
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
-        return dense, keys, torch.from_numpy(batch.label.astype(np.float32)).to(device)
+        return dense, keys, torch.from_numpy(batch.require_labels().astype(np.float32)).to(device)
 
     def _follow(self) -> None:
         """Applies the changes that were decoded during the previous step."""

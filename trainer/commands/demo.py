@@ -13,12 +13,14 @@ import click
 from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
+from streams.cli.options import max_bad_option
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
 from streams.clients.rights import require_rights
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
+from streams.records import NO_LABELS
 
 __all__ = ["command"]
 
@@ -28,8 +30,7 @@ _DIM = 16
 @click.command(short_help="Run all of hotstream on a real broker and report the result.")
 @click.option(
     "--data",
-    type=click.Path(exists=True, dir_okay=False, path_type=Path),
-    help="A click log.  [default: generated rows]",
+    help="A click log, a folder or a pattern of part files, or the URI of one.  [default: generated rows]",
 )
 @click.option(
     "--schema", default="criteo-kaggle", show_default=True, help="Schema of --data: a built-in name or a TOML file."
@@ -73,9 +74,10 @@ _DIM = 16
     help="Folder of the generated rows, logs, checkpoints, report.json and report.png.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rows, agent and trainer.")
+@max_bad_option
 @json_option
 def command(
-    data: Path | None,
+    data: str | None,
     schema: str,
     rows: int,
     rate: float,
@@ -86,6 +88,7 @@ def command(
     prefix: str,
     out: Path,
     seed: int,
+    max_bad: float,
     json_path: str | None,
 ) -> None:
     """Run all of hotstream on a real broker and audit the result.
@@ -95,6 +98,7 @@ def command(
     set. The trainer follows these changes. The exit code is 0 only if the audit passes: no record was lost or counted
     twice, and the hot set never exceeded its capacity.
     """
+    from streams.logs.reader import check_logs  # noqa: PLC0415
     from streams.telemetry.observer import Observer  # noqa: PLC0415 - `--help` does not need it
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import AGENT_GROUP, DemoConfig, prepare_topics, run_demo  # noqa: PLC0415
@@ -105,6 +109,8 @@ def command(
     console = Console(stderr=json_path == "-")
     report = Report("demo")
     log_schema = load_schema(schema)
+    if log_schema.label is None:
+        raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
     capacity = plan(embedding_bytes, _DIM, len(log_schema.categorical)).capacity_rows
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
@@ -113,7 +119,10 @@ def command(
             raise ConfigError(
                 f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data"
             )
-        data = _generate(out, rows, seed)
+        num_rows, data = rows, str(_generate(out, rows, seed))
+    else:
+        num_rows = None
+        check_logs([data], log_schema)
     properties = load_properties(config_path) if config_path else {}
     with open_broker(broker) as servers:
         kafka = KafkaConfig(bootstrap_servers=servers, prefix=prefix, properties=properties)
@@ -124,10 +133,10 @@ def command(
         config = DemoConfig(
             kafka=kafka, config_path=config_path, data=data, schema=log_schema, schema_option=schema, folder=out,
             rate_rows_s=rate or None, batch_rows=batch_rows,
-            embedding_bytes=embedding_bytes, capacity=capacity, seed=seed,
+            embedding_bytes=embedding_bytes, capacity=capacity, seed=seed, max_bad=max_bad,
         )  # fmt: skip
         with Observer(kafka) as observer:
-            with DemoView(console, capacity, rows if data.parent == out else None) as view:
+            with DemoView(console, capacity, num_rows) as view:
                 content: dict[str, Any] = run_demo(config, observer, view.show)
             picture = out / "report.png"
             draw_report(picture, observer, content)

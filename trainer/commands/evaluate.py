@@ -9,13 +9,17 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli.options import max_bad_option
 from streams.cli.progress import log_while_silent, show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
+
+if TYPE_CHECKING:
+    from streams.logs.bad_lines import BadLines
 
 __all__ = ["command"]
 
@@ -63,6 +67,18 @@ def _progress() -> Iterator[Callable[[dict[str, Any], int, int], None]]:
         yield show
 
 
+def _describe_lines(bad_lines: BadLines | None, max_bad: float) -> dict[str, Any]:
+    """The lines of the log for the report; refuses a log with too many malformed ones before anything is trained."""
+    if bad_lines is None:
+        return {}
+    bad_lines.require_few(max_bad)
+    if bad_lines.num_bad:
+        click.echo(f"{bad_lines.num_bad} of {bad_lines.num_lines} lines are malformed and not used", err=True)
+        for line in bad_lines.describe():
+            click.echo(f"  {line}", err=True)
+    return {"lines": {"read": bad_lines.num_lines, "bad": bad_lines.num_bad, "reasons": bad_lines.reasons()}}
+
+
 def _split(_context: click.Context, option: click.Parameter, text: str | None) -> tuple[str, ...] | None:
     if text is None:
         return None
@@ -91,7 +107,7 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 
 
 @click.command("evaluate", cls=RenamedOptions, renamed={"--world": "--generator-seed"})
-@click.argument("files", nargs=-1, type=click.Path(path_type=Path))
+@click.argument("files", nargs=-1)
 @click.option(
     "--schema",
     default="criteo-kaggle",
@@ -147,9 +163,10 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
     show_default=True,
     help="Folder of finished cells, tables and plots; an interrupted run resumes from it.",
 )
+@max_bad_option
 @json_option
 def command(
-    files: tuple[Path, ...],
+    files: tuple[str, ...],
     schema: str,
     preset: str,
     methods: tuple[str, ...] | None,
@@ -165,6 +182,7 @@ def command(
     variants: tuple[str, ...] | None,
     jobs: int,
     out: Path,
+    max_bad: float,
     json_path: str | None,
 ) -> None:
     """Compare embedding compression methods on the click logs FILES, or on generated rows without FILES.
@@ -188,7 +206,7 @@ def command(
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
     from trainer.evaluate.recovery import recoveries, run_undisturbed  # noqa: PLC0415
     from trainer.evaluate.report.results import write_recovery, write_results  # noqa: PLC0415
-    from trainer.evaluate.sources.stream import FileSource, GeneratorSource, RowSource  # noqa: PLC0415
+    from trainer.evaluate.sources.stream import FileSource, GeneratorSource, RowSource, load_stream  # noqa: PLC0415
     from trainer.evaluate.sources.tokens import TokenSource  # noqa: PLC0415
 
     if variants and not ablation:
@@ -197,14 +215,16 @@ def command(
         raise click.UsageError("--ablation: got --methods as well, but it varies hotstream alone; omit --methods")
     report, chosen = Report("evaluate"), PRESETS[preset]
     chosen = replace(chosen, dim=dim or chosen.dim)
+    log: dict[str, Any] = {}
     source: RowSource = GeneratorSource(seed=generator_seed, rotate_at=rotate_at)
     if schema == "tokens":
-        if len(files) != 1 or not files[0].is_dir():
+        if len(files) != 1 or not Path(files[0]).is_dir():
             raise click.UsageError(f"--schema tokens: got {len(files)} FILES, expected one folder of source files")
-        source = TokenSource(root=files[0])
+        source = TokenSource(root=Path(files[0]))
     elif files:
         check_logs(files, load_schema(schema))
         source = FileSource(paths=files, schema=schema)
+        log = _describe_lines(load_stream(source, rows).bad_lines, max_bad)
     config = GridConfig(
         source=source,
         num_rows=rows or (None if files else chosen.rows),
@@ -215,7 +235,7 @@ def command(
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
     )
-    setup = {"source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
+    setup = {**log, "source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
     if ablation:
         known = tuple(VARIANTS)
         tried = {name: VARIANTS[name] for name in _known(variants or known, known, "--variants")}

@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from streams.cli.options import kafka_options, open_kafka
+from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
+from streams.errors import ConfigError
 from streams.logs.schema import load_schema
+from streams.records import NO_LABELS
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -140,7 +142,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "--schema",
     default="criteo-kaggle",
     show_default=True,
-    help="Columns of the clicks: a built-in name or a TOML file. Records with other columns go to the dead letters.",
+    help="Columns of the clicks: a built-in name or a TOML file. Records with other columns or without labels go to "
+    "the dead letters; fields that they have behind the schema's are left out.",
 )
 @click.option(
     "--checkpoint-dir",
@@ -193,6 +196,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@max_bad_option
 @kafka_options
 @json_option
 def command(
@@ -203,6 +207,7 @@ def command(
     keep_checkpoints: int,
     resume: bool,
     export_dir: Path | None,
+    max_bad: float,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -238,6 +243,8 @@ def command(
             keep_checkpoints=keep_checkpoints,
         )
         log_schema = load_schema(schema)
+        if log_schema.label is None:
+            raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
             open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
             request.listening(),
@@ -266,6 +273,13 @@ def command(
             report.finish(json_path, ok=False, error=str(error), device=str(run.device), **session.report())
         raise click.ClickException(str(error)) from error
     content = session.report()
-    report.finish(json_path, ok=True, device=str(run.device), stopped=request.is_made, **content)
+    progress = session.run.progress
+    ok = progress.refused_share <= max_bad
+    report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
     auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
     click.echo(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}", err=True)
+    if not ok:
+        raise click.ClickException(
+            f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "
+            f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see `hotstream dlq show clicks`"
+        )

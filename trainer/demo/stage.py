@@ -37,7 +37,7 @@ class DemoConfig:
     Args:
         kafka: a running broker.
         config_path: the file of its properties, which the child processes read, too; None without properties.
-        data: the path of the click log.
+        data: the click log: a path, a pattern or a URI.
         schema: the schema of the click log.
         schema_option: the value of `--schema` for the child processes, from which they load the same schema.
         folder: the folder of the logs, the checkpoints and the processes' reports.
@@ -46,11 +46,12 @@ class DemoConfig:
         embedding_bytes: bytes of the adaptive embedding, and of the plain hash table that it is compared with.
         capacity: the capacity of the hot set, in rows; it must be that of the embedding.
         seed: the seed of agent and trainer.
+        max_bad: the share of the log's lines that may be malformed.
     """
 
     kafka: KafkaConfig
     config_path: Path | None = None
-    data: Path
+    data: str
     schema: LogSchema
     schema_option: str
     folder: Path
@@ -59,6 +60,7 @@ class DemoConfig:
     embedding_bytes: int
     capacity: int
     seed: int
+    max_bad: float = 0.01
 
     @property
     def child_options(self) -> list[str]:
@@ -137,8 +139,8 @@ class _Stage:
         pace = [] if config.rate_rows_s is None else ["--rate", str(config.rate_rows_s)]
         self._children.start(
             "replay",
-            ["replay", str(config.data), "--schema", config.schema_option, "--batch-rows", str(config.batch_rows),
-             "--json", str(path), *pace, *self._common],
+            ["replay", config.data, "--schema", config.schema_option, "--batch-rows", str(config.batch_rows),
+             "--json", str(path), *pace, *self._common, "--max-bad", "1"],  # the report judges the lines
         )  # fmt: skip
         exited: set[str] = set()
         while "replay" not in exited:
@@ -204,13 +206,15 @@ def _report(
         "hot rows never over the capacity": observer.max_hot <= config.capacity,
         "the table that was followed is the agent's (digests)": hot_table.is_verified,
         "the table that was trained is the agent's (digests)": trained["assignments"]["verified"] is not False,
+        f"at most {config.max_bad:.2%} of the lines malformed": replayed["rows"]["bad"]
+        <= config.max_bad * replayed["rows"]["read"],
         "no bad record": observer.reader.num_bad == 0 and trained["click_records"]["bad"] == 0,
     }
     return {
         "ok": all(checks.values()),
         "checks": checks,
         "rows": rows,
-        "bad_lines": replayed["rows"]["bad"],
+        "lines": {**replayed["rows"], "reasons": replayed["bad_lines"]},
         "importance": {"records": audit.importance_records, "counted": observer.counted},
         "hot": {
             "capacity": config.capacity,

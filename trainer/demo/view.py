@@ -9,6 +9,7 @@ from typing import Any
 
 from rich.console import Console
 from rich.live import Live
+from rich.markup import escape
 from rich.table import Table
 
 from streams.telemetry.observer import Observer
@@ -91,6 +92,7 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     recall = f"recall of the exact top {hot['capacity']:,}: {_number(hot['recall'])}"
     lines = [
         ("rows", f"{rows['replayed']:,} replayed, {rows['in_topic']:,} in the topic, {rows['trained']:,} trained"),
+        *_bad_lines(report["lines"]),
         ("importance", f"{report['importance']['records']:,} records, {report['importance']['counted']:,} counted"),
         ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (at most {hot['max']:,} during the run); {recall}"),
         ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
@@ -102,6 +104,15 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     for name, value in lines:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
+
+
+def _bad_lines(lines: dict[str, Any]) -> list[tuple[str, str]]:
+    """What was dropped of the log, and why; nothing if every line was good."""
+    if not lines["bad"]:
+        return []
+    share = f"{lines['bad']:,} of {lines['read']:,} ({lines['bad'] / lines['read']:.1%})"
+    reasons = [f"{reason['lines']:,} x {reason['error']}: {reason['first']}" for reason in lines["reasons"]]
+    return [("malformed lines", "\n".join([share, *map(escape, reasons)]))]
 
 
 def _number(value: float | None, decimals: int = 4) -> str:

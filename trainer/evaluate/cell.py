@@ -152,7 +152,8 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
         dense = torch.from_numpy(stream.dense[rows])  # (B, M)
         batch_words = torch.from_numpy(words[rows].astype(np.int64, copy=True))  # (B, F)
         logits = model(dense, method(batch_words))  # (B,)
-        loss = binary_cross_entropy_with_logits(logits, label)
+        weight = None if stream.weight is None else torch.from_numpy(stream.weight[rows])  # (B,)
+        loss = binary_cross_entropy_with_logits(logits, label, weight)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()

@@ -97,9 +97,17 @@ class Learner:
         self.optimizer = optimizer.build(model.parameters())
 
     def differentiate(
-        self, dense: Tensor, keys: Tensor, label: Tensor, after_lookup: Callable[[], None] | None = None
+        self,
+        dense: Tensor,
+        keys: Tensor,
+        label: Tensor,
+        after_lookup: Callable[[], None] | None = None,
+        *,
+        weight: Tensor | None = None,
     ) -> Pass:
         """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, and computes the gradients of the loss.
+
+        The loss is the mean over the rows of weight (B,) float32 times log loss; without a weight all rows weigh 1.
 
         `update` or `drop` must follow. It calls `after_lookup` right before the dense part. The dense part releases the
         interpreter's lock, so another thread can run beside it. It synchronises with the device.
@@ -110,7 +118,7 @@ class Learner:
         if after_lookup is not None:
             after_lookup()
         logits = self.model(dense, vectors)  # (B,)
-        loss = binary_cross_entropy_with_logits(logits, label)
+        loss = binary_cross_entropy_with_logits(logits, label, weight)
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
         gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]

@@ -83,9 +83,10 @@ class Trainer:
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
         keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
-        label = torch.from_numpy(batch.label.astype(np.float32)).to(device)
+        label = torch.from_numpy(batch.require_labels().astype(np.float32)).to(device)
+        weight = None if batch.weight is None else torch.from_numpy(np.array(batch.weight)).to(device)
         passes = {
-            name: learner.differentiate(dense, keys, label, after_lookup if name == ADAPTIVE else None)
+            name: learner.differentiate(dense, keys, label, after_lookup if name == ADAPTIVE else None, weight=weight)
             for name, learner in self.learners.items()
         }
         diverged = tuple(name for name, computed in passes.items() if not computed.is_finite)

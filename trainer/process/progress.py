@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,6 +19,7 @@ __all__ = ["Progress"]
 logger = logging.getLogger(__name__)
 
 _MOST_REFUSALS = 3  # refused steps in a row, after which a run ends
+_MOST_REASONS, _SHOWN_REASONS = 100, 3
 _KEPT = (
     "rows", "click_records", "bad_clicks", "bad_assignments", "importance_records", "importance_rows",
     "refused_steps", "refused_rows", "refused_in_a_row",
@@ -41,6 +43,8 @@ class Progress:
         refused_in_a_row: the refused steps since the last trained one.
         applied: counts of applied changes, by effect.
         failed_checkpoints: checkpoints that this process could not write.
+        records_before: click records that were trained before this process.
+        reasons: the click records that this process has refused, by reason.
         latency: the time from an assignment record's timestamp until it was applied.
     """
 
@@ -56,7 +60,24 @@ class Progress:
     refused_in_a_row: int = 0
     applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(MigrationReport()), 0))
     failed_checkpoints: int = 0
+    records_before: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+
+    def refuse_clicks(self, reason: str) -> None:
+        """Counts a click record that cannot be trained."""
+        self.bad_clicks += 1
+        self.reasons[reason if reason in self.reasons or len(self.reasons) < _MOST_REASONS else "other reasons"] += 1
+
+    @property
+    def refused_share(self) -> float:
+        """The share of the click records that this process could not train."""
+        refused = self.reasons.total()
+        return refused / max(1, refused + self.click_records - self.records_before)
+
+    def describe_refused_clicks(self) -> list[str]:
+        """The reasons of refused click records, the most frequent first."""
+        return [f"{number} x {reason}" for reason, number in self.reasons.most_common(_SHOWN_REASONS)]
 
     def add_applied(self, report: MigrationReport) -> None:
         """Adds the counts of a batch of changes."""
@@ -102,5 +123,6 @@ class Progress:
         """Restores the result of `to_state`."""
         for name in _KEPT:
             setattr(self, name, int(state[name]))
+        self.records_before = self.click_records
         self.applied = {name: int(number) for name, number in state["applied"].items()}
         self.windows = Windows.from_state(state["windows"])

@@ -68,10 +68,11 @@ class ProgressReports:
         rate = self._log_pace.advance(progress.rows)
         auc = progress.windows.auc()
         scores = ", ".join(f"{name} {value:.4f}" for name, value in auc.items() if value is not None)
+        refused = f", {progress.bad_clicks} click records refused" if progress.bad_clicks else ""
         promotions, verdict = progress.applied["promoted"], _VERDICTS[self._run.history.verified]
         logger.info(
-            "%d rows, %.0f rows/s, %d records behind, %d promotions, hot set %s, AUC %s",
-            progress.rows, rate, lag, promotions, verdict, scores or "-",
+            "%d rows, %.0f rows/s, %d records behind%s, %d promotions, hot set %s, AUC %s",
+            progress.rows, rate, lag, refused, promotions, verdict, scores or "-",
         )  # fmt: skip
 
 
@@ -83,6 +84,7 @@ def _describe(run: TrainingRun, rows_per_s: float, lag: int) -> TrainerMetrics:
         rows_per_s=round(rows_per_s, 1),
         lag_records=lag,
         hot=trainer.embedding.num_hot if trainer else 0,
+        bad=progress.bad_clicks,
         applied=progress.describe_applied(),
         assignments=run.history.describe(),
         latency_ms={"assignment_to_trainer": progress.latency.summary()},
@@ -103,7 +105,11 @@ def describe_run(run: TrainingRun) -> dict[str, Any]:
         sizes["breakdown"] = {name: learner.embedding.nbytes for name, learner in learners}
     return {
         "rows": {"trained": progress.rows, "resumed_from": run.resumed_rows},
-        "click_records": {"trained": progress.click_records, "bad": progress.bad_clicks},
+        "click_records": {
+            "trained": progress.click_records,
+            "bad": progress.bad_clicks,
+            "reasons": progress.describe_refused_clicks(),
+        },
         "failed_checkpoints": progress.failed_checkpoints,
         "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
         "importance": {"records": progress.importance_records, "rows": progress.importance_rows},

@@ -20,7 +20,7 @@ from sketch.changes import Changes
 from streams.assignments.columns import Fetch
 from streams.assignments.history import History, Outcome
 from streams.keys import Field
-from streams.records import ClickBatch
+from streams.records import BadRecord, ClickBatch
 from trainer.embedding.lookup import Importance
 from trainer.errors import CheckpointError
 from trainer.learning.building import build_trainer
@@ -28,7 +28,7 @@ from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
 from trainer.process.checkpoint import Captured, Checkpoint, Checkpoints, in_order
-from trainer.process.click_columns import Columns, compare_columns
+from trainer.process.click_columns import Columns, compare_columns, fit_columns
 from trainer.process.directory_lock import DirectoryLock
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
@@ -224,13 +224,9 @@ class TrainingRun:
             raise CheckpointError("no click record was trained yet, so there is no model")
         return self._shape
 
-    def refuse(self, batch: ClickBatch) -> str | None:
-        """The reason for refusing a batch whose columns are not the model's; None if they are."""
-        expected = self._shape or self._columns
-        if expected is None:
-            return None
-        reason = compare_columns((batch.fields, len(batch.dense_names)), expected)
-        return reason and f"{reason}; name the schema of the clicks, built-in or a file, with --schema"
+    def fit(self, batch: ClickBatch | BadRecord) -> ClickBatch | BadRecord:
+        """The batch with the model's columns, or the reason why it cannot be trained (`fit_columns`)."""
+        return batch if isinstance(batch, BadRecord) else fit_columns(batch, self._shape or self._columns)
 
     def train(
         self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"
@@ -252,7 +248,7 @@ class TrainingRun:
         if report.importance is None:
             self.progress.count_refusal(report, name)
             return None
-        self.progress.windows.add(report.logits, batch.label)
+        self.progress.windows.add(report.logits, batch.require_labels())
         self.progress.rows += report.rows
         self.progress.click_records += 1
         self.progress.refused_in_a_row = 0

@@ -11,6 +11,7 @@ from typing import Any
 
 from streams.assignments.columns import Fetch, Record
 from streams.clients.connector import Connector
+from streams.clients.recorded_fields import require_fields
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.clients.topic_identity import TopicChange, TopicWatch
 from streams.clients.worker import Worker
@@ -44,7 +45,7 @@ class SessionConfig:
     Args:
         kafka: the broker.
         run: the configuration of the run.
-        fields: the categorical columns of the clicks; a record with others is dead-lettered.
+        fields: the categorical columns of the clicks; a record with others is dead-lettered (`fit_columns`).
         dense_names: the dense columns.
         resume: whether to resume from the newest valid checkpoint.
         limit_rows: the number of trained rows to stop at, after a whole click record; None for no limit.
@@ -85,7 +86,7 @@ class Session:
 
     Raises:
         BrokerError: no broker answers.
-        TopicError: a topic is missing, or has another number of partitions than expected.
+        TopicError: a topic is missing, has another number of partitions than expected, or other fields than these.
         CheckpointError: as `TrainingRun`.
     """
 
@@ -100,6 +101,7 @@ class Session:
         self._should_stop = should_stop
         self._on_progress = on_progress
         self._topics = TrainerTopics.read(config.kafka)
+        require_fields(config.kafka, config.fields)
         self._partitions = {name: known.partitions for name, known in self._topics.identities.items()}
         self._ending: TopicChange | None = None
         self.run = TrainingRun(
@@ -273,14 +275,12 @@ class Session:
 
     def _train(self, taken: Taken) -> None:
         """Trains one click record; one that cannot be trained goes to the dead letters."""
-        record, batch = taken.record, taken.decoded
-        reason = batch.reason if isinstance(batch, BadRecord) else self.run.refuse(batch)
-        if reason is not None:
-            self.run.progress.bad_clicks += 1
-            self._bad_records.add(record, reason)
-            self._outbox.send_dead_letter(record, reason)
+        record, batch = taken.record, self.run.fit(taken.decoded)
+        if isinstance(batch, BadRecord):
+            self.run.progress.refuse_clicks(batch.reason)
+            self._bad_records.add(record, batch.reason)
+            self._outbox.send_dead_letter(record, batch.reason)
             return
-        assert isinstance(batch, ClickBatch)  # noqa: S101  a bad record has its reason
         name = f"{record.topic}[{record.partition}], offset {record.offset}"
         importance = self.run.train(batch, self._outbox.release, name=name)
         if importance is None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,11 @@ import numpy.typing as npt
 from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
 from streams.keys import PAYLOAD_BITS
+from streams.logs.bad_lines import BadLines
+from streams.logs.locations import find_logs
 from streams.logs.reader import read_log
-from streams.logs.schema import load_schema
+from streams.logs.schema import LogSchema, load_schema
+from streams.records import ClickBatch
 from trainer.evaluate.sources.tokens import TokenSource, read_tokens
 
 __all__ = ["FileSource", "GeneratorSource", "RowSource", "Stream", "load_stream"]
@@ -47,16 +49,16 @@ class FileSource:
     """Consecutive click logs.
 
     Args:
-        paths: the files in chronological order.
+        paths: the files in chronological order; folders, patterns and URIs, too.
         schema: a built-in schema or the path of a TOML file.
     """
 
-    paths: tuple[Path, ...]
+    paths: tuple[str, ...]
     schema: str
 
     def describe(self) -> dict[str, Any]:
         """Returns what the rows depend on, as JSON values."""
-        files = [[str(path), path.stat().st_size] for path in self.paths]
+        files = [[file.where, file.size_bytes] for file in find_logs(self.paths)]
         return {"kind": "files", "files": files, "schema": load_schema(self.schema).fingerprint()}
 
 
@@ -71,11 +73,15 @@ class Stream:
         label: (N,) int8.
         dense: (N, M) float32.
         keys: (N, F) uint64 feature keys.
+        weight: (N,) float32, each row's share of the loss; None if all weigh 1.
+        bad_lines: the malformed lines of the log; None if the rows are not those of a log.
     """
 
     label: npt.NDArray[np.int8]
     dense: npt.NDArray[np.float32]
     keys: npt.NDArray[np.uint64]
+    weight: npt.NDArray[np.float32] | None = None
+    bad_lines: BadLines | None = None
 
     @property
     def num_rows(self) -> int:
@@ -131,23 +137,35 @@ def _generate(source: GeneratorSource, num_rows: int) -> Stream:
     )
 
 
+def _parse(source: FileSource, schema: LogSchema, bad_lines: BadLines) -> Iterator[ClickBatch]:
+    """Yields the valid rows of the files, and counts the malformed lines."""
+    for file in find_logs(source.paths):
+        for block in read_log(file, schema, _BLOCK_ROWS):
+            rows = block.parse()
+            bad_lines.add(rows, file.name)
+            yield rows.batch
+
+
 def _read(source: FileSource, num_rows: int | None) -> Stream:
-    schema = load_schema(source.schema)
+    schema, bad_lines = load_schema(source.schema), BadLines()
+    if schema.label is None:
+        raise ConfigError(f"--schema: {schema} has no label, and an evaluation needs one; add 'label' to the schema")
     batches, num_read = [], 0
-    for path in source.paths:
-        for block in read_log(path, schema, _BLOCK_ROWS):
-            batches.append(block.parse().batch)
-            num_read += batches[-1].num_rows
-            if num_rows is not None and num_read >= num_rows:
-                break
+    for batch in _parse(source, schema, bad_lines):
+        batches.append(batch)
+        num_read += batch.num_rows
         if num_rows is not None and num_read >= num_rows:
             break
     if not num_read:
         raise ConfigError("FILES: no valid row; check the files and --schema")
+    labels = [batch.label for batch in batches if batch.label is not None]
+    weights = [batch.weight for batch in batches if batch.weight is not None]
     return Stream(
-        label=np.concatenate([batch.label for batch in batches])[:num_rows],
+        label=np.concatenate(labels)[:num_rows],
         dense=np.concatenate([batch.dense for batch in batches])[:num_rows],
         keys=np.concatenate([batch.keys for batch in batches])[:num_rows],
+        weight=np.concatenate(weights)[:num_rows] if weights else None,
+        bad_lines=bad_lines,
     )
 
 

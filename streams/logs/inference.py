@@ -1,0 +1,180 @@
+"""Infers a log schema from a sample of the log, as the text of a TOML file to read over and correct.
+
+The roles follow from the columns' names and values: what is certain of no column is written as a comment beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from streams.logs.labels import LabelRule
+from streams.logs.sample import Sample
+from streams.logs.texts import parse_number
+from streams.logs.times import parse_time_ms
+
+__all__ = ["infer_schema"]
+
+_LABELS = re.compile(r"label|y|target|(is_?)?(click(s|ed)?|clk)|conver(sion|ted)|buy|purchase", re.IGNORECASE)
+_WEIGHTS = re.compile(r"(sample_?|row_?|instance_?)?weight", re.IGNORECASE)
+_TIMES = re.compile(r"(.*[_.])?(ts|time|timestamp|date|datetime|hour|day|at)([_.].*)?|.*time(stamp)?", re.IGNORECASE)
+_NUMBERS = re.compile(
+    r".*(price|amount|count|cnt|score|rate|ratio|age|duration|length|ctr|cost|bid|width|height|num).*", re.IGNORECASE
+)
+_FORMATS = (
+    *("s", "ms", "us", "ns", "%y%m%d%H", "%Y%m%d%H", "%Y%m%d", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S"),
+    *("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"),
+)
+_YEAR_2000_MS = 946_684_800_000
+_MISSING = ("NULL", "null", "NaN", "nan", "None", "none", r"\N", "N/A", "NA", "-")
+_HEX = re.compile(r"[0-9a-fA-F]{8}")
+_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MAX_FIELDS = 255
+_MANY_ROWS = 50
+
+
+@dataclass
+class _Roles:
+    """The roles of the columns; those without a role have the reason."""
+
+    label: str | None = None
+    rule: LabelRule | None = None
+    weight: str | None = None
+    time: str | None = None
+    time_format: str | None = None
+    dense: list[str] = field(default_factory=list)
+    categorical: list[str] = field(default_factory=list)
+    left_out: dict[str, str] = field(default_factory=dict)
+
+
+def infer_schema(sample: Sample) -> str:
+    """The text of a schema file."""
+    present = {name: [text for text in texts if text] for name, texts in sample.columns.items()}
+    roles = _Roles()
+    _choose_label(roles, present, is_named=sample.has_header)
+    _choose_time(roles, sample, present)
+    for name, texts in sample.columns.items():
+        if name not in (roles.label, roles.time):
+            _choose_role(roles, name, present[name], len(texts))
+    for name in sample.lists:
+        element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
+        roles.left_out[name] = f"a list: name its elements, such as {element}"
+    return "\n".join(_write(roles, sample, present)) + "\n"
+
+
+def _choose_label(roles: _Roles, present: Mapping[str, Sequence[str]], *, is_named: bool) -> None:
+    names = [name for name in present if _LABELS.fullmatch(name.rpartition(".")[2])]
+    first = next(iter(present), None)
+    if not names and first is not None and (not is_named or re.fullmatch(r"c\d+", first)):
+        names = [first]
+    for name in names:
+        rule = _rule_of(present[name])
+        if rule is not None:
+            roles.label, roles.rule = name, rule
+            return
+
+
+def _rule_of(texts: Sequence[str]) -> LabelRule | None:
+    """The rule by which every text is a label; None if there is none."""
+    rules = (LabelRule(), LabelRule(negative=("-1",)), LabelRule(above=0))
+    distinct = set(texts)
+    return next((rule for rule in rules if distinct and all(rule.parse(text) is not None for text in distinct)), None)
+
+
+def _choose_time(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) -> None:
+    if sample.times:
+        roles.time = sample.times[0]
+        return
+    for name in present:
+        if name == roles.label or not _TIMES.fullmatch(name):
+            continue
+        found = _time_format_of(present[name])
+        if found is not None:
+            roles.time, roles.time_format = name, found
+            return
+
+
+def _time_format_of(texts: Sequence[str]) -> str | None:
+    for time_format in _FORMATS:
+        times_ms = [parse_time_ms(text, time_format) for text in texts]
+        if times_ms and all(time_ms is not None and time_ms >= _YEAR_2000_MS for time_ms in times_ms):
+            return time_format
+    return None
+
+
+def _choose_role(roles: _Roles, name: str, texts: Sequence[str], num_rows: int) -> None:
+    numbers = [parse_number(text.encode()) for text in texts if text not in _MISSING]
+    are_numbers = bool(numbers) and all(number is not None for number in numbers)
+    if roles.weight is None and are_numbers and _WEIGHTS.fullmatch(name):
+        roles.weight = name
+    elif are_numbers and (_NUMBERS.fullmatch(name) or any(number != int(number or 0) for number in numbers)):
+        roles.dense.append(name)
+    elif len(set(texts)) == num_rows >= _MANY_ROWS:
+        roles.left_out[name] = "has another value in every row of the sample; if it does not name the row, add it"
+    else:
+        roles.categorical.append(name)
+
+
+def _write(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) -> list[str]:
+    lines = ["# Written by `hotstream schema infer`: read it over; docs/schema.md describes every key.", "[log]"]
+    if roles.label is None:
+        lines.append('# no label was found: without one the rows can be counted, not trained; label = "COLUMN"')
+    else:
+        lines += [f"label = {_quoted(roles.label)}", *_write_rule(roles.rule or LabelRule())]
+    if roles.weight is not None:
+        lines.append(f"weight = {_quoted(roles.weight)}")
+    if roles.dense:
+        lines.append(f"dense = [{', '.join(map(_quoted, roles.dense))}]")
+    lines += ["categorical = [", *(f"    {_entry(name, present[name], sample)}," for name in roles.categorical), "]"]
+    if len(roles.categorical) > _MAX_FIELDS:
+        lines.insert(2, f"# {len(roles.categorical)} categorical columns, but at most {_MAX_FIELDS}: delete some")
+    lines += [f"# {_quoted(name)}: {reason}" for name, reason in roles.left_out.items()]
+    missing = [word for word in _MISSING if any(word in present[name] for name in roles.categorical)]
+    if missing:
+        lines.append(f"missing = [{', '.join(map(_quoted, missing))}]")
+    if roles.time is not None:
+        lines.append(f"time = {_quoted(roles.time)}")
+    if roles.time_format is not None:
+        lines.append(f"time_format = {_quoted(roles.time_format)}")
+    return [*lines, *_write_format(roles, sample)]
+
+
+def _write_rule(rule: LabelRule) -> list[str]:
+    if rule.above is not None:
+        return ["label_above = 0  # it holds counts"]
+    return [f"label_negative = {json.dumps(list(rule.negative))}"] if rule.negative else []
+
+
+def _write_format(roles: _Roles, sample: Sample) -> list[str]:
+    if sample.format in ("parquet", "json"):
+        return []
+    if sample.format in ("libsvm", "ffm"):
+        leading = [name for name in sample.columns if re.fullmatch(r"c\d+", name)]
+        columns = [] if leading == [roles.label] else [f"columns = {json.dumps(leading)}"]
+        return [f'format = "{sample.format}"', *columns]
+    lines = [] if sample.delimiter == "," else [f"delimiter = {_quoted(sample.delimiter)}"]
+    if not sample.is_quoted:
+        lines.append("quote = false")
+    if not sample.has_header:
+        lines += ["header = false", f"columns = {json.dumps(list(sample.columns))}"]
+    return lines
+
+
+def _entry(name: str, texts: Sequence[str], sample: Sample) -> str:
+    """An entry of `categorical`."""
+    values = [text for text in texts if text not in _MISSING]
+    is_hex = bool(values) and all(map(_HEX.fullmatch, values)) and not all(text.isdecimal() for text in values)
+    field_name = _field_name(f"f{name}" if sample.format == "ffm" else name)
+    column = "" if field_name == name or sample.format == "libsvm" else f", column = {_quoted(name)}"
+    kind = ', kind = "hex32"' if is_hex else ""
+    return f"{{ name = {_quoted(field_name)}{kind}{column} }}" if kind or column else _quoted(field_name)
+
+
+def _field_name(column: str) -> str:
+    return column if _NAME.fullmatch(column) else re.sub(r"[^A-Za-z0-9_.-]", "_", column)[:64] or "_"
+
+
+def _quoted(text: str) -> str:
+    return json.dumps(text)

@@ -1,0 +1,119 @@
+"""`hotstream schema`: a schema that is inferred from a sample reads that log; `check` shows its rows as keys."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from click.testing import CliRunner
+
+from streams.commands.schema import command
+from streams.errors import ConfigError, InputError
+from streams.keys import Field, format_key
+from streams.logs.inference import infer_schema
+from streams.logs.locations import LocalFile
+from streams.logs.reader import read_log
+from streams.logs.sample import take_sample
+from streams.logs.schema import LogSchema, load_schema
+
+ROWS = 60
+
+
+def infer(tmp_path: Path, text: str | bytes) -> LogSchema:
+    """The inferred schema, which must read every row."""
+    log, schema_path = tmp_path / "log", tmp_path / "inferred.toml"
+    log.write_bytes(text.encode() if isinstance(text, str) else text)
+    schema_path.write_text(infer_schema(take_sample(LocalFile(log))))
+    schema = load_schema(str(schema_path))
+    rows = [block.parse() for block in read_log(log, schema, 1000)]
+    assert sum(one.batch.num_rows for one in rows) == ROWS
+    assert [bad for one in rows for bad in one.bad] == []
+    return schema
+
+
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "\x01"])
+@pytest.mark.parametrize("is_quoted", [True, False])
+def test_a_delimited_log(delimiter: str, is_quoted: bool, tmp_path: Path) -> None:
+    mark = '"' if is_quoted else ""
+    rows = [["id", "click", "site id", "price", "ad", "ts"]]
+    rows += [[f"r{n}", str(n % 2), f"{mark}s{n % 7}{mark}", f"{n}.5", f"{n % 5 * 99:07x}a", str(1_700_000_000 + n)]
+             for n in range(ROWS)]  # fmt: skip
+    schema = infer(tmp_path, "\n".join(delimiter.join(row) for row in rows))
+    assert (schema.label, schema.dense, schema.time, schema.time_format) == ("click", ("price",), "ts", "s")
+    assert schema.categorical == (Field("site_id"), Field("ad", "hex32"))
+    assert (schema.field_columns, schema.delimiter) == (("site id", "ad"), delimiter)
+    assert schema.quote
+
+
+def test_a_log_without_a_header_of_labels_of_another_kind(tmp_path: Path) -> None:
+    schema = infer(tmp_path, "".join(f"{-1 if n % 2 else 1}\ts{n % 7}\tNULL\n" for n in range(ROWS)))
+    assert (schema.label, schema.label_rule.negative, schema.header) == ("c0", ("-1",), False)
+    assert (schema.columns, schema.missing) == (("c0", "c1", "c2"), ("NULL",))
+    assert infer(tmp_path, "".join(f"{n % 4}\ts{n % 7}\n" for n in range(ROWS))).label_rule.above == 0
+
+
+def test_json_lines_with_members_and_lists(tmp_path: Path) -> None:
+    rows = [
+        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n % 60:02d}Z"}
+        for n in range(ROWS)
+    ]
+    schema = infer(tmp_path, "\n".join(map(json.dumps, rows)))
+    assert (schema.label, schema.field_columns) == ("y", ("user.id",))
+    assert (schema.time, schema.time_format) == ("at", "%Y-%m-%dT%H:%M:%S%z")
+    assert (
+        '# "genres": a list: name its elements, such as { name = "genres_1", column = "genres[0]" }'
+        in (tmp_path / "inferred.toml").read_text()
+    )
+
+
+def test_libsvm_and_ffm(tmp_path: Path) -> None:
+    schema = infer(tmp_path, "".join(f"{n % 2} {n % 7}:1 {9 + n % 3}:1\n" for n in range(ROWS)))
+    assert (schema.format, schema.field_columns) == ("libsvm", ("f1", "f2"))
+    schema = infer(tmp_path, "".join(f"{n % 2} 0:{n % 7}:1 3:{9 + n % 3}:1\n" for n in range(ROWS)))
+    assert (schema.format, schema.field_columns, schema.categorical[1].name) == ("ffm", ("0", "3"), "f3")
+    schema = infer(tmp_path, "".join(f"{n % 2} {200 + n % 50} {n % 7}:1\n" for n in range(ROWS)))  # iPinYou
+    assert schema.columns == ("c0", "c1")
+
+
+def test_parquet_with_a_timestamp(tmp_path: Path) -> None:
+    table = pa.table(
+        {
+            "label": [n % 2 for n in range(ROWS)],
+            "when": pa.array([1_700_000_000 + n for n in range(ROWS)], pa.timestamp("s")),
+            "user": [{"id": f"u{n % 9}", "age": n % 50 + 0.5} for n in range(ROWS)],
+            "weight": [0.5] * ROWS,
+        }
+    )
+    pq.write_table(table, tmp_path / "table")
+    schema = infer(tmp_path, (tmp_path / "table").read_bytes())
+    assert (schema.time, schema.field_columns, schema.dense, schema.weight) == (
+        "when", ("user.id",), ("user.age",), "weight",
+    )  # fmt: skip
+
+
+def test_an_empty_log_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(b"")
+    with pytest.raises(InputError, match="no rows in it"):
+        take_sample(LocalFile(tmp_path / "log"))
+
+
+def test_infer_writes_a_file_and_check_shows_its_rows_as_keys(tmp_path: Path) -> None:
+    log, out = tmp_path / "log.csv", tmp_path / "log.toml"
+    log.write_text("click,site\n" + "".join(f"{n % 2},s{n % 7}\n" for n in range(ROWS)) + "x,s0\n" * 3)
+    run = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
+    assert run.exit_code == 0, run.output
+    again = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
+    assert isinstance(again.exception, ConfigError)
+    out.write_text('[log]\nlabel = "click"\ncategorical = ["site"]\n')
+    report = tmp_path / "report.json"
+    done = CliRunner().invoke(command, ["check", str(log), "--schema", str(out), "--rows", "2", "--json", str(report)])
+    assert isinstance(done.exception, InputError)  # exit 1: 3 of 63 lines
+    assert "3 x Label: log.csv, line 62: column 'click': got 'x', expected 0 or 1" in done.output
+    first = json.loads(report.read_text())["rows"][0]
+    (block,) = read_log(log, load_schema(str(out)), 100)
+    key = format_key(int(block.parse().batch.keys[0, 0]), (Field("site"),))
+    assert first == {"line": 2, "label": 0, "keys": key}
+    assert f"line 2  label 0  keys {key}" in done.output
