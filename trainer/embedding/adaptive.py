@@ -10,6 +10,7 @@ norm of the gradient at its vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
@@ -22,15 +23,17 @@ from trainer.embedding.backends import Backend
 from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
 from trainer.embedding.key_embedding import CapturingEmbedding
-from trainer.embedding.lookup import Importance, Lookup, distinct
+from trainer.embedding.lookup import Importance, Lookup, Scores, distinct
 from trainer.embedding.migration import Migration, MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.router import Router
+from trainer.embedding.scores import score_records, score_records_numba
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer, RowStore
 from trainer.embedding.stores.store import Reads, Store
 from trainer.embedding.stores.two_level import TwoLevelRows
 from trainer.embedding.tiers import build_stores
+from trainer.embedding.transfers import to_device
 from trainer.errors import CheckpointError, GradientError
 
 __all__ = ["AdaptiveEmbedding"]
@@ -158,25 +161,39 @@ class AdaptiveEmbedding(CapturingEmbedding):
         row_kernels(self.plan.dim).spread(lookup.vectors.numpy(), lookup.inverse, out.numpy())
         return out
 
-    @torch.no_grad()
     def apply_gradients(self) -> Importance:
-        """Updates the rows that backward passes touched since the last call, each once; returns the keys' importance.
-
-        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
+        """As `learn`; returns the keys' importance on the host, which synchronises with the device after all work.
 
         Raises:
             GradientError: changes were applied since one of the forward passes.
         """
-        touched = self.take_touched()
-        if touched is None:
-            return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
+        return self.learn().to_importance()
+
+    @torch.no_grad()
+    def learn(self, accept: Tensor | None = None) -> Scores:
+        """Updates the rows that backward passes touched since the last call, each once; does not synchronise.
+
+        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
+
+        Args:
+            accept: a bool tensor () on the device, not in the numba body; if it is false, rows, optimizer state and
+                gates stay as they are, but for the count of rounds of the stochastic rounding. None for true.
+
+        Raises:
+            GradientError: changes were applied since one of the forward passes.
+        """
+        touched = self.take_touched() or Touched(sums={})
+        if accept is not None:
+            touched = touched.if_accepted(accept)
         for name, sums in touched.sums.items():
             self._stores[name].learn(sums, touched.batch_rows)
         if touched.slopes is not None:
             self.gate.learn(touched.slopes)
-        # All work is queued before the only synchronisation, which also serves the loss.
-        keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
-        return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
+        counts = touched.counts
+        if counts is None:
+            is_padded = self.backend != "numba"
+            counts = (touched.keys != 0).sum()[None] if is_padded else torch.tensor([len(touched.keys)])
+        return Scores(keys=touched.keys, scores=touched.scores, counts=counts)
 
     def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
         """Sums one pass's gradient (N, D) by row and by gate; also returns its keys' importance.
@@ -187,12 +204,14 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if lookup.version != self.router.version:
             raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
         each: tuple[tuple[Tensor, Tensor | None], ...]
+        by_record = self._score_records(lookup, gradient) if lookup.record_rows else None
         if lookup.vectors is not None:
             keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
             each = tuple(zip(lookup.by_store(merged), lookup.by_store(lookup.vectors), strict=True))
         else:
-            keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
             each = ((gradient, None), (gradient, None))
+            if by_record is None:
+                keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
         reduced = {
             name: self._stores[name].sum_gradients(reads, *both)
             for (name, reads), both in zip(lookup.reads.items(), each, strict=True)
@@ -200,11 +219,20 @@ class AdaptiveEmbedding(CapturingEmbedding):
         slopes = [one.slopes for one in reduced.values()]
         return Touched(
             sums={name: one.sums for name, one in reduced.items()},
-            keys=keys,
-            scores=scores,
+            keys=keys if by_record is None else by_record.keys,
+            scores=scores if by_record is None else by_record.scores,
+            counts=None if by_record is None else by_record.counts,
             slopes=np.concatenate(slopes, axis=1) if self.backend == "numba" else torch.cat(slopes, dim=1),
             batch_rows=lookup.batch_rows,
         )
+
+    def _score_records(self, lookup: Lookup, gradient: Tensor) -> Scores:
+        """The scores of the keys of each click record."""
+        norms, num_fields = gradient.norm(dim=1) * lookup.batch_rows, self.plan.layout.num_fields
+        ends = list(accumulate(rows * num_fields for rows in lookup.record_rows))
+        if lookup.vectors is None:
+            return score_records(lookup.keys, norms, ends)
+        return score_records_numba(lookup.keys.numpy().view(np.uint64)[lookup.inverse], norms.numpy(), ends)
 
     def _merge_by_key(self, lookup: Lookup, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Sums the gradient (N, D) by key (U, D), and the norms of the sum of the losses' gradients (U,)."""
@@ -266,7 +294,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return out
 
     def _on_device(self, words: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(words).to(self.device)
+        return to_device(words, self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state for a checkpoint: rows, optimizer state, gates and hot keys in ascending order."""

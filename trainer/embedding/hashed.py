@@ -84,10 +84,16 @@ class HashEmbedding(CapturingEmbedding):
         self.rows.gather(lookup.reads[_ROWS], out)
         return out
 
-    @torch.no_grad()
     def apply_gradients(self) -> None:
         """Updates the rows that backward passes touched since the last call, each once."""
+        self.learn()
+
+    @torch.no_grad()
+    def learn(self, accept: Tensor | None = None) -> None:
+        """As `AdaptiveEmbedding.learn`, without scores."""
         touched = self.take_touched()
+        if touched is not None and accept is not None:
+            touched = touched.if_accepted(accept)
         if touched is not None:
             self.rows.learn(touched.sums[_ROWS], touched.batch_rows)
 

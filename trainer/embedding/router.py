@@ -17,6 +17,7 @@ from sketch.keymap import ABSENT, KeyMap
 from trainer.embedding import gathers, kernels
 from trainer.embedding.backends import Backend, choose_backend
 from trainer.embedding.layout import Layout
+from trainer.embedding.transfers import to_device
 from trainer.errors import CheckpointError, KeyRangeError
 
 __all__ = ["Router"]
@@ -77,11 +78,11 @@ class Router:
             return
         arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
         if slots is None:
-            self._copies = tuple(torch.from_numpy(array).to(self._device, copy=True) for array in arrays)
+            self._copies = tuple(to_device(array, self._device).clone() for array in arrays)
             return
-        where = torch.from_numpy(slots).to(self._device)
+        where = to_device(slots, self._device)
         for copy, array in zip(self._copies, arrays, strict=True):
-            copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[slots]).to(self._device)
+            copy.view(-1)[where] = to_device(array.reshape(-1)[slots], self._device)
 
     def route(self, keys: Tensor) -> Tensor:
         """The unique row of each of (U,) int64 keys, (U,) int32, negative if it shares rows.

@@ -293,7 +293,10 @@ class RowStore(Store):
             self.state[rows] = stored
             learning_rate = (self._optimizer.learning_rate / (stored.sqrt() + self._optimizer.epsilon))[:, None]
         scales = self.row_scales[rows] if len(self.row_scales) else None
+        first, kept = rows[:1], [part[rows[:1]] for part in (self.values, self.row_scales) if len(part)]
         self._write_rows(rows, self._read_rows(rows) * keep - merged * learning_rate, scales, noise)
+        for part, old in zip((part for part in (self.values, self.row_scales) if len(part)), kept, strict=True):
+            part[first] = torch.where(is_row[0], part[first], old)  # without any row, padding has changed the last one
 
     def _mean_square(self, merged: Tensor) -> Tensor:
         """The increments (K,) of the Adagrad sums for a gradient (K, D)."""
