@@ -1,6 +1,6 @@
 """CUDA equals the CPU: steps, importance, gates, promotions, in every row format.
 
-The same tests run on the torch body on a CPU, which is what runs on CUDA, so that they are known to be right.
+The same tests run on a CPU, on the torch body and on Triton's interpreter, so that they are known to be right.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import torch
 from test_embedding_adaptive import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.backends import Backend, has_triton, is_interpreted
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan, hash_plan
@@ -18,17 +19,18 @@ from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import ROW_FORMATS, store_class
 from trainer.embedding.stores.rows import RowOptimizer
 
-DEVICES = [
-    "cpu",
-    pytest.param(
-        "cuda",
-        marks=[
-            pytest.mark.gpu,
-            pytest.mark.skipif(
-                not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"
-            ),
-        ],
-    ),
+ON_CUDA = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"),
+]
+INTERPRETED = pytest.mark.skipif(
+    not (has_triton() and is_interpreted()), reason="needs Triton, and no GPU: there it runs compiled"
+)
+WHERE = [
+    pytest.param("cpu", "torch"),
+    pytest.param("cpu", "triton", marks=INTERPRETED),
+    pytest.param("cuda", "torch", marks=ON_CUDA),
+    pytest.param("cuda", "triton", marks=ON_CUDA),
 ]
 
 
@@ -37,7 +39,7 @@ def rounding(row_format: str) -> float:
     return 1e-5 + 3 * store_class(row_format).precision
 
 
-pytestmark = [pytest.mark.parametrize("device", DEVICES), pytest.mark.parametrize("row_format", ROW_FORMATS)]
+pytestmark = [pytest.mark.parametrize(("device", "backend"), WHERE), pytest.mark.parametrize("row_format", ROW_FORMATS)]
 
 
 def plan_of(row_format: str) -> EmbeddingPlan:
@@ -45,11 +47,11 @@ def plan_of(row_format: str) -> EmbeddingPlan:
     return EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format)
 
 
-def make(row_format: str, device: str) -> AdaptiveEmbedding:
-    """An embedding with the torch backend."""
+def make(row_format: str, device: str, backend: Backend) -> AdaptiveEmbedding:
+    """An embedding with a backend that is not numba."""
     optimizer = RowOptimizer(learning_rate=0.1)
     return AdaptiveEmbedding(
-        plan_of(row_format), optimizer=optimizer, seed=3, device=torch.device(device), backend="torch"
+        plan_of(row_format), optimizer=optimizer, seed=3, device=torch.device(device), backend=backend
     )
 
 
@@ -65,9 +67,9 @@ def train(embedding: AdaptiveEmbedding | HashEmbedding, keys: np.ndarray, steps:
     return importances
 
 
-def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str) -> None:
+def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str, backend: Backend) -> None:
     numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(learning_rate=0.1), seed=3)
-    other, keys = make(row_format, device), random_keys(12)
+    other, keys = make(row_format, device, backend), random_keys(12)
     distinct = np.unique(keys)
     changes = changes_of(*[(int(key), row) for row, key in enumerate(distinct[:CAPACITY])])
     numba.migrate(changes)
@@ -81,8 +83,8 @@ def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str)
     assert rows_of(other).device.type == other.gate.values.device.type == device
 
 
-def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str) -> None:
-    embedding, keys = make(row_format, device), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
+def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str, backend: Backend) -> None:
+    embedding, keys = make(row_format, device, backend), keys_of([[11, 12, 13], [21, 22, 23], [31, 32, 33]])
     embedding.migrate(changes_of((int(keys[2, 0]), 0)))
     train(embedding, keys, 2)
     with torch.no_grad():
@@ -95,11 +97,11 @@ def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str
     np.testing.assert_array_equal(after[2], before[2])
 
 
-def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, device: str) -> None:
+def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, device: str, backend: Backend) -> None:
     sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13)
     numba = HashEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1))
     other = HashEmbedding(
-        sizes, optimizer=RowOptimizer(learning_rate=0.1), device=torch.device(device), backend="torch"
+        sizes, optimizer=RowOptimizer(learning_rate=0.1), device=torch.device(device), backend=backend
     )
     train(numba, keys, 3)
     train(other, keys, 3)

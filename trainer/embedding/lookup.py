@@ -28,6 +28,7 @@ class Lookup:
         reads: what is read from each store, by name.
         num_lookups: N.
         num_hot: the number of hot keys; 0 in the torch body.
+        routed: the rows of the lookups in the triton body, where `reads` is empty.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
         vectors: (U, D) float32, the vectors of the keys, which `gather` fills; None in the torch body.
         batch_rows: B, the rows over which the loss is a mean.
@@ -42,6 +43,7 @@ class Lookup:
     num_hot: int = 0
     inverse: Any = None
     vectors: Tensor | None = None
+    routed: Any = None
     version: int = 0
     record_rows: tuple[int, ...] = ()
 
@@ -69,26 +71,37 @@ class Scores:
     """The importance of the keys of each click record of a step, on the device that measured it.
 
     Attributes:
-        keys: (P,) int64, distinct within a record; 0 is padding, which follows the keys.
+        keys: (P,) int64, distinct within a record; 0 is padding, which follows the keys of several records, and may
+            stand anywhere in those of one.
         scores: (P,) float32, as in `Importance`.
-        counts: (R,) int64, the number of keys of each of the R records, which follow each other.
+        counts: (R,) int64, the number of keys of each of the R records, which follow each other; None for one record.
     """
 
     keys: Tensor
     scores: Tensor
-    counts: Tensor
+    counts: Tensor | None = None
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        columns = {"keys": self.keys, "scores": self.scores}
+        return columns if self.counts is None else {**columns, "counts": self.counts}
 
     def to_importance(self) -> Importance:
         """The importance of a step's only record; synchronises with the device."""
-        keys, scores = self.keys.cpu().numpy().view(np.uint64), self.scores.cpu().numpy()
-        count = int(self.counts[0])
-        return Importance(keys[:count], scores[:count])
+        (importance,) = split_scores(self.keys.cpu().numpy(), self.scores.cpu().numpy(), None)
+        return importance
 
 
 def split_scores(
-    keys: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], counts: npt.NDArray[np.int64]
+    keys: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], counts: npt.NDArray[np.int64] | None
 ) -> tuple[Importance, ...]:
-    """The importance of each record, from the columns of `Scores`; views of them."""
+    """The importance of each record, from the columns of `Scores`; views of them if there is no padding to drop."""
+    if counts is None:
+        is_key = keys != 0
+        if not is_key.all():
+            keys, scores = keys[is_key], scores[is_key]
+        return (Importance(keys.view(np.uint64), scores),)
     ends = np.cumsum(counts).tolist()
     starts = [0, *ends[:-1]]
     words = keys.view(np.uint64)

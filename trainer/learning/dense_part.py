@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.errors import PlanError
+from trainer.learning.finiteness import all_finite
 
 __all__ = ["DENSE_MODES", "DENSE_OPTIMIZERS", "PRECISIONS", "Computed", "DenseOptimizer", "DenseOptions", "DensePart"]
 
@@ -96,11 +97,13 @@ class Computed:
         logits: (B,) float32 predictions.
         loss: their mean log loss, in nats.
         at_vectors: (B, F, D) the gradient at the vectors.
+        is_finite: whether the loss and the norm of every gradient are finite, a bool ().
     """
 
     logits: Tensor
     loss: Tensor
     at_vectors: Tensor
+    is_finite: Tensor
 
 
 class DensePart:
@@ -140,11 +143,6 @@ class DensePart:
             logits = self._forward(dense, vectors)
         return logits, binary_cross_entropy_with_logits(logits, label)
 
-    @property
-    def gradients(self) -> list[Tensor]:
-        """The gradients at the parameters after the last pass."""
-        return [weight.grad for weight in self._weights if weight.grad is not None]
-
     def drop(self) -> None:
         """Drops the gradients of the last pass."""
         for weight in self._weights:
@@ -164,7 +162,12 @@ class DensePart:
         logits, loss = self._lose(dense, vectors, label)
         self.drop()
         loss.backward()  # type: ignore[no-untyped-call]
-        return Computed(logits=logits.detach(), loss=loss.detach(), at_vectors=at_vectors[0])
+        return self._computed(logits.detach(), loss.detach(), at_vectors[0])
+
+    def _computed(self, logits: Tensor, loss: Tensor, at_vectors: Tensor) -> Computed:
+        gradients = [weight.grad for weight in self._weights if weight.grad is not None]
+        is_finite = all_finite([loss, at_vectors, *gradients])
+        return Computed(logits=logits, loss=loss, at_vectors=at_vectors, is_finite=is_finite)
 
     def _graph(self, dense: Tensor, vectors: Tensor, label: Tensor) -> _Graph | None:
         """The graph of this batch size; None until the size has repeated, or if there are too many sizes."""
@@ -182,7 +185,7 @@ class DensePart:
         self.drop()
         loss.backward()  # type: ignore[no-untyped-call]
         assert leaf.grad is not None  # noqa: S101  the model reads the vectors
-        return Computed(logits=logits.detach(), loss=loss.detach(), at_vectors=leaf.grad)
+        return self._computed(logits.detach(), loss.detach(), leaf.grad)
 
 
 class _Graph:
@@ -212,4 +215,5 @@ class _Graph:
         for weight, gradient in zip(self._weights, self._gradients, strict=True):
             weight.grad = gradient
         # The next replay overwrites the outputs; the gradient at the vectors is read before.
-        return replace(self._computed, logits=self._computed.logits.clone(), loss=self._computed.loss.clone())
+        copies = {name: getattr(self._computed, name).clone() for name in ("logits", "loss", "is_finite")}
+        return replace(self._computed, **copies)

@@ -15,10 +15,9 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance, Scores
 from trainer.errors import CheckpointError
-from trainer.learning.dense_part import DENSE_OPTIMIZERS, DenseOptimizer, DenseOptions, DensePart
-from trainer.learning.finiteness import all_finite
+from trainer.learning.dense_part import DENSE_OPTIMIZERS, Computed, DenseOptimizer, DenseOptions, DensePart
 
-__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome", "Pass"]
+__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,21 +33,6 @@ class Outcome:
     logits: npt.NDArray[np.float32]
     loss: float
     importance: Importance | None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """A forward and backward pass that has not changed the learner yet.
-
-    Attributes:
-        logits: (B,) predictions.
-        loss: the mean log loss of these predictions, in nats.
-        is_finite: whether the loss and the norm of every gradient are finite; a tensor (), on the device.
-    """
-
-    logits: Tensor
-    loss: Tensor
-    is_finite: Tensor
 
 
 class Learner:
@@ -85,7 +69,7 @@ class Learner:
         after_lookup: Callable[[], None] | None = None,
         *,
         record_rows: Sequence[int] | None = None,
-    ) -> Pass:
+    ) -> Computed:
         """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, and computes the gradients of the loss.
 
         `update` or `drop` must follow. It calls `after_lookup` right before the dense part. The dense part releases the
@@ -101,9 +85,7 @@ class Learner:
         vectors = self.embedding(keys, record_rows)  # (B, F, D)
         if after_lookup is not None:
             after_lookup()
-        computed = self._dense.differentiate(dense, vectors, label)
-        is_finite = all_finite([computed.loss, computed.at_vectors, *self._dense.gradients])
-        return Pass(logits=computed.logits, loss=computed.loss, is_finite=is_finite)
+        return self._dense.differentiate(dense, vectors, label)
 
     def update(self, accept: Tensor | None = None) -> Scores | None:
         """Applies the gradients of the last pass; returns the keys' scores, if the embedding measures them.

@@ -71,7 +71,7 @@ class StartedStep:
             rows=self.rows,
             loss={name: float(loss) for name, loss in zip(self._names, read["loss"], strict=True)},
             logits={name: read[f"logits.{name}"] for name in self._names},
-            importances=() if diverged else split_scores(read["keys"], read["scores"], read["counts"]),
+            importances=() if diverged else split_scores(read["keys"], read["scores"], read.get("counts")),
             diverged=diverged,
         )
 
@@ -163,7 +163,7 @@ class Trainer:
             **{f"logits.{name}": computed.logits for name, computed in passes.items()},
         }
         if scores is not None:
-            results |= {"keys": scores.keys, "scores": scores.scores, "counts": scores.counts}
+            results |= scores.columns
         return StartedStep(batch.num_rows, tuple(passes), self._readback.start(results))
 
     def _conclude(self, is_finite: Tensor) -> Scores | None:

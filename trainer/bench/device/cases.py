@@ -121,11 +121,11 @@ class _Side:
     def step(self, batch: Batch) -> None:
         """A whole step, and the results of the one before."""
         dense, keys, label = (to_device(part, self._device) for part in batch.host)
-        computed = self._learner.differentiate(dense, keys, label)
+        computed = self._learner.differentiate(dense, keys, label, record_rows=batch.record_rows)
         scores = self._learner.update(computed.is_finite)
         results = {"loss": computed.loss, "logits": computed.logits, "is_finite": computed.is_finite}
         if scores is not None:
-            results |= {"keys": scores.keys, "scores": scores.scores, "counts": scores.counts}
+            results |= scores.columns
         self.finish()
         self._waiting = self._readback.start(results)
 

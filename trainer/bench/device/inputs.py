@@ -19,6 +19,7 @@ from trainer.embedding.adaptive import AdaptiveEmbedding
 __all__ = ["Batch", "fill_hot_set", "make_batches"]
 
 NUM_FIELDS, NUM_DENSE = 26, 13
+RECORD_ROWS = 2048  # of a click record; the sizes of batches are multiples, or smaller
 VALUES = 4_000_000  # V of each field, three times as many features as Criteo Kaggle has
 
 
@@ -28,10 +29,12 @@ class Batch:
 
     Attributes:
         keys: (B, F) int64.
+        record_rows: the rows of each click record in it.
         host: dense (B, M) float32, keys (B, F) int64 and label (B,) float32.
     """
 
     keys: Tensor
+    record_rows: tuple[int, ...]
     host: tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
@@ -50,7 +53,8 @@ def make_batches(count: int, batch_rows: int, device: torch.device, seed: int) -
         keys = _keys(batch_rows, device, generator)
         dense = random.exponential(3.0, (batch_rows, NUM_DENSE)).astype(np.float32)
         label = (random.random(batch_rows) < 0.25).astype(np.float32)
-        batches.append(Batch(keys=keys, host=(dense, keys.cpu().numpy(), label)))
+        records = (RECORD_ROWS,) * (batch_rows // RECORD_ROWS) or (batch_rows,)
+        batches.append(Batch(keys=keys, record_rows=records, host=(dense, keys.cpu().numpy(), label)))
     return batches
 
 
