@@ -138,8 +138,8 @@ def _draw(path: Path, cases: list[Case]) -> None:
 @click.option(
     "--dense-mode",
     "mode",
-    type=click.Choice(["eager", "compile", "graph"]),
-    default="eager",
+    type=click.Choice(["auto", "eager", "compile", "graph"]),
+    default="auto",
     show_default=True,
     help="How the dense part of a whole step runs; only on CUDA.",
 )

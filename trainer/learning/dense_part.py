@@ -7,6 +7,7 @@
 | `eager` | operator by operator | a launch for each operator |
 | `compile` | kernels that `torch.compile` fuses | the compiler, seconds to a minute for each new batch size |
 | `graph` | a CUDA graph of the operators, for each batch size that repeats | a copy of the vectors |
+| `auto` | on CUDA a graph for vectors of at most 256 MB, otherwise `eager` | |
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from trainer.learning.finiteness import all_finite
 __all__ = ["DENSE_MODES", "DENSE_OPTIMIZERS", "PRECISIONS", "Computed", "DenseOptimizer", "DenseOptions", "DensePart"]
 
 DENSE_OPTIMIZERS = ("adam", "adagrad", "sgd")
-DENSE_MODES = ("eager", "compile", "graph")
+DENSE_MODES = ("auto", "eager", "compile", "graph")
 PRECISIONS = ("float32", "bf16")
 
+_MOST_COPIED_BYTES = 256 << 20  # beyond, the copy costs more than the launches
 _CAPTURED_AFTER = 3  # steps of one batch size, which also warm up what a graph captures
 _MOST_GRAPHS = 4
 
@@ -73,14 +75,14 @@ class DenseOptions:
 
     Args:
         precision: `float32`, or `bf16`: matrix products in bfloat16 by torch's autocast; weights and loss in float32.
-        mode: `eager`, `compile` or `graph`, which needs CUDA.
+        mode: `auto`, `eager`, `compile` or `graph`, which needs CUDA.
 
     Raises:
         PlanError: an argument is invalid.
     """
 
     precision: Literal["float32", "bf16"] = "float32"
-    mode: Literal["eager", "compile", "graph"] = "eager"
+    mode: Literal["auto", "eager", "compile", "graph"] = "auto"
 
     def __post_init__(self) -> None:
         if self.precision not in PRECISIONS:
@@ -150,13 +152,18 @@ class DensePart:
 
     def differentiate(self, dense: Tensor, vectors: Tensor, label: Tensor) -> Computed:
         """One forward and backward pass; `vectors` pass their gradient on to what made them."""
-        if self._options.mode == "graph" and (graph := self._graph(dense, vectors, label)) is not None:
+        if self._captures(vectors) and (graph := self._graph(dense, vectors, label)) is not None:
             computed = graph.replay(dense, vectors, label)
             vectors.backward(computed.at_vectors)  # type: ignore[no-untyped-call]
             return computed
         at_vectors: list[Tensor] = []
         vectors.register_hook(at_vectors.append)  # type: ignore[no-untyped-call]
         return self._run(dense, vectors, label, at_vectors)
+
+    def _captures(self, vectors: Tensor) -> bool:
+        """Whether passes over such vectors run as graphs."""
+        is_small = self._device.type == "cuda" and vectors.nbytes <= _MOST_COPIED_BYTES
+        return self._options.mode == "graph" or (self._options.mode == "auto" and is_small)
 
     def _run(self, dense: Tensor, vectors: Tensor, label: Tensor, at_vectors: list[Tensor]) -> Computed:
         logits, loss = self._lose(dense, vectors, label)

@@ -58,7 +58,7 @@ class DeviceConfig:
     model: str = "dlrm"
     row_format: str = "float32"
     backend: str | None = None
-    mode: str = "eager"
+    mode: str = "auto"
     turns: int = 6
     repeats: int | None = None
     seed: int = 0

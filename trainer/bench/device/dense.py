@@ -28,7 +28,7 @@ def measure_dense(
     device: torch.device, dims: Sequence[int], batch_sizes: Sequence[int], model: str = "dlrm", turns: int = 6
 ) -> list[dict[str, Any]]:
     """Milliseconds of forward, backward and optimizer of the dense part, for each mode and precision."""
-    modes = [mode for mode in DENSE_MODES if mode != "graph" or device.type == "cuda"]
+    modes = [mode for mode in DENSE_MODES if mode != "auto" and (mode != "graph" or device.type == "cuda")]
     figures: list[dict[str, Any]] = []
     for dim in dims:
         for rows in batch_sizes:

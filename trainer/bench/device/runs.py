@@ -51,7 +51,7 @@ class DeviceBench:
     capacities: Sequence[int] = ()
     model: str = "dlrm"
     row_format: str = "float32"
-    mode: str = "eager"
+    mode: str = "auto"
     backend: str | None = None
     seed: int = 0
     turns: int = 6
