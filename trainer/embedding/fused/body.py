@@ -1,11 +1,12 @@
 """`FusedRows` and `FusedTiers`: the launches of the fused kernels, for one table of rows and for an adaptive embedding.
 
-A step of an adaptive embedding is ten kernels and two sorts, and nothing waits for the device:
+A step of an adaptive embedding is five kernels and two sorts, and nothing waits for the device:
 
-    route, gather              forward
-    sort ids; sort quarters    rows of hot keys and of level 1; rows of level 2
-    segments, finish           for each of the three tables: sum by row, train
-    gates                      train
+    route, gather     forward
+    sort, sort        the lookups by id: rows of hot keys and of level 1; the quarters by row of level 2
+    mark              where segments end
+    train             sums gradients by row, trains the rows within a span
+    finish            trains the other rows, and the gates
 """
 
 from __future__ import annotations
@@ -13,22 +14,23 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 import triton
 from torch import Tensor
 
 from trainer.embedding.fused import row_access as access
-from trainer.embedding.fused import segments
 from trainer.embedding.fused.gathering import gather_kernel
-from trainer.embedding.fused.gating import gate_kernel
+from trainer.embedding.fused.marking import mark_kernel, mark_plain_kernel
 from trainer.embedding.fused.routing import hash_kernel, id_bits, route_kernel
+from trainer.embedding.fused.training import finish_kernel, finish_plain_kernel, train_kernel, train_plain_kernel
 from trainer.embedding.gate import Gate
 from trainer.embedding.layout import Layout
 from trainer.embedding.router import Router
 from trainer.embedding.stores.rows import RowStore
 from trainer.embedding.stores.two_level import TwoLevelRows, shrink_factor
 
-__all__ = ["FusedRows", "FusedTiers", "Pass", "Routed", "Tuning"]
+__all__ = ["Entries", "FusedRows", "FusedTiers", "Routed", "Sorted", "Tuning"]
 
 _FORMATS = {
     "Float32Rows": access.FLOAT32,
@@ -37,26 +39,27 @@ _FORMATS = {
     "Int4Rows": access.INT4,
     "HalfWidthRows": access.HALF_WIDTH,
 }
-_LEAST_COLUMNS = 16  # of a matrix product
+_LEAST_COLUMNS = 4
 _KEYS = 256  # of a program that routes or hashes them
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tuning:
-    """The shapes of the kernels for one D; found by `benchmarks/fused_kernels.py`.
+    """The shapes of the kernels for one D; `benchmarks/fused` times them.
 
     Attributes:
         columns: D or more, a power of two.
         block: lookups of a program of `gather_kernel`.
-        tile: entries of a tile; `tiles` of them make a program.
-        warps: of each program.
+        tile: entries that a program adds at once; `tiles` of them make its span.
+        warps: of a program that adds, `gather_warps` of one that gathers.
     """
 
     columns: int
     block: int
     tile: int
-    tiles: int = 4
-    warps: int = 4
+    tiles: int
+    warps: int
+    gather_warps: int = 4
 
     @classmethod
     def of(cls, dim: int) -> Tuning:
@@ -65,9 +68,20 @@ class Tuning:
         return cls(
             columns=columns,
             block=max(8, min(128, 4096 // columns)),
-            tile=max(16, min(64, 4096 // columns)),
-            warps=4 if columns <= 128 else 8,
+            tile=max(8, min(32, 1024 // columns)),
+            tiles=8 if columns >= 128 else 4,
+            warps=max(1, columns // 128),
         )
+
+    @property
+    def span(self) -> int:
+        """Entries of a program that adds."""
+        return self.tile * self.tiles
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the launch of a kernel that trains."""
+        return {"num_warps": self.warps, "enable_fp_fusion": False}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,18 +103,6 @@ class Routed:
     gates: Tensor
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One backward pass, and what it fills: the scored keys, (N,) int64 with 0 between them, and their scores (N,)."""
-
-    gradient: Tensor
-    keys: Tensor
-    routed: Routed
-    batch_rows: int
-    scored: Tensor
-    scores: Tensor
-
-
 def _words(tensor: Tensor) -> Tensor:
     """The tensor as a kernel takes it: bfloat16 as int16."""
     return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
@@ -111,13 +113,10 @@ class FusedRows:
 
     Args:
         store: the table.
-        kind: of `segments`, the kind of the table.
-        level_1_rows: the number of rows of level 1, on which the ids depend.
     """
 
-    def __init__(self, store: RowStore, kind: Any = segments.PLAIN, level_1_rows: int = 1) -> None:
+    def __init__(self, store: RowStore) -> None:
         self.store, self.tuning, self.format = store, Tuning.of(store.dim), _FORMATS[type(store).__name__]
-        self._kind, self._id_bits = kind, id_bits(level_1_rows)
 
     @property
     def table(self) -> tuple[Tensor, Tensor]:
@@ -139,72 +138,86 @@ class FusedRows:
 
     def learn(self, rows: Tensor, gradient: Tensor) -> None:
         """One optimizer step with the gradient (N, D) of rows (N,) int32, each row once."""
+        self.train(self.sort(rows), gradient)
+
+    def sort(self, rows: Tensor) -> Entries:
+        """The entries of rows (N,) int32, sorted."""
         ids, order = rows.sort(stable=True)
-        self.train(ids, order, gradient)
+        block = max(_KEYS, self.tuning.span)
+        entries = Entries.empty(len(rows), block, rows.device)
+        if len(rows):
+            mark_plain_kernel[(triton.cdiv(len(rows), block),)](
+                ids, order, entries.arrays, len(rows), self.store.num_rows, SPAN=self.tuning.span, BLOCK=block
+            )
+        return entries
 
-    def train(self, ids: Tensor, order: Tensor, gradient: Tensor, of: Pass | None = None, keep: float = 1.0) -> Tensor:
-        """One optimizer step on the rows of sorted entries.
-
-        Args:
-            ids: (M,), sorted.
-            order: (M,) int64, the entries.
-            gradient: (N, D).
-            of: the pass; None for a table without gates and scores.
-            keep: the factor of the rows before the step.
-
-        Returns:
-            The slopes of the table's gates, (F, programs).
-        """
-        noise, tuning, store, count = self.store.next_noise(), self.tuning, self.store, len(ids)
-        num_fields = len(of.routed.gates) if of else 0
-        num_tiles = triton.cdiv(count, tuning.tile)
-        num_programs = triton.cdiv(num_tiles, tuning.tiles)
-        slopes = gradient.new_empty(num_fields, num_programs)
-        if not count:
-            return slopes
-        parts = gradient.new_empty(num_tiles, 2, store.dim)
-        score_parts = gradient.new_empty(num_tiles if of else 0, 2)
-        keys, scored, scores = (of.keys, of.scored, of.scores) if of else (order, order, gradient)
-        table = (*self.table, store.state, parts, score_parts, scored, scores)
-        numbers = (
-            keep,
-            store.optimizer.learning_rate,
-            store.optimizer.epsilon,
-            int(noise.word.astype("int64")),
-            noise.first_row,
-        )
+    def train(self, entries: Entries, gradient: Tensor) -> None:
+        """One optimizer step with the gradient (N, D) of the lookups that entries name."""
+        tuning, store, table = self.tuning, self.store, self.begin_step()
+        num_spans = len(entries.rows) // tuning.span
+        if not num_spans:
+            return
+        parts, epsilon = gradient.new_empty(num_spans, 2, store.dim), store.optimizer.epsilon
         constants = {
-            "KIND": self._kind,
-            "ID_BITS": self._id_bits,
             "DIM": store.dim,
             "COLUMNS": tuning.columns,
-            "TILE": tuning.tile,
             "FORMAT": self.format,
             "IS_ADAGRAD": len(store.state) > 0,
-            "num_warps": tuning.warps,
-            "enable_fp_fusion": False,
+            **tuning.options,
         }
-        fields, gates = (of.routed.fields, of.routed.gates) if of else (order, gradient)
-        segments.segment_kernel[(num_programs,)](
-            ids,
-            order,
-            gradient,
-            keys,
-            fields,
-            gates,
-            *table,
-            slopes,
-            count,
-            store.num_rows,
-            float(of.batch_rows if of else 1),
-            *numbers,
-            TILES=tuning.tiles,
-            NUM_FIELDS=num_fields,
-            FIELD_SLOTS=triton.next_power_of_2(max(1, num_fields)),
-            **constants,
+        train_plain_kernel[(num_spans,)](
+            entries.arrays, gradient, table, parts, epsilon, TILE=tuning.tile, TILES=tuning.tiles, **constants
         )
-        segments.finish_kernel[(num_tiles,)](ids, order, keys, *table, count, store.num_rows, *numbers, **constants)
-        return slopes
+        finish_plain_kernel[(num_spans,)](
+            entries.arrays, table, parts, num_spans, epsilon, SPAN=tuning.span, **constants
+        )
+
+    def begin_step(self) -> tuple[Any, ...]:
+        """Counts a step; returns the table as `train_rows` takes it."""
+        store = self.store
+        word = int(store.next_noise().word.astype(np.int64))
+        return (*self.table, store.state, word, store.optimizer.learning_rate, store.sizes.first_row)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entries:
+    """Sorted entries; `fused.marking` has the shapes."""
+
+    rows: Tensor
+    entries: Tensor
+    marks: Tensor
+    fields: Tensor
+
+    @classmethod
+    def empty(cls, count: int, block: int, device: torch.device) -> Entries:
+        """Entries to be filled, rounded up to whole blocks."""
+        size = triton.cdiv(count, block) * block
+        return cls(
+            rows=torch.empty(size, dtype=torch.int32, device=device),
+            entries=torch.empty(size, dtype=torch.int32, device=device),
+            marks=torch.empty(size, dtype=torch.uint8, device=device),
+            fields=torch.empty(size, dtype=torch.uint8, device=device),
+        )
+
+    @property
+    def arrays(self) -> tuple[Tensor, ...]:
+        """The four arrays as a kernel takes them."""
+        return self.rows, self.entries, self.marks, self.fields
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sorted:
+    """The entries of a pass of an adaptive embedding.
+
+    Attributes:
+        ids: (N,) int64, sorted.
+        entries: of the ids.
+        quarters: of the quarters; empty without level 2.
+    """
+
+    ids: Tensor
+    entries: Entries
+    quarters: Entries
 
 
 class FusedTiers:
@@ -219,9 +232,8 @@ class FusedTiers:
 
     def __init__(self, layout: Layout, router: Router, unique: RowStore, shared: TwoLevelRows, gate: Gate) -> None:
         self._layout, self._router, self._gate = layout, router, gate
-        self.unique = FusedRows(unique, segments.UNIQUE, layout.level_1_rows)
-        self.first = FusedRows(shared.level_1, segments.LEVEL_1, layout.level_1_rows)
-        self.second = FusedRows(shared.level_2, segments.LEVEL_2, layout.level_1_rows)
+        self._unique, self._first, self._second = (FusedRows(one) for one in (unique, shared.level_1, shared.level_2))
+        self.tuning = self._unique.tuning
 
     def route(self, keys: Tensor) -> Routed:
         """Routes keys (N,) int64."""
@@ -257,7 +269,7 @@ class FusedTiers:
 
     def gather(self, routed: Routed) -> Tensor:
         """The vectors (N, D), times their gates."""
-        return _gather(routed.rows, self.unique, (self.first, self.second), routed)
+        return _gather(routed.rows, self._unique, (self._first, self._second), routed)
 
     def learn(self, keys: Tensor, routed: Routed, gradient: Tensor, batch_rows: int) -> tuple[Tensor, Tensor]:
         """One optimizer step on rows and gates with the gradient (N, D) of keys (N,).
@@ -265,43 +277,77 @@ class FusedTiers:
         Returns:
             Every distinct key once, 0 at all other positions (N,), and the scores (N,).
         """
-        of = self.begin(keys, routed, gradient, batch_rows)
-        (ids, order), (entries, quarter_order) = (one.sort(stable=True) for one in self.sorted_by(routed))
-        first, unique = (table.train(ids, order, gradient, of) for table in (self.first, self.unique))
-        second = gradient.new_empty(len(self._gate.values), 0)
-        if self._layout.level_2_rows:
-            second = self.second.train(entries, quarter_order, gradient, of, shrink_factor(batch_rows))
-        self._train_gates(unique, first, second)
-        return of.scored, of.scores
+        return self.train(keys, routed, self.sort(routed), gradient, batch_rows)
 
-    @staticmethod
-    def begin(keys: Tensor, routed: Routed, gradient: Tensor, batch_rows: int) -> Pass:
-        """The pass of a gradient (N, D) of keys (N,), not yet scored."""
-        return Pass(
-            gradient=gradient,
-            keys=keys,
-            routed=routed,
-            batch_rows=batch_rows,
-            scored=torch.empty_like(keys),
-            scores=gradient.new_empty(len(keys)),
+    def sort(self, routed: Routed) -> Sorted:
+        """Sorts the lookups by id, and the quarters by row."""
+        (ids, order), (quarters, quarter_order) = (
+            one.sort(stable=True) for one in (routed.ids, routed.quarters.view(-1))
         )
+        count, block = len(ids), max(_KEYS, self.tuning.span)
+        entries, quarter_entries = (Entries.empty(len(one), block, ids.device) for one in (ids, quarters))
+        num_blocks = triton.cdiv(count, block)
+        if count:
+            mark_kernel[(num_blocks + triton.cdiv(len(quarters), block),)](
+                *(ids, order, quarters, quarter_order, routed.fields, entries.arrays, quarter_entries.arrays),
+                *(count, num_blocks, self._layout.level_2_rows),
+                ID_BITS=id_bits(self._layout.level_1_rows),
+                SPAN=self.tuning.span,
+                BLOCK=block,
+                enable_fp_fusion=False,
+            )
+        return Sorted(ids=ids, entries=entries, quarters=quarter_entries)
 
-    @staticmethod
-    def sorted_by(routed: Routed) -> tuple[Tensor, Tensor]:
-        """What the entries are sorted by: the ids (N,) of lookups, and the rows (4 N,) of quarters."""
-        return routed.ids, routed.quarters.view(-1)
-
-    def _train_gates(self, unique: Tensor, first: Tensor, second: Tensor) -> None:
-        slopes = (unique, first, second)
-        gate_kernel[(len(self._gate.values), 3)](
-            self._gate.values,
-            self._gate.state,
-            *slopes,
-            *(one.shape[1] for one in slopes),
-            *self._gate.constants,
-            BLOCK=1024,
-            enable_fp_fusion=False,
+    def train(
+        self, keys: Tensor, routed: Routed, by_row: Sorted, gradient: Tensor, batch_rows: int
+    ) -> tuple[Tensor, Tensor]:
+        """As `learn`, with the entries sorted."""
+        scored, scores = torch.empty_like(keys), gradient.new_empty(len(keys))
+        tables = self._begin_step()
+        if not len(keys):
+            return scored, scores
+        entries, quarters, span = by_row.entries, by_row.quarters, self.tuning.span
+        num_spans, num_quarter_spans = len(entries.rows) // span, len(quarters.rows) // span
+        sizes, num_fields, dim = (num_spans, num_quarter_spans), self._layout.num_fields, gradient.shape[1]
+        parts = tuple(gradient.new_empty(size, 2, dim) for size in sizes)
+        slopes = tuple(gradient.new_empty(num_fields, size) for size in (num_spans, *sizes))
+        scoring = (keys, gradient.new_empty(num_spans, 2), scored, scores, float(batch_rows))
+        work = (*tables, parts, slopes, scoring, *sizes, len(keys), shrink_factor(batch_rows), self._epsilon)
+        constants = self._constants
+        train_kernel[(num_spans + num_quarter_spans,)](
+            *(entries.arrays, quarters.arrays, gradient, routed.gates, *work),
+            NUM_FIELDS=num_fields,
+            FIELD_SLOTS=triton.next_power_of_2(num_fields),
+            TILE=self.tuning.tile,
+            TILES=self.tuning.tiles,
+            **constants,
         )
+        gate = (self._gate.values, self._gate.state, *self._gate.constants)
+        finish_kernel[(num_spans + num_quarter_spans + 3 * num_fields,)](
+            *(by_row.ids, entries.arrays, quarters.arrays, gate, *work), SPAN=span, **constants
+        )
+        return scored, scores
+
+    def _begin_step(self) -> tuple[tuple[Any, ...], ...]:
+        """Counts a step of each table that has rows; returns the three tables."""
+        unique, first = self._unique.begin_step(), self._first.begin_step()
+        return unique, first, self._second.begin_step() if self._layout.level_2_rows else first
+
+    @property
+    def _epsilon(self) -> float:
+        return self._unique.store.optimizer.epsilon
+
+    @property
+    def _constants(self) -> dict[str, Any]:
+        return {
+            "HAS_LEVEL_2": self._layout.level_2_rows > 0,
+            "DIM": self._unique.store.dim,
+            "COLUMNS": self.tuning.columns,
+            "UNIQUE_FORMAT": self._unique.format,
+            "SHARED_FORMAT": self._first.format,
+            "IS_ADAGRAD": len(self._first.store.state) > 0,
+            **self.tuning.options,
+        }
 
 
 def _gather(
@@ -329,7 +375,7 @@ def _gather(
         SHARED_FORMAT=levels[0].format if levels else unique.format,
         HAS_LEVEL_2=routed is not None and len(routed.quarters) > 0,
         IS_GATED=routed is not None,
-        num_warps=tuning.warps,
+        num_warps=tuning.gather_warps,
         enable_fp_fusion=False,
     )
     return out
