@@ -68,8 +68,8 @@ class Tuning:
         return cls(
             columns=columns,
             block=max(8, min(128, 4096 // columns)),
-            tile=max(8, min(32, 1024 // columns)),
-            tiles=8 if columns >= 128 else 4,
+            tile=max(4, min(32, 512 // columns)),
+            tiles=16 if columns >= 128 else 4,
             warps=max(1, columns // 128),
         )
 
@@ -233,7 +233,7 @@ class FusedTiers:
     def __init__(self, layout: Layout, router: Router, unique: RowStore, shared: TwoLevelRows, gate: Gate) -> None:
         self._layout, self._router, self._gate = layout, router, gate
         self._unique, self._first, self._second = (FusedRows(one) for one in (unique, shared.level_1, shared.level_2))
-        self.tuning = self._unique.tuning
+        self.tuning, self.dim = self._unique.tuning, unique.dim
 
     def route(self, keys: Tensor) -> Routed:
         """Routes keys (N,) int64."""

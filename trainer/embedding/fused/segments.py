@@ -123,8 +123,12 @@ def _learn_ends(
 def _score_keys(span, at, mark, entry, is_row, norms, carried, scoring):
     """Adds up the norms (X,) of each key and stores them where it ends; returns what is carried on."""
     keys, score_parts, scored, scores, _ = scoring
-    totals, carried = _sum_from(norms[:, None], carried, (mark // _OF_KEY) & _BEGINS)
-    totals = tl.sum(totals, 1)
+    number = tl.arange(0, norms.shape[0])
+    is_earlier = number[None, :] <= number[:, None]
+    key = tl.sum(tl.where(is_earlier, ((mark // _OF_KEY) & _BEGINS)[None, :], 0), 1)  # keys that began in this tile
+    is_same = is_earlier & (key[:, None] == key[None, :])
+    totals = tl.sum(tl.where(is_same, norms[None, :], 0.0), 1) + tl.where(key == 0, carried, 0.0)
+    carried = tl.sum(tl.where(number == norms.shape[0] - 1, totals, 0.0))
     is_end = is_row & (mark & (_OF_KEY * _ENDS) != 0)
     is_part = is_end & (mark & (_OF_KEY * _IS_PART) != 0)
     is_whole = is_end & (is_part == 0)
@@ -175,7 +179,7 @@ def learn_span(
     """
     columns = tl.arange(0, COLUMNS)
     by_field, carried = tl.zeros((FIELD_SLOTS,), tl.float32), tl.zeros((COLUMNS,), tl.float32)
-    carried_score = tl.zeros((1,), tl.float32)
+    carried_score = tl.sum(carried)
     for turn in range(TILES):
         at = span * (TILE * TILES) + turn * TILE + tl.arange(0, TILE)
         row, entry, mark = tl.load(entries[0] + at), tl.load(entries[1] + at), tl.load(entries[2] + at).to(tl.int32)
