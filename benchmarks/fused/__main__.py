@@ -21,7 +21,8 @@ from torch import Tensor
 from benchmarks.fused.timing import copy_bytes_per_s, graph_ms, median_ms
 from benchmarks.fused.workload import NUM_FIELDS, draw_keys, make_embedding
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.fused.body import FusedTiers, Tuning
+from trainer.embedding.fused.body import FusedTiers
+from trainer.embedding.fused.shapes import Tuning
 from trainer.embedding.stores.registry import ROW_FORMATS
 
 __all__ = ["main"]
@@ -140,7 +141,8 @@ def _time_steps(embedding: AdaptiveEmbedding, batches: list[Tensor], gradient: T
 
 
 def _time_parts(fused: FusedTiers, batches: list[Tensor], gradient: Tensor, batch_rows: int) -> dict[str, float]:
-    routes = [fused.route(keys) for keys in batches]
+    with torch.no_grad():
+        routes = [fused.route(keys) for keys in batches]
     entries = [fused.sort(routed) for routed in routes]
 
     def train(number: int) -> None:
@@ -148,7 +150,7 @@ def _time_parts(fused: FusedTiers, batches: list[Tensor], gradient: Tensor, batc
         fused.train(batches[one], routes[one], entries[one], gradient, batch_rows)
 
     parts: dict[str, Callable[[int], Any]] = {
-        "route": lambda i: fused.route(batches[i % _BATCHES]),
+        "route": torch.no_grad()(lambda i: fused.route(batches[i % _BATCHES])),
         "gather": lambda i: fused.gather(routes[i % _BATCHES]),
         "sort_ids": lambda i: routes[i % _BATCHES].ids.sort(stable=True),
         "sort": lambda i: fused.sort(routes[i % _BATCHES]),
