@@ -23,6 +23,8 @@ from benchmarks.fused.workload import NUM_FIELDS, draw_keys, make_embedding
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.fused.body import FusedTiers
 from trainer.embedding.fused.shapes import Tuning
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.plans import hash_plan
 from trainer.embedding.stores.registry import ROW_FORMATS
 
 __all__ = ["main"]
@@ -99,6 +101,7 @@ def time(
             if fused is not None:
                 _tune(fused, tuning)
                 figures = _time_parts(fused, batches, gradient, batch_rows)
+                figures |= _time_hash(embedding, batches, gradient)
             torch.cuda.reset_peak_memory_stats()
             figures["step_ms"] = _time_steps(embedding, batches, gradient)
             figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
@@ -165,6 +168,22 @@ def _time_parts(fused: FusedTiers, batches: list[Tensor], gradient: Tensor, batc
         fused.learn(batches[0], routed, gradient, batch_rows)
 
     return {**figures, "graph_ms": graph_ms(step), "launches": float(_launches(step))}
+
+
+def _time_hash(embedding: AdaptiveEmbedding, batches: list[Tensor], gradient: Tensor) -> dict[str, float]:
+    """The same step of a plain hash table of as many bytes, with the same kernels."""
+    plan = embedding.plan
+    sizes = hash_plan(plan.nbytes["total"], plan.dim, NUM_FIELDS, row_format=plan.row_format)
+    hashed = HashEmbedding(sizes, device=torch.device("cuda"), backend="triton")
+    fused = hashed._fused  # noqa: SLF001
+    assert fused is not None  # noqa: S101  the backend is triton
+
+    def step(number: int) -> None:
+        rows = fused.hash(batches[number % _BATCHES], sizes.layout)
+        fused.gather(rows)
+        fused.learn(rows, gradient)
+
+    return {"hash_step_ms": median_ms(step), "hash_graph_ms": graph_ms(lambda: step(0))}
 
 
 def _launches(step: Any) -> int:
