@@ -8,10 +8,20 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from test_embedding_adaptive import CAPACITY, DIM, FIELDS, changes_of, keys_of, random_keys, rows_of, weights_for
+from test_embedding_adaptive import (
+    CAPACITY,
+    DIM,
+    FIELDS,
+    INTERPRETED,
+    changes_of,
+    keys_of,
+    random_keys,
+    rows_of,
+    weights_for,
+)
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.backends import Backend, has_triton, is_interpreted
+from trainer.embedding.backends import Backend
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan, hash_plan
@@ -23,9 +33,6 @@ ON_CUDA = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"),
 ]
-INTERPRETED = pytest.mark.skipif(
-    not (has_triton() and is_interpreted()), reason="needs Triton, and no GPU: there it runs compiled"
-)
 WHERE = [
     pytest.param("cpu", "torch"),
     pytest.param("cpu", "triton", marks=INTERPRETED),
@@ -69,7 +76,7 @@ def train(embedding: AdaptiveEmbedding | HashEmbedding, keys: np.ndarray, steps:
 
 def test_steps_importance_and_gates_equal_the_cpus(row_format: str, device: str, backend: Backend) -> None:
     numba = AdaptiveEmbedding(plan_of(row_format), optimizer=RowOptimizer(learning_rate=0.1), seed=3)
-    other, keys = make(row_format, device, backend), random_keys(12)
+    other, keys = make(row_format, device, backend), random_keys(12, rows=24)
     distinct = np.unique(keys)
     changes = changes_of(*[(int(key), row) for row, key in enumerate(distinct[:CAPACITY])])
     numba.migrate(changes)
@@ -98,7 +105,7 @@ def test_promotion_keeps_the_vector_for_every_field(row_format: str, device: str
 
 
 def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, device: str, backend: Backend) -> None:
-    sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13)
+    sizes, keys = hash_plan(6000, DIM, FIELDS, row_format=row_format), random_keys(13, rows=24)
     numba = HashEmbedding(sizes, optimizer=RowOptimizer(learning_rate=0.1))
     other = HashEmbedding(
         sizes, optimizer=RowOptimizer(learning_rate=0.1), device=torch.device(device), backend=backend
@@ -109,3 +116,24 @@ def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, devi
         torch.testing.assert_close(other(keys).cpu(), numba(keys), rtol=0, atol=rounding(row_format))
     rows = torch.arange(100)
     assert torch.equal(Noise(1, 2).bits(rows.to(device), 37).cpu(), Noise(1, 2).bits(rows, 37))
+
+
+def test_a_step_is_a_function_of_state_and_batch_and_waits_for_nothing(
+    row_format: str, device: str, backend: Backend
+) -> None:
+    keys = torch.from_numpy(random_keys(14, rows=24).view(np.int64)).to(device)
+    results = []
+    for _ in range(2):
+        embedding = make(row_format, device, backend)
+        if device == "cuda":
+            torch.cuda.set_sync_debug_mode("error")
+        try:
+            for _ in range(2):
+                embedding(keys).sin().sum(dim=(1, 2)).mean().backward()
+                embedding.take_touched() if backend == "torch" else embedding._learn_fused()  # noqa: SLF001
+        finally:
+            if device == "cuda":
+                torch.cuda.set_sync_debug_mode("default")
+        results.append([*embedding.tensors().values()])
+    if (device, backend) != ("cuda", "torch"):  # index_add_ on CUDA adds in any order
+        assert all(torch.equal(*pair) for pair in zip(*results, strict=True))

@@ -21,7 +21,10 @@ from torch import Tensor
 from benchmarks.fused.timing import copy_bytes_per_s, graph_ms, median_ms
 from benchmarks.fused.workload import NUM_FIELDS, draw_keys, make_embedding
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.fused.body import FusedRows, FusedTiers, Pass, Tuning
+from trainer.embedding.fused.body import FusedTiers
+from trainer.embedding.fused.shapes import Tuning
+from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.plans import hash_plan
 from trainer.embedding.stores.registry import ROW_FORMATS
 
 __all__ = ["main"]
@@ -98,6 +101,7 @@ def time(
             if fused is not None:
                 _tune(fused, tuning)
                 figures = _time_parts(fused, batches, gradient, batch_rows)
+                figures |= _time_hash(embedding, batches, gradient)
             torch.cuda.reset_peak_memory_stats()
             figures["step_ms"] = _time_steps(embedding, batches, gradient)
             figures["peak_mb"] = torch.cuda.max_memory_allocated() / 1e6
@@ -116,8 +120,7 @@ def _on_device(keys: npt.NDArray[np.uint64]) -> Tensor:
 
 def _tune(fused: FusedTiers, tuning: str) -> None:
     changed = {name: int(number) for name, _, number in (one.partition("=") for one in tuning.split(",") if one)}
-    for table in (fused.unique, fused.first, fused.second):
-        table.tuning = replace(Tuning.of(table.store.dim), **changed)
+    fused.tuning = replace(Tuning.of(fused.dim), **changed)
 
 
 def _time_steps(embedding: AdaptiveEmbedding, batches: list[Tensor], gradient: Tensor) -> float:
@@ -141,25 +144,23 @@ def _time_steps(embedding: AdaptiveEmbedding, batches: list[Tensor], gradient: T
 
 
 def _time_parts(fused: FusedTiers, batches: list[Tensor], gradient: Tensor, batch_rows: int) -> dict[str, float]:
-    routes = [fused.route(keys) for keys in batches]
-    passes = [fused.begin(keys, routed, gradient, batch_rows) for keys, routed in zip(batches, routes, strict=True)]
-    by_id: list[Any] = [routed.ids.sort(stable=True) for routed in routes]
-    by_quarter: list[Any] = [routed.quarters.view(-1).sort(stable=True) for routed in routes]
+    with torch.no_grad():
+        routes = [fused.route(keys) for keys in batches]
+    entries = [fused.sort(routed) for routed in routes]
 
-    def learn(table: FusedRows, entries: Any, of: Pass) -> None:
-        ids, order = entries
-        table.train(ids, order, gradient, of)
+    def train(number: int) -> None:
+        one = number % _BATCHES
+        fused.train(batches[one], routes[one], entries[one], gradient, batch_rows)
 
     parts: dict[str, Callable[[int], Any]] = {
-        "route": lambda i: fused.route(batches[i % _BATCHES]),
+        "route": torch.no_grad()(lambda i: fused.route(batches[i % _BATCHES])),
         "gather": lambda i: fused.gather(routes[i % _BATCHES]),
-        "sort": lambda i: routes[i % _BATCHES].ids.sort(stable=True),
-        "sort_4": lambda i: routes[i % _BATCHES].quarters.view(-1).sort(stable=True),
-        "first": lambda i: learn(fused.first, by_id[i % _BATCHES], passes[i % _BATCHES]),
-        "unique": lambda i: learn(fused.unique, by_id[i % _BATCHES], passes[i % _BATCHES]),
-        "second": lambda i: learn(fused.second, by_quarter[i % _BATCHES], passes[i % _BATCHES]),
+        "sort_ids": lambda i: routes[i % _BATCHES].ids.sort(stable=True),
+        "sort": lambda i: fused.sort(routes[i % _BATCHES]),
+        "train": train,
     }
     figures = {f"{name}_ms": median_ms(part) for name, part in parts.items()}
+    figures["train_graph_ms"] = graph_ms(lambda: train(0))
 
     def step() -> None:
         routed = fused.route(batches[0])
@@ -167,6 +168,22 @@ def _time_parts(fused: FusedTiers, batches: list[Tensor], gradient: Tensor, batc
         fused.learn(batches[0], routed, gradient, batch_rows)
 
     return {**figures, "graph_ms": graph_ms(step), "launches": float(_launches(step))}
+
+
+def _time_hash(embedding: AdaptiveEmbedding, batches: list[Tensor], gradient: Tensor) -> dict[str, float]:
+    """The same step of a plain hash table of as many bytes, with the same kernels."""
+    plan = embedding.plan
+    sizes = hash_plan(plan.nbytes["total"], plan.dim, NUM_FIELDS, row_format=plan.row_format)
+    hashed = HashEmbedding(sizes, device=torch.device("cuda"), backend="triton")
+    fused = hashed._fused  # noqa: SLF001
+    assert fused is not None  # noqa: S101  the backend is triton
+
+    def step(number: int) -> None:
+        rows = fused.hash(batches[number % _BATCHES], sizes.layout)
+        fused.gather(rows)
+        fused.learn(rows, gradient)
+
+    return {"hash_step_ms": median_ms(step), "hash_graph_ms": graph_ms(lambda: step(0))}
 
 
 def _launches(step: Any) -> int:

@@ -10,7 +10,6 @@ norm of the gradient at its vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import accumulate
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -28,7 +27,7 @@ from trainer.embedding.lookup import Importance, Lookup, Scores, distinct
 from trainer.embedding.migration import Migration, MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.router import Router
-from trainer.embedding.scores import score_records, score_records_numba
+from trainer.embedding.scores import score_records
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer, RowStore
 from trainer.embedding.stores.store import Reads, Store
@@ -212,7 +211,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             return None
         lookup, gradient = single
         self._check_version(lookup)
-        by_record = self._score_records(lookup, gradient) if lookup.record_rows else None
+        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
         keys, scores = self._fused.learn(lookup.keys, lookup.routed, gradient, lookup.batch_rows, accept)
         if by_record is not None:
             return Touched(sums={}, keys=by_record.keys, scores=by_record.scores, counts=by_record.counts)
@@ -231,7 +230,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         self._check_version(lookup)
         all_reads = lookup.reads or self._reads_torch(lookup.keys)
         each: tuple[tuple[Tensor, Tensor | None], ...]
-        by_record = self._score_records(lookup, gradient) if lookup.record_rows else None
+        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
         if lookup.vectors is not None:
             keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
             each = tuple(zip(lookup.by_store(merged), lookup.by_store(lookup.vectors), strict=True))
@@ -252,14 +251,6 @@ class AdaptiveEmbedding(CapturingEmbedding):
             slopes=np.concatenate(slopes, axis=1) if self.backend == "numba" else torch.cat(slopes, dim=1),
             batch_rows=lookup.batch_rows,
         )
-
-    def _score_records(self, lookup: Lookup, gradient: Tensor) -> Scores:
-        """The scores of the keys of each click record."""
-        norms, num_fields = gradient.norm(dim=1) * lookup.batch_rows, self.plan.layout.num_fields
-        ends = list(accumulate(rows * num_fields for rows in lookup.record_rows))
-        if lookup.vectors is None:
-            return score_records(lookup.keys, norms, ends)
-        return score_records_numba(lookup.keys.numpy().view(np.uint64)[lookup.inverse], norms.numpy(), ends)
 
     def _merge_by_key(self, lookup: Lookup, gradient: Tensor) -> tuple[Tensor, Tensor]:
         """Sums the gradient (N, D) by key (U, D), and the norms of the sum of the losses' gradients (U,)."""

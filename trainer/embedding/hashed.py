@@ -22,7 +22,7 @@ from trainer.embedding.stores.store import Reads
 from trainer.errors import KeyRangeError
 
 if TYPE_CHECKING:
-    from trainer.embedding.fused.body import FusedRows
+    from trainer.embedding.fused.tables import FusedRows
 
 __all__ = ["HashEmbedding"]
 
@@ -62,7 +62,7 @@ class HashEmbedding(CapturingEmbedding):
         self._fused = self._fuse() if self.backend == "triton" else None
 
     def _fuse(self) -> FusedRows:
-        from trainer.embedding.fused.body import FusedRows  # noqa: PLC0415  needs Triton
+        from trainer.embedding.fused.tables import FusedRows  # noqa: PLC0415  needs Triton
 
         return FusedRows(self.rows)
 

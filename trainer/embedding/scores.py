@@ -8,18 +8,36 @@ A key's score is the sum of its lookups' gradient norms, so the scores of a batc
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from trainer.embedding.lookup import Scores, distinct
+from trainer.embedding.lookup import Lookup, Scores, distinct
 
-__all__ = ["score_records", "score_records_numba"]
+__all__ = ["score_records"]
 
 
-def score_records_numba(keys: npt.NDArray[np.uint64], norms: npt.NDArray[np.float32], ends: Sequence[int]) -> Scores:
+def score_records(lookup: Lookup, gradient: Tensor, num_fields: int) -> Scores | None:
+    """The scores of the keys of each click record of a pass; None if it has one record.
+
+    Args:
+        lookup: the lookups (N,) of a batch, row by row.
+        gradient: (N, D), at their vectors.
+        num_fields: F, the lookups of a row.
+    """
+    if not lookup.record_rows:
+        return None
+    norms = gradient.norm(dim=1) * lookup.batch_rows
+    ends = list(accumulate(rows * num_fields for rows in lookup.record_rows))
+    if lookup.inverse is None:
+        return _score_torch(lookup.keys, norms, ends)
+    return _score_numba(lookup.keys.numpy().view(np.uint64)[lookup.inverse], norms.numpy(), ends)
+
+
+def _score_numba(keys: npt.NDArray[np.uint64], norms: npt.NDArray[np.float32], ends: Sequence[int]) -> Scores:
     """The scores of each record, its keys in order of first occurrence.
 
     Args:
@@ -40,8 +58,8 @@ def score_records_numba(keys: npt.NDArray[np.uint64], norms: npt.NDArray[np.floa
     )
 
 
-def score_records(keys: Tensor, norms: Tensor, ends: Sequence[int]) -> Scores:
-    """As `score_records_numba`, each record's keys in ascending order, padded to N; the torch body.
+def _score_torch(keys: Tensor, norms: Tensor, ends: Sequence[int]) -> Scores:
+    """As `_score_numba`, each record's keys in ascending order, padded to N; the torch body.
 
     No shape depends on the data, so it does not synchronise with the device.
     """

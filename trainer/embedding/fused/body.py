@@ -1,222 +1,41 @@
-"""`FusedRows` and `FusedTiers`: the launches of the fused kernels, for one table of rows and for an adaptive embedding.
+"""`FusedTiers`: the launches of the fused kernels for an adaptive embedding.
 
-A step of an adaptive embedding is ten kernels and two sorts, and nothing waits for the device:
+A step is five kernels and two sorts, and nothing waits for the device:
 
-    route, gather              forward
-    sort ids; sort quarters    rows of hot keys and of level 1; rows of level 2
-    segments, finish           for each of the three tables: sum by row, train
-    gates                      train
+    route, gather     forward
+    sort, sort        the lookups by id: rows of hot keys and of level 1; the quarters by row of level 2
+    mark              where segments end
+    train             sums gradients by row, trains the rows within a span
+    finish            trains the other rows, and the gates
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-from trainer.embedding.fused import row_access as access
-from trainer.embedding.fused import segments
-from trainer.embedding.fused.gathering import gather_kernel
-from trainer.embedding.fused.gating import gate_kernel
-from trainer.embedding.fused.routing import hash_kernel, id_bits, route_kernel
+from trainer.embedding.fused.marking import mark_kernel
+from trainer.embedding.fused.routing import id_bits, route_kernel
+from trainer.embedding.fused.shapes import KEYS, Entries, Routed, Sorted
+from trainer.embedding.fused.tables import FusedRows, gather_rows
+from trainer.embedding.fused.training import finish_kernel, train_kernel
 from trainer.embedding.gate import Gate
 from trainer.embedding.layout import Layout
 from trainer.embedding.router import Router
 from trainer.embedding.stores.rows import RowStore
 from trainer.embedding.stores.two_level import TwoLevelRows, shrink_factor
 
-__all__ = ["FusedRows", "FusedTiers", "Pass", "Routed", "Tuning"]
-
-_FORMATS = {
-    "Float32Rows": access.FLOAT32,
-    "BFloat16Rows": access.BFLOAT16,
-    "Int8Rows": access.INT8,
-    "Int4Rows": access.INT4,
-    "HalfWidthRows": access.HALF_WIDTH,
-}
-_LEAST_COLUMNS = 16  # of a matrix product
-_KEYS = 256  # of a program that routes or hashes them
+__all__ = ["FusedTiers"]
 
 
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """The shapes of the kernels for one D; found by `benchmarks/fused_kernels.py`.
-
-    Attributes:
-        columns: D or more, a power of two.
-        block: lookups of a program of `gather_kernel`.
-        tile: entries of a tile; `tiles` of them make a program.
-        warps: of each program.
-    """
-
-    columns: int
-    block: int
-    tile: int
-    tiles: int = 4
-    warps: int = 4
-
-    @classmethod
-    def of(cls, dim: int) -> Tuning:
-        """The shapes for rows of `dim` values."""
-        columns = max(_LEAST_COLUMNS, triton.next_power_of_2(dim))
-        return cls(
-            columns=columns,
-            block=max(8, min(128, 4096 // columns)),
-            tile=max(16, min(64, 4096 // columns)),
-            warps=4 if columns <= 128 else 8,
-        )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Routed:
-    """Where the lookups of one pass lead; `fused.routing` has the shapes.
-
-    Attributes:
-        rows: (N,) int32.
-        fields: (N,) uint8.
-        quarters: (N, 4) int32, (0, 4) without level 2.
-        ids: (N,) int64.
-        gates: (F, 3) float32, a copy of the gates at the lookup.
-    """
-
-    rows: Tensor
-    fields: Tensor
-    quarters: Tensor
-    ids: Tensor
-    gates: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """One backward pass, and what it fills: the scored keys, (N,) int64 with 0 between them, and their scores (N,)."""
-
-    gradient: Tensor
-    keys: Tensor
-    routed: Routed
-    batch_rows: int
-    scored: Tensor
-    scores: Tensor
-
-
-def _words(tensor: Tensor) -> Tensor:
-    """The tensor as a kernel takes it: bfloat16 as int16."""
-    return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-
-
-class FusedRows:
-    """The kernels that read and train one table of rows.
-
-    Args:
-        store: the table.
-        kind: of `segments`, the kind of the table.
-        level_1_rows: the number of rows of level 1, on which the ids depend.
-    """
-
-    def __init__(self, store: RowStore, kind: Any = segments.PLAIN, level_1_rows: int = 1) -> None:
-        self.store, self.tuning, self.format = store, Tuning.of(store.dim), _FORMATS[type(store).__name__]
-        self._kind, self._id_bits = kind, id_bits(level_1_rows)
-
-    @property
-    def table(self) -> tuple[Tensor, Tensor]:
-        """Values and scales."""
-        return _words(self.store.values), _words(self.store.row_scales)
-
-    def hash(self, keys: Tensor, layout: Layout) -> Tensor:
-        """The hashed row of each key of a hash table: (N,) int32."""
-        rows = torch.empty(len(keys), dtype=torch.int32, device=keys.device)
-        if len(keys):
-            hash_kernel[(triton.cdiv(len(keys), _KEYS),)](
-                keys, rows, len(keys), layout.level_1_per_field, layout.num_fields, _KEYS, enable_fp_fusion=False
-            )
-        return rows
-
-    def gather(self, rows: Tensor) -> Tensor:
-        """The vectors (N, D) of rows (N,) int32."""
-        return _gather(rows, self, None, None)
-
-    def learn(self, rows: Tensor, gradient: Tensor, accept: Tensor | None = None) -> None:
-        """One optimizer step with the gradient (N, D) of rows (N,) int32, each row once; none unless `accept`."""
-        ids, order = rows.sort(stable=True)
-        self.train(ids, order, gradient, accept=accept)
-
-    def train(
-        self,
-        ids: Tensor,
-        order: Tensor,
-        gradient: Tensor,
-        of: Pass | None = None,
-        keep: float = 1.0,
-        accept: Tensor | None = None,
-    ) -> Tensor:
-        """One optimizer step on the rows of sorted entries.
-
-        Args:
-            ids: (M,), sorted.
-            order: (M,) int64, the entries.
-            gradient: (N, D).
-            of: the pass; None for a table without gates and scores.
-            keep: the factor of the rows before the step.
-            accept: a bool tensor (); if it is false, nothing is trained and all slopes are 0. None for true.
-
-        Returns:
-            The slopes of the table's gates, (F, programs).
-        """
-        noise, tuning, store, count = self.store.next_noise(), self.tuning, self.store, len(ids)
-        num_fields = len(of.routed.gates) if of else 0
-        num_tiles = triton.cdiv(count, tuning.tile)
-        num_programs = triton.cdiv(num_tiles, tuning.tiles)
-        slopes = gradient.new_empty(num_fields, num_programs)
-        if not count:
-            return slopes
-        parts = gradient.new_empty(num_tiles, 2, store.dim)
-        score_parts = gradient.new_empty(num_tiles if of else 0, 2)
-        keys, scored, scores = (of.keys, of.scored, of.scores) if of else (order, order, gradient)
-        table = (*self.table, store.state, parts, score_parts, scored, scores)
-        numbers = (
-            keep,
-            store.optimizer.learning_rate,
-            store.optimizer.epsilon,
-            int(noise.word.astype("int64")),
-            noise.first_row,
-        )
-        constants = {
-            "KIND": self._kind,
-            "ID_BITS": self._id_bits,
-            "DIM": store.dim,
-            "COLUMNS": tuning.columns,
-            "TILE": tuning.tile,
-            "FORMAT": self.format,
-            "IS_ADAGRAD": len(store.state) > 0,
-            "num_warps": tuning.warps,
-            "enable_fp_fusion": False,
-        }
-        fields, gates = (of.routed.fields, of.routed.gates) if of else (order, gradient)
-        segments.segment_kernel[(num_programs,)](
-            ids,
-            order,
-            gradient,
-            keys,
-            fields,
-            gates,
-            *table,
-            slopes,
-            accept,
-            count,
-            store.num_rows,
-            float(of.batch_rows if of else 1),
-            *numbers,
-            TILES=tuning.tiles,
-            NUM_FIELDS=num_fields,
-            FIELD_SLOTS=triton.next_power_of_2(max(1, num_fields)),
-            **constants,
-        )
-        segments.finish_kernel[(num_tiles,)](
-            ids, order, keys, *table, accept, count, store.num_rows, *numbers, **constants
-        )
-        return slopes
+@cache
+def _second_stream(device: torch.device) -> torch.cuda.Stream:
+    return torch.cuda.Stream(device)
 
 
 class FusedTiers:
@@ -231,9 +50,8 @@ class FusedTiers:
 
     def __init__(self, layout: Layout, router: Router, unique: RowStore, shared: TwoLevelRows, gate: Gate) -> None:
         self._layout, self._router, self._gate = layout, router, gate
-        self.unique = FusedRows(unique, segments.UNIQUE, layout.level_1_rows)
-        self.first = FusedRows(shared.level_1, segments.LEVEL_1, layout.level_1_rows)
-        self.second = FusedRows(shared.level_2, segments.LEVEL_2, layout.level_1_rows)
+        self._unique, self._first, self._second = (FusedRows(one) for one in (unique, shared.level_1, shared.level_2))
+        self.tuning, self.dim = self._unique.tuning, unique.dim
 
     def route(self, keys: Tensor) -> Routed:
         """Routes keys (N,) int64."""
@@ -247,7 +65,7 @@ class FusedTiers:
         )
         if count:
             slots, values = self._router.copies
-            route_kernel[(triton.cdiv(count, _KEYS),)](
+            route_kernel[(triton.cdiv(count, KEYS),)](
                 keys,
                 slots,
                 values,
@@ -262,14 +80,28 @@ class FusedTiers:
                 NUM_FIELDS=layout.num_fields,
                 HAS_LEVEL_2=layout.level_2_rows > 0,
                 ID_BITS=id_bits(layout.level_1_rows),
-                BLOCK=_KEYS,
+                BLOCK=KEYS,
                 enable_fp_fusion=False,
             )
-        return routed
+        return replace(routed, by_row=self._sort_beside(routed)) if torch.is_grad_enabled() else routed
+
+    def _sort_beside(self, routed: Routed) -> Sorted:
+        """Sorts on a stream of its own, beside what the model does until `learn`; the order needs no gradient."""
+        if routed.ids.device.type != "cuda":
+            return self.sort(routed)
+        here, beside = torch.cuda.current_stream(), _second_stream(routed.ids.device)
+        beside.wait_stream(here)
+        with torch.cuda.stream(beside):
+            by_row = self.sort(routed)
+        for tensor in by_row.tensors:
+            tensor.record_stream(here)
+        for tensor in (routed.ids, routed.quarters, routed.fields):
+            tensor.record_stream(beside)
+        return by_row
 
     def gather(self, routed: Routed) -> Tensor:
         """The vectors (N, D), times their gates."""
-        return _gather(routed.rows, self.unique, (self.first, self.second), routed)
+        return gather_rows(routed.rows, self._unique, (self._first, self._second), routed)
 
     def learn(
         self, keys: Tensor, routed: Routed, gradient: Tensor, batch_rows: int, accept: Tensor | None = None
@@ -279,71 +111,85 @@ class FusedTiers:
         Returns:
             Every distinct key once, 0 at all other positions (N,), and the scores (N,).
         """
-        of = self.begin(keys, routed, gradient, batch_rows)
-        (ids, order), (entries, quarter_order) = (one.sort(stable=True) for one in self.sorted_by(routed))
-        first, unique = (table.train(ids, order, gradient, of, accept=accept) for table in (self.first, self.unique))
-        second = gradient.new_empty(len(self._gate.values), 0)
-        if self._layout.level_2_rows:
-            second = self.second.train(entries, quarter_order, gradient, of, shrink_factor(batch_rows), accept)
-        self._train_gates(unique, first, second)
-        return of.scored, of.scores
+        if routed.by_row is None:
+            return self.train(keys, routed, self.sort(routed), gradient, batch_rows, accept)
+        if keys.device.type == "cuda":
+            torch.cuda.current_stream().wait_stream(_second_stream(keys.device))
+        return self.train(keys, routed, routed.by_row, gradient, batch_rows, accept)
 
-    @staticmethod
-    def begin(keys: Tensor, routed: Routed, gradient: Tensor, batch_rows: int) -> Pass:
-        """The pass of a gradient (N, D) of keys (N,), not yet scored."""
-        return Pass(
-            gradient=gradient,
-            keys=keys,
-            routed=routed,
-            batch_rows=batch_rows,
-            scored=torch.empty_like(keys),
-            scores=gradient.new_empty(len(keys)),
+    def sort(self, routed: Routed) -> Sorted:
+        """Sorts the lookups by id, and the quarters by row."""
+        (ids, order), (quarters, quarter_order) = (
+            one.sort(stable=True) for one in (routed.ids, routed.quarters.view(-1))
         )
+        count, block = len(ids), max(KEYS, self.tuning.span)
+        entries, quarter_entries = (Entries.empty(len(one), block, ids.device) for one in (ids, quarters))
+        num_blocks = triton.cdiv(count, block)
+        if count:
+            mark_kernel[(num_blocks + triton.cdiv(len(quarters), block),)](
+                *(ids, order, quarters, quarter_order, routed.fields, entries.arrays, quarter_entries.arrays),
+                *(count, num_blocks, self._layout.level_2_rows),
+                ID_BITS=id_bits(self._layout.level_1_rows),
+                SPAN=self.tuning.span,
+                BLOCK=block,
+                enable_fp_fusion=False,
+            )
+        return Sorted(ids=ids, entries=entries, quarters=quarter_entries)
 
-    @staticmethod
-    def sorted_by(routed: Routed) -> tuple[Tensor, Tensor]:
-        """What the entries are sorted by: the ids (N,) of lookups, and the rows (4 N,) of quarters."""
-        return routed.ids, routed.quarters.view(-1)
-
-    def _train_gates(self, unique: Tensor, first: Tensor, second: Tensor) -> None:
-        slopes = (unique, first, second)
-        gate_kernel[(len(self._gate.values), 3)](
-            self._gate.values,
-            self._gate.state,
-            *slopes,
-            *(one.shape[1] for one in slopes),
-            *self._gate.constants,
-            BLOCK=1024,
-            enable_fp_fusion=False,
+    def train(
+        self,
+        keys: Tensor,
+        routed: Routed,
+        by_row: Sorted,
+        gradient: Tensor,
+        batch_rows: int,
+        accept: Tensor | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """As `learn`, with the entries sorted."""
+        scored, scores = torch.empty_like(keys), gradient.new_empty(len(keys))
+        accept = keys.new_ones((), dtype=torch.bool) if accept is None else accept
+        tables = self._begin_step()
+        if not len(keys):
+            return scored, scores
+        entries, quarters, span = by_row.entries, by_row.quarters, self.tuning.span
+        num_spans, num_quarter_spans = len(entries.rows) // span, len(quarters.rows) // span
+        sizes, num_fields, dim = (num_spans, num_quarter_spans), self._layout.num_fields, gradient.shape[1]
+        parts = tuple(gradient.new_empty(size, 2, dim) for size in sizes)
+        slopes = tuple(gradient.new_empty(num_fields, size) for size in (num_spans, *sizes))
+        scoring = (keys, gradient.new_empty(num_spans, 2), scored, scores, float(batch_rows))
+        work = (*tables, parts, slopes, scoring, *sizes, len(keys), shrink_factor(batch_rows), self._epsilon, accept)
+        constants = self._constants
+        train_kernel[(num_spans + num_quarter_spans,)](
+            *(entries.arrays, quarters.arrays, gradient, routed.gates, *work),
+            NUM_FIELDS=num_fields,
+            FIELD_SLOTS=triton.next_power_of_2(num_fields),
+            TILE=self.tuning.tile,
+            TILES=self.tuning.tiles,
+            **constants,
         )
+        gate = (self._gate.values, self._gate.state, *self._gate.constants)
+        finish_kernel[(num_spans + num_quarter_spans + 3 * num_fields,)](
+            *(by_row.ids, entries.arrays, quarters.arrays, gate, *work), SPAN=span, **constants
+        )
+        return scored, scores
 
+    def _begin_step(self) -> tuple[tuple[Any, ...], ...]:
+        """Counts a step of each table that has rows; returns the three tables."""
+        unique, first = self._unique.begin_step(), self._first.begin_step()
+        return unique, first, self._second.begin_step() if self._layout.level_2_rows else first
 
-def _gather(
-    rows: Tensor, unique: FusedRows, levels: tuple[FusedRows, FusedRows] | None, routed: Routed | None
-) -> Tensor:
-    """The vectors (N, D) of rows (N,) of one table, or of the three tables of an adaptive embedding."""
-    store, tuning, count = unique.store, unique.tuning, len(rows)
-    out = torch.empty(count, store.dim, device=rows.device)
-    if not count:
-        return out
-    shared = [one.table for one in levels] if levels else [unique.table] * 2
-    extra = (routed.fields, routed.quarters, routed.gates) if routed else (rows, rows, out)
-    gather_kernel[(triton.cdiv(count, tuning.block),)](
-        out,
-        rows,
-        *extra,
-        *unique.table,
-        *shared[0],
-        *shared[1],
-        count,
-        DIM=store.dim,
-        COLUMNS=tuning.columns,
-        BLOCK=tuning.block,
-        UNIQUE_FORMAT=unique.format,
-        SHARED_FORMAT=levels[0].format if levels else unique.format,
-        HAS_LEVEL_2=routed is not None and len(routed.quarters) > 0,
-        IS_GATED=routed is not None,
-        num_warps=tuning.warps,
-        enable_fp_fusion=False,
-    )
-    return out
+    @property
+    def _epsilon(self) -> float:
+        return self._unique.store.optimizer.epsilon
+
+    @property
+    def _constants(self) -> dict[str, Any]:
+        return {
+            "HAS_LEVEL_2": self._layout.level_2_rows > 0,
+            "DIM": self._unique.store.dim,
+            "COLUMNS": self.tuning.columns,
+            "UNIQUE_FORMAT": self._unique.format,
+            "SHARED_FORMAT": self._first.format,
+            "IS_ADAGRAD": len(self._first.store.state) > 0,
+            **self.tuning.options,
+        }

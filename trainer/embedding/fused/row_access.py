@@ -42,52 +42,49 @@ def read_rows(table, scales, rows, columns, is_row, FORMAT: tl.constexpr, DIM: t
 @triton.jit
 def train_rows(
     table,
-    scales,
-    state,
     rows,
     columns,
     is_row,
     before,
     gradient,
     keep,
-    rate,
     epsilon,
-    word,
-    first_row,
     FORMAT: tl.constexpr,
     DIM: tl.constexpr,
     IS_ADAGRAD: tl.constexpr,
 ):
-    """One optimizer step on distinct rows, as `RowStore._step_torch`.
+    """One optimizer step on distinct rows, as `RowStore._step_torch`, but for the last bits of root and quotient.
 
     Args:
-        table: the stored rows; `scales` and `state` belong to them.
+        table: values, scales and state (R,) of the table; the word of its noise, int64; its learning rate; the number
+            of the rows in the preceding stores.
         rows: (X,) int64.
         columns: (D,) int32.
         is_row: (X,) which rows to train.
         before: (X, D) float32, the rows as `read_rows` reads them.
-        gradient: (X, D) float32, 0 in columns that are not stored.
+        gradient: (X, D) float32.
         keep: the factor of the rows before the step.
-        word: of the noise, int64; `first_row` is added to the rows for it.
+        epsilon: of the optimizer.
     """
+    values, scales, state, word, rate, first_row = table
     width: tl.constexpr = DIM // 2 if FORMAT == HALF_WIDTH else DIM
     mask = is_row[:, None] & (columns < width)[None, :]
     length = tl.zeros_like(rows).to(tl.float32) + rate
     if IS_ADAGRAD:
-        squares = tl.sum(tl.where(mask, gradient * gradient, 0.0), 1)
-        stored = tl.load(state + rows, is_row, 0.0) + tl.div_rn(squares, tl.zeros_like(squares) + width)
+        squares = tl.sum(tl.where((columns < width)[None, :], gradient * gradient, 0.0), 1)
+        stored = tl.load(state + rows, is_row, 0.0) + squares * (1.0 / width)
         tl.store(state + rows, stored, is_row)
-        length = tl.div_rn(length, tl.sqrt_rn(stored) + epsilon)
-    values = tl.where(mask, before * keep - gradient * length[:, None], 0.0)
-    at = table + rows[:, None] * width + columns[None, :]
+        length = rate / (tl.sqrt(stored) + epsilon)
+    after = before * keep - gradient * length[:, None]
+    at = values + rows[:, None] * width + columns[None, :]
     if (FORMAT == FLOAT32) | (FORMAT == HALF_WIDTH):
-        tl.store(at, values, mask)
+        tl.store(at, after, mask)
     else:
         bits = noise_bits(rows + first_row, columns, word)
         if FORMAT == BFLOAT16:
-            tl.store(at, ((values.to(tl.int32, bitcast=True) + bits) >> 16).to(tl.int16), mask)
+            tl.store(at, ((after.to(tl.int32, bitcast=True) + bits) >> 16).to(tl.int16), mask)
         else:
-            _store_scaled(table, scales, rows, columns, is_row, values, bits, FORMAT, DIM)
+            _store_scaled(values, scales, rows, columns, is_row, tl.where(mask, after, 0.0), bits, FORMAT, DIM)
 
 
 @triton.jit
