@@ -33,6 +33,8 @@ class _Methods(TorchFunctionMode):
         name = getattr(func, "__name__", str(func))
         if name in METHODS:
             self.found.append(name)
+        if name == "__setitem__" and isinstance(args[1], Tensor) and not isinstance(args[2], Tensor):
+            self.found.append("__setitem__ of a number")  # which torch copies to the device
         return func(*args, **(kwargs or {}))
 
 

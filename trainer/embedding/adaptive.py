@@ -204,7 +204,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             self.gate.learn(touched.slopes)
         return Scores(keys=touched.keys, scores=touched.scores, counts=touched.counts)
 
-    def _learn_fused(self, accept: Tensor | None) -> Touched | None:
+    def _learn_fused(self, accept: Tensor | None = None) -> Touched | None:
         """Trains with a single pass of the triton body and returns what is left: importance; otherwise None."""
         single = self.take_single_pass() if self._fused else None
         if self._fused is None or single is None:

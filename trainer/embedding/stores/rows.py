@@ -212,8 +212,12 @@ class RowStore(Store):
         """
         rows = addresses[:, 0].long()
         self._write_rows(rows, vectors, like, None)
-        if len(self.state):
-            self.state[rows] = 0.0 if state is None else state
+        if not len(self.state):
+            return
+        if state is None:
+            self.state.index_fill_(0, rows, 0.0)  # an assignment of a number would wait for the device
+        else:
+            self.state[rows] = state
 
     def scales(self, addresses: Tensor) -> Tensor | None:
         """The argument `like` of `write` that makes copies of the rows at (K, 1) exact; None without scales."""
