@@ -33,7 +33,7 @@ from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import ROW_FORMATS, store_class
 from trainer.embedding.stores.rows import RowOptimizer
 
-MANY = 1 << 18  # lookups, from which on they are sorted ahead: `trainer.embedding.fused.shapes` needs Triton
+AHEAD = 1 << 20  # lookups, from which on they are sorted ahead: `trainer.embedding.fused.shapes` needs Triton
 ON_CUDA = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"),
@@ -141,7 +141,7 @@ def no_synchronisation(device: str) -> Iterator[None]:
 def test_a_step_is_a_function_of_state_and_batch_and_waits_for_nothing(
     row_format: str, device: str, backend: Backend
 ) -> None:
-    keys = torch.from_numpy(random_keys(14, rows=24).view(np.int64)).to(device)
+    keys = torch.from_numpy(random_keys(14, rows=8).view(np.int64)).to(device)
     results = []
     for _ in range(2):
         embedding = make(row_format, device, backend)
@@ -161,10 +161,10 @@ def test_a_large_batch_that_is_sorted_ahead_trains_as_one_that_is_not(
 ) -> None:
     if (device, backend) != ("cuda", "triton"):
         pytest.skip("only the triton body sorts on CUDA")
-    keys = random_keys(15, rows=MANY // FIELDS + 1, values=1 << 20)
+    keys = random_keys(15, rows=AHEAD // FIELDS + 1, values=1 << 20)
     one, other = (make(row_format, device, backend) for _ in range(2))
     train(one, keys, 2)
-    monkeypatch.setattr("trainer.embedding.fused.body.MANY", 1 << 30)
+    monkeypatch.setattr("trainer.embedding.fused.body.AHEAD", 1 << 30)
     train(other, keys, 2)
     assert all(torch.equal(mine, other.tensors()[name]) for name, mine in one.tensors().items())
 

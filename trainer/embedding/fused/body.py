@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainer.embedding.fused.marking import mark_kernel
 from trainer.embedding.fused.routing import id_bits, route_kernel
-from trainer.embedding.fused.shapes import KEYS, MANY, Entries, Routed, Sorted
+from trainer.embedding.fused.shapes import AHEAD, KEYS, Entries, Routed, Sorted
 from trainer.embedding.fused.tables import FusedRows, gather_rows
 from trainer.embedding.fused.training import finish_kernel, train_kernel
 from trainer.embedding.gate import Gate
@@ -83,7 +83,7 @@ class FusedTiers:
                 BLOCK=KEYS,
                 enable_fp_fusion=False,
             )
-        if count < MANY or device.type != "cuda" or not torch.is_grad_enabled():
+        if count < AHEAD or device.type != "cuda" or not torch.is_grad_enabled():
             return routed
         return replace(routed, by_row=self._sort_beside(routed))
 

@@ -9,11 +9,12 @@ import torch
 import triton
 from torch import Tensor
 
-__all__ = ["KEYS", "MANY", "Entries", "Routed", "Sorted", "Tuning"]
+__all__ = ["AHEAD", "KEYS", "MANY", "Entries", "Routed", "Sorted", "Tuning"]
 
 _LEAST_COLUMNS = 4
 KEYS = 256  # of a program that routes, hashes or marks them
-MANY = 1 << 18  # lookups, from which on the GPU takes longer than the host's launches
+MANY = 1 << 18  # lookups, from which on long spans pay
+AHEAD = 1 << 20  # lookups, from which on the GPU is slower than the host's launches, so that a second stream can pay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +118,7 @@ class Routed:
         quarters: (N, 4) int32, (0, 4) without level 2.
         ids: (N,) int64.
         gates: (F, 3) float32, a copy of the gates at the lookup.
-        by_row: the sorted entries, if they are sorted ahead on a second stream: on CUDA, from `MANY` lookups on, for a step.
+        by_row: the sorted entries, if a second stream sorts them ahead: on CUDA, from `AHEAD` lookups on.
     """
 
     rows: Tensor
