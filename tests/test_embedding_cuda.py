@@ -5,6 +5,10 @@ The same tests run on a CPU, on the torch body and on Triton's interpreter, so t
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator
+
 import numpy as np
 import pytest
 import torch
@@ -29,6 +33,7 @@ from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import ROW_FORMATS, store_class
 from trainer.embedding.stores.rows import RowOptimizer
 
+AHEAD = 1 << 20  # lookups, from which on they are sorted ahead: `trainer.embedding.fused.shapes` needs Triton
 ON_CUDA = [
     pytest.mark.gpu,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one"),
@@ -118,22 +123,61 @@ def test_the_hash_table_and_the_random_bits_equal_the_cpus(row_format: str, devi
     assert torch.equal(Noise(1, 2).bits(rows.to(device), 37).cpu(), Noise(1, 2).bits(rows, 37))
 
 
+@contextlib.contextmanager
+def no_synchronisation(device: str) -> Iterator[None]:
+    """Every call that waits for the device raises an error."""
+    if device != "cuda":
+        yield
+        return
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch warns that the mode is a prototype
+        torch.cuda.set_sync_debug_mode("error")
+    try:
+        yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+
+
 def test_a_step_is_a_function_of_state_and_batch_and_waits_for_nothing(
     row_format: str, device: str, backend: Backend
 ) -> None:
-    keys = torch.from_numpy(random_keys(14, rows=24).view(np.int64)).to(device)
+    keys = torch.from_numpy(random_keys(14, rows=8).view(np.int64)).to(device)
     results = []
     for _ in range(2):
         embedding = make(row_format, device, backend)
-        if device == "cuda":
-            torch.cuda.set_sync_debug_mode("error")
-        try:
-            for _ in range(2):
+        for _ in range(2):
+            with no_synchronisation(device):
                 embedding(keys).sin().sum(dim=(1, 2)).mean().backward()
-                embedding.take_touched() if backend == "torch" else embedding._learn_fused()  # noqa: SLF001
-        finally:
-            if device == "cuda":
-                torch.cuda.set_sync_debug_mode("default")
-        results.append([*embedding.tensors().values()])
-    if (device, backend) != ("cuda", "torch"):  # index_add_ on CUDA adds in any order
+            importance = embedding.apply_gradients()
+        results.append([torch.from_numpy(importance.scores), *(one.cpu() for one in embedding.tensors().values())])
+    if (device, backend) != ("cuda", "torch"):  # there, index_add_ adds in any order
         assert all(torch.equal(*pair) for pair in zip(*results, strict=True))
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one")
+def test_a_large_batch_that_is_sorted_ahead_trains_as_one_that_is_not(
+    row_format: str, device: str, backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if (device, backend) != ("cuda", "triton"):
+        pytest.skip("only the triton body sorts on CUDA")
+    keys = random_keys(15, rows=AHEAD // FIELDS + 1, values=1 << 20)
+    one, other = (make(row_format, device, backend) for _ in range(2))
+    train(one, keys, 2)
+    monkeypatch.setattr("trainer.embedding.fused.body.AHEAD", 1 << 30)
+    train(other, keys, 2)
+    assert all(torch.equal(mine, other.tensors()[name]) for name, mine in one.tensors().items())
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA: run `pytest -m gpu` where there is one")
+def test_a_fused_step_waits_for_nothing(row_format: str, device: str, backend: Backend) -> None:
+    if (device, backend) != ("cuda", "triton"):
+        pytest.skip("only the triton body has a fused step")
+    embedding = make(row_format, device, backend)
+    keys = torch.from_numpy(random_keys(14, rows=24).view(np.int64)).to(device)
+    fused = embedding._fused  # noqa: SLF001
+    assert fused is not None
+    with no_synchronisation(device):
+        routed, words = fused.route(keys.view(-1)), keys.view(-1)
+        fused.learn(words, routed, fused.gather(routed), 24)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from trainer.embedding.fused.marking import mark_kernel
 from trainer.embedding.fused.routing import id_bits, route_kernel
-from trainer.embedding.fused.shapes import KEYS, Entries, Routed, Sorted
+from trainer.embedding.fused.shapes import AHEAD, KEYS, Entries, Routed, Sorted
 from trainer.embedding.fused.tables import FusedRows, gather_rows
 from trainer.embedding.fused.training import finish_kernel, train_kernel
 from trainer.embedding.gate import Gate
@@ -83,12 +83,12 @@ class FusedTiers:
                 BLOCK=KEYS,
                 enable_fp_fusion=False,
             )
-        return replace(routed, by_row=self._sort_beside(routed)) if torch.is_grad_enabled() else routed
+        if count < AHEAD or device.type != "cuda" or not torch.is_grad_enabled():
+            return routed
+        return replace(routed, by_row=self._sort_beside(routed))
 
     def _sort_beside(self, routed: Routed) -> Sorted:
         """Sorts on a stream of its own, beside what the model does until `learn`; the order needs no gradient."""
-        if routed.ids.device.type != "cuda":
-            return self.sort(routed)
         here, beside = torch.cuda.current_stream(), _second_stream(routed.ids.device)
         beside.wait_stream(here)
         with torch.cuda.stream(beside):
@@ -113,8 +113,7 @@ class FusedTiers:
         """
         if routed.by_row is None:
             return self.train(keys, routed, self.sort(routed), gradient, batch_rows, accept)
-        if keys.device.type == "cuda":
-            torch.cuda.current_stream().wait_stream(_second_stream(keys.device))
+        torch.cuda.current_stream().wait_stream(_second_stream(keys.device))
         return self.train(keys, routed, routed.by_row, gradient, batch_rows, accept)
 
     def sort(self, routed: Routed) -> Sorted:
@@ -122,7 +121,8 @@ class FusedTiers:
         (ids, order), (quarters, quarter_order) = (
             one.sort(stable=True) for one in (routed.ids, routed.quarters.view(-1))
         )
-        count, block = len(ids), max(KEYS, self.tuning.span)
+        count, span = len(ids), self.tuning.for_lookups(len(ids)).span
+        block = max(KEYS, span)
         entries, quarter_entries = (Entries.empty(len(one), block, ids.device) for one in (ids, quarters))
         num_blocks = triton.cdiv(count, block)
         if count:
@@ -130,7 +130,7 @@ class FusedTiers:
                 *(ids, order, quarters, quarter_order, routed.fields, entries.arrays, quarter_entries.arrays),
                 *(count, num_blocks, self._layout.level_2_rows),
                 ID_BITS=id_bits(self._layout.level_1_rows),
-                SPAN=self.tuning.span,
+                SPAN=span,
                 BLOCK=block,
                 enable_fp_fusion=False,
             )
@@ -151,7 +151,8 @@ class FusedTiers:
         tables = self._begin_step()
         if not len(keys):
             return scored, scores
-        entries, quarters, span = by_row.entries, by_row.quarters, self.tuning.span
+        entries, quarters, tuning = by_row.entries, by_row.quarters, self.tuning.for_lookups(len(keys))
+        span = tuning.span
         num_spans, num_quarter_spans = len(entries.rows) // span, len(quarters.rows) // span
         sizes, num_fields, dim = (num_spans, num_quarter_spans), self._layout.num_fields, gradient.shape[1]
         parts = tuple(gradient.new_empty(size, 2, dim) for size in sizes)
@@ -163,8 +164,8 @@ class FusedTiers:
             *(entries.arrays, quarters.arrays, gradient, routed.gates, *work),
             NUM_FIELDS=num_fields,
             FIELD_SLOTS=triton.next_power_of_2(num_fields),
-            TILE=self.tuning.tile,
-            TILES=self.tuning.tiles,
+            TILE=tuning.tile,
+            TILES=tuning.tiles,
             **constants,
         )
         gate = (self._gate.values, self._gate.state, *self._gate.constants)

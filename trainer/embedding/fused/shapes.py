@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 import triton
 from torch import Tensor
 
-__all__ = ["KEYS", "Entries", "Routed", "Sorted", "Tuning"]
+__all__ = ["AHEAD", "KEYS", "MANY", "Entries", "Routed", "Sorted", "Tuning"]
 
 _LEAST_COLUMNS = 4
 KEYS = 256  # of a program that routes, hashes or marks them
+MANY = 1 << 18  # lookups, from which on long spans pay
+AHEAD = 1 << 20  # lookups, from which on the GPU is slower than the host's launches, so that a second stream can pay
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,6 +46,10 @@ class Tuning:
             tiles=16 if columns >= 128 else 4,
             warps=max(1, columns // 128),
         )
+
+    def for_lookups(self, count: int) -> Tuning:
+        """The shapes for a batch of so many lookups: long spans leave fewer parts, short ones keep a GPU busy."""
+        return replace(self, tiles=2 * self.tiles) if count >= MANY and self.columns >= 128 else self
 
     @property
     def span(self) -> int:
@@ -112,7 +118,7 @@ class Routed:
         quarters: (N, 4) int32, (0, 4) without level 2.
         ids: (N,) int64.
         gates: (F, 3) float32, a copy of the gates at the lookup.
-        by_row: the sorted entries, if gradients are enabled.
+        by_row: the sorted entries, if a second stream sorts them ahead: on CUDA, from `AHEAD` lookups on.
     """
 
     rows: Tensor

@@ -72,17 +72,18 @@ class FusedRows:
     def sort(self, rows: Tensor) -> Entries:
         """The entries of rows (N,) int32, sorted."""
         ids, order = rows.sort(stable=True)
-        block = max(KEYS, self.tuning.span)
+        span = self.tuning.for_lookups(len(rows)).span
+        block = max(KEYS, span)
         entries = Entries.empty(len(rows), block, rows.device)
         if len(rows):
             mark_plain_kernel[(triton.cdiv(len(rows), block),)](
-                ids, order, entries.arrays, len(rows), self.store.num_rows, SPAN=self.tuning.span, BLOCK=block
+                ids, order, entries.arrays, len(rows), self.store.num_rows, SPAN=span, BLOCK=block
             )
         return entries
 
     def train(self, entries: Entries, gradient: Tensor, accept: Tensor | None = None) -> None:
         """One optimizer step with the gradient (N, D) of the lookups that entries name."""
-        tuning, store, table = self.tuning, self.store, self.begin_step()
+        tuning, store, table = self.tuning.for_lookups(len(gradient)), self.store, self.begin_step()
         accept = gradient.new_ones((), dtype=torch.bool) if accept is None else accept
         num_spans = len(entries.rows) // tuning.span
         if not num_spans:
