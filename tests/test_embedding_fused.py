@@ -57,7 +57,7 @@ def make(
     plan = EmbeddingPlan(layout=layout, dim=DIM, router_keys=32, row_format=row_format, hot_store=hot_store)
     embedding = AdaptiveEmbedding(plan, optimizer=RowOptimizer(learning_rate=0.1), seed=3, backend=backend)
     if embedding._fused:  # noqa: SLF001
-        embedding._fused.tuning = replace(embedding._fused.tuning, tile=4, tiles=2)  # noqa: SLF001
+        embedding._fused.tuning = replace(embedding._fused.tuning, tile=8, tiles=1)  # noqa: SLF001
     keys = np.unique(random_keys(1, values=5))
     embedding.migrate(changes_of(*[(int(key), row) for row, key in enumerate(keys[::2][:CAPACITY])]))
     return embedding
@@ -88,7 +88,7 @@ def assert_close(one: AdaptiveEmbedding, other: AdaptiveEmbedding) -> None:
 @pytest.mark.parametrize(("row_format", "hot_store"), PAIRS)
 def test_segments_that_cross_spans_equal_the_torch_body(row_format: str, hot_store: str | None) -> None:
     one, other = make("torch", row_format, hot_store), make("triton", row_format, hot_store)
-    for seed in range(2):
+    for seed in range(2 if hot_store is None else 1):
         expected, found = step(one, seed), step(other, seed)
         assert found.keys() == expected.keys()
         assert [found[key] for key in expected] == pytest.approx(list(expected.values()), rel=1e-5)
