@@ -10,6 +10,7 @@ norm of the gradient at its vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +19,7 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer.embedding import gathers, kernels
-from trainer.embedding.backends import Backend
+from trainer.embedding.backends import Backend, backend_of_tables
 from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
 from trainer.embedding.key_embedding import CapturingEmbedding
@@ -32,6 +33,9 @@ from trainer.embedding.stores.store import Reads, Store
 from trainer.embedding.stores.two_level import TwoLevelRows
 from trainer.embedding.tiers import build_stores
 from trainer.errors import CheckpointError, GradientError
+
+if TYPE_CHECKING:
+    from trainer.embedding.fused.body import FusedTiers
 
 __all__ = ["AdaptiveEmbedding"]
 
@@ -69,14 +73,21 @@ class AdaptiveEmbedding(CapturingEmbedding):
         backend: Backend | None = None,
     ) -> None:
         super().__init__(plan, device=device, backend=backend)
+        backend = backend_of_tables(self.backend)
         unique, shared = build_stores(
-            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
+            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=backend
         )
         self.stores = nn.ModuleDict({_UNIQUE: unique, _SHARED: shared})
         self._stores: dict[str, Store] = {_UNIQUE: unique, _SHARED: shared}  # found without a module's detours
         self._unique, self._shared = (unique,), (shared,)  # in tuples, which a module does not register
-        self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
+        self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=backend)
         self.gate = Gate(plan.layout.num_fields, self.device)
+        self._fused = self._fuse() if self.backend == "triton" else None
+
+    def _fuse(self) -> FusedTiers:
+        from trainer.embedding.fused.body import FusedTiers  # noqa: PLC0415  needs Triton
+
+        return FusedTiers(self.plan.layout, self.router, self.unique, self.shared, self.gate)
 
     @property
     def unique(self) -> RowStore:
@@ -109,9 +120,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
             return self._look_up_numba(keys, batch_rows)
         return Lookup(
             keys=keys,
-            reads=self._reads_torch(keys),
+            reads={} if self._fused else self._reads_torch(keys),
             num_lookups=len(keys),
             batch_rows=batch_rows,
+            routed=self._fused.route(keys) if self._fused else None,
             version=self.router.version,
         )
 
@@ -147,6 +159,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def gather(self, lookup: Lookup) -> Tensor:
         """The vectors (N, D), times their gates."""
+        if self._fused and lookup.routed:
+            return self._fused.gather(lookup.routed)
         if lookup.vectors is None:
             out = torch.zeros(lookup.num_lookups, self.plan.dim, device=self.device)
             for name, reads in lookup.reads.items():
@@ -167,7 +181,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         Raises:
             GradientError: changes were applied since one of the forward passes.
         """
-        touched = self.take_touched()
+        touched = self._learn_fused() or self.take_touched()
         if touched is None:
             return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
         for name, sums in touched.sums.items():
@@ -176,7 +190,21 @@ class AdaptiveEmbedding(CapturingEmbedding):
             self.gate.learn(touched.slopes)
         # All work is queued before the only synchronisation, which also serves the loss.
         keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
-        return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
+        return Importance(keys[keys != 0], scores[keys != 0]) if self.backend != "numba" else Importance(keys, scores)
+
+    def _learn_fused(self) -> Touched | None:
+        """Trains with a single pass of the triton body and returns what is left: importance; otherwise None."""
+        single = self.take_single_pass() if self._fused else None
+        if self._fused is None or single is None:
+            return None
+        lookup, gradient = single
+        self._check_version(lookup)
+        keys, scores = self._fused.learn(lookup.keys, lookup.routed, gradient, lookup.batch_rows)
+        return Touched(sums={}, keys=keys, scores=scores, batch_rows=lookup.batch_rows)
+
+    def _check_version(self, lookup: Lookup) -> None:
+        if lookup.version != self.router.version:
+            raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
 
     def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
         """Sums one pass's gradient (N, D) by row and by gate; also returns its keys' importance.
@@ -184,8 +212,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
         Raises:
             GradientError: changes were applied since the forward pass.
         """
-        if lookup.version != self.router.version:
-            raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
+        self._check_version(lookup)
+        all_reads = lookup.reads or self._reads_torch(lookup.keys)
         each: tuple[tuple[Tensor, Tensor | None], ...]
         if lookup.vectors is not None:
             keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
@@ -195,7 +223,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             each = ((gradient, None), (gradient, None))
         reduced = {
             name: self._stores[name].sum_gradients(reads, *both)
-            for (name, reads), both in zip(lookup.reads.items(), each, strict=True)
+            for (name, reads), both in zip(all_reads.items(), each, strict=True)
         }
         slopes = [one.slopes for one in reduced.values()]
         return Touched(
@@ -258,7 +286,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         """The vectors (K, D) that keys (K,) int64 have in the shared rows, times their gates."""
         out = torch.zeros(len(keys), self.plan.dim, device=self.device)
         fields, addresses = gathers.field_indices(keys, self.plan.layout.num_fields), self.shared.address(keys)
-        if self.backend == "torch":
+        if self.backend != "numba":
             self.shared.gather(Reads(addresses=addresses, fields=fields, gates=self.gate.shared), out)
             return out
         reads = Reads(addresses=addresses, fields=fields.numpy().astype(np.uint8), gates=self.gate.arrays()[1])

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer.embedding.backends import Backend, choose_backend
-from trainer.embedding.captured import Capturing, Touched, add_up
+from trainer.embedding.captured import Captured, Capturing, Touched, add_up
 from trainer.embedding.lookup import Lookup, as_words
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError, DeviceError
@@ -60,7 +60,7 @@ class CapturingEmbedding(Capturing[Lookup]):
     Args:
         plan: the sizes.
         device: the device of the rows.
-        backend: `numba` or `torch`; None for the default of the device.
+        backend: `numba`, `torch` or `triton`; None for the default of the device.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class CapturingEmbedding(Capturing[Lookup]):
         super().__init__()
         self.plan = plan
         self.device = device or torch.device("cpu")
-        self.backend = choose_backend(self.device, backend)
+        self.backend = choose_backend(self.device, backend, plan.dim)
         self._merged: Touched | None = None
         self._num_waiting, self._has_warned = 0, False
 
@@ -145,6 +145,14 @@ class CapturingEmbedding(Capturing[Lookup]):
         self.zero_grad()
         parts = [*([merged] if merged else []), *(self.reduce(*one) for one in captured)]
         return add_up(parts, self.backend) if parts else None
+
+    def take_single_pass(self) -> Captured[Lookup] | None:
+        """Returns the captured pass and clears it if there is exactly one, which needs no sum over passes."""
+        if self._merged is not None or len(self._captured) != 1:
+            return None
+        (single,) = self._captured
+        self.zero_grad()
+        return single
 
     @property
     def has_captured(self) -> bool:

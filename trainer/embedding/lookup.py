@@ -28,6 +28,7 @@ class Lookup:
         reads: what is read from each store, by name.
         num_lookups: N.
         num_hot: the number of hot keys; 0 in the torch body.
+        routed: the rows of the lookups in the triton body, where `reads` is empty.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
         vectors: (U, D) float32, the vectors of the keys, which `gather` fills; None in the torch body.
         batch_rows: B, the rows over which the loss is a mean.
@@ -41,6 +42,7 @@ class Lookup:
     num_hot: int = 0
     inverse: Any = None
     vectors: Tensor | None = None
+    routed: Any = None
     version: int = 0
 
     def by_store(self, of_keys: Tensor) -> tuple[Tensor, Tensor]:
