@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint bench figures clean
+.PHONY: help install demo test chaos lint bench gpu figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -45,6 +45,11 @@ bench: $(READY)  ## measure the sketch, the pipeline and the trainer on this mac
 	$(BIN)/hotstream bench sketch
 	$(BIN)/hotstream bench pipeline
 	$(BIN)/hotstream bench trainer
+
+gpu: $(READY)  ## run the tests that need a GPU, and measure the trainer on it (about 10 minutes)
+	$(BIN)/python -m pytest -m gpu
+	$(BIN)/hotstream bench trainer --device cuda --json benchmarks/results/trainer-cuda.json \
+	  --picture benchmarks/results/trainer-cuda.png
 
 figures: $(READY)  ## fill the documents' tables from benchmarks/results
 	$(BIN)/python -m trainer.evaluate.report.documents

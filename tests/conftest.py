@@ -7,10 +7,15 @@ import shutil
 import signal
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+# Where there is no GPU, Triton interprets its kernels; it reads this when it is first imported.
+if not any(Path("/dev").glob("nvidia[0-9]*")):
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from streams.broker import BrokerProcess, run_broker
 

@@ -171,6 +171,8 @@ def test_every_module_lists_its_public_names_in_order_and_has_them(name):
     listed = listed_names(MODULES[name])
     assert listed is not None, f"{MODULES[name]} has no __all__"
     assert listed == sorted(set(listed), key=isort_style)
+    if "fused" in name:
+        pytest.importorskip("triton", reason="Triton is for Linux")
     module = importlib.import_module(name)
     assert [public for public in listed if not hasattr(module, public)] == []
     assert module.__doc__, f"{MODULES[name]} has no docstring"

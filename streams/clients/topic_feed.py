@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import heapq
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -18,7 +19,7 @@ from streams.clients.partition_reader import is_at_end
 from streams.clients.patience import Stall, ask, ask_once
 from streams.clients.refusals import explain_refusal
 from streams.clients.worker import Worker
-from streams.errors import BrokerError
+from streams.errors import BrokerError, InvariantError
 
 __all__ = ["Taken", "TopicFeed"]
 
@@ -217,6 +218,24 @@ class TopicFeed:
         heads = [(takes[0].record.timestamp, partition) for partition, takes in self._waiting.items() if takes]
         return min(heads)[1] if heads else None
 
+    def in_order(self) -> Iterator[Taken]:
+        """The waiting records in the order of `take_oldest`, which stay."""
+        return heapq.merge(*self._waiting.values(), key=lambda taken: (taken.record.timestamp, taken.record.partition))
+
+    def make_room(self) -> bool:
+        """Holds twice as many records from now on, if there is no room for another one; returns whether that was so."""
+        is_full = self.num_waiting >= self._max_records
+        if is_full:
+            self._max_records *= 2
+        return is_full
+
+    def take_oldest(self) -> Taken:
+        """Takes the oldest next record; one must be waiting."""
+        partition = self.oldest()
+        if partition is None:
+            raise InvariantError(f"{self.topic}: no record is waiting, expected at least one")
+        return self.take(partition)
+
     def take(self, partition: int) -> Taken:
         """Takes the next record of a partition, which must have one waiting."""
         taken = self._waiting[partition].popleft()
@@ -241,8 +260,8 @@ class TopicFeed:
         while any(not self._reaches(partition, end) for partition, end in ends.items()):
             if self.fetch(100):
                 stall.note_records()
-            elif self.num_waiting >= self._max_records:
-                self._max_records *= 2  # the records to wait for come after those held
+            elif self.make_room():  # the records to wait for come after those held
+                continue
             elif stall.is_over:
                 raise BrokerError(
                     f"{self._servers}: {self.topic} has no records up to {dict(ends)}; start with --fresh"

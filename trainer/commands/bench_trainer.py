@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
+PARTS = ("tables", "dense", "precision")
 _COUNTS = (1_000, 10_000, 100_000, 1_000_000)
 _STEP_BOUND, _EMBEDDING_BOUND = 1.10, 1.40
 
@@ -116,9 +117,31 @@ def _draw(path: Path, cases: list[Case]) -> None:
 @click.option(
     "--batch-rows",
     "batches",
-    type=click.IntRange(1, 8192),
+    type=click.IntRange(1, 1 << 20),
     multiple=True,
-    help="Rows per step; repeatable.  [default: 2048, 128]",
+    help="Rows per step; repeatable.  [default: 2048, 128; on CUDA 2048, 16384, 65536]",
+)
+@click.option(
+    "--hot",
+    "capacities",
+    type=click.IntRange(1),
+    multiple=True,
+    help="Rows of a synthetic hot set; repeatable; only on CUDA.  [default: 10000, 100000, 1000000, 10000000]",
+)
+@click.option(
+    "--part",
+    "parts",
+    type=click.Choice(PARTS),
+    multiple=True,
+    help="Of the figures on CUDA, only these; repeatable.  [default: all]",
+)
+@click.option(
+    "--dense-mode",
+    "mode",
+    type=click.Choice(["auto", "eager", "compile", "graph"]),
+    default="auto",
+    show_default=True,
+    help="How the dense part of a whole step runs; only on CUDA.",
 )
 @click.option(
     "--model",
@@ -158,12 +181,16 @@ def command(
     threads: int,
     picture: Path | None,
     json_path: str | None,
+    capacities: tuple[int, ...],
+    parts: tuple[str, ...],
+    mode: str,
     **options: Any,
 ) -> None:
     """Measure a complete training step against that of a plain hash table of equal size.
 
     The steps of the two alternate. Both sides of a ratio are measured in one run on this machine; run nothing else
-    meanwhile.
+    meanwhile. On CUDA the rows and the hot sets are synthetic, so that they can be large, and the tables are also
+    compared with torch's EmbeddingBag, FBGEMM's (where installed) and the bandwidth of the memory.
     """
     import torch  # noqa: PLC0415 - takes seconds to import, and `--help` does not need it
 
@@ -173,6 +200,15 @@ def command(
     torch.set_num_threads(threads)
     load_before = os.getloadavg()[0] if hasattr(os, "getloadavg") else None  # shows whether other processes ran
     console, report = Console(stderr=json_path == "-", width=120), Report("bench trainer")
+    if choose_device(device).type == "cuda":
+        from trainer.bench.device.runs import DeviceBench  # noqa: PLC0415
+
+        bench = DeviceBench(
+            device=choose_device(device), dims=dims, batches=batches, capacities=capacities, parts=parts or PARTS,
+            model=options["model"], row_format=options["row_format"], mode=mode,
+        )  # fmt: skip
+        report.finish(json_path, **bench.run(console, picture))
+        return
     config = BenchConfig(device=choose_device(device), **options)
     chosen = [(dim, batch) for dim in dims or (16, 128) for batch in batches or (2048, 128)]
     cases = []

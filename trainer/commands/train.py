@@ -34,7 +34,7 @@ def _describe(run: TrainingRun) -> str:
 def _model_config(options: dict[str, Any]) -> ModelConfig:
     """Returns the model configuration of the options, and removes these options from the dictionary."""
     from trainer.embedding.stores.rows import RowOptimizer  # noqa: PLC0415
-    from trainer.learning.learner import DenseOptimizer  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
+    from trainer.learning.dense_part import DenseOptimizer, DenseOptions  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
     from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
 
     size = {name: options.pop(name) for name in ("embedding_bytes", "compression", "capacity_rows")}
@@ -52,6 +52,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
         dense_optimizer=DenseOptimizer(
             name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_learning_rate")
         ),
+        dense_options=DenseOptions(precision=options.pop("precision"), mode=options.pop("dense_mode")),
         compare_hash=options.pop("compare") == "hash",
         seed=options.pop("seed"),
     )
@@ -133,6 +134,35 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     help="Optimizer of the model's other parameters.",
 )
 @click.option("--dense-learning-rate", type=float, default=0.001, show_default=True, help="Its learning rate.")
+@click.option(
+    "--precision",
+    type=click.Choice(["float32", "bf16"]),
+    default="float32",
+    show_default=True,
+    help="Of the model's matrix products; weights and rows keep their formats.",
+)
+@click.option(
+    "--dense-mode",
+    type=click.Choice(["auto", "eager", "compile", "graph"]),
+    default="auto",
+    show_default=True,
+    help="How the model runs; auto: on CUDA a graph for each small batch size, otherwise operator by operator.",
+)
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(1),
+    metavar="ROWS",
+    help="Train whole click records together, up to this many rows a step.  [default: one click record]",
+)
+@click.option(
+    "--batch-wait",
+    "batch_wait_s",
+    type=click.FloatRange(0),
+    default=0.1,
+    show_default=True,
+    metavar="SECONDS",
+    help="The longest wait for the rows of a step.",
+)
 @click.option(
     "--compare",
     type=click.Choice(["hash"]),
@@ -225,6 +255,7 @@ def command(
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
     from trainer.learning.building import choose_device  # noqa: PLC0415
+    from trainer.process.click_steps import BatchSize  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
@@ -233,6 +264,7 @@ def command(
     if threads := options.pop("threads"):
         torch.set_num_threads(threads)
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
+    size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
         run = RunConfig(
             window_rows=options.pop("window_rows"),
@@ -257,6 +289,7 @@ def command(
                     fields=log_schema.categorical,
                     dense_names=log_schema.dense,
                     resume=resume,
+                    batch=size,
                     limit_rows=limit_rows,
                     idle_timeout_s=idle_timeout_s,
                 ),

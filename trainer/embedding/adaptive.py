@@ -10,6 +10,7 @@ norm of the gradient at its vector.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -18,20 +19,25 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer.embedding import gathers, kernels
-from trainer.embedding.backends import Backend
+from trainer.embedding.backends import Backend, backend_of_tables
 from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
 from trainer.embedding.key_embedding import CapturingEmbedding
-from trainer.embedding.lookup import Importance, Lookup, distinct
+from trainer.embedding.lookup import Importance, Lookup, Scores, distinct
 from trainer.embedding.migration import Migration, MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.router import Router
+from trainer.embedding.scores import score_records
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer, RowStore
 from trainer.embedding.stores.store import Reads, Store
 from trainer.embedding.stores.two_level import TwoLevelRows
 from trainer.embedding.tiers import build_stores
+from trainer.embedding.transfers import to_device
 from trainer.errors import CheckpointError, GradientError
+
+if TYPE_CHECKING:
+    from trainer.embedding.fused.body import FusedTiers
 
 __all__ = ["AdaptiveEmbedding"]
 
@@ -69,14 +75,21 @@ class AdaptiveEmbedding(CapturingEmbedding):
         backend: Backend | None = None,
     ) -> None:
         super().__init__(plan, device=device, backend=backend)
+        backend = backend_of_tables(self.backend)
         unique, shared = build_stores(
-            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=self.backend
+            plan, optimizer=optimizer or RowOptimizer(), seed=seed, device=self.device, backend=backend
         )
         self.stores = nn.ModuleDict({_UNIQUE: unique, _SHARED: shared})
         self._stores: dict[str, Store] = {_UNIQUE: unique, _SHARED: shared}  # found without a module's detours
         self._unique, self._shared = (unique,), (shared,)  # in tuples, which a module does not register
-        self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=self.backend)
+        self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=backend)
         self.gate = Gate(plan.layout.num_fields, self.device)
+        self._fused = self._fuse() if self.backend == "triton" else None
+
+    def _fuse(self) -> FusedTiers:
+        from trainer.embedding.fused.body import FusedTiers  # noqa: PLC0415  needs Triton
+
+        return FusedTiers(self.plan.layout, self.router, self.unique, self.shared, self.gate)
 
     @property
     def unique(self) -> RowStore:
@@ -109,9 +122,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
             return self._look_up_numba(keys, batch_rows)
         return Lookup(
             keys=keys,
-            reads=self._reads_torch(keys),
+            reads={} if self._fused else self._reads_torch(keys),
             num_lookups=len(keys),
             batch_rows=batch_rows,
+            routed=self._fused.route(keys) if self._fused else None,
             version=self.router.version,
         )
 
@@ -147,6 +161,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def gather(self, lookup: Lookup) -> Tensor:
         """The vectors (N, D), times their gates."""
+        if self._fused and lookup.routed:
+            return self._fused.gather(lookup.routed)
         if lookup.vectors is None:
             out = torch.zeros(lookup.num_lookups, self.plan.dim, device=self.device)
             for name, reads in lookup.reads.items():
@@ -158,25 +174,52 @@ class AdaptiveEmbedding(CapturingEmbedding):
         row_kernels(self.plan.dim).spread(lookup.vectors.numpy(), lookup.inverse, out.numpy())
         return out
 
-    @torch.no_grad()
     def apply_gradients(self) -> Importance:
-        """Updates the rows that backward passes touched since the last call, each once; returns the keys' importance.
-
-        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
+        """As `learn`; returns the keys' importance on the host, which synchronises with the device after all work.
 
         Raises:
             GradientError: changes were applied since one of the forward passes.
         """
-        touched = self.take_touched()
-        if touched is None:
-            return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
+        return self.learn().to_importance()
+
+    @torch.no_grad()
+    def learn(self, accept: Tensor | None = None) -> Scores:
+        """Updates the rows that backward passes touched since the last call, each once; does not synchronise.
+
+        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
+
+        Args:
+            accept: a bool tensor () on the device, not in the numba body; if it is false, rows, optimizer state and
+                gates stay as they are, but for the count of rounds of the stochastic rounding. None for true.
+
+        Raises:
+            GradientError: changes were applied since one of the forward passes.
+        """
+        touched = self._learn_fused(accept) or self.take_touched() or Touched(sums={})
+        if accept is not None:
+            touched = touched.if_accepted(accept)
         for name, sums in touched.sums.items():
             self._stores[name].learn(sums, touched.batch_rows)
         if touched.slopes is not None:
             self.gate.learn(touched.slopes)
-        # All work is queued before the only synchronisation, which also serves the loss.
-        keys, scores = touched.keys.cpu().numpy().view(np.uint64), touched.scores.cpu().numpy()
-        return Importance(keys[keys != 0], scores[keys != 0]) if self.backend == "torch" else Importance(keys, scores)
+        return Scores(keys=touched.keys, scores=touched.scores, counts=touched.counts)
+
+    def _learn_fused(self, accept: Tensor | None = None) -> Touched | None:
+        """Trains with a single pass of the triton body and returns what is left: importance; otherwise None."""
+        single = self.take_single_pass() if self._fused else None
+        if self._fused is None or single is None:
+            return None
+        lookup, gradient = single
+        self._check_version(lookup)
+        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
+        keys, scores = self._fused.learn(lookup.keys, lookup.routed, gradient, lookup.batch_rows, accept)
+        if by_record is not None:
+            return Touched(sums={}, keys=by_record.keys, scores=by_record.scores, counts=by_record.counts)
+        return Touched(sums={}, keys=keys, scores=scores)
+
+    def _check_version(self, lookup: Lookup) -> None:
+        if lookup.version != self.router.version:
+            raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
 
     def reduce(self, lookup: Lookup, gradient: Tensor) -> Touched:
         """Sums one pass's gradient (N, D) by row and by gate; also returns its keys' importance.
@@ -184,24 +227,27 @@ class AdaptiveEmbedding(CapturingEmbedding):
         Raises:
             GradientError: changes were applied since the forward pass.
         """
-        if lookup.version != self.router.version:
-            raise GradientError("changes were applied between forward and apply_gradients; migrate between steps")
+        self._check_version(lookup)
+        all_reads = lookup.reads or self._reads_torch(lookup.keys)
         each: tuple[tuple[Tensor, Tensor | None], ...]
+        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
         if lookup.vectors is not None:
             keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
             each = tuple(zip(lookup.by_store(merged), lookup.by_store(lookup.vectors), strict=True))
         else:
-            keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
             each = ((gradient, None), (gradient, None))
+            if by_record is None:
+                keys, scores = gathers.merge_by_id(lookup.keys, gradient.norm(dim=1) * lookup.batch_rows, 0)
         reduced = {
             name: self._stores[name].sum_gradients(reads, *both)
-            for (name, reads), both in zip(lookup.reads.items(), each, strict=True)
+            for (name, reads), both in zip(all_reads.items(), each, strict=True)
         }
         slopes = [one.slopes for one in reduced.values()]
         return Touched(
             sums={name: one.sums for name, one in reduced.items()},
-            keys=keys,
-            scores=scores,
+            keys=keys if by_record is None else by_record.keys,
+            scores=scores if by_record is None else by_record.scores,
+            counts=None if by_record is None else by_record.counts,
             slopes=np.concatenate(slopes, axis=1) if self.backend == "numba" else torch.cat(slopes, dim=1),
             batch_rows=lookup.batch_rows,
         )
@@ -258,7 +304,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         """The vectors (K, D) that keys (K,) int64 have in the shared rows, times their gates."""
         out = torch.zeros(len(keys), self.plan.dim, device=self.device)
         fields, addresses = gathers.field_indices(keys, self.plan.layout.num_fields), self.shared.address(keys)
-        if self.backend == "torch":
+        if self.backend != "numba":
             self.shared.gather(Reads(addresses=addresses, fields=fields, gates=self.gate.shared), out)
             return out
         reads = Reads(addresses=addresses, fields=fields.numpy().astype(np.uint8), gates=self.gate.arrays()[1])
@@ -266,7 +312,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return out
 
     def _on_device(self, words: npt.NDArray[np.int64]) -> Tensor:
-        return torch.from_numpy(words).to(self.device)
+        return to_device(words, self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state for a checkpoint: rows, optimizer state, gates and hot keys in ascending order."""

@@ -10,7 +10,7 @@ N lookups, P distinct rows of a store, K distinct keys, D values a row, F fields
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -21,6 +21,7 @@ from trainer.embedding import gathers
 from trainer.embedding.backends import Backend
 from trainer.embedding.lookup import distinct
 from trainer.embedding.stores.store import Sums
+from trainer.errors import GradientError
 
 __all__ = ["Captured", "Capturing", "Touched", "add_up"]
 
@@ -88,6 +89,7 @@ class Touched:
         scores: (K,) float32, the importance of each key.
         slopes: (F, 3) float32, the gradient at the gates, an array in the numba body; None without gates.
         batch_rows: B, the rows of all passes.
+        counts: (R,) the number of keys of each click record, if there are several; keys are distinct within a record.
     """
 
     sums: Mapping[str, tuple[Sums, ...]]
@@ -95,12 +97,32 @@ class Touched:
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     slopes: Any = None
     batch_rows: int = 0
+    counts: Tensor | None = None
+
+    def if_accepted(self, accept: Tensor) -> Touched:
+        """The same if the bool tensor () is true, else gradients that change nothing; the torch body."""
+
+        def masked(sums: Sums) -> Sums:
+            return replace(sums, rows=torch.where(accept, sums.rows, sums.padding))
+
+        slopes = self.slopes
+        return replace(
+            self,
+            sums={name: tuple(map(masked, parts)) for name, parts in self.sums.items()},
+            slopes=None if slopes is None else torch.where(accept, slopes, 0.0),
+        )
 
 
 def add_up(parts: list[Touched], backend: Backend) -> Touched:
-    """Sums the gradients of several passes; synchronises with the device if there is more than one."""
+    """Sums the gradients of several passes; synchronises with the device if there is more than one.
+
+    Raises:
+        GradientError: one of several passes has several click records.
+    """
     if len(parts) == 1:
         return parts[0]
+    if any(part.counts is not None for part in parts):
+        raise GradientError("several passes, one of several click records: call apply_gradients after each such pass")
     merge = _add_up_numba if backend == "numba" else _add_up_torch
 
     def merged(each: Sequence[Sums]) -> Sums:

@@ -65,6 +65,11 @@ class Gate(nn.Module):
         values = self.values.numpy().copy()
         return values[:, :1], values[:, 1:]
 
+    @property
+    def constants(self) -> tuple[float, float, float, float, float]:
+        """The least gate of unique rows, the least of the others, the most of all; learning rate and epsilon."""
+        return float(_RANGE[0, 0]), float(_RANGE[0, 1]), float(_RANGE[1, 0]), float(_LEARNING_RATE), float(_EPSILON)
+
     @torch.no_grad()
     def learn(self, slopes: Tensor | Gates) -> None:
         """One Adagrad step with the gradient (F, 3), an array in the numba body."""

@@ -6,7 +6,8 @@ backward --> captured passes (at most 8) --reduce, add up--> `Touched`: rows and
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from trainer.embedding.backends import Backend, choose_backend
-from trainer.embedding.captured import Capturing, Touched, add_up
+from trainer.embedding.captured import Captured, Capturing, Touched, add_up
 from trainer.embedding.lookup import Lookup, as_words
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError, DeviceError
@@ -30,9 +31,13 @@ _NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled gr
 _MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
 
 
-def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+def _forward(
+    embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64], record_rows: Sequence[int] | None
+) -> Tensor:
     words = as_words(keys, embedding.device)
     lookup = embedding.look_up(words.view(-1), len(words))
+    if record_rows is not None and len(record_rows) > 1:
+        lookup = replace(lookup, record_rows=tuple(record_rows))
     vectors = embedding.gather_learning(lookup)
     return vectors.view(*words.shape, embedding.plan.dim)
 
@@ -60,7 +65,7 @@ class CapturingEmbedding(Capturing[Lookup]):
     Args:
         plan: the sizes.
         device: the device of the rows.
-        backend: `numba` or `torch`; None for the default of the device.
+        backend: `numba`, `torch` or `triton`; None for the default of the device.
     """
 
     def __init__(
@@ -73,7 +78,7 @@ class CapturingEmbedding(Capturing[Lookup]):
         super().__init__()
         self.plan = plan
         self.device = device or torch.device("cpu")
-        self.backend = choose_backend(self.device, backend)
+        self.backend = choose_backend(self.device, backend, plan.dim)
         self._merged: Touched | None = None
         self._num_waiting, self._has_warned = 0, False
 
@@ -101,8 +106,12 @@ class CapturingEmbedding(Capturing[Lookup]):
         """
         raise NotImplementedError
 
-    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+    def forward(self, keys: Tensor | npt.NDArray[np.uint64], record_rows: Sequence[int] | None = None) -> Tensor:
         """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Has no side effects on rows.
+
+        Args:
+            keys: the feature keys.
+            record_rows: the rows of each click record in the batch, whose scores are kept apart; None for one record.
 
         Raises:
             KeyRangeError: a key's field number is not 1 to F (on a CPU).
@@ -112,8 +121,8 @@ class CapturingEmbedding(Capturing[Lookup]):
             # Not as a decorator: that would import the compiler, which takes seconds.
             torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
             disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
-            return disabled(self, keys)
-        return _forward(self, keys)
+            return disabled(self, keys, record_rows)
+        return _forward(self, keys, record_rows)
 
     @torch.no_grad()
     def capture(self, lookup: Lookup, gradient: Tensor) -> None:
@@ -145,6 +154,14 @@ class CapturingEmbedding(Capturing[Lookup]):
         self.zero_grad()
         parts = [*([merged] if merged else []), *(self.reduce(*one) for one in captured)]
         return add_up(parts, self.backend) if parts else None
+
+    def take_single_pass(self) -> Captured[Lookup] | None:
+        """Returns the captured pass and clears it if there is exactly one, which needs no sum over passes."""
+        if self._merged is not None or len(self._captured) != 1:
+            return None
+        (single,) = self._captured
+        self.zero_grad()
+        return single
 
     @property
     def has_captured(self) -> bool:

@@ -16,7 +16,7 @@ from trainer.embedding.slots import empty_slots
 from trainer.embedding.stores.store import Reads
 from trainer.errors import KeyTypeError
 
-__all__ = ["Importance", "Lookup", "as_words", "distinct", "reads_of_rows"]
+__all__ = ["Importance", "Lookup", "Scores", "as_words", "distinct", "reads_of_rows", "split_scores"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +28,12 @@ class Lookup:
         reads: what is read from each store, by name.
         num_lookups: N.
         num_hot: the number of hot keys; 0 in the torch body.
+        routed: the rows of the lookups in the triton body, where `reads` is empty.
         inverse: (N,) int32, the key of each lookup; None in the torch body.
         vectors: (U, D) float32, the vectors of the keys, which `gather` fills; None in the torch body.
         batch_rows: B, the rows over which the loss is a mean.
         version: the version of the router at the lookup.
+        record_rows: the rows of each click record in the batch, if there are several.
     """
 
     keys: Tensor
@@ -41,7 +43,9 @@ class Lookup:
     num_hot: int = 0
     inverse: Any = None
     vectors: Tensor | None = None
+    routed: Any = None
     version: int = 0
+    record_rows: tuple[int, ...] = ()
 
     def by_store(self, of_keys: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of a tensor (U, ...) that belong to hot keys and to the others."""
@@ -60,6 +64,48 @@ class Importance:
 
     keys: npt.NDArray[np.uint64]
     scores: npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """The importance of the keys of each click record of a step, on the device that measured it.
+
+    Attributes:
+        keys: (P,) int64, distinct within a record; 0 is padding, which follows the keys of several records, and may
+            stand anywhere in those of one.
+        scores: (P,) float32, as in `Importance`.
+        counts: (R,) int64, the number of keys of each of the R records, which follow each other; None for one record.
+    """
+
+    keys: Tensor
+    scores: Tensor
+    counts: Tensor | None = None
+
+    @property
+    def columns(self) -> dict[str, Tensor]:
+        """The tensors by name."""
+        columns = {"keys": self.keys, "scores": self.scores}
+        return columns if self.counts is None else {**columns, "counts": self.counts}
+
+    def to_importance(self) -> Importance:
+        """The importance of a step's only record; synchronises with the device."""
+        (importance,) = split_scores(self.keys.cpu().numpy(), self.scores.cpu().numpy(), None)
+        return importance
+
+
+def split_scores(
+    keys: npt.NDArray[np.int64], scores: npt.NDArray[np.float32], counts: npt.NDArray[np.int64] | None
+) -> tuple[Importance, ...]:
+    """The importance of each record, from the columns of `Scores`; views of them if there is no padding to drop."""
+    if counts is None:
+        is_key = keys != 0
+        if not is_key.all():
+            keys, scores = keys[is_key], scores[is_key]
+        return (Importance(keys.view(np.uint64), scores),)
+    ends = np.cumsum(counts).tolist()
+    starts = [0, *ends[:-1]]
+    words = keys.view(np.uint64)
+    return tuple(Importance(words[start:end], scores[start:end]) for start, end in zip(starts, ends, strict=True))
 
 
 def distinct(keys: npt.NDArray[np.uint64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.int32]]:

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from sketch.keymap import ABSENT, KeyMap
 from trainer.embedding import gathers, kernels
-from trainer.embedding.backends import Backend, choose_backend
+from trainer.embedding.backends import Backend, backend_of_tables, choose_backend
 from trainer.embedding.layout import Layout
+from trainer.embedding.transfers import to_device
 from trainer.errors import CheckpointError, KeyRangeError
 
 __all__ = ["Router"]
@@ -32,6 +33,7 @@ class Router:
         backend: `numba` or `torch`; None for the default of the device.
 
     Attributes:
+        copies: the keys (W, 4) int64 and values (W, 4) int32 of the map on the device; () in the numba body.
         version: increases with every update, which invalidates the routes of earlier versions.
     """
 
@@ -45,11 +47,11 @@ class Router:
     ) -> None:
         self._num_fields = layout.num_fields
         self._device = device or torch.device("cpu")
-        self._backend = choose_backend(self._device, backend)
+        self._backend = backend_of_tables(choose_backend(self._device, backend))
         self._expected_keys = expected_keys
         self._map = KeyMap(expected_keys)
         self._is_used = np.zeros(layout.capacity_rows, np.bool_)  # (R,) whether the unique row has a hot key
-        self._copies: tuple[Tensor, ...] = ()
+        self.copies: tuple[Tensor, ...] = ()
         self.version = 0
         self._upload()
 
@@ -59,7 +61,7 @@ class Router:
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes on the host, and of the copies on another device."""
-        device = sum(part.nbytes for part in self._copies) if self._device.type != "cpu" else 0
+        device = sum(part.nbytes for part in self.copies) if self._device.type != "cpu" else 0
         return {"host": self._map.nbytes + self._is_used.nbytes, "device": device}
 
     @property
@@ -77,11 +79,11 @@ class Router:
             return
         arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
         if slots is None:
-            self._copies = tuple(torch.from_numpy(array).to(self._device, copy=True) for array in arrays)
+            self.copies = tuple(to_device(array, self._device).clone() for array in arrays)
             return
-        where = torch.from_numpy(slots).to(self._device)
-        for copy, array in zip(self._copies, arrays, strict=True):
-            copy.view(-1)[where] = torch.from_numpy(array.reshape(-1)[slots]).to(self._device)
+        where = to_device(slots, self._device)
+        for copy, array in zip(self.copies, arrays, strict=True):
+            copy.view(-1)[where] = to_device(array.reshape(-1)[slots], self._device)
 
     def route(self, keys: Tensor) -> Tensor:
         """The unique row of each of (U,) int64 keys, (U,) int32, negative if it shares rows.
@@ -90,7 +92,7 @@ class Router:
             KeyRangeError: a key's field number is not 1 to F (on CUDA it is clamped instead).
         """
         if self._backend == "torch":
-            slots, known = self._copies
+            slots, known = self.copies
             return gathers.find_values(slots, known, keys)
         rows = np.empty(len(keys), np.int32)
         words = keys.numpy().view(np.uint64)

@@ -53,4 +53,6 @@ def build_trainer(config: ModelConfig, fields: Sequence[Field], num_dense: int, 
             row_format=config.row_format,
         )
         baseline = (model(), HashEmbedding(plan, optimizer=optimizer, seed=config.seed, device=device))
-    return Trainer(model(), embedding, optimizer=config.dense_optimizer, baseline=baseline)
+    return Trainer(
+        model(), embedding, optimizer=config.dense_optimizer, options=config.dense_options, baseline=baseline
+    )

@@ -7,15 +7,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-__all__ = ["are_finite", "find_non_finite"]
+__all__ = ["all_finite", "find_non_finite"]
 
 
-def are_finite(tensors: list[Tensor]) -> bool:
-    """Whether the norm of each float tensor is finite; synchronises with the device once.
+def all_finite(tensors: list[Tensor]) -> Tensor:
+    """Whether the norm of each float tensor is finite, as a bool tensor () on their device; does not synchronise.
 
     A norm of 1.8e19 or more counts as infinite, because its square, which optimizers keep, is.
     """
-    return bool(torch.stack(torch._foreach_norm(tensors)).sum().isfinite())  # noqa: SLF001  as `clip_grad_norm_` does
+    return torch.stack(torch._foreach_norm(tensors)).sum().isfinite()  # noqa: SLF001  as `clip_grad_norm_` does
 
 
 def find_non_finite(tensors: Mapping[str, Tensor]) -> str | None:

@@ -2,52 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
-from trainer.embedding.lookup import Importance
-from trainer.errors import CheckpointError, PlanError
-from trainer.learning.finiteness import are_finite
+from trainer.embedding.lookup import Importance, Scores
+from trainer.errors import CheckpointError
+from trainer.learning.dense_part import DENSE_OPTIMIZERS, Computed, DenseOptimizer, DenseOptions, DensePart
 
-__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome", "Pass"]
-
-DENSE_OPTIMIZERS = ("adam", "adagrad", "sgd")
-
-
-@dataclass(frozen=True, kw_only=True)
-class DenseOptimizer:
-    """The optimizer of the dense part (every parameter of the model).
-
-    Args:
-        name: `adam`, `adagrad` or `sgd`.
-        learning_rate: more than 0.
-
-    Raises:
-        PlanError: an argument is invalid.
-    """
-
-    name: Literal["adam", "adagrad", "sgd"] = "adam"
-    learning_rate: float = 0.001
-
-    def __post_init__(self) -> None:
-        if self.name not in DENSE_OPTIMIZERS:
-            raise PlanError(f"dense optimizer {self.name!r}: expected one of {', '.join(DENSE_OPTIMIZERS)}")
-        if not self.learning_rate > 0:
-            raise PlanError(f"dense learning rate: got {self.learning_rate}, expected more than 0")
-
-    def build(self, parameters: Iterator[nn.Parameter]) -> torch.optim.Optimizer:
-        """Returns a torch optimizer of the parameters."""
-        kinds = {"adam": torch.optim.Adam, "adagrad": torch.optim.Adagrad, "sgd": torch.optim.SGD}
-        return kinds[self.name](parameters, lr=self.learning_rate)
+__all__ = ["DENSE_OPTIMIZERS", "DenseOptimizer", "Learner", "Outcome"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,21 +35,6 @@ class Outcome:
     importance: Importance | None
 
 
-@dataclass(frozen=True, kw_only=True)
-class Pass:
-    """A forward and backward pass that has not changed the learner yet.
-
-    Attributes:
-        logits: (B,) predictions.
-        loss: the mean log loss of these predictions, in nats.
-        is_finite: whether the loss and the norm of every gradient are finite.
-    """
-
-    logits: Tensor
-    loss: Tensor
-    is_finite: bool
-
-
 class Learner:
     """A model and its embedding, trained together on the mean log loss.
 
@@ -87,14 +42,24 @@ class Learner:
         model: maps dense (B, M) and vectors (B, F, D) to logits (B,).
         embedding: an adaptive embedding or the plain hash table.
         optimizer: the optimizer of the model's parameters; the embedding has its own.
+        options: how the model is computed.
+
+    Attributes:
+        is_queued: whether a step only queues work: the device then decides whether it counts (`update`).
     """
 
     def __init__(
-        self, model: nn.Module, embedding: AdaptiveEmbedding | HashEmbedding, optimizer: DenseOptimizer
+        self,
+        model: nn.Module,
+        embedding: AdaptiveEmbedding | HashEmbedding,
+        optimizer: DenseOptimizer,
+        options: DenseOptions | None = None,
     ) -> None:
         self.model = model
         self.embedding = embedding
-        self.optimizer = optimizer.build(model.parameters())
+        self.is_queued = embedding.backend != "numba"
+        self.optimizer = optimizer.build(model.parameters(), is_queued=self.is_queued)
+        self._dense = DensePart(model, options or DenseOptions(), embedding.device)
 
     def differentiate(
         self,
@@ -104,32 +69,48 @@ class Learner:
         after_lookup: Callable[[], None] | None = None,
         *,
         weight: Tensor | None = None,
-    ) -> Pass:
+        record_rows: Sequence[int] | None = None,
+    ) -> Computed:
         """Predicts the rows of dense (B, M) float32 and keys (B, F) int64, and computes the gradients of the loss.
 
         The loss is the mean over the rows of weight (B,) float32 times log loss; without a weight all rows weigh 1.
 
         `update` or `drop` must follow. It calls `after_lookup` right before the dense part. The dense part releases the
-        interpreter's lock, so another thread can run beside it. It synchronises with the device.
+        interpreter's lock, so another thread can run beside it. It does not synchronise with the device.
+
+        Args:
+            dense: dense features.
+            keys: feature keys.
+            label: (B,) float32.
+            after_lookup: called after the lookup.
+            weight: (B,) float32, the weight of each row; None for 1.
+            record_rows: the rows of each click record in the batch; None for one record.
         """
-        vectors = self.embedding(keys)  # (B, F, D)
-        at_vectors: list[Tensor] = []
-        vectors.register_hook(at_vectors.append)
+        vectors = self.embedding(keys, record_rows)  # (B, F, D)
         if after_lookup is not None:
             after_lookup()
-        logits = self.model(dense, vectors)  # (B,)
-        loss = binary_cross_entropy_with_logits(logits, label, weight)
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        gradients = [weight.grad for weight in self.model.parameters() if weight.grad is not None]
-        return Pass(
-            logits=logits.detach(), loss=loss.detach(), is_finite=are_finite([loss.detach(), *at_vectors, *gradients])
-        )
+        return self._dense.differentiate(dense, vectors, label, weight)
 
-    def update(self) -> Importance | None:
-        """Applies the gradients of the last pass; returns the importance of each key, if the embedding measures it."""
+    def update(self, accept: Tensor | None = None) -> Scores | None:
+        """Applies the gradients of the last pass; returns the keys' scores, if the embedding measures them.
+
+        Args:
+            accept: a bool tensor () on the device; if it is false, weights, rows and optimizer states stay as they
+                are. None for true. Needs `is_queued`.
+        """
+        if self.is_queued:
+            self._mask(accept)
         self.optimizer.step()
-        return self.embedding.apply_gradients()
+        return self.embedding.learn(accept)
+
+    def _mask(self, accept: Tensor | None) -> None:
+        """Makes the next step of the dense optimizer change nothing unless `accept`."""
+        if isinstance(self.optimizer, torch.optim.Adam):  # the fused one; torch's GradScaler does the same
+            self.optimizer.found_inf = None if accept is None else (~accept).float()  # type: ignore[attr-defined]
+            return
+        for weight in self.model.parameters():
+            if accept is not None and weight.grad is not None:  # a gradient of zero changes nothing in Adagrad and SGD
+                weight.grad = torch.where(accept, weight.grad, 0.0)
 
     def drop(self) -> None:
         """Drops the gradients of the last pass: the learner is as before it."""
@@ -141,11 +122,12 @@ class Learner:
     ) -> Outcome:
         """Predicts the rows, then trains on label (B,) float32, unless the loss or a gradient is not finite."""
         computed = self.differentiate(dense, keys, label, after_lookup)
-        importance = None
+        scores = None
         if computed.is_finite:
-            importance = self.update()
+            scores = self.update()
         else:
             self.drop()
+        importance = scores.to_importance() if scores is not None else None
         return Outcome(logits=computed.logits.cpu().numpy(), loss=float(computed.loss), importance=importance)
 
     def unsorted_tensors(self) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT
 from trainer.embedding.stores.rows import RowOptimizer
 from trainer.embedding.stores.store import OptimizerName
 from trainer.errors import PlanError
-from trainer.learning.learner import DenseOptimizer
+from trainer.learning.dense_part import DenseOptimizer, DenseOptions
 
 __all__ = ["CRITEO_FEATURES", "ModelConfig"]
 
@@ -35,6 +35,7 @@ class ModelConfig:
         row_format: the store of the embedding's rows, by name.
         hot_store: the store of its unique rows, by name; None for the same.
         dense_optimizer: the optimizer of the model's parameters.
+        dense_options: how the model is computed.
         compare_hash: whether a plain hash table of equal size trains on the same rows.
         seed: the seed of the initial weights and of stochastic rounding.
 
@@ -53,6 +54,7 @@ class ModelConfig:
     row_format: str = DEFAULT_ROW_FORMAT
     hot_store: str | None = None
     dense_optimizer: DenseOptimizer = field(default_factory=DenseOptimizer)
+    dense_options: DenseOptions = field(default_factory=DenseOptions)
     compare_hash: bool = False
     seed: int = 0
 
@@ -101,6 +103,7 @@ class ModelConfig:
                 self.row_hyperparameters.epsilon,
             ],
             "dense_optimizer": [self.dense_optimizer.name, self.dense_optimizer.learning_rate],
+            "precision": self.dense_options.precision,
             "compare_hash": self.compare_hash,
             "seed": self.seed,
             "fields": [[column.name, column.kind] for column in fields],

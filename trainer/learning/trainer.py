@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -14,11 +14,14 @@ from sketch.changes import Changes
 from streams.records import ClickBatch
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
-from trainer.embedding.lookup import Importance
+from trainer.embedding.lookup import Importance, Scores, split_scores
 from trainer.embedding.migration import MigrationReport
+from trainer.embedding.transfers import to_device
+from trainer.learning.dense_part import DenseOptions
 from trainer.learning.learner import DenseOptimizer, Learner
+from trainer.learning.readback import Readback, Waiting
 
-__all__ = ["ADAPTIVE", "HASH", "StepReport", "Trainer"]
+__all__ = ["ADAPTIVE", "HASH", "StartedStep", "StepReport", "Trainer"]
 
 ADAPTIVE, HASH = "adaptive", "hash"
 
@@ -31,15 +34,46 @@ class StepReport:
         rows: B, the rows of the batch.
         loss: the mean log loss of the predictions in nats, by learner.
         logits: (B,) float32 predictions, computed before training on these rows, by learner.
-        importance: the importance of each key to the adaptive learner; None if the step was refused.
+        importances: the importance of the keys of each click record to the adaptive learner, in the order of the
+            records; none if the step was refused.
         diverged: the learners whose loss or gradients are not finite; if there are any, the step was refused.
     """
 
     rows: int
     loss: Mapping[str, float]
     logits: Mapping[str, npt.NDArray[np.float32]]
-    importance: Importance | None
+    importances: tuple[Importance, ...]
     diverged: tuple[str, ...] = ()
+
+    @property
+    def importance(self) -> Importance | None:
+        """The importance of the keys of the first click record; None if the step was refused."""
+        return self.importances[0] if self.importances else None
+
+
+class StartedStep:
+    """A step whose work is done (on a CPU) or queued on a device.
+
+    Args:
+        rows: B.
+        results: what `Trainer` reads back, by name and learner.
+    """
+
+    def __init__(self, rows: int, names: tuple[str, ...], results: Waiting) -> None:
+        self.rows, self._names, self._results = rows, names, results
+
+    def finish(self) -> StepReport:
+        """Waits for the step, and for no later one, and returns its report."""
+        read = self._results.read()
+        is_finite = read["is_finite"]
+        diverged = tuple(name for name, good in zip(self._names, is_finite, strict=True) if not good)
+        return StepReport(
+            rows=self.rows,
+            loss={name: float(loss) for name, loss in zip(self._names, read["loss"], strict=True)},
+            logits={name: read[f"logits.{name}"] for name in self._names},
+            importances=() if diverged else split_scores(read["keys"], read["scores"], read.get("counts")),
+            diverged=diverged,
+        )
 
 
 def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -53,6 +87,7 @@ class Trainer:
         model: the model of the adaptive learner.
         embedding: the embedding of the adaptive learner.
         optimizer: the optimizer of both models' parameters.
+        options: how the models are computed.
         baseline: the model and the embedding of the baseline.
     """
 
@@ -62,55 +97,94 @@ class Trainer:
         embedding: AdaptiveEmbedding,
         *,
         optimizer: DenseOptimizer | None = None,
+        options: DenseOptions | None = None,
         baseline: tuple[nn.Module, HashEmbedding] | None = None,
     ) -> None:
         optimizer = optimizer or DenseOptimizer()
         self.embedding = embedding
-        self.learners = {ADAPTIVE: Learner(model.to(embedding.device), embedding, optimizer)}
+        self.learners = {ADAPTIVE: Learner(model.to(embedding.device), embedding, optimizer, options)}
         if baseline is not None:
             hash_model, hash_embedding = baseline
-            self.learners[HASH] = Learner(hash_model.to(hash_embedding.device), hash_embedding, optimizer)
+            hash_model.to(hash_embedding.device)
+            self.learners[HASH] = Learner(hash_model, hash_embedding, optimizer, options)
+        self._readback = Readback(embedding.device)
 
-    def step(self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None) -> StepReport:
+    @property
+    def is_queued(self) -> bool:
+        """Whether `start` only queues a step, so that the report should be read while the next one runs."""
+        return self.learners[ADAPTIVE].is_queued
+
+    def step(
+        self,
+        batch: ClickBatch,
+        after_lookup: Callable[[], None] | None = None,
+        *,
+        record_rows: Sequence[int] | None = None,
+    ) -> StepReport:
+        """As `start`; waits for the report."""
+        return self.start(batch, after_lookup, record_rows=record_rows).finish()
+
+    def start(
+        self,
+        batch: ClickBatch,
+        after_lookup: Callable[[], None] | None = None,
+        *,
+        record_rows: Sequence[int] | None = None,
+    ) -> StartedStep:
         """Predicts the batch, then trains every learner on it.
 
-        The step is refused, and changes nothing, if the loss or a gradient of any learner is not finite.
+        The step is refused, and changes nothing, if the loss or a gradient of any learner is not finite. On a device it
+        only queues work, and the device decides whether the step is refused; nothing waits for it before `finish`.
 
         It calls `after_lookup` once, after the lookup of the adaptive embedding: the best time to start the work of
         another thread, which then runs beside the dense part.
+
+        Args:
+            batch: the rows of one click record, or of several.
+            after_lookup: called after the lookup.
+            record_rows: the rows of each click record; None for one record.
         """
         device = self.embedding.device
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
-        dense = torch.from_numpy(np.array(batch.dense, np.float32)).to(device)
-        keys = torch.from_numpy(np.array(batch.keys).view(np.int64)).to(device)
-        label = torch.from_numpy(batch.require_labels().astype(np.float32)).to(device)
-        weight = None if batch.weight is None else torch.from_numpy(np.array(batch.weight)).to(device)
+        dense = to_device(np.array(batch.dense, np.float32), device)
+        keys = to_device(np.array(batch.keys).view(np.int64), device)
+        label = to_device(batch.require_labels().astype(np.float32), device)
+        weight = None if batch.weight is None else to_device(np.array(batch.weight), device)
         passes = {
-            name: learner.differentiate(dense, keys, label, after_lookup if name == ADAPTIVE else None, weight=weight)
+            name: learner.differentiate(
+                dense,
+                keys,
+                label,
+                after_lookup if name == ADAPTIVE else None,
+                weight=weight,
+                record_rows=record_rows,
+            )
             for name, learner in self.learners.items()
         }
-        diverged = tuple(name for name, computed in passes.items() if not computed.is_finite)
-        importance = None
-        if diverged:
-            self._drop()
-        else:
-            importance = self._update()
-        return StepReport(
-            rows=batch.num_rows,
-            loss={name: float(computed.loss) for name, computed in passes.items()},
-            logits={name: computed.logits.cpu().numpy() for name, computed in passes.items()},
-            importance=importance,
-            diverged=diverged,
-        )
+        is_finite = torch.stack([computed.is_finite for computed in passes.values()])  # (L,)
+        scores = self._conclude(is_finite)
+        results = {
+            "is_finite": is_finite,
+            "loss": torch.stack([computed.loss for computed in passes.values()]),
+            **{f"logits.{name}": computed.logits for name, computed in passes.items()},
+        }
+        if scores is not None:
+            results |= scores.columns
+        return StartedStep(batch.num_rows, tuple(passes), self._readback.start(results))
 
-    def _update(self) -> Importance | None:
-        """Applies the gradients of all learners; returns the importance to the adaptive learner."""
-        return {name: learner.update() for name, learner in self.learners.items()}[ADAPTIVE]
+    def _conclude(self, is_finite: Tensor) -> Scores | None:
+        """Trains all learners if all passes (L,) are finite; returns the scores of the adaptive one, None if known not.
 
-    def _drop(self) -> None:
-        """Drops the gradients of all learners."""
-        for learner in self.learners.values():
-            learner.drop()
+        A device that only queues work takes the decision by itself.
+        """
+        accept = None
+        if self.is_queued:
+            accept = is_finite.all()
+        elif not is_finite.all():
+            for learner in self.learners.values():
+                learner.drop()
+            return None
+        return {name: learner.update(accept) for name, learner in self.learners.items()}[ADAPTIVE]
 
     def migrate(self, changes: Changes) -> MigrationReport:
         """Follows changes of the hot set; between steps."""

@@ -1,7 +1,8 @@
 """The journal: the order in which a run processed its records, so that it can be repeated exactly.
 
     {"event": 812, "click": [3, 4711]}          the click record at partition 3, offset 4711 was trained
-    {"event": 813, "assignments": {"0": 96},    the assignments before these offsets were applied; at their fetch the
+    {"event": 813, "clicks": [[3, 4712], [0, 99]]}    these click records were trained as one batch
+    {"event": 814, "assignments": {"0": 96},    the assignments before these offsets were applied; at their fetch the
      "log_ends": {"0": 120}}                    partitions ended at log_ends (which decides what counts in a gap)
 
 A line is the checksum of its JSON (xxh3, 64 bits, as 16 hexadecimal digits), a space, and the JSON. Each is written,
@@ -21,12 +22,13 @@ from collections import deque
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import xxhash
 
 from trainer.errors import CheckpointError
 
-__all__ = ["Apply", "Journal", "Train"]
+__all__ = ["Apply", "Event", "Journal", "Train", "TrainTogether"]
 
 logger = logging.getLogger(__name__)
 
@@ -42,6 +44,17 @@ class Train:
 
 
 @dataclass(frozen=True)
+class TrainTogether:
+    """The event of training several click records as one batch.
+
+    Attributes:
+        records: partition and offset of each, in the order of their rows.
+    """
+
+    records: tuple[tuple[int, int], ...]
+
+
+@dataclass(frozen=True)
 class Apply:
     """The event of applying the assignments before these offsets in one batch.
 
@@ -54,16 +67,22 @@ class Apply:
     log_ends: dict[int, int] = field(default_factory=dict)
 
 
-def _encode(number: int, event: Train | Apply) -> bytes:
+Event = Train | TrainTogether | Apply
+
+
+def _encode(number: int, event: Event) -> bytes:
+    line: dict[str, Any]
     if isinstance(event, Train):
         line = {"event": number, "click": [event.partition, event.offset]}
+    elif isinstance(event, TrainTogether):
+        line = {"event": number, "clicks": event.records}
     else:
         line = {"event": number, "assignments": event.ends, "log_ends": event.log_ends}
     text = json.dumps(line, separators=(",", ":")).encode()
     return b"%s %s\n" % (xxhash.xxh3_64_hexdigest(text).encode(), text)
 
 
-def _decode(line: bytes) -> tuple[int, Train | Apply] | None:
+def _decode(line: bytes) -> tuple[int, Event] | None:
     """The number and event of a line; None if the line is incomplete or damaged."""
     checksum, _, text = line.partition(b" ")
     if xxhash.xxh3_64_hexdigest(text).encode() != checksum:
@@ -72,6 +91,9 @@ def _decode(line: bytes) -> tuple[int, Train | Apply] | None:
         decoded = json.loads(text)
         if "click" in decoded:
             return int(decoded["event"]), Train(*map(int, decoded["click"]))
+        if "clicks" in decoded:
+            records = tuple((int(partition), int(offset)) for partition, offset in decoded["clicks"])
+            return int(decoded["event"]), TrainTogether(records)
         return int(decoded["event"]), Apply(_offsets(decoded["assignments"]), _offsets(decoded["log_ends"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
@@ -107,7 +129,7 @@ class Journal:
     def _paths(self) -> list[Path]:
         return sorted(self._directory.glob("*.journal")) if self._directory else []
 
-    def _read(self, last_event: int) -> list[tuple[int, Train | Apply]]:
+    def _read(self, last_event: int) -> list[tuple[int, Event]]:
         """The consecutive events after the checkpoint."""
         found, num_damaged, paths = {}, 0, self._paths()
         earlier = sum(int(path.stem) <= last_event for path in paths)
@@ -140,7 +162,7 @@ class Journal:
         if replaced is not None:
             os.close(replaced)
 
-    def next_scripted(self) -> Train | Apply | None:
+    def next_scripted(self) -> Event | None:
         """The next event to repeat; None when the whole journal has been repeated."""
         if not self._script:
             return None
@@ -154,7 +176,7 @@ class Journal:
         self._begin()
         return dropped
 
-    def record(self, event: Train | Apply) -> None:
+    def record(self, event: Event) -> None:
         """Writes an event that is about to happen; if the disk fails, with a later event.
 
         Raises:

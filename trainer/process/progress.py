@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from streams.telemetry.latency import LatencyHistogram
 from trainer.embedding.migration import MigrationReport
 from trainer.errors import DivergedError
@@ -87,6 +90,27 @@ class Progress:
     def describe_applied(self) -> dict[str, int]:
         """The counts of applied changes, under the names of the reports."""
         return {"promotions": self.applied["promoted"], "demotions": self.applied["demoted"], **self.applied}
+
+    def count_step(self, report: StepReport, labels: npt.NDArray[np.int8], records: int, name: str) -> bool:
+        """Counts a step, trained or refused; returns whether it was trained.
+
+        Args:
+            report: the step's report.
+            labels: (B,) the labels of its rows.
+            records: its click records.
+            name: the name of the batch in messages.
+
+        Raises:
+            DivergedError: it is the last of several refused ones in a row.
+        """
+        if report.importance is None:
+            self.count_refusal(report, name)
+            return False
+        self.windows.add(report.logits, labels)
+        self.rows += report.rows
+        self.click_records += records
+        self.refused_in_a_row = 0
+        return True
 
     def count_refusal(self, report: StepReport, name: str) -> None:
         """Counts a step that was refused.

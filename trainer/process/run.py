@@ -26,7 +26,7 @@ from trainer.errors import CheckpointError
 from trainer.learning.building import build_trainer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
-from trainer.learning.trainer import ADAPTIVE, HASH, Trainer
+from trainer.learning.trainer import ADAPTIVE, HASH, StartedStep, Trainer
 from trainer.process.checkpoint import Captured, Checkpoint, Checkpoints, in_order
 from trainer.process.click_columns import Columns, compare_columns, fit_columns
 from trainer.process.directory_lock import DirectoryLock
@@ -231,7 +231,7 @@ class TrainingRun:
     def train(
         self, batch: ClickBatch, after_lookup: Callable[[], None] | None = None, *, name: str = "a batch"
     ) -> Importance | None:
-        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.step`.
+        """Predicts the batch, counts the predictions, and learns from it; `after_lookup` as in `Trainer.start`.
 
         A step whose loss or gradients are not finite changes nothing, is counted as refused, and returns None.
 
@@ -243,16 +243,19 @@ class TrainingRun:
         Raises:
             DivergedError: several steps in a row were refused.
         """
+        report = self.start(batch, after_lookup).finish()
+        return report.importance if self.progress.count_step(report, batch.require_labels(), 1, name) else None
+
+    def start(
+        self,
+        batch: ClickBatch,
+        after_lookup: Callable[[], None] | None = None,
+        *,
+        record_rows: Sequence[int] | None = None,
+    ) -> StartedStep:
+        """As `Trainer.start`; builds the trainer of the batch's columns if there is none yet. Counts nothing."""
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
-        report = trainer.step(batch, after_lookup)
-        if report.importance is None:
-            self.progress.count_refusal(report, name)
-            return None
-        self.progress.windows.add(report.logits, batch.require_labels())
-        self.progress.rows += report.rows
-        self.progress.click_records += 1
-        self.progress.refused_in_a_row = 0
-        return report.importance
+        return trainer.start(batch, after_lookup, record_rows=record_rows)
 
     def apply(self, fetches: Sequence[Fetch]) -> list[Outcome]:
         """Applies the assignment records that count as one batch; returns the outcome of each fetch.
@@ -276,10 +279,7 @@ class TrainingRun:
         return self._checkpoints is not None and is_due and not self._is_saving
 
     def capture(self) -> Captured | None:
-        """Copies the state of a checkpoint; None if there is no directory or no model yet, or the disk fails.
-
-        Training can continue while `write` writes it. A failure of the disk is logged and counted.
-        """
+        """Copies the state of a checkpoint; None without a directory or a model, or if the disk fails (a warning)."""
         if self._checkpoints is None or self.trainer is None or self._shape is None:
             return None
         self._rows_saved = self.progress.rows

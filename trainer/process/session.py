@@ -4,24 +4,25 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import closing, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from streams.assignments.columns import Fetch, Record
 from streams.clients.connector import Connector
 from streams.clients.recorded_fields import require_fields
-from streams.clients.topic_feed import Taken, TopicFeed
+from streams.clients.topic_feed import TopicFeed
 from streams.clients.topic_identity import TopicChange, TopicWatch
 from streams.clients.worker import Worker
 from streams.errors import BrokerError, TopicError
 from streams.keys import Field
-from streams.records import Assignment, BadRecord, ClickBatch, decode_assignment, decode_clicks
+from streams.records import BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.telemetry.bad_record_log import BadRecordLog
+from trainer.process.assignment_steps import AssignmentSteps
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.checkpoint import Captured
-from trainer.process.journal import Apply, Train
+from trainer.process.click_steps import BatchSize, ClickSteps
+from trainer.process.journal import Apply
 from trainer.process.outbox import Outbox
 from trainer.process.reports import ProgressReports, describe_run
 from trainer.process.run import RunConfig, TrainingRun
@@ -48,6 +49,7 @@ class SessionConfig:
         fields: the categorical columns of the clicks; a record with others is dead-lettered (`fit_columns`).
         dense_names: the dense columns.
         resume: whether to resume from the newest valid checkpoint.
+        batch: the rows of a step.
         limit_rows: the number of trained rows to stop at, after a whole click record; None for no limit.
         idle_timeout_s: the time without new clicks after which to stop; None for never.
         metrics_interval_s: the time between two records to the metrics topic.
@@ -60,6 +62,7 @@ class SessionConfig:
     fields: tuple[Field, ...]
     dense_names: tuple[str, ...]
     resume: bool = True
+    batch: BatchSize = field(default_factory=BatchSize)
     limit_rows: int | None = None
     idle_timeout_s: float | None = None
     metrics_interval_s: float = 1.0
@@ -71,7 +74,7 @@ class Session:
     """Reads clicks and assignments, trains, sends importance.
 
     Guarantees:
-        - Each click record is one step, and causes one importance record for each shard of its keys.
+        - Each click record is part of one step, and causes one importance record for each shard of its keys.
         - Before a checkpoint is written, the broker has acknowledged the importance of every row in it. After a kill
           the rows after the newest checkpoint are trained and their importance sent again; the agent counts it once.
         - Assignments are applied between steps, in the order of each shard's `seq`; a burst is spread over several
@@ -157,6 +160,10 @@ class Session:
             ) as outbox,
         ):
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
+            self._steps = ClickSteps(
+                self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress
+            )
+            self._changes = AssignmentSteps(self.run, outbox, self._bad_records)
             self._sent_before = self.run.progress.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
             self._begin_again()
@@ -170,6 +177,7 @@ class Session:
 
     def _finish(self) -> None:
         """Sends what waits, and writes the checkpoint at the end."""
+        self._steps.settle()
         self._outbox.flush()
         self._writer.drain()
         self.run.progress.importance_records = self._sent_before + self._outbox.importance_records
@@ -198,7 +206,7 @@ class Session:
                 if offsets[number] < end
             }:
                 taken = self._assignments.take_until(part)
-                self._apply(taken, {take.record.partition: take.log_end for take in taken})
+                self._changes.apply(taken, {take.record.partition: take.log_end for take in taken})
             self.run.end_replacement()
         if self.run.resumption.drops_journal:
             self.run.checkpoint()
@@ -221,11 +229,11 @@ class Session:
         while not self._is_stopped and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
             if isinstance(event, Apply):
-                self._apply(self._assignments.take_until(event.ends), event.log_ends)
+                self._changes.apply(self._assignments.take_until(event.ends), event.log_ends)
             else:
-                for taken in self._clicks.take_until({event.partition: event.offset + 1}):
-                    self._train(taken)
+                self._steps.repeat(event)
             self._between_steps()
+        self._steps.settle()
         if repeated:
             logger.info("repeated %d events of the journal; %d rows trained", repeated, self.run.progress.rows)
 
@@ -240,18 +248,17 @@ class Session:
                 ends = {taken.record.partition: taken.record.offset + 1 for taken in changes}
                 event = Apply(ends, {taken.record.partition: taken.log_end for taken in changes})
                 self.run.journal.record(event)
-                self._apply(changes, event.log_ends)
+                self._changes.apply(changes, event.log_ends)
                 self._pacer.note_changes(len(changes), time.perf_counter() - started_s)
-            self._clicks.fetch(0 if self._clicks.num_waiting else _IDLE_POLL_MS)
-            partition = self._clicks.oldest()
-            if partition is not None:
-                started_s = time.perf_counter()
-                taken = self._clicks.take(partition)
-                self.run.journal.record(Train(taken.record.partition, taken.record.offset))
-                self._train(taken)
+            can_train = self._clicks.num_waiting and not self._steps.is_collecting
+            self._clicks.fetch(0 if can_train else _IDLE_POLL_MS)
+            started_s = time.perf_counter()
+            if taken := self._steps.take(self._rows_left):
+                self._steps.begin(taken)
                 self._pacer.note_step(time.perf_counter() - started_s)
                 came_s = time.monotonic()
             else:
+                self._steps.settle()
                 self._outbox.release()
                 if self._has_ended(came_s):
                     return
@@ -261,9 +268,18 @@ class Session:
     def _is_stopped(self) -> bool:
         return self._ending is not None or self._should_stop()
 
-    def _is_finished(self) -> bool:
+    @property
+    def _rows_left(self) -> int | None:
+        """The rows to train until the limit, if the step that runs counts; None without a limit."""
         limit = self._config.limit_rows
-        return self._is_stopped or (limit is not None and self.run.progress.rows >= limit)
+        return None if limit is None else limit - self.run.progress.rows - self._steps.rows_ahead
+
+    def _is_finished(self) -> bool:
+        rows_left = self._rows_left
+        if rows_left is not None and rows_left <= 0:
+            self._steps.settle()
+            rows_left = self._rows_left
+        return self._is_stopped or (rows_left is not None and rows_left <= 0)
 
     def _has_ended(self, came_s: float) -> bool:
         patience_s = self._config.idle_timeout_s
@@ -273,56 +289,11 @@ class Session:
         fields, dense_names = self._config.fields, self._config.dense_names
         return decode_clicks(record.value, record.headers, fields=fields, dense_names=dense_names)
 
-    def _train(self, taken: Taken) -> None:
-        """Trains one click record; one that cannot be trained goes to the dead letters."""
-        record, batch = taken.record, self.run.fit(taken.decoded)
-        if isinstance(batch, BadRecord):
-            self.run.progress.refuse_clicks(batch.reason)
-            self._bad_records.add(record, batch.reason)
-            self._outbox.send_dead_letter(record, batch.reason)
-            return
-        name = f"{record.topic}[{record.partition}], offset {record.offset}"
-        importance = self.run.train(batch, self._outbox.release, name=name)
-        if importance is None:
-            return
-        self._outbox.send_importance(importance, record, batch)
-        self.run.progress.importance_rows += len(importance.keys)
-        self._on_progress(self.run)
-
-    def _apply(self, changes: list[Taken], log_ends: Mapping[int, int]) -> None:
-        """Applies assignment records as one batch; those that cannot be applied go to the dead letters."""
-        by_partition: dict[int, list[Taken]] = {}
-        for taken in changes:
-            if isinstance(taken.decoded, BadRecord):
-                self.run.progress.bad_assignments += 1
-                self._refuse_assignment(taken, taken.decoded.reason)
-            elif isinstance(taken.decoded, Record):
-                by_partition.setdefault(taken.record.partition, []).append(taken)
-        fetches = [
-            Fetch(
-                partition=partition,
-                records=[taken.decoded for taken in accepted],
-                offsets=[taken.record.offset for taken in accepted],
-                end_offset=log_ends.get(partition),
-            )
-            for partition, accepted in by_partition.items()
-        ]
-        for accepted, outcome in zip(by_partition.values(), self.run.apply(fetches), strict=True):
-            for index, reason in outcome.refused.items():
-                self._refuse_assignment(accepted[index], reason)
-        now_ms = time.time_ns() // 1_000_000
-        ages_ms = [now_ms - taken.record.timestamp for taken in changes if isinstance(taken.decoded, Assignment)]
-        if ages_ms:
-            self.run.progress.latency.add(ages_ms)
-
-    def _refuse_assignment(self, taken: Taken, reason: str) -> None:
-        self._bad_records.add(taken.record, reason)
-        self._outbox.send_dead_letter(taken.record, reason)
-
     def _between_steps(self) -> None:
         self._writer.check()
         self._take_changes(self._watch.take())
         if self.run.wants_checkpoint:
+            self._steps.settle()
             self._checkpoint()
         self._report_progress()
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from trainer.embedding import gathers
-from trainer.embedding.backends import Backend, choose_backend
+from trainer.embedding.backends import Backend, backend_of_tables, choose_backend
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.embedding.stores.registry import DEFAULT_EPSILON, DEFAULT_LEARNING_RATE
@@ -105,8 +105,8 @@ class RowStore(Store):
         super().__init__()
         device = device or torch.device("cpu")
         self.sizes, self.dim, self.num_rows = sizes, sizes.dim, sizes.num_rows
-        self._backend = choose_backend(device, backend)
-        self._optimizer, self._seed = optimizer, seed
+        self._backend = backend_of_tables(choose_backend(device, backend))
+        self.optimizer, self._seed = optimizer, seed
         self.steps = 0
         self._views: tuple[npt.NDArray[Any], npt.NDArray[Any], npt.NDArray[np.float32]] | None = None
         vectors = torch.empty(sizes.num_rows + sizes.is_padded, sizes.dim)  # (R, D)
@@ -170,7 +170,7 @@ class RowStore(Store):
         self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise, keep: float
     ) -> None:
         """One optimizer step on distinct rows (P,) with summed gradients (P, D)."""
-        optimizer, line = self._optimizer, np.empty(sums.shape[1], np.float32)
+        optimizer, line = self.optimizer, np.empty(sums.shape[1], np.float32)
         factors = (np.float32(keep), np.float32(optimizer.learning_rate), np.float32(optimizer.epsilon))
         self._step_kernel(*self.arrays, rows, noise.first_row, sums, *factors, noise.word, line)
 
@@ -212,8 +212,12 @@ class RowStore(Store):
         """
         rows = addresses[:, 0].long()
         self._write_rows(rows, vectors, like, None)
-        if len(self.state):
-            self.state[rows] = 0.0 if state is None else state
+        if not len(self.state):
+            return
+        if state is None:
+            self.state.index_fill_(0, rows, 0.0)  # an assignment of a number would wait for the device
+        else:
+            self.state[rows] = state
 
     def scales(self, addresses: Tensor) -> Tensor | None:
         """The argument `like` of `write` that makes copies of the rows at (K, 1) exact; None without scales."""
@@ -237,12 +241,16 @@ class RowStore(Store):
 
     def step(self, sums: Sums, keep: float = 1.0) -> None:
         """One optimizer step on the rows, after each is scaled by `keep`."""
-        self.__dict__["steps"] += 1  # past `nn.Module.__setattr__`, which takes longer than a small batch's step
-        noise = Noise(self._seed, self.steps, self.sizes.first_row)
+        noise = self.next_noise()
         if self._backend == "numba":
             self._step_numba(sums.rows, sums.gradients, noise, keep)
         elif len(sums.rows):
             self._step_torch(sums.rows, sums.gradients, noise, keep)
+
+    def next_noise(self) -> Noise:
+        """Counts a step, and returns its random bits."""
+        self.__dict__["steps"] += 1  # past `nn.Module.__setattr__`, which takes longer than a small batch's step
+        return Noise(self._seed, self.steps, self.sizes.first_row)
 
     def _sum_numba(self, reads: Reads, gradient: npt.NDArray[np.float32], vectors: Tensor | None) -> Reduced:
         sums = gradient
@@ -287,13 +295,16 @@ class RowStore(Store):
         rows = torch.where(is_row, rows, rows[0]).clamp(max=self.num_rows - 1)
         merged = torch.where(is_row[:, None], merged, merged[0])
         merged = torch.where(is_row[0], merged, 0.0)
-        learning_rate: Tensor | float = self._optimizer.learning_rate
+        learning_rate: Tensor | float = self.optimizer.learning_rate
         if len(self.state):
             stored = self.state[rows] + self._mean_square(merged)  # (K,)
             self.state[rows] = stored
-            learning_rate = (self._optimizer.learning_rate / (stored.sqrt() + self._optimizer.epsilon))[:, None]
+            learning_rate = (self.optimizer.learning_rate / (stored.sqrt() + self.optimizer.epsilon))[:, None]
         scales = self.row_scales[rows] if len(self.row_scales) else None
+        first, kept = rows[:1], [part[rows[:1]] for part in (self.values, self.row_scales) if len(part)]
         self._write_rows(rows, self._read_rows(rows) * keep - merged * learning_rate, scales, noise)
+        for part, old in zip((part for part in (self.values, self.row_scales) if len(part)), kept, strict=True):
+            part[first] = torch.where(is_row[0], part[first], old)  # without any row, padding has changed the last one
 
     def _mean_square(self, merged: Tensor) -> Tensor:
         """The increments (K,) of the Adagrad sums for a gradient (K, D)."""

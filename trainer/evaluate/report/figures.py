@@ -126,6 +126,43 @@ def _cost(results: Results) -> str:
     return "\n".join(lines)
 
 
+def _device_cost(results: Results) -> str:
+    columns = ("D", "hot rows", "batch", "step: adaptive", "plain hash", "EmbeddingBag", "adaptive / EmbeddingBag",
+               "embedding: adaptive", "plain hash", "EmbeddingBag", "limit", "samples/s")  # fmt: skip
+    lines = [f"| {' | '.join(columns)} |", "|---" * len(columns) + "|"]
+    for case in results["cases"]:
+        step, embedding = case["step_ms"], case["embedding_ms"]
+        times = [
+            *(step[name] for name in ("adaptive", "hash", "EmbeddingBag")),
+            step["adaptive"] / step["EmbeddingBag"],
+        ]
+        times += [*(embedding[name] for name in ("adaptive", "hash", "EmbeddingBag")), case["limit_ms"]["adaptive"]]
+        lines.append(
+            f"| {case['dim']} | {case['capacity_rows']:,} | {case['batch_rows']:,} | "
+            f"{' | '.join(f'{one:.2f}' for one in times)} | {case['samples_per_s']['adaptive']:,.0f} |"
+        )
+    return "\n".join(lines)
+
+
+def _modes(results: Results) -> str:
+    columns = list(dict.fromkeys((one["mode"], one["precision"]) for one in results["dense"]))
+    lines = ["| D | batch | " + " | ".join(f"{mode}, {precision}" for mode, precision in columns) + " |"]
+    lines.append("|---" * (2 + len(columns)) + "|")
+    for dim, rows in dict.fromkeys((one["dim"], one["batch_rows"]) for one in results["dense"]):
+        found = [one["ms"] for one in results["dense"] if (one["dim"], one["batch_rows"]) == (dim, rows)]
+        lines.append(f"| {dim} | {rows:,} | " + " | ".join(f"{ms:.2f}" for ms in found) + " |")
+    return "\n".join(lines)
+
+
+def _precision(results: Results) -> str:
+    lines = ["| seed | precision | rows | AUC | log loss |", "|---" * 5 + "|"]
+    lines += [
+        f"| {one['seed']} | {one['precision']} | {one['rows']:,} | {one['auc']:.4f} | {one['log_loss']:.4f} |"
+        for one in results["precision"]
+    ]
+    return "\n".join(lines)
+
+
 def _pipeline(results: Results) -> str:
     """Returns what the agent and the replay do, as a sentence."""
     latency = results["latency_ms"]
@@ -161,6 +198,9 @@ KINDS: Mapping[str, Callable[[Results], str]] = {
     "sketch-recall": _sketch("stream"),
     "sketch-guarantees": _sketch("Zipf exponent"),
     "trainer-cost": _cost,
+    "device-cost": _device_cost,
+    "device-modes": _modes,
+    "device-precision": _precision,
     "pipeline": _pipeline,
     "demo": _demo,
 }
