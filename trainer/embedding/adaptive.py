@@ -159,15 +159,21 @@ class AdaptiveEmbedding(CapturingEmbedding):
         return out
 
     @torch.no_grad()
-    def apply_gradients(self) -> Importance:
+    def apply_gradients(self, *, scale: float | None = None) -> Importance:
         """Updates the rows that backward passes touched since the last call, each once; returns the keys' importance.
 
         Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
 
+        Args:
+            scale: the factor of the losses (`GradScaler.get_scale()`), by which gradients and importance are divided.
+                As `GradScaler.step` does, it skips an update whose gradients are not finite: no key has importance.
+
         Raises:
+            DivergedError: a gradient is not finite, and there is no `scale`; nothing was changed. On CUDA it is checked
+                only with a `scale`, because the check waits for the device.
             GradientError: changes were applied since one of the forward passes.
         """
-        touched = self.take_touched()
+        touched = self.take_finite(scale)
         if touched is None:
             return Importance(np.empty(0, np.uint64), np.empty(0, np.float32))
         for name, sums in touched.sums.items():
@@ -288,17 +294,30 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restores the state from the result of `tensors`.
+        """Restores the state from the result of `tensors`; drops captured gradients.
 
         Raises:
-            CheckpointError: a store is missing, or a tensor has another size.
+            CheckpointError: a tensor is missing or has another size or dtype, or hot keys contradict each other; the
+                embedding is unchanged.
         """
+        for name, mine in self.unsorted_tensors().items():
+            _require_same_form(name, tensors.get(name), mine, is_sized=not name.startswith("router_"))
+        self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         for name, store in self._stores.items():
             start = f"{name}."
-            parts = {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
-            if not parts:
-                raise CheckpointError(f"{name}: the checkpoint has no such store")
-            store.load_tensors(parts)
+            store.load_tensors(
+                {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
+            )
         self.gate.load_tensors(tensors)
-        self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         self.zero_grad()
+
+
+def _require_same_form(name: str, loaded: Tensor | None, mine: Tensor, *, is_sized: bool) -> None:
+    """Refuses a missing tensor, and one of another dtype or, if `is_sized`, of another shape."""
+    if loaded is None:
+        raise CheckpointError(f"{name}: the checkpoint has none; load one that this version wrote")
+    if loaded.dtype != mine.dtype or (is_sized and loaded.shape != mine.shape):
+        raise CheckpointError(
+            f"{name}: got {tuple(loaded.shape)} {loaded.dtype}, expected {tuple(mine.shape)} {mine.dtype}: make the "
+            "embedding with the plan that the state was saved with"
+        )

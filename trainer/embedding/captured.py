@@ -10,7 +10,7 @@ N lookups, P distinct rows of a store, K distinct keys, D values a row, F fields
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -95,6 +95,15 @@ class Touched:
     scores: Tensor = field(default_factory=lambda: torch.empty(0))
     slopes: Any = None
     batch_rows: int = 0
+
+    def divided_by(self, scale: float) -> Touched:
+        """All gradients and scores divided by the scale of a loss."""
+        sums = {
+            name: tuple(replace(one, gradients=one.gradients / scale) for one in each)
+            for name, each in self.sums.items()
+        }
+        slopes = None if self.slopes is None else self.slopes / scale
+        return replace(self, sums=sums, scores=self.scores / scale, slopes=slopes)
 
 
 def add_up(parts: list[Touched], backend: Backend) -> Touched:

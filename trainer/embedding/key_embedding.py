@@ -19,7 +19,7 @@ from trainer.embedding.backends import Backend, choose_backend
 from trainer.embedding.captured import Capturing, Touched, add_up
 from trainer.embedding.lookup import Lookup, as_words
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.errors import CheckpointError, DeviceError
+from trainer.errors import CheckpointError, DeviceError, DivergedError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of `typing` from Python 3.11 on
@@ -145,6 +145,28 @@ class CapturingEmbedding(Capturing[Lookup]):
         self.zero_grad()
         parts = [*([merged] if merged else []), *(self.reduce(*one) for one in captured)]
         return add_up(parts, self.backend) if parts else None
+
+    def take_finite(self, scale: float | None) -> Touched | None:
+        """As `take_touched`, divided by the scale of the losses; None, too, if they are scaled and not finite.
+
+        The scores are the norms of all gradients, so they are finite if and only if these are.
+
+        Raises:
+            DivergedError: they are not finite, and there is no scale; checked on a CPU only.
+            GradientError: changes were applied since one of the forward passes.
+        """
+        touched = self.take_touched()
+        if touched is None or (scale is None and self.device.type != "cpu"):
+            return touched
+        if not bool(torch.isfinite(touched.scores.sum())):
+            if scale is not None:
+                return None
+            raise DivergedError(
+                "the gradients at the embedding's vectors are not finite, so no row was changed: skip this batch "
+                "(optimizer.zero_grad()), or lower the learning rates; losses of a GradScaler need "
+                "apply_gradients(scale=scaler.get_scale())"
+            )
+        return touched if scale is None else touched.divided_by(float(scale))
 
     @property
     def has_captured(self) -> bool:
