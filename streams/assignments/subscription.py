@@ -19,10 +19,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from sketch.changes import Changes
 from streams.assignments.as_of import find_offsets
 from streams.assignments.columns import Fetch, Record
+from streams.assignments.history import Outcome
 from streams.assignments.table import HotTable
-from streams.clients.config import KafkaConfig
+from streams.clients.config import connect
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import PartitionLog, open_partition_log
 from streams.clients.topic_identity import TopicChange, TopicWatch, require_topics
@@ -133,12 +135,28 @@ class AssignmentReader:
             TopicError: the topic is no longer the one that was opened.
         """
         news: list[tuple[Record, Any]] = []
+        for decoded, outcome in self._fetch(timeout_ms):
+            news += [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
+        return news
+
+    def poll_changes(self, timeout_ms: int = 0) -> Changes:
+        """Reads new records into `table`; returns the changes that another table must apply to stay equal, in order.
+
+        Raises:
+            BrokerError: the broker refuses.
+            TopicError: the topic is no longer the one that was opened.
+        """
+        return Changes.concatenate([outcome.changes for _, outcome in self._fetch(timeout_ms)])
+
+    def _fetch(self, timeout_ms: int) -> list[tuple[list[tuple[Record, Any]], Outcome]]:
+        """The new records of each partition as (decoded, Kafka's record), and their effect on the table."""
         with self._explained():
             fetched = self._records.poll(timeout_ms)
+        taken = []
         for partition, records in fetched.items():
             decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
-            news += self._take(partition, decoded, self._records.known_end(partition))
-        return news
+            taken.append((decoded, self._take(partition, decoded, self._records.known_end(partition))))
+        return taken
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -162,10 +180,8 @@ class AssignmentReader:
                 f"{self._changed}; the table is that of the topic before it: start again, which reads the present one"
             )
 
-    def _take(
-        self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
-    ) -> list[tuple[Record, Any]]:
-        """Applies a partition's records to the table; returns the digests, and the changes that counted."""
+    def _take(self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None) -> Outcome:
+        """Applies a partition's records to the table; logs those that it refuses."""
         fetch = Fetch(
             partition=partition,
             records=[known for known, _ in decoded],
@@ -175,7 +191,7 @@ class AssignmentReader:
         outcome = self.table.take(fetch)
         for index, reason in outcome.refused.items():
             self._bad_records.add(decoded[index][1], reason)
-        return [pair for i, pair in enumerate(decoded) if outcome.counts[i] or i in outcome.verdicts]
+        return outcome
 
     def _decode(self, record: Any) -> Record | None:
         if record.offset >= self._until.get(record.partition, record.offset + 1):
@@ -200,12 +216,6 @@ class AssignmentReader:
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"{self._topic}: at {self.positions()} after {timeout_s:.0f} s, expected {ends}")
             self.poll()
-
-
-def _connect(broker: str | Connector, prefix: str, properties: Mapping[str, str] | None) -> Connector:
-    if isinstance(broker, str):
-        return KafkaConfig(bootstrap_servers=broker, prefix=prefix, properties=properties or {})
-    return broker
 
 
 def subscribe(
@@ -233,7 +243,7 @@ def subscribe(
         BrokerError: no broker answers within 10 s.
         TopicError: the topic is missing, or it was deleted, made again or extended later.
     """
-    connector = _connect(bootstrap_servers, prefix, properties)
+    connector = connect(bootstrap_servers, prefix, properties)
     with AssignmentReader(connector, from_beginning=from_beginning) as reader:
         while not should_stop():
             for record, _ in reader.poll():
@@ -266,7 +276,7 @@ class HotFeatureTable:
         properties: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        self._connector = _connect(bootstrap_servers, prefix, properties)
+        self._connector = connect(bootstrap_servers, prefix, properties)
         self._timeout_s = timeout_s
         self._reader = AssignmentReader(self._connector)
         try:

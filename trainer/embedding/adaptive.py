@@ -93,6 +93,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
         """The number of hot keys."""
         return self.router.num_hot
 
+    def hot_keys(self) -> npt.NDArray[np.uint64]:
+        """The hot keys (K,) uint64 in ascending order; a follower of the topic takes those of a restored model."""
+        return self.router.items()[0]
+
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes allocated by rows, optimizer, router and gate; `device` counts those on the device, `total` all."""
