@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from streams.logs.schema import LogSchema, load_schema
     from streams.records import Assignment
     from trainer.embedding.adaptive import AdaptiveEmbedding
+    from trainer.embedding.bags import AdaptiveEmbeddingBag
     from trainer.embedding.lookup import Importance
     from trainer.embedding.migration import MigrationReport
     from trainer.embedding.plans import EmbeddingPlan, plan, plan_for_capacity
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AdaptiveEmbedding",
+    "AdaptiveEmbeddingBag",
     "Assignment",
     "Changes",
     "EmbeddingPlan",
@@ -72,6 +74,7 @@ _NAMES_OF = {
     "streams.logs.schema": ("LogSchema", "load_schema"),
     "streams.records": ("Assignment",),
     "trainer.embedding.adaptive": ("AdaptiveEmbedding",),
+    "trainer.embedding.bags": ("AdaptiveEmbeddingBag",),
     "trainer.embedding.lookup": ("Importance",),
     "trainer.embedding.migration": ("MigrationReport",),
     "trainer.embedding.plans": ("EmbeddingPlan", "plan", "plan_for_capacity"),

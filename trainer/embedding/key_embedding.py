@@ -30,9 +30,9 @@ _NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled gr
 _MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
 
 
-def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
+def _forward(embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64], batch_rows: int | None) -> Tensor:
     words = as_words(keys, embedding.device)
-    lookup = embedding.look_up(words.view(-1), len(words))
+    lookup = embedding.look_up(words.view(-1), len(words) if batch_rows is None else batch_rows)
     vectors = embedding.gather_learning(lookup)
     return vectors.view(*words.shape, embedding.plan.dim)
 
@@ -108,12 +108,16 @@ class CapturingEmbedding(Capturing[Lookup]):
             KeyRangeError: a key's field number is not 1 to F (on a CPU).
             KeyTypeError: the keys have another dtype.
         """
+        return self.vectors_of(keys)
+
+    def vectors_of(self, keys: Tensor | npt.NDArray[np.uint64], batch_rows: int | None = None) -> Tensor:
+        """As `forward`, for keys of any shape (..., ) -> (..., D); the loss is a mean over `batch_rows` rows."""
         if torch.compiler.is_compiling():
             # Not as a decorator: that would import the compiler, which takes seconds.
             torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
             disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
-            return disabled(self, keys)
-        return _forward(self, keys)
+            return disabled(self, keys, batch_rows)
+        return _forward(self, keys, batch_rows)
 
     @torch.no_grad()
     def capture(self, lookup: Lookup, gradient: Tensor) -> None:
