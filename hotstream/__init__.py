@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from trainer.embedding.plans import EmbeddingPlan, plan, plan_for_capacity
     from trainer.embedding.stores.rows import RowOptimizer
     from trainer.serving.export import load_export
+    from trainer.serving.served import ServedEmbedding, ServedModel
 
 __all__ = [
     "AdaptiveEmbedding",
@@ -48,6 +49,8 @@ __all__ = [
     "LogSchema",
     "MigrationReport",
     "RowOptimizer",
+    "ServedEmbedding",
+    "ServedModel",
     "follow",
     "format_keys",
     "importance_sender",
@@ -80,6 +83,7 @@ _NAMES_OF = {
     "trainer.embedding.plans": ("EmbeddingPlan", "plan", "plan_for_capacity"),
     "trainer.embedding.stores.rows": ("RowOptimizer",),
     "trainer.serving.export": ("load_export",),
+    "trainer.serving.served": ("ServedEmbedding", "ServedModel"),
 }
 _HOMES = {name: module for module, names in _NAMES_OF.items() for name in names}
 
