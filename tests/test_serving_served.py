@@ -1,4 +1,4 @@
-"""A served model is plain tensors: it predicts what the embedding predicts, and becomes a `torch.export` or ONNX file."""
+"""A served model is plain tensors: it predicts what the embedding predicts, and goes to `torch.export` and ONNX."""
 
 from __future__ import annotations
 
