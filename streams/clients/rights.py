@@ -45,6 +45,7 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "train": {
         "clicks": frozenset({"READ"}),
         "assignments": frozenset({"READ"}),
+        "control": frozenset({"READ"}),
         "importance": frozenset({"WRITE"}),
         "metrics": frozenset({"WRITE"}),
         "clicks.dlq": frozenset({"WRITE"}),
