@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Processes that share the tests; each starts brokers of its own.
+JOBS := 2
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test chaos lint bench figures clean
@@ -29,7 +31,7 @@ demo: $(READY)  ## run all of hotstream on a broker of its own, with a report at
 	$(BIN)/hotstream demo
 
 test: $(READY)  ## run all tests, on both brokers, with lint and type checks
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
 
 chaos: $(READY)  ## disturb a whole pipeline on Apache Kafka, scenario by scenario (10 to 30 minutes)
 	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py tests/test_process_away.py tests/test_agent_broker.py
