@@ -5,6 +5,7 @@ backward --> captured passes (at most 8) --reduce, add up--> `Touched`: rows and
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -162,7 +163,7 @@ class CapturingEmbedding(Capturing[Lookup]):
         touched = self.take_touched()
         if touched is None or (scale is None and self.device.type != "cpu"):
             return touched
-        if not bool(torch.isfinite(touched.scores.sum())):
+        if not math.isfinite(float(touched.scores.sum())):
             if scale is not None:
                 return None
             raise DivergedError(
