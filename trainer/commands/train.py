@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,10 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     help="Size of the embedding: rows, optimizer state and router.",
 )
 @click.option(
-    "--compression", type=float, metavar="X", help="Size of a full table over that of the embedding.  [default: 1000]"
+    "--compression",
+    type=float,
+    metavar="X",
+    help="Size of a full table over that of the embedding.  [default: 1000, if no agent has started]",
 )
 @click.option(
     "--full-features", type=click.IntRange(1), metavar="N", help="Features of the full table.  [default: Criteo's]"
@@ -102,7 +106,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "capacity_rows",
     type=click.IntRange(1),
     metavar="ROWS",
-    help="Unique rows, equal to the agent's --capacity; the plan adds about twice as many shared rows.",
+    help="Unique rows, equal to the agent's --capacity; the plan adds about twice as many shared rows.  [default: the "
+    "agents']",
 )
 @click.option(
     "--optimizer",
@@ -253,8 +258,10 @@ def command(
     """
     import torch  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
 
+    from streams.clients.agreed_configuration import agreed_capacity  # noqa: PLC0415
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
     from trainer.learning.building import choose_device  # noqa: PLC0415
+    from trainer.process.agents_capacity import fit_to_agents  # noqa: PLC0415
     from trainer.process.click_steps import BatchSize  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
@@ -266,6 +273,7 @@ def command(
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
+        is_sized = any(options[name] for name in ("embedding_bytes", "compression", "capacity_rows"))
         run = RunConfig(
             window_rows=options.pop("window_rows"),
             model=_model_config(options),
@@ -282,6 +290,9 @@ def command(
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
         ):
+            num_fields = len(log_schema.categorical)
+            model = fit_to_agents(run.model, agreed_capacity(kafka), num_fields, is_sized=is_sized)
+            run = replace(run, model=model)
             session = Session(
                 SessionConfig(
                     kafka=kafka,
