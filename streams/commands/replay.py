@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
 
 import click
 
+from streams.cli.log_lines import log_options, say
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
@@ -44,6 +46,7 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
     "--resume", is_flag=True, help="Continue the last run with the same files and options: every row is sent once."
 )
 @kafka_options
+@log_options
 @json_option
 def command(
     files: tuple[Path, ...],
@@ -92,7 +95,7 @@ def command(
         seconds = time.perf_counter() - started_s
     rows = {"read": counts.read, "sent": counts.sent, "bad": counts.bad, "skipped": counts.skipped}
     summary = ", ".join(f"{number} {name}" for name, number in rows.items())
-    click.echo(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s", err=True)
+    say(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s")
     report.finish(
         json_path,
         ok=not request.is_made,
@@ -103,7 +106,7 @@ def command(
         resumed=counts.resumed,
     )
     if counts.bad:
-        click.echo(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", err=True)
+        say(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", logging.WARNING)
     if request.signal is not None:
-        click.echo("stopped; run the same command with --resume to continue", err=True)
+        say("stopped; run the same command with --resume to continue")
         raise click.exceptions.Exit(128 + request.signal)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -15,6 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.assignments.subscription import AssignmentReader
+from streams.cli.log_lines import log_options, say
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
@@ -55,6 +57,7 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     help="Format of a change.",
 )
 @kafka_options
+@log_options
 @json_option
 def command(
     show_table: bool,
@@ -96,9 +99,9 @@ def command(
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
         counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
-        click.echo(f"hotstream: {counts}; the table is {verdict[summary['verified']]}", err=True)
+        say(f"hotstream: {counts}; the table is {verdict[summary['verified']]}")
     if not ok:
-        click.echo("hotstream: the table differs from the agent's: a digest differs", err=True)
+        say("hotstream: the table differs from the agent's: a digest differs", logging.ERROR)
         raise click.exceptions.Exit(1)
 
 

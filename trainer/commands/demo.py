@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
+from streams.cli.log_lines import log_options
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
 from streams.clients.properties import load_properties
@@ -73,6 +74,7 @@ _DIM = 16
     help="Folder of the generated rows, logs, checkpoints, report.json and report.png.",
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rows, agent and trainer.")
+@log_options
 @json_option
 def command(
     data: Path | None,

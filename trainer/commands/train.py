@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli.log_lines import log_options, say
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
@@ -194,6 +195,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @kafka_options
+@log_options
 @json_option
 def command(
     device: str,
@@ -268,4 +270,4 @@ def command(
     content = session.report()
     report.finish(json_path, ok=True, device=str(run.device), stopped=request.is_made, **content)
     auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
-    click.echo(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}", err=True)
+    say(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}")
