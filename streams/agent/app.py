@@ -159,7 +159,7 @@ def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
         stream_wait_empty=False,
     )
     _connect_shards(app, progress, kafka)
-    _connect_topic(app, worker.topics.importance, worker.count_importance)
+    _connect_topic(app, worker.topics.importance, progress.count_importance)
     if worker.computes_frequency:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
 

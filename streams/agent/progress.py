@@ -9,8 +9,9 @@ from collections.abc import Callable
 from typing import Any
 
 from streams.agent.shard import Shard
-from streams.agent.worker import AgentWorker
+from streams.agent.worker import AgentWorker, InputRecord
 from streams.records import AgentMetrics, ShardMetrics
+from streams.telemetry.latency import LatencyHistogram
 
 __all__ = ["COUNTERS", "REJECTS", "AgentProgress"]
 
@@ -37,6 +38,11 @@ class AgentProgress:
         worker: the agent.
         latest: the agent's metrics at the last look.
         totals: by shard, what this process has counted; a shard that is another process's now keeps its totals.
+        snapshots: by shard, the seconds since its newest snapshot at the last look, and the records counted since.
+        event_times_ms: by shard, the event time of the newest record that this process has counted, if any.
+        record_times_ms: by shard, Kafka's time of the newest counted importance record.
+        count_delay: the time from the writing of importance records until they were counted.
+        has_looked: whether the agent is connected to its group.
         lag: by shard, the importance records not yet counted at the last look; empty before the first answer.
     """
 
@@ -51,10 +57,21 @@ class AgentProgress:
         self.latest: AgentMetrics = worker.metrics()
         self.totals: dict[int, Counter[str]] = {}
         self.lag: dict[int, int] = {}
+        self.snapshots: dict[int, tuple[float, int]] = {}
+        self.event_times_ms: dict[int, int] = {}
+        self.record_times_ms: dict[int, int] = {}
+        self.count_delay = LatencyHistogram()
+        self.has_looked = False
         self._clock_s, self._interval_s = clock_s, interval_s
         self._seen: dict[int, tuple[Shard, ShardMetrics]] = {}
         self._started_s = self._line_s = clock_s()
         self._line_events = 0
+
+    async def count_importance(self, record: InputRecord) -> None:
+        """As `AgentWorker.count_importance`, and notes the time of the record."""
+        await self.worker.count_importance(record)
+        self.record_times_ms[record.partition] = record.timestamp
+        self.count_delay.add_one(time.time() * 1000 - record.timestamp)
 
     def note(self) -> None:
         """Adds what the shards have counted since the last call; a shard that is new here has counted nothing yet."""
@@ -67,6 +84,10 @@ class AgentProgress:
                 for name in COUNTERS:
                     totals[name] += getattr(now, name) - getattr(before, name)
             self._seen[number] = (shard, now)
+        shards = self.worker.shards.items()
+        self.event_times_ms = {number: shard.event_time_ms for number, shard in shards if shard.event_time_ms}
+        owner = self.worker.ownership
+        self.snapshots = {} if owner is None else owner.snapshots.ages(list(self.worker.shards))
 
     async def look(self) -> None:
         """Notes the progress, asks for the lag, and logs a line if one is due.
@@ -75,13 +96,19 @@ class AgentProgress:
             BrokerError: the broker does not answer, and the process was asked to stop.
         """
         self.note()
-        ends = await self.worker.importance_ends()
+        self.has_looked = True
+        owner, topic = self.worker.ownership, self.worker.topics.importance
+        ends = {} if owner is None else await owner.ends.fetch(topic, list(self.worker.shards))
         shards = dict(self.worker.shards)  # some may have been given back meanwhile
         self.lag = {
             number: max(0, ends[number] - shard.next_offset) for number, shard in shards.items() if number in ends
         }
         if self._clock_s() - self._line_s >= self._interval_s:
             self._log()
+
+    def offsets(self) -> dict[int, int]:
+        """The next importance offset of each shard at the last look."""
+        return {number: shard.next_offset for number, shard in self.latest.shards.items()}
 
     def sums(self) -> dict[str, int]:
         """The totals of all shards."""

@@ -166,15 +166,10 @@ class AgentWorker:
         """The next importance offset of each shard."""
         return {number: shard.next_offset for number, shard in self.shards.items()}
 
-    async def importance_ends(self) -> dict[int, int]:
-        """The present end of the importance of each shard; empty if this process is not running.
-
-        Raises:
-            BrokerError: the broker does not answer, and the process was asked to stop.
-        """
-        if self._clients is None:
-            return {}
-        return await self._clients.ownership.ends.fetch(self.topics.importance, list(self.shards))
+    @property
+    def ownership(self) -> Ownership | None:
+        """The owner of the shards; None if this process is not running."""
+        return None if self._clients is None else self._clients.ownership
 
     # ---- shards ------------------------------------------------------------------------------------------------
 

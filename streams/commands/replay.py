@@ -10,13 +10,16 @@ from typing import Any
 import click
 
 from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
+from streams.replay.figures import ReplayFigures
 from streams.replay.plan import ReplayPlan
 from streams.replay.sender import ReplayCounts, replay_logs
+from streams.telemetry.monitor import open_monitor
 
 __all__ = ["command"]
 
@@ -46,6 +49,7 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
     "--resume", is_flag=True, help="Continue the last run with the same files and options: every row is sent once."
 )
 @kafka_options
+@metrics_options
 @log_options
 @json_option
 def command(
@@ -57,6 +61,8 @@ def command(
     loop: bool,
     batch_rows: int,
     resume: bool,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **kafka: Any,
 ) -> None:
@@ -84,11 +90,17 @@ def command(
         resume=resume,
     )
     plan.check_files()  # before --broker starts a broker
-    with open_kafka(roles=["replay"], should_stop=lambda: request.is_made, **kafka) as config:
+    figures = ReplayFigures()
+    with (
+        open_kafka(roles=["replay"], should_stop=lambda: request.is_made, **kafka) as config,
+        open_monitor("replay", port=metrics_port, host=metrics_host) as monitor,
+    ):
+        figures.watch(monitor, config)
         started_s = time.perf_counter()
         with request.listening(), show_progress("replay") as show:
 
             def on_progress(counts: ReplayCounts) -> None:
+                figures.counts = counts
                 show(counts.bytes_read, counts.bytes_total, _describe(counts, time.perf_counter() - started_s))
 
             counts = replay_logs(config, plan, should_stop=lambda: request.is_made, on_progress=on_progress)

@@ -15,14 +15,17 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from streams.assignments.reader_figures import ReaderFigures
 from streams.assignments.subscription import AssignmentReader
 from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.escapes import escape
 from streams.records import Assignment
 from streams.telemetry.latency import LatencyHistogram
+from streams.telemetry.monitor import open_monitor
 
 __all__ = ["command"]
 
@@ -57,6 +60,7 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     help="Format of a change.",
 )
 @kafka_options
+@metrics_options
 @log_options
 @json_option
 def command(
@@ -66,6 +70,8 @@ def command(
     moment: str | None,
     limit: int | None,
     line_format: str,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **kafka: Any,
 ) -> None:
@@ -82,14 +88,18 @@ def command(
     with (
         request.listening(),
         open_kafka(roles=["subscribe"], should_stop=lambda: request.is_made, **kafka) as config,
+        open_monitor("watch", port=metrics_port, host=metrics_host) as monitor,
         AssignmentReader(config, from_beginning=from_beginning) as reader,
     ):
+        figures = ReaderFigures(reader, watcher.tiers, watcher.latency)
+        figures.watch(monitor, config)
         ends = reader.end_offsets() if until_end else None
         if moment is not None:
             ends = reader.stop_at(moment)
         with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
             while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
+                figures.note()
                 if show_table:
                     live.update(_field_table(watcher.features), refresh=True)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
@@ -113,8 +123,8 @@ class _Watcher:
         self.features: dict[int, Assignment] = {}
         self.num_changes = 0
         self._line_format = line_format
-        self._latency = LatencyHistogram()
-        self._tiers: Counter[str] = Counter()
+        self.latency = LatencyHistogram()
+        self.tiers: Counter[str] = Counter()
 
     def take(self, reader: AssignmentReader, *, show_changes: bool, limit: int | None) -> None:
         """Processes the records that one poll returns."""
@@ -122,9 +132,9 @@ class _Watcher:
             if not isinstance(change, Assignment) or (limit is not None and self.num_changes >= limit):
                 continue
             self.num_changes += 1
-            self._tiers[change.tier] += 1
+            self.tiers[change.tier] += 1
             if change.ingest_ms is not None:
-                self._latency.add(time.time() * 1000 - change.ingest_ms)
+                self.latency.add(time.time() * 1000 - change.ingest_ms)
             known = self.features.pop(change.key, None)
             if change.tier != "cold":
                 self.features[change.key] = change
@@ -154,11 +164,11 @@ class _Watcher:
             for view in reader.table.shards
         ]  # fmt: skip
         return {
-            "changes": {"total": self.num_changes, **self._tiers},
+            "changes": {"total": self.num_changes, **self.tiers},
             "hot": reader.table.num_hot,
             "verified": reader.table.is_verified if reader.is_whole else None,
             "bad_records": reader.num_bad,
-            "latency_ms": {"event_to_assignment": self._latency.summary()},
+            "latency_ms": {"event_to_assignment": self.latency.summary()},
             "shards": shards,
         }
 

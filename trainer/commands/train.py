@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
+from streams.telemetry.monitor import open_monitor
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -195,6 +197,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @kafka_options
+@metrics_options
 @log_options
 @json_option
 def command(
@@ -205,6 +208,8 @@ def command(
     keep_checkpoints: int,
     resume: bool,
     export_dir: Path | None,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -222,6 +227,7 @@ def command(
 
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
     from trainer.learning.building import choose_device  # noqa: PLC0415
+    from trainer.process.figures import TrainerFigures  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
@@ -242,6 +248,7 @@ def command(
         log_schema = load_schema(schema)
         with (
             open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
+            open_monitor("train", port=metrics_port, host=metrics_host) as monitor,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
         ):
@@ -258,6 +265,7 @@ def command(
                 should_stop=lambda: request.is_made,
                 on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),
             )
+            TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
         if export_dir is not None:
             export(session.run, export_dir)

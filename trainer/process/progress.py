@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.assignments.columns import Fetch
+from streams.keys import Keys
+from streams.records import Assignment, ClickBatch
 from streams.telemetry.latency import LatencyHistogram
 from trainer.embedding.migration import MigrationReport
 from trainer.errors import DivergedError
@@ -42,6 +46,11 @@ class Progress:
         applied: counts of applied changes, by effect.
         failed_checkpoints: checkpoints that this process could not write.
         latency: the time from an assignment record's timestamp until it was applied.
+        step_time: the time of training steps.
+        last_keys: (B, F) keys of the last step; None before it.
+        event_time_ms: the event time of the newest trained rows; 0 before the first.
+        apply_lag_s: the time from the event that caused the newest applied change until then; None before the first.
+        saved_s: when this process wrote its newest checkpoint, or began, in seconds of `time.monotonic`.
     """
 
     windows: Windows
@@ -57,11 +66,36 @@ class Progress:
     applied: dict[str, int] = field(default_factory=lambda: dict.fromkeys(vars(MigrationReport()), 0))
     failed_checkpoints: int = 0
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    step_time: LatencyHistogram = field(default_factory=LatencyHistogram)
+    last_keys: Keys | None = None
+    event_time_ms: int = 0
+    apply_lag_s: float | None = None
+    saved_s: float = field(default_factory=time.monotonic)
 
-    def add_applied(self, report: MigrationReport) -> None:
-        """Adds the counts of a batch of changes."""
+    def timed_step(
+        self,
+        step: Callable[[ClickBatch, Callable[[], None] | None], StepReport],
+        batch: ClickBatch,
+        after_lookup: Callable[[], None] | None,
+    ) -> StepReport:
+        """The report of a step, whose time it notes, with the keys and the event time of the batch."""
+        started_s = time.perf_counter()
+        report = step(batch, after_lookup)
+        self.step_time.add_one((time.perf_counter() - started_s) * 1000)
+        self.last_keys, self.event_time_ms = batch.keys, int(batch.event_time_ms[-1])
+        return report
+
+    def note_saved(self) -> None:
+        """Notes that a checkpoint was written."""
+        self.saved_s = time.monotonic()
+
+    def add_applied(self, report: MigrationReport, fetches: Sequence[Fetch] = ()) -> None:
+        """Adds the counts of a batch of changes, and notes the lag of the newest one behind its event."""
         for name, number in vars(report).items():
             self.applied[name] += number
+        newest_ms = _newest_event_ms(fetches)
+        if newest_ms is not None:
+            self.apply_lag_s = time.time() - newest_ms / 1000
 
     def describe_applied(self) -> dict[str, int]:
         """The counts of applied changes, under the names of the reports."""
@@ -104,3 +138,12 @@ class Progress:
             setattr(self, name, int(state[name]))
         self.applied = {name: int(number) for name, number in state["applied"].items()}
         self.windows = Windows.from_state(state["windows"])
+
+
+def _newest_event_ms(fetches: Sequence[Fetch]) -> int | None:
+    """The event time of the last change that has one; a digest, a claim or a tombstone has none."""
+    for fetch in reversed(fetches):
+        for record in reversed(fetch.records):
+            if isinstance(record, Assignment) and record.event_time_ms is not None:
+                return record.event_time_ms
+    return None

@@ -248,7 +248,7 @@ class TrainingRun:
             DivergedError: several steps in a row were refused.
         """
         trainer = self.trainer or self._build(batch.fields, len(batch.dense_names))
-        report = trainer.step(batch, after_lookup)
+        report = self.progress.timed_step(trainer.step, batch, after_lookup)
         if report.importance is None:
             self.progress.count_refusal(report, name)
             return None
@@ -270,7 +270,7 @@ class TrainingRun:
         if self._replaced is not None:
             return outcomes
         report = self.trainer.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
-        self.progress.add_applied(report)
+        self.progress.add_applied(report, fetches)
         return outcomes
 
     @property
@@ -318,6 +318,7 @@ class TrainingRun:
         assert self._checkpoints is not None  # noqa: S101  `capture` has checked it
         try:
             self._checkpoints.save(captured.event, in_order(captured.tensors), captured.state)
+            self.progress.note_saved()
             self.journal.forget(int(self._checkpoints.paths()[-1].name))
         except OSError as error:
             self._count_failure(error)
