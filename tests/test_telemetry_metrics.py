@@ -312,9 +312,10 @@ def test_without_a_port_nothing_is_started() -> None:
 
 
 def test_a_port_that_is_taken_is_refused_with_what_to_do() -> None:
-    with open_monitor("agent", port=0) as monitor, pytest.raises(ConfigError, match="choose another one"):
-        with open_monitor("watch", port=monitor.port):
-            pass
+    with open_monitor("agent", port=0) as monitor:
+        taken = open_monitor("watch", port=monitor.port)
+        with pytest.raises(ConfigError, match="choose another one"):
+            taken.__enter__()
 
 
 def test_the_address_is_logged(caplog: pytest.LogCaptureFixture) -> None:
