@@ -58,6 +58,7 @@ def run_agent(
     """
     for noisy in ("faust", "mode", "streams.agent.own_offsets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # that a timer waits for the broker, is logged already
     app = create_app(progress, kafka)
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
     for handler in logging.getLogger().handlers:

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import logging
 import threading
-import time
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
 from kafka import TopicPartition
-from kafka.errors import KafkaError
+from kafka.errors import KafkaError, RetriableError
 
 from streams.clients.connector import Connector
-from streams.clients.patience import ask_once
 from streams.errors import BrokerError
-from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["EndProbe"]
 
 logger = logging.getLogger(__name__)
 
+_ASK_MS = 1000
 _CLOSE_MS = 500
 _END_S = 3.0
 
@@ -47,7 +45,6 @@ class EndProbe:
     ) -> None:
         self._connector, self._on_answer, self._interval_s = connector, on_answer, interval_s
         self._partitions = [TopicPartition(topic, number) for number in range(num_partitions)]
-        self._waits = BrokerWaits(connector.bootstrap_servers, clock_s=time.monotonic)
         self._is_ending = threading.Event()
         self._thread = threading.Thread(target=self._work, name="end-probe", daemon=True)
         self._thread.start()
@@ -71,13 +68,14 @@ class EndProbe:
         try:
             if consumer is None:
                 consumer = self._connector.open_consumer()
-            ends = ask_once(consumer.end_offsets, self._partitions, self._waits, time.monotonic())
+            ends = consumer.end_offsets(self._partitions, timeout_ms=_ASK_MS)
+        except RetriableError:
+            return consumer  # no answer; the waits of the process's other clients are what is logged
         except (BrokerError, KafkaError) as error:
             logger.debug("no ends of %s: %s", self._partitions[0].topic, error)  # the other clients report the reason
             _close(consumer)
             return None
-        if ends is not None:
-            self._on_answer({partition.partition: end for partition, end in ends.items()})
+        self._on_answer({partition.partition: end for partition, end in ends.items()})
         return consumer
 
 
