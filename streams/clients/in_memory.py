@@ -118,11 +118,12 @@ class InMemoryBroker:
         Raises:
             ConfigError: a topic of this name exists.
         """
-        if name in self.topics:
-            raise ConfigError(f"topic {name!r} exists already, expected a new name")
-        self.topics[name] = [Partition() for _ in range(partitions)]
-        self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
-        self.configs[name] = dict(configs or {})
+        with self.lock:
+            if name in self.topics:
+                raise ConfigError(f"topic {name!r} exists already, expected a new name")
+            self.topics[name] = [Partition() for _ in range(partitions)]
+            self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
+            self.configs[name] = dict(configs or {})
 
     # ---- for tests -------------------------------------------------------------------------------------------------
 

@@ -23,17 +23,18 @@ class Admin(Client):
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Error codes, names, ids and partitions of topics."""
-        self._check()
-        topics, ids = self._broker.topics, self._broker.topic_ids
-        return [
-            {
-                "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
-                "name": name,
-                "topic_id": str(ids.get(name, UUID(int=0))),
-                "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
-            }
-            for name in names
-        ]
+        with self._broker.lock:
+            self._check()
+            topics, ids = self._broker.topics, self._broker.topic_ids
+            return [
+                {
+                    "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
+                    "name": name,
+                    "topic_id": str(ids.get(name, UUID(int=0))),
+                    "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
+                }
+                for name in names
+            ]
 
     def describe_configs(self, resources: Sequence[Any], *, config_filter: str = "all") -> dict[str, Any]:
         """The settings that topics were created with."""

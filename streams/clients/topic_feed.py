@@ -136,7 +136,7 @@ class TopicFeed:
         """Continues at the oldest record of partitions from which retention has deleted the next one.
 
         Raises:
-            BrokerError: the position is beyond the end, so the topic is another one.
+            BrokerError: the position is beyond the end. The caller asks whether it is still the same topic.
         """
         for partition, offset in error.args[0].items():
             number = partition.partition
@@ -150,8 +150,9 @@ class TopicFeed:
 
     def _foreign(self, partition: int, offset: int) -> BrokerError:
         return BrokerError(
-            f"{self.topic}[{partition}] ends before offset {offset}, at which reading continues: the topic was made "
-            "again, or this is another broker; name the broker of the checkpoint, or start with --fresh"
+            f"{self.topic}[{partition}] ends before offset {offset}, at which reading continues: this is another "
+            "broker, it has lost records, or the topic was made again and has no id (before Kafka 2.8); name the "
+            "broker of the checkpoint, or start with --fresh, which begins a new model"
         )
 
     def add_partitions(self, num_partitions: int) -> None:

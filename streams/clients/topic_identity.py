@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import TracebackType
 from typing import Any, Literal
@@ -267,4 +267,6 @@ class TopicWatch:
             self._missing, now = description.missing, {**description.found, **dict.fromkeys(gone)}
             self._found += compare_topics(self._known, now)
             self._deleted = (self._deleted | gone) - set(description.found)
-            self._known.update({name: seen for name, seen in description.found.items() if name in self._known})
+            for name in description.found.keys() & self._known.keys():
+                seen, known = description.found[name], self._known[name]
+                self._known[name] = replace(seen, topic_id=seen.topic_id or known.topic_id)  # an answer may lack it
