@@ -55,6 +55,11 @@ def use_own_offsets(
         def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
             return thread(self, loop=self.loop, beacon=self.beacon)
 
+        async def _seek(self, partition: TP, offset: int) -> None:
+            # Faust seeks in the event loop. aiokafka is not thread-safe: where its thread takes fetched records at the
+            # same time, it finds them gone (a KeyError), or puts the position behind them, and the seek is lost.
+            await self._thread.call_thread(self._thread.seek, partition, offset)
+
         async def perform_seek(self) -> None:
             # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
             # rebalance. Two concurrent calls would load a shard twice, the second time while it is in use.
