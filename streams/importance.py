@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import numpy.typing as npt
 from numba import njit
@@ -10,7 +12,7 @@ from sketch.hashing import SHARD_SEED, mix64
 from streams.keys import Keys
 from streams.records import ClickBatch, ImportanceBatch, Source
 
-__all__ = ["count_keys", "split_by_shard"]
+__all__ = ["count_keys", "split_batch", "split_by_shard"]
 
 _HALF = np.uint64(32)
 _ONE = np.uint64(1)
@@ -48,6 +50,16 @@ def split_by_shard(
         num_shards: partitions of the importance topic.
         ingest_ms: the click record's Kafka timestamp.
     """
+    event_time_ms = int(batch.event_time_ms.max())
+    part = ImportanceBatch(
+        keys=keys, scores=scores, fields=batch.fields, source=source, event_time_ms=event_time_ms, ingest_ms=ingest_ms
+    )
+    return split_batch(part, num_shards)
+
+
+def split_batch(batch: ImportanceBatch, num_shards: int) -> list[tuple[int, ImportanceBatch]]:
+    """The parts of an importance batch of all shards, as (shard, batch) pairs, one for each shard that owns a key."""
+    keys, scores = batch.keys, batch.scores
     grouped_keys, grouped_scores = np.empty(len(keys), np.uint64), np.empty(len(keys), np.float32)
     bounds = np.zeros(num_shards + 1, np.int64)  # shard s owns grouped_keys[bounds[s] : bounds[s + 1]]
     _group_by_shard(
@@ -58,20 +70,11 @@ def split_by_shard(
         grouped_keys,
         grouped_scores,
     )
-    event_time_ms = int(batch.event_time_ms.max())
     parts = []
     for shard in range(num_shards):
         owned = slice(bounds[shard], bounds[shard + 1])
         if bounds[shard] < bounds[shard + 1]:
-            part = ImportanceBatch(
-                keys=grouped_keys[owned],
-                scores=grouped_scores[owned],
-                fields=batch.fields,
-                source=source,
-                event_time_ms=event_time_ms,
-                ingest_ms=ingest_ms,
-            )
-            parts.append((shard, part))
+            parts.append((shard, replace(batch, keys=grouped_keys[owned], scores=grouped_scores[owned])))
     return parts
 
 

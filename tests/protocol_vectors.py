@@ -190,7 +190,7 @@ def _trainer_metrics() -> TrainerMetrics:
         applied={"promotions": 20011, "demotions": 6506},
         assignments={"verified": True, "applied": 50000, "stale": 0, "refused": 0, "mismatches": 0},
         latency_ms={"assignment_to_trainer": {"p50": 12.5, "p99": 80.1}}, auc={"adaptive": 0.78, "hash": 0.77},
-        window_auc={"adaptive": 0.79, "hash": 0.78}, log_loss={"adaptive": 0.46, "hash": 0.47},
+        window_auc={"adaptive": 0.79, "hash": 0.78}, log_loss={"adaptive": 0.46, "hash": 0.47}, unique_share=0.62,
     )  # fmt: skip
 
 

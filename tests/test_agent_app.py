@@ -10,8 +10,9 @@ import pytest
 from certificates import Authority
 
 from streams.agent.app import create_app
+from streams.agent.progress import AgentProgress
 from streams.agent.shard_config import ShardConfig
-from streams.agent.worker import AgentConfig
+from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.config import KafkaConfig
 from streams.logs.schema import load_schema
 
@@ -25,7 +26,7 @@ def make_clients(properties: dict[str, str]) -> list[dict[str, Any]]:
     config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
 
     async def make() -> list[dict[str, Any]]:
-        app = create_app(config, kafka)
+        app = create_app(AgentProgress(AgentWorker(config, kafka)), kafka)
         thread = vars(type(app.consumer))["_new_consumer_thread"](app.consumer)
         create = thread._create_worker_consumer  # noqa: SLF001  Faust has no public way to it
         made = [create(app.transport), kafka.create_async_consumer(), kafka.create_batch_producer()]

@@ -8,11 +8,14 @@ from dataclasses import replace
 from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, inputs
 
 from streams.agent.worker import AgentWorker
+from streams.assignments.follower import follow
 from streams.assignments.reader import AssignmentReader
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.records import Assignment, encode_digest
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.plans import plan_for_capacity
 
 
 def count(broker: InMemoryBroker, begin: int, end: int) -> AgentWorker:
@@ -70,6 +73,20 @@ def test_subscribers_get_what_they_missed_as_changes():
         if change.row is not None:
             followed[change.key] = change.row
     assert followed == rows_of(worker)
+
+
+def test_a_model_that_follows_gets_what_it_missed_as_changes():
+    broker = broker_with_importance()
+    count(broker, 0, 4)
+    embedding = AdaptiveEmbedding(plan_for_capacity(GRADIENT.shards.capacity, 4, 26))
+    with follow(broker, capacity=embedding.plan.capacity_rows) as follower:
+        embedding.migrate(follower.changes())
+        worker = count(broker, 4, STEPS)
+        broker.compact(TOPICS.assignments, keeps_tombstones=False)
+        while len(changes := follower.changes(timeout_ms=100)):
+            embedding.migrate(changes)
+        keys, rows = embedding.router.items()
+        assert dict(zip(keys.tolist(), rows.tolist(), strict=True)) == rows_of(worker)
 
 
 def test_a_digest_that_the_log_does_not_explain_is_read_again_once_only(caplog):

@@ -212,6 +212,19 @@ def test_a_state_of_another_size_or_beyond_the_capacity_is_refused(strict: bool)
         make().load_state_dict(state, strict=strict)
 
 
+@pytest.mark.parametrize("name", ["shared.level_2.values", "gate", "router_keys", "router_values"])
+def test_a_state_with_one_wrong_tensor_changes_nothing(name: str) -> None:
+    one, other = make(), make(seed=4)
+    train(one, range(4))
+    before, state = copy.deepcopy(other), one.state_dict()
+    wrong = torch.tensor([0, 0], dtype=torch.int32)  # for the rows of hot keys: two in one row
+    state |= {name: wrong, **({"router_keys": torch.tensor([1 << 56, 2 << 56])} if name == "router_values" else {})}
+    with pytest.raises(RuntimeError, match=r"got .*int32|share a unique row"):
+        other.load_state_dict(state)
+    assert_equal(before, other)
+    assert other.num_hot == 0
+
+
 # ---- copies ----------------------------------------------------------------------------------------------------------
 
 

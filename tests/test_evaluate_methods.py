@@ -32,6 +32,7 @@ from trainer.evaluate.sources.tokens import TokenSource
 NUM_ROWS = 8192
 SOURCE = GeneratorSource(seed=3)
 PRESET = replace(PRESETS["reference"], batch_rows=128)
+LARGE_BATCHES = ("--batch-rows", "2048")  # few steps, as the tests look at the tables
 RATIOS = (2.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -344,7 +345,17 @@ def test_the_search_finds_the_row_format_that_makes_a_ratio_feasible(tmp_path):
 
 
 def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
-    options = ["--methods", "full,hash,qr", "--compression", "50,10000x", "--rows", "8192", "--seeds", "0,1"]
+    options = [
+        "--methods",
+        "full,hash,qr",
+        "--compression",
+        "50,10000x",
+        "--rows",
+        "8192",
+        "--seeds",
+        "0,1",
+        *LARGE_BATCHES,
+    ]
     out, report = tmp_path / "out", tmp_path / "report.json"
     caplog.set_level(logging.INFO)
     done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
@@ -375,7 +386,7 @@ def test_the_command_reports_cells_tables_and_pictures(tmp_path, caplog):
 
 
 def test_the_dimension_of_a_preset_can_be_replaced(tmp_path):
-    options = ["--methods", "full", "--rows", "2048", "--dim", "32", "--no-search"]
+    options = ["--methods", "full", "--rows", "2048", "--dim", "32", "--no-search", *LARGE_BATCHES]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
     assert done.exit_code == 0, done.output
@@ -407,7 +418,17 @@ def test_recovery_averages_the_curves_of_the_seeds_and_omits_infeasible_cells():
 
 
 def test_a_rotation_is_reported_against_the_undisturbed_run(tmp_path):
-    options = ["--methods", "full,hotstream", "--compression", "20", "--rows", "8192", "--rotate-at", "4096"]
+    options = [
+        "--methods",
+        "full,hotstream",
+        "--compression",
+        "20",
+        "--rows",
+        "8192",
+        "--rotate-at",
+        "4096",
+        *LARGE_BATCHES,
+    ]
     out, report = tmp_path / "out", tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(out), "--json", str(report)])
     assert done.exit_code == 0, done.output
@@ -439,7 +460,8 @@ def test_the_ablation_resumes_and_reports_the_gain_of_each_variant(tmp_path, mon
         "no such size": {"row_format": "float32", "buckets_per_row": 1e6},
     }
     monkeypatch.setattr(ablation, "VARIANTS", variants)
-    options = ["--ablation", "--compression", "20", "--rows", "8192", "--seeds", "0,1", "--out", str(tmp_path / "out")]
+    options = ["--ablation", "--compression", "20", "--rows", "8192", "--seeds", "0,1", *LARGE_BATCHES]
+    options += ["--out", str(tmp_path / "out")]
     report = tmp_path / "report.json"
     for _ in range(2):
         done = CliRunner().invoke(command, [*options, "--json", str(report)])
@@ -461,7 +483,15 @@ def test_the_command_compares_methods_on_files_of_any_schema(tmp_path):
     lines = [f"{int(click)},s{site},a{ad}" for click, site, ad in zip(clicks, sites, ads, strict=True)]
     (tmp_path / "log.csv").write_text("click,site,ad\n" + "\n".join(lines) + "\n")
     (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["site", "ad"]\n')
-    options = ["--schema", str(tmp_path / "log.toml"), "--methods", "full,hash,hotstream", "--compression", "3"]
+    options = [
+        "--schema",
+        str(tmp_path / "log.toml"),
+        "--methods",
+        "full,hash,hotstream",
+        "--compression",
+        "3",
+        *LARGE_BATCHES,
+    ]
     files = [str(tmp_path / "log.csv"), "--models", "dlrm,wdl,dcn"]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*files, *options, "--out", str(tmp_path / "out"), "--json", str(report)])
@@ -484,7 +514,7 @@ def test_a_source_tree_becomes_a_log_with_learnable_labels(tmp_path):
     assert (stream.keys[1:, 2] & np.uint64((1 << 56) - 1) == stream.keys[:-1, 1] & np.uint64((1 << 56) - 1)).all()
     truths = stream.keys[stream.label == 1, 0]
     assert len(np.unique(truths)) <= 15
-    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,hotstream", "--compression", "2"]
+    options = ["--schema", "tokens", str(tmp_path), "--methods", "full,hotstream", "--compression", "2", *LARGE_BATCHES]
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, [*options, "--out", str(tmp_path / "out"), "--json", str(report)])
     assert done.exit_code == 0, done.output

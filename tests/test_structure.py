@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+import hotstream
 import sketch
 import streams
 import trainer
@@ -21,7 +22,7 @@ from streams.commands import COMMANDS as STREAMS_COMMANDS
 from trainer.commands import COMMANDS as TRAINER_COMMANDS
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("sketch", "streams", "trainer")
+PACKAGES = ("hotstream", "sketch", "streams", "trainer")
 ALL = (*PACKAGES, "benchmarks")  # the last one is run from the checkout only
 SOURCES = sorted(path for package in ALL for path in (ROOT / package).rglob("*.py"))
 MODULES = {".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"): path for path in SOURCES}
@@ -58,9 +59,10 @@ def imported_packages(path: Path) -> set[str]:
 
 
 FORBIDDEN = {
-    "sketch": {"streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow", "click"},
-    "streams": {"trainer", "torch"},
-    "trainer": set(),
+    "hotstream": {"kafka", "aiokafka", "faust", "pyarrow", "click", "benchmarks"},
+    "sketch": {"hotstream", "streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow", "click"},
+    "streams": {"hotstream", "trainer", "torch"},
+    "trainer": {"hotstream"},
     "benchmarks": {"faust", "aiokafka"},
 }
 
@@ -117,6 +119,11 @@ def test_the_trainer_sees_only_the_rooms_of_streams_that_it_needs(name):
 @pytest.mark.parametrize(
     ("statement", "absent"),
     [
+        (
+            "import hotstream",
+            ("sketch", "streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow", "numpy"),
+        ),
+        ("from hotstream import keys, follow, importance_sender, subscribe", ("aiokafka", "faust", "torch", "trainer")),
         ("import sketch", ("streams", "trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         ("import streams", ("trainer", "kafka", "aiokafka", "faust", "torch", "pyarrow")),
         (
@@ -136,7 +143,12 @@ def test_an_import_loads_no_more_than_it_needs(statement, absent):
     assert (done.stdout.strip(), done.returncode) == ("[]", 0), done.stderr
 
 
-@pytest.mark.parametrize("package", [sketch, streams, trainer], ids=PACKAGES)
+@pytest.mark.parametrize("package", PACKAGES)
+def test_a_package_is_marked_as_typed(package):
+    assert (ROOT / package / "py.typed").exists()
+
+
+@pytest.mark.parametrize("package", [hotstream, sketch, streams, trainer], ids=PACKAGES)
 def test_no_foreign_package_of_one_of_our_names_is_imported(package):
     """Two of the names exist on PyPI: install hotstream into an environment of its own."""
     assert package.__file__ is not None
@@ -189,6 +201,7 @@ def test_a_package_lists_everything_that_it_brings_in(name):
 
 
 FIXED_NAMES = {
+    "hotstream": {"AdaptiveEmbedding", "follow", "importance_sender", "keys", "subscribe"},
     "sketch": {"HotSketch", "HotSet"},
     "streams": {"subscribe", "HotFeatureTable"},
     "trainer": {"AdaptiveEmbedding", "Trainer"},

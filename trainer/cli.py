@@ -12,6 +12,7 @@ import click
 
 from sketch.errors import ParameterError, SketchError
 from streams.cli.lazy_group import LazyGroup
+from streams.cli.log_lines import configure_log, log_options, say
 from streams.commands import COMMANDS as STREAMS_COMMANDS
 from streams.errors import ConfigError, InvariantError, StreamsError
 from trainer.commands import COMMANDS as TRAINER_COMMANDS
@@ -41,27 +42,19 @@ COMMANDS = {name: _ALL[name] for name in _ORDER if name in _ALL}
 
 @click.group(cls=LazyGroup, modules=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="hotstream")
-@click.option("-v", "--verbose", is_flag=True, help="Log debug messages.")
-def cli(verbose: bool) -> None:
+@log_options
+def cli() -> None:
     """Find the features that matter now, publish them, and train a model that follows.
 
     \b
     hotstream demo          runs the whole system on this machine in about a minute
     hotstream COMMAND -h    shows what a command does and its options
     """
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.INFO,
-        format="%(asctime)s %(levelname)-7s %(name)s: %(message)s",
-        datefmt="%H:%M:%S",
-        stream=sys.stderr,
-    )
-    logging.getLogger("kafka").setLevel(logging.INFO if verbose else logging.ERROR)
+    configure_log()
     # These also raise what they log.
     logging.getLogger("kafka.cluster").addFilter(lambda record: "is not authorized" not in str(record.msg))
     logging.getLogger("kafka.producer.transaction_manager").setLevel(logging.CRITICAL)
     logging.getLogger("kafka.producer.sender").addFilter(lambda record: "due to fatal error" not in str(record.msg))
-    logging.getLogger("aiokafka").setLevel(logging.INFO if verbose else logging.ERROR)
-    logging.getLogger("numba").setLevel(logging.WARNING)  # its debug messages make a compilation take minutes
 
 
 def main() -> None:
@@ -71,7 +64,7 @@ def main() -> None:
     except InvariantError:
         raise
     except (StreamsError, TrainerError, SketchError) as error:
-        click.echo(f"hotstream: {error}", err=True)
+        say(f"hotstream: {error}", logging.ERROR)
         if "torch" in sys.modules:
             gc.freeze()  # what torch made would take the interpreter's last collection seconds
             atexit.register(os.dup2, os.open(os.devnull, os.O_WRONLY), 2)  # triton lists what was not collected

@@ -4,6 +4,7 @@
     |-- PlanError        (ValueError)    an invalid model configuration, or a size budget that is too small
     |-- KeyRangeError    (ValueError)    a key whose field number the model does not have
     |-- KeyTypeError     (TypeError)     keys of another dtype than int64 or uint64
+    |-- BagError         (ValueError)    offsets or weights of bags that do not fit their keys
     |-- CapacityError    (ValueError)    an assignment whose row number exceeds the capacity
     |-- DeviceError      (RuntimeError)  an embedding that is moved to another device or dtype
     |-- GradientError    (RuntimeError)  forward, backward and updates in an invalid order
@@ -17,6 +18,7 @@ dead-letters.
 from __future__ import annotations
 
 __all__ = [
+    "BagError",
     "CapacityError",
     "CheckpointError",
     "DeviceError",
@@ -43,6 +45,10 @@ class KeyRangeError(TrainerError, ValueError):
 
 class KeyTypeError(TrainerError, TypeError):
     """Keys of another dtype than int64 or uint64."""
+
+
+class BagError(TrainerError, ValueError):
+    """Offsets or weights of bags that do not fit their keys."""
 
 
 class CapacityError(TrainerError, ValueError):

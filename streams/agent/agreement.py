@@ -14,21 +14,14 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from streams.agent.shard_config import ShardConfig
+from streams.clients.agreed_configuration import newest_of, read_configuration
 from streams.clients.connector import Connector
 from streams.clients.log_ends import LogEnds
-from streams.clients.partition_reader import fetch_partition, open_partition_log
+from streams.clients.partition_reader import fetch_partition
 from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError
 from streams.keys import Field
-from streams.records import (
-    AgentConfiguration,
-    BadRecord,
-    decode_configuration,
-    decode_fields,
-    encode_configuration,
-    encode_fields,
-    newest_configuration,
-)
+from streams.records import AgentConfiguration, decode_fields, encode_configuration, encode_fields
 from streams.topics import Topics
 
 __all__ = ["Agreement"]
@@ -65,7 +58,7 @@ class Agreement:
             BrokerError: the broker does not answer.
             ConfigError: another configuration is recorded.
         """
-        agreed = self._read()
+        agreed = read_configuration(self._connector)
         if agreed is None or (begins_epoch and agreed.settings != self._mine.settings):
             agreed = self._propose(1 if agreed is None else agreed.number + 1)
         self._require(agreed)
@@ -86,7 +79,7 @@ class Agreement:
                 return
             self._checked_end = end
         records = [record async for fetch in fetch_partition(self._connector, self._topic, 0) for record in fetch]
-        agreed = self._newest(records)
+        agreed = newest_of(records, self._topic)
         if agreed is not None:
             self._require(agreed)
         if fields:
@@ -117,21 +110,10 @@ class Agreement:
                 "options, or with --new-epoch to replace that configuration for all shards"
             )
 
-    def _read(self) -> AgentConfiguration | None:
-        with open_partition_log(self._connector) as log:
-            return self._newest(list(log.read(self._topic, 0, *log.bounds(self._topic, 0))))
-
-    def _newest(self, records: Sequence[Any]) -> AgentConfiguration | None:
-        decoded = [decode_configuration(record.key, record.value, record.headers) for record in records]
-        for known in decoded:
-            if isinstance(known, BadRecord):
-                logger.warning("%s: configuration ignored: %s", self._topic, known.reason)
-        return newest_configuration(known for known in decoded if isinstance(known, AgentConfiguration))
-
     def _propose(self, number: int) -> AgentConfiguration:
         """Records this configuration, and returns the one that counts: another agent may have been first."""
         self._write(dataclasses.replace(self._mine, number=number))
-        agreed = self._read()
+        agreed = read_configuration(self._connector)
         if agreed is None:
             raise ConfigError(f"{self._topic}: got no configuration, expected the one just written")
         if agreed.settings != self._mine.settings:

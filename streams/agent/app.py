@@ -21,7 +21,8 @@ import faust
 from faust.types import TP
 
 from streams.agent.own_offsets import use_own_offsets
-from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
+from streams.agent.progress import AgentProgress
+from streams.agent.worker import InputRecord
 from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
 from streams.clients.refusals import explain_refusal
@@ -41,17 +42,24 @@ _REBALANCE_TIMEOUT_S = (
 _ADOPTION_TIMEOUT_S = 86_400.0  # Faust ends the loading of shards after it, and then does nothing more
 
 
-def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> None:
+def run_agent(
+    progress: AgentProgress, kafka: KafkaConfig, request: StopRequest, *, on_end: Callable[[bool], None]
+) -> None:
     """Runs an agent until the process is asked to stop; Faust then ends the process.
 
     Args:
-        config: the configuration.
+        progress: the worker, and what it reports.
         kafka: the broker, whose waits look at `request`.
         request: records SIGINT and SIGTERM.
+        on_end: called at the end with whether the agent ended in order.
+
+    Raises:
+        SystemExit: always, at the end.
     """
     for noisy in ("faust", "mode", "streams.agent.own_offsets"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
-    app = create_app(config, kafka)
+    logging.getLogger("mode.timers").setLevel(logging.ERROR)  # that a timer waits for the broker, is logged already
+    app = create_app(progress, kafka)
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
     for handler in logging.getLogger().handlers:
         handler.addFilter(_OneLine())
@@ -59,8 +67,12 @@ def run_agent(config: AgentConfig, kafka: KafkaConfig, request: StopRequest) -> 
     committing = logging.getLogger("aiokafka.consumer.group_coordinator")
     committing.addFilter(lambda record: not str(record.msg).startswith("OffsetCommit failed"))
     worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
-    worker.request, worker.waits = request, kafka.waits
-    worker.execute_from_commandline()
+    worker.request, worker.waits, worker.on_end = request, kafka.waits, on_end
+    try:
+        worker.execute_from_commandline()
+    except SystemExit as end:
+        on_end(not end.code)
+        raise
 
 
 class _OneLine(logging.Filter):
@@ -97,10 +109,12 @@ class _Worker(faust.Worker):
     Attributes:
         request: records a signal.
         waits: the waits for the broker.
+        on_end: called before the process ends without a shutdown.
     """
 
     request: StopRequest
     waits: BrokerWaits
+    on_end: Callable[[bool], None]
 
     def install_signal_handlers(self) -> None:
         """Handles the signals as Faust does, and limits the time of the shutdown."""
@@ -118,13 +132,14 @@ class _Worker(faust.Worker):
         while not self.waits.is_over:
             time.sleep(_LOOK_S)
         logger.error("stopped while %s; the next start computes again what was not written", self.waits.describe())
+        self.on_end(False)
         logging.shutdown()
         os._exit(1)
 
 
-def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
+def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
     """The Faust app of an agent, ready for `faust.Worker`."""
-    worker = AgentWorker(config, kafka)
+    worker, config = progress.worker, progress.worker.config
     app = faust.App(
         config.group,
         broker=[f"kafka://{server}" for server in kafka.servers],
@@ -144,8 +159,8 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
         stream_ack_cancelled_tasks=False,
         stream_wait_empty=False,
     )
-    _connect_shards(app, worker, kafka)
-    _connect_topic(app, worker.topics.importance, worker.count_importance)
+    _connect_shards(app, progress, kafka)
+    _connect_topic(app, worker.topics.importance, progress.count_importance)
     if worker.computes_frequency:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
 
@@ -153,7 +168,11 @@ def create_app(config: AgentConfig, kafka: KafkaConfig) -> faust.App:
     async def publish_metrics() -> None:
         await worker.publish_metrics()
 
-    check = _or_crash(app, worker.check)
+    look, check = _or_crash(app, progress.look), _or_crash(app, worker.check)
+
+    @app.timer(interval=1.0)
+    async def look_at_progress() -> None:
+        await look()
 
     @app.timer(interval=_CHECK_EVERY_S)
     async def check_shards() -> None:
@@ -237,18 +256,20 @@ def _connect_topic(
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
-def _connect_shards(app: faust.App, worker: AgentWorker, kafka: KafkaConfig) -> None:
+def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig) -> None:
     """Loads assigned shards before their records arrive, and saves shards before they are revoked.
 
     A process whose partitions are all revoked counts nothing more: Faust calls nothing for an empty assignment.
     """
-    topic = worker.topics.importance
+    worker, topic = progress.worker, progress.worker.topics.importance
 
     async def adopt(assigned: set[TP]) -> dict[TP, int]:
         await worker.adopt_all({partition.partition for partition in assigned if partition.topic == topic})
+        progress.note()  # before the first record of a shard is counted
         return {TP(topic, number): offset for number, offset in worker.own_offsets().items()}
 
     async def save(_app: Any, _revoked: set[TP], **_: Any) -> None:
+        progress.note()
         await worker.release()
 
     async def stop(_app: Any, **_: Any) -> None:

@@ -53,6 +53,7 @@ class SnapshotKeeper:
         self._manifests: dict[int, Manifest | None] = {}
         self._since_snapshot: dict[int, int] = {}
         self._saving: dict[int, asyncio.Task[None]] = {}
+        self._saved_s: dict[int, float] = {}
 
     async def load(self, numbers: Iterable[int]) -> dict[int, SnapshotReader]:
         """The newest whole snapshots of shards, which have no data if a shard has none."""
@@ -65,6 +66,7 @@ class SnapshotKeeper:
             self._warn(number, reader)
             self._manifests[number] = reader.manifest
             self._since_snapshot[number] = 0
+            self._saved_s[number] = time.monotonic()
         return readers
 
     def _warn(self, number: int, reader: SnapshotReader) -> None:
@@ -101,6 +103,12 @@ class SnapshotKeeper:
             await self._publisher.send(self._topics.snapshots, number, items, timestamp_ms=time.time_ns() // 1_000_000)
             await self._publisher.flush(self._topics.snapshots, number)
         self._manifests[number] = manifest
+        self._saved_s[number] = time.monotonic()
+
+    def ages(self, numbers: Iterable[int]) -> dict[int, tuple[float, int]]:
+        """By shard, the seconds since its newest snapshot was written or loaded, and the records counted since."""
+        now_s = time.monotonic()
+        return {number: (now_s - self._saved_s[number], self._since_snapshot[number]) for number in numbers}
 
     def note_count(self, shard: Shard) -> None:
         """Registers a counted record whose changes are queued; starts to write a snapshot if one is due.

@@ -167,6 +167,11 @@ class AgentWorker:
         """The next importance offset of each shard."""
         return {number: shard.next_offset for number, shard in self.shards.items()}
 
+    @property
+    def ownership(self) -> Ownership | None:
+        """The owner of the shards; None if this process is not running."""
+        return None if self._clients is None else self._clients.ownership
+
     # ---- shards ------------------------------------------------------------------------------------------------
 
     async def adopt_all(self, numbers: set[int]) -> None:

@@ -91,6 +91,12 @@ class History:
         """Refuses from now on rows from `num_rows` and fields over `num_fields`: the model has no room for them."""
         self._num_rows, self._num_fields = num_rows, num_fields
 
+    def begin_again(self) -> History:
+        """A history of the same shards and bounds, with no record yet, from the beginning of the topic."""
+        again = History(len(self.shards))
+        again.bound(num_rows=self._num_rows, num_fields=self._num_fields)
+        return again
+
     def take(self, fetch: Fetch) -> Outcome:
         """Applies the records of one fetch."""
         accepted, refused = self._accept(fetch)

@@ -11,11 +11,13 @@ from typing import Any
 
 import numpy as np
 
+from sketch.changes import Changes
 from sketch.hashing import shard_of
 from streams.assignments.as_of import find_offsets
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.feature_names import FeatureNames
-from streams.assignments.rereading import find_corrections, read_again
+from streams.assignments.history import Outcome
+from streams.assignments.rereading import as_changes, find_corrections, read_again
 from streams.assignments.shard_view import ShardView
 from streams.assignments.table import HotTable
 from streams.clients.connector import Connector
@@ -30,6 +32,8 @@ from streams.topics import Topics
 __all__ = ["AssignmentReader"]
 
 logger = logging.getLogger(__name__)
+
+Decoded = list[tuple[Record, Any]]  # each with Kafka's record
 
 
 class AssignmentReader:
@@ -128,16 +132,37 @@ class AssignmentReader:
             TopicError: the topic is no longer the one that was opened.
         """
         news: list[tuple[Record, Any]] = []
-        with self._explained():
-            fetched = self._records.poll(timeout_ms)
-        for partition, records in fetched.items():
-            decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
-            news += self._take(partition, decoded, self._records.known_end(partition))
+        for partition, decoded, outcome in self._fetch(timeout_ms):
+            news += self._news(decoded, outcome)
             if decoded:
                 news += self._correct(partition, decoded[-1][1])
         return news
 
-    def _correct(self, partition: int, newest: Any) -> list[tuple[Record, Any]]:
+    def poll_changes(self, timeout_ms: int = 0) -> Changes:
+        """Reads new records into `table`; returns the changes that another table must apply to stay equal, in order.
+
+        Raises:
+            BrokerError: the broker refuses.
+            TopicError: the topic is no longer the one that was opened.
+        """
+        parts: list[Changes] = []
+        for partition, decoded, outcome in self._fetch(timeout_ms):
+            parts.append(outcome.changes)
+            if decoded:
+                parts.append(as_changes([one for one, _ in self._correct(partition, decoded[-1][1])]))
+        return Changes.concatenate(parts)
+
+    def _fetch(self, timeout_ms: int) -> list[tuple[int, Decoded, Outcome]]:
+        """The new records of each partition, and their effect on the table."""
+        with self._explained():
+            fetched = self._records.poll(timeout_ms)
+        taken = []
+        for partition, records in fetched.items():
+            decoded = [(known, record) for record in records if (known := self._decode(record)) is not None]
+            taken.append((partition, decoded, self._take(partition, decoded, self._records.known_end(partition))))
+        return taken
+
+    def _correct(self, partition: int, newest: Any) -> list[tuple[Assignment, Any]]:
         """Reads a partition again from its beginning, once, if a digest proves a loss; returns the changes.
 
         If the digest differs again, the log itself lacks a change, and the owner of the shard restates it.
@@ -150,8 +175,7 @@ class AssignmentReader:
         self._corrected.add(partition)
         logger.warning("%s[%d]: a digest differs, so a change was lost; reading it again", self._topic, partition)
         with open_partition_log(self._connector) as log:
-            end, num_shards = self.positions()[partition], len(self.table.shards)
-            after, hot = read_again(log, self._topic, partition, num_shards, end)
+            after, hot = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])
         self.table.shards[partition] = after
         corrections = find_corrections(view, after, hot)
         return [(self._cold(key, after), newest) if found is None else found for key, found in corrections]
@@ -178,10 +202,8 @@ class AssignmentReader:
                 f"{self._changed}; the table is that of the topic before it: start again, which reads the present one"
             )
 
-    def _take(
-        self, partition: int, decoded: list[tuple[Record, Any]], end_offset: int | None
-    ) -> list[tuple[Record, Any]]:
-        """Applies a partition's records to the table; returns the digests, and the changes that counted."""
+    def _take(self, partition: int, decoded: Decoded, end_offset: int | None) -> Outcome:
+        """Applies a partition's records to the table; logs those that it refuses."""
         fetch = Fetch(
             partition=partition,
             records=[known for known, _ in decoded],
@@ -191,7 +213,11 @@ class AssignmentReader:
         outcome = self.table.take(fetch)
         for index, reason in outcome.refused.items():
             self._bad_records.add(decoded[index][1], reason)
-        news: list[tuple[Record, Any]] = []
+        return outcome
+
+    def _news(self, decoded: Decoded, outcome: Outcome) -> Decoded:
+        """The digests, and the changes that counted."""
+        news: Decoded = []
         for i, (known, record) in enumerate(decoded):
             if i in outcome.forgotten:
                 news += [(self._cold(key, known), record) for key in outcome.forgotten[i].tolist()]

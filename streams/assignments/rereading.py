@@ -2,28 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
+from sketch.changes import NO_ROW, Changes
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.history import History
 from streams.assignments.shard_view import ShardView
 from streams.clients.partition_reader import PartitionLog
 from streams.records import Assignment, decode_assignment
 
-__all__ = ["find_corrections", "read_again"]
+__all__ = ["as_changes", "find_corrections", "read_again"]
 
 Hot = dict[int, tuple[Assignment, Any]]  # key -> the change that made it hot, decoded and as Kafka's record
 
 
-def read_again(log: PartitionLog, topic: str, partition: int, num_shards: int, end: int) -> tuple[ShardView, Hot]:
+def read_again(log: PartitionLog, topic: str, partition: int, like: History, end: int) -> tuple[ShardView, Hot]:
     """The state of a shard that a new reader has at the offset `end`, and the newest change of each hot key.
+
+    Args:
+        log: reads the topic.
+        topic: its name.
+        partition: the shard's partition.
+        like: the history whose shards and bounds count.
+        end: the offset to stop before.
 
     Raises:
         BrokerError: the broker does not answer.
         KafkaError: the broker refuses.
     """
-    history, hot = History(num_shards), Hot()
+    history, hot = like.begin_again(), Hot()
     begin, log_end = log.bounds(topic, partition)
     for records in log.read_fetches(topic, partition, begin, end):
         known = [(decode_assignment(record.key, record.value, record.headers), record) for record in records]
@@ -45,6 +55,18 @@ def find_corrections(
     old, new = _rows(before), _rows(after)
     yield from ((key, None) for key in old.keys() - new.keys())
     yield from ((key, hot[key]) for key, row in new.items() if old.get(key) != row)
+
+
+def as_changes(corrections: Sequence[Assignment]) -> Changes:
+    """The changes that bring another table from the state before to the one after.
+
+    Each key becomes cold first, so that two keys can exchange their rows.
+    """
+    hot = [one for one in corrections if one.row is not None]
+    key = [*(one.key for one in corrections), *(one.key for one in hot)]
+    row = [*(NO_ROW for _ in corrections), *(one.row for one in hot)]
+    score = [*(0.0 for _ in corrections), *(one.score or 0.0 for one in hot)]
+    return Changes(np.array(key, np.uint64), np.array(row, np.int32), np.array(score, np.float32))
 
 
 def _rows(view: ShardView) -> dict[int, int]:

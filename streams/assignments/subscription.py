@@ -16,19 +16,13 @@ import numpy.typing as npt
 
 from streams.assignments.reader import AssignmentReader
 from streams.assignments.table import HotTable
-from streams.clients.config import KafkaConfig
+from streams.clients.config import connect
 from streams.clients.connector import Connector
 from streams.errors import ConfigError
 from streams.keys import Keys
 from streams.records import Assignment
 
 __all__ = ["HotFeatureTable", "subscribe"]
-
-
-def _connect(broker: str | Connector, prefix: str, properties: Mapping[str, str] | None) -> Connector:
-    if isinstance(broker, str):
-        return KafkaConfig(bootstrap_servers=broker, prefix=prefix, properties=properties or {})
-    return broker
 
 
 def subscribe(
@@ -56,7 +50,7 @@ def subscribe(
         BrokerError: no broker answers within 10 s.
         TopicError: the topic is missing, or it was deleted, made again or extended later.
     """
-    connector = _connect(bootstrap_servers, prefix, properties)
+    connector = connect(bootstrap_servers, prefix, properties)
     with AssignmentReader(connector, from_beginning=from_beginning) as reader:
         while not should_stop():
             for record, _ in reader.poll():
@@ -89,7 +83,7 @@ class HotFeatureTable:
         properties: Mapping[str, str] | None = None,
         timeout_s: float = 60.0,
     ) -> None:
-        self._connector = _connect(bootstrap_servers, prefix, properties)
+        self._connector = connect(bootstrap_servers, prefix, properties)
         self._timeout_s = timeout_s
         self._reader = AssignmentReader(self._connector)
         try:

@@ -12,6 +12,8 @@ from typing import TypeAlias
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from streams.cli.log_lines import draws_bars
+
 __all__ = ["ShowProgress", "log_while_silent", "show_progress"]
 
 logger = logging.getLogger(__name__)
@@ -31,8 +33,7 @@ def show_progress(
         clock_s: seconds, for the interval of log lines.
         interval_s: between two log lines; infinite for a command that logs by itself.
     """
-    console = Console(stderr=True)
-    if not console.is_terminal:
+    if not draws_bars():
         yield _log_lines(label, clock_s, interval_s)
         return
     columns = (
@@ -42,7 +43,7 @@ def show_progress(
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )
-    with Progress(TextColumn(label), *columns, console=console, transient=True) as bar:
+    with Progress(TextColumn(label), *columns, console=Console(stderr=True), transient=True) as bar:
         task = bar.add_task("", total=None)
 
         def show(completed: int, total: int | None, text: str) -> None:
@@ -78,7 +79,7 @@ def log_while_silent(
         text: returns the line, given the seconds since the last call.
         interval_s: seconds of silence before a line.
     """
-    if Console(stderr=True).is_terminal:
+    if draws_bars():
         yield lambda: None
         return
     called, stopped = threading.Event(), threading.Event()

@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.clients.connector import Connector
 from streams.clients.properties import redact, refuse_unknown
 from streams.clients.security import SECURITY_PROPERTIES, security_arguments
 from streams.errors import ConfigError
 from streams.telemetry.broker_waits import BrokerWaits
 
-__all__ = ["KafkaConfig"]
+__all__ = ["KafkaConfig", "connect"]
 
 _ISOLATION_LEVELS = ("read_committed", "read_uncommitted")
 _PATIENCE_S = 60.0  # of a caller who sets none; the commands wait as long as it takes
@@ -133,3 +134,10 @@ class KafkaConfig:
     def describe(self) -> dict[str, Any]:
         """The configuration for printing, with secrets redacted."""
         return {**redact(self.properties), "bootstrap.servers": self.bootstrap_servers, "prefix": self.prefix}
+
+
+def connect(broker: str | Connector, prefix: str, properties: Mapping[str, str] | None) -> Connector:
+    """The connector of a broker that is named by its address; a connector as it is."""
+    if isinstance(broker, str):
+        return KafkaConfig(bootstrap_servers=broker, prefix=prefix, properties=properties or {})
+    return broker

@@ -76,6 +76,10 @@ class TopicFeed:
         decode: decodes a record; called by `worker`.
         worker: the thread that decodes.
 
+    Attributes:
+        offsets: the offset of the next record to take, by partition.
+        newest_ms: Kafka's time of the record taken last; None before the first.
+
     Raises:
         BrokerError: no broker answers within 10 s.
     """
@@ -92,6 +96,7 @@ class TopicFeed:
         worker: Worker,
     ) -> None:
         self.topic = topic
+        self.newest_ms: int | None = None
         self._servers, self._waits = connector.bootstrap_servers, connector.waits
         self._max_records = max_records
         self._decode, self._worker = decode, worker
@@ -241,6 +246,7 @@ class TopicFeed:
         """Takes the next record of a partition, which must have one waiting."""
         taken = self._waiting[partition].popleft()
         self.offsets[partition] = taken.record.offset + 1
+        self.newest_ms = taken.record.timestamp
         return taken
 
     def take_all(self, limit: int) -> list[Taken]:

@@ -7,9 +7,13 @@ from typing import Any
 
 import click
 
+from streams.cli.log_lines import log_options
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
+from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.clients.admin import create_topics, require_partitions
+from streams.telemetry.monitor import Watched, open_monitor
 from streams.topics import Topics
 
 __all__ = ["command"]
@@ -98,6 +102,9 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     help="Time without a heartbeat after which other agents take over an agent's shards.",
 )
 @kafka_options
+@metrics_options
+@log_options
+@json_option
 def command(
     capacity: int,
     signal: str,
@@ -110,6 +117,9 @@ def command(
     new_epoch: bool,
     shadow: str | None,
     session_timeout: float,
+    metrics_port: int | None,
+    metrics_host: str,
+    json_path: str | None,
     **kafka: Any,
 ) -> None:
     """Run a sketch agent until it is stopped.
@@ -123,9 +133,11 @@ def command(
     """
     from streams.agent.agreement import Agreement  # noqa: PLC0415
     from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
+    from streams.agent.figures import agent_figures  # noqa: PLC0415
+    from streams.agent.progress import AgentProgress  # noqa: PLC0415
     from streams.agent.shard_config import ShardConfig  # noqa: PLC0415
     from streams.agent.warm_up import compile_kernels  # noqa: PLC0415
-    from streams.agent.worker import AgentConfig  # noqa: PLC0415
+    from streams.agent.worker import AgentConfig, AgentWorker  # noqa: PLC0415
     from streams.logs.schema import load_schema  # noqa: PLC0415
 
     # Faust fetches in a thread of its own; a thread that released the interpreter lock waits this long to regain it.
@@ -134,8 +146,11 @@ def command(
     if shadow is not None:
         roles, group = ["shadow"], f"{group}.shadow.{shadow}"
         kafka["prefix"] = Topics(kafka["prefix"]).shadow(shadow).prefix
-    request = StopRequest()
-    with open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config:
+    report, request = Report("agent"), StopRequest()
+    with (
+        open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config,
+        open_monitor("agent", port=metrics_port, host=metrics_host) as monitor,
+    ):
         compile_kernels()
         topics = Topics(config.prefix)
         num_shards = require_partitions(config, topics.importance)
@@ -157,4 +172,19 @@ def command(
         )
         agreement = Agreement(config, agent.shards, group=group, signals=agent.signals)
         agreement.join(begins_epoch=new_epoch)
-        run_agent(agent, config, request)
+        progress = AgentProgress(AgentWorker(agent, config))
+        monitor.attach(
+            Watched(
+                connector=config,
+                topic=topics.importance,
+                num_partitions=num_shards,
+                offsets=progress.offsets,
+                figures=lambda: agent_figures(progress),
+                is_started=lambda: progress.has_looked,
+            )
+        )
+
+        def finish(ok: bool) -> None:
+            report.finish(json_path, ok=ok, **progress.report())
+
+        run_agent(progress, config, request, on_end=finish)

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import Any
 
 import click
 
+from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.logs.schema import load_schema
+from streams.replay.figures import ReplayFigures
 from streams.replay.plan import ReplayPlan
 from streams.replay.sender import ReplayCounts, replay_logs
+from streams.telemetry.monitor import open_monitor
 
 __all__ = ["command"]
 
@@ -45,6 +50,8 @@ def _describe(counts: ReplayCounts, seconds: float) -> str:
 )
 @max_bad_option
 @kafka_options
+@metrics_options
+@log_options
 @json_option
 def command(
     files: tuple[str, ...],
@@ -56,6 +63,8 @@ def command(
     batch_rows: int,
     resume: bool,
     max_bad: float,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **kafka: Any,
 ) -> None:
@@ -88,18 +97,24 @@ def command(
         resume=resume,
     )
     plan.check_files()  # before --broker starts a broker
-    with open_kafka(roles=["replay"], should_stop=lambda: request.is_made, **kafka) as config:
+    figures = ReplayFigures()
+    with (
+        open_kafka(roles=["replay"], should_stop=lambda: request.is_made, **kafka) as config,
+        open_monitor("replay", port=metrics_port, host=metrics_host) as monitor,
+    ):
+        figures.watch(monitor, config)
         started_s = time.perf_counter()
         with request.listening(), show_progress("replay") as show:
 
             def on_progress(counts: ReplayCounts) -> None:
+                figures.counts = counts
                 show(counts.bytes_read, counts.bytes_total or None, _describe(counts, time.perf_counter() - started_s))
 
             counts = replay_logs(config, plan, should_stop=lambda: request.is_made, on_progress=on_progress)
         seconds = time.perf_counter() - started_s
     rows = {"read": counts.read, "sent": counts.sent, "bad": counts.bad, "skipped": counts.skipped}
     summary = ", ".join(f"{number} {name}" for name, number in rows.items())
-    click.echo(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s", err=True)
+    say(f"rows: {summary}; {counts.sent / seconds:,.0f} rows/s")
     report.finish(
         json_path,
         ok=not request.is_made and counts.bad_lines.share <= max_bad,
@@ -111,10 +126,10 @@ def command(
         resumed=counts.resumed,
     )
     if counts.bad:
-        click.echo(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", err=True)
+        say(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", logging.WARNING)
         for line in counts.bad_lines.describe():
-            click.echo(f"  {line}", err=True)
+            say(f"  {line}", logging.WARNING)
     if request.signal is not None:
-        click.echo("stopped; run the same command with --resume to continue", err=True)
+        say("stopped; run the same command with --resume to continue")
         raise click.exceptions.Exit(128 + request.signal)
     counts.bad_lines.require_few(max_bad)

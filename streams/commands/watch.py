@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import sys
 import time
 from collections import Counter
@@ -16,13 +17,17 @@ from rich.table import Table
 from rich.text import Text
 
 from streams.assignments.reader import AssignmentReader
+from streams.assignments.reader_figures import ReaderFigures
 from streams.assignments.values import read_values
+from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.cli.stop_request import StopRequest
 from streams.escapes import escape
 from streams.records import Assignment
 from streams.telemetry.latency import LatencyHistogram
+from streams.telemetry.monitor import open_monitor
 
 __all__ = ["command"]
 
@@ -60,6 +65,8 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     help="Format of a change.",
 )
 @kafka_options
+@metrics_options
+@log_options
 @json_option
 def command(
     show_table: bool,
@@ -69,6 +76,8 @@ def command(
     shows_values: bool,
     limit: int | None,
     line_format: str,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **kafka: Any,
 ) -> None:
@@ -86,15 +95,19 @@ def command(
     with (
         request.listening(),
         open_kafka(roles=roles, should_stop=lambda: request.is_made, **kafka) as config,
+        open_monitor("watch", port=metrics_port, host=metrics_host) as monitor,
         AssignmentReader(config, from_beginning=from_beginning) as reader,
     ):
         watcher.values = read_values(config) if shows_values else {}
+        figures = ReaderFigures(reader, watcher.tiers, watcher.latency)
+        figures.watch(monitor, config)
         ends = reader.end_offsets() if until_end else None
         if moment is not None:
             ends = reader.stop_at(moment)
         with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
             while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
+                figures.note()
                 if show_table:
                     live.update(_field_table(watcher.features), refresh=True)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
@@ -104,9 +117,9 @@ def command(
         report.finish(json_path, ok=ok, **summary)
         verdict = {True: "equal to the agent's", False: "not verified yet", None: "partial (--from-now)"}
         counts = f"{watcher.num_changes:,} changes; {summary['hot']:,} hot"
-        click.echo(f"hotstream: {counts}; the table is {verdict[summary['verified']]}", err=True)
+        say(f"hotstream: {counts}; the table is {verdict[summary['verified']]}")
     if not ok:
-        click.echo("hotstream: the table differs from the agent's: a digest differs", err=True)
+        say("hotstream: the table differs from the agent's: a digest differs", logging.ERROR)
         raise click.exceptions.Exit(1)
 
 
@@ -119,8 +132,8 @@ class _Watcher:
         self.values: dict[int, str] = {}  # key -> value
         self.num_changes = 0
         self._line_format = line_format
-        self._latency = LatencyHistogram()
-        self._tiers: Counter[str] = Counter()
+        self.latency = LatencyHistogram()
+        self.tiers: Counter[str] = Counter()
 
     def take(self, reader: AssignmentReader, *, show_changes: bool, limit: int | None) -> None:
         """Processes the records that one poll returns."""
@@ -128,9 +141,9 @@ class _Watcher:
             if not isinstance(change, Assignment) or (limit is not None and self.num_changes >= limit):
                 continue
             self.num_changes += 1
-            self._tiers[change.tier] += 1
+            self.tiers[change.tier] += 1
             if change.ingest_ms is not None:
-                self._latency.add(time.time() * 1000 - change.ingest_ms)
+                self.latency.add(time.time() * 1000 - change.ingest_ms)
             named = self._named(change)
             self.features.pop(change.key, None)
             if change.tier != "cold":
@@ -166,11 +179,11 @@ class _Watcher:
             for view in reader.table.shards
         ]  # fmt: skip
         return {
-            "changes": {"total": self.num_changes, **self._tiers},
+            "changes": {"total": self.num_changes, **self.tiers},
             "hot": reader.table.num_hot,
             "verified": reader.table.is_verified if reader.is_whole else None,
             "bad_records": reader.num_bad,
-            "latency_ms": {"event_to_assignment": self._latency.summary()},
+            "latency_ms": {"event_to_assignment": self.latency.summary()},
             "shards": shards,
         }
 

@@ -80,6 +80,7 @@ class TrainerMetrics:
         latency_ms: `p50` and `p99` by name of the interval.
         auc: of all rows, by learner; `window_auc`: of the latest window; `log_loss`: of all rows.
         windows: the latest finished window of rows, with each learner's results.
+        unique_share: the share of the last step's lookups that unique rows served, 0 to 1; None before the first step.
     """
 
     time_ms: int
@@ -95,6 +96,7 @@ class TrainerMetrics:
     window_auc: Quantiles = field(default_factory=dict)
     log_loss: Quantiles = field(default_factory=dict)
     windows: list[dict[str, Any]] = field(default_factory=list)
+    unique_share: float | None = None
 
 
 Metrics = AgentMetrics | TrainerMetrics
@@ -103,7 +105,12 @@ Kind = TypeVar("Kind", ShardMetrics, AgentMetrics, TrainerMetrics)
 _NAMES = {kind: name for name, kind in _PROCESSES.items()}
 
 
-_PLAIN: dict[str, tuple[type, ...]] = {"int": (int,), "float": (int, float), "list[dict[str, Any]]": (list,)}
+_PLAIN: dict[str, tuple[type, ...]] = {
+    "int": (int,),
+    "float": (int, float),
+    "list[dict[str, Any]]": (list,),
+    "float | None": (int, float, type(None)),
+}
 _VALUES: dict[str, tuple[type, ...]] = {  # annotation -> types of the object's values
     "Quantiles": (int, float, type(None)),
     "dict[int, ShardMetrics]": (ShardMetrics,),

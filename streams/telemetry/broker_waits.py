@@ -90,6 +90,12 @@ class BrokerWaits(logging.Filter):
         """Whether a client has got no answer, or lost a connection, since the last answer."""
         return self._since_s is not None
 
+    @property
+    def waited_s(self) -> float:
+        """How long the clients have waited for an answer; 0 while the broker answers."""
+        since_s = self._since_s
+        return 0.0 if since_s is None else max(0.0, self._clock_s() - since_s)
+
     def note_answer(self) -> None:
         """Notes that the broker has answered a client."""
         self._answered_s = self._clock_s()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,7 @@ __all__ = ["LatencyHistogram"]
 
 _BINS_PER_OCTAVE = 16
 _NUM_BINS = 30 * _BINS_PER_OCTAVE  # 1 ms to 2^30 ms
+_MOST_LOG2_MS = 17  # of the bounds for Prometheus
 
 
 class LatencyHistogram:
@@ -19,12 +22,30 @@ class LatencyHistogram:
 
     def __init__(self) -> None:
         self._counts = np.zeros(_NUM_BINS, np.int64)
+        self._sum_ms = 0.0
 
     def add(self, milliseconds: npt.ArrayLike) -> None:
         """Counts one latency or an array of latencies, in ms; negative ones (of clocks that differ) count as 0."""
-        values = np.maximum(np.atleast_1d(np.asarray(milliseconds, np.float64)), 1.0)
+        values = np.maximum(np.atleast_1d(np.asarray(milliseconds, np.float64)), 0.0)
+        self._sum_ms += float(values.sum())
+        values = np.maximum(values, 1.0)
         bins = np.minimum((np.log2(values) * _BINS_PER_OCTAVE).astype(np.int64), _NUM_BINS - 1)
         np.add.at(self._counts, bins, 1)
+
+    def add_one(self, milliseconds: float) -> None:
+        """As `add`, for one latency; about a microsecond."""
+        value = max(milliseconds, 0.0)
+        self._sum_ms += value
+        self._counts[min(int(math.log2(max(value, 1.0)) * _BINS_PER_OCTAVE), _NUM_BINS - 1)] += 1
+
+    def buckets(self) -> tuple[list[tuple[str, float]], float]:
+        """Cumulative counts up to 2 ms, 4 ms, ... 131 s and infinity, by the bound in seconds; the sum in seconds."""
+        reached = np.cumsum(self._counts)
+        bounds = [
+            (f"{2.0**octave / 1000:g}", float(reached[octave * _BINS_PER_OCTAVE - 1]))
+            for octave in range(1, _MOST_LOG2_MS + 1)
+        ]
+        return [*bounds, ("+Inf", float(reached[-1]))], self._sum_ms / 1000
 
     @property
     def count(self) -> int:

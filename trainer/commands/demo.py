@@ -13,6 +13,7 @@ import click
 from rich.console import Console
 
 from streams.broker import ENGINES, open_broker
+from streams.cli.log_lines import log_options
 from streams.cli.options import max_bad_option
 from streams.cli.reports import Report, json_option
 from streams.clients.config import KafkaConfig
@@ -75,6 +76,7 @@ _DIM = 16
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of rows, agent and trainer.")
 @max_bad_option
+@log_options
 @json_option
 def command(
     data: str | None,

@@ -20,6 +20,8 @@ from streams.cli.reports import Report, json_option
 
 if TYPE_CHECKING:
     from streams.logs.bad_lines import BadLines
+    from trainer.evaluate.ablation import Effect
+    from trainer.evaluate.grid import GridConfig
 
 __all__ = ["command"]
 
@@ -106,6 +108,31 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
     return parts
 
 
+def _with_batch_rows(config: GridConfig, batch_rows: int | None) -> GridConfig:
+    """The grid with so many rows a step; None for the preset's, or fewer if the rows would make few steps."""
+    from trainer.evaluate.anchor import scaled_batch_rows  # noqa: PLC0415
+    from trainer.evaluate.sources.stream import load_stream  # noqa: PLC0415
+
+    if batch_rows is None:
+        num_rows = config.num_rows or load_stream(config.source, None).num_rows
+        batch_rows = scaled_batch_rows(config.preset, num_rows)
+        if batch_rows != config.preset.batch_rows:
+            logger.info("%d rows: %d rows a step instead of %d", num_rows, batch_rows, config.preset.batch_rows)
+    return replace(config, preset=replace(config.preset, batch_rows=batch_rows))
+
+
+def _run_ablation(config: GridConfig, out: Path, jobs: int, variants: tuple[str, ...] | None) -> list[Effect]:
+    """Runs the variants, all if none is named, and writes their table."""
+    from trainer.evaluate.ablation import VARIANTS, ablation_table, run_ablation  # noqa: PLC0415
+
+    known = tuple(VARIANTS)
+    tried = {name: VARIANTS[name] for name in _known(variants or known, known, "--variants")}
+    with _progress() as show:
+        effects = run_ablation(config, out, jobs=jobs, on_cell=show, variants=tried)
+    (out / "ablation.md").write_text(ablation_table(effects))
+    return effects
+
+
 @click.command("evaluate", cls=RenamedOptions, renamed={"--world": "--generator-seed"})
 @click.argument("files", nargs=-1)
 @click.option(
@@ -134,6 +161,12 @@ def _known(parts: tuple[str, ...], known: tuple[str, ...], option: str) -> tuple
 @click.option("--seeds", callback=_split, metavar="N,...", help="Seeds, for example 0,1,2.  [default: the preset's]")
 @click.option(
     "--dim", type=click.IntRange(min=1), metavar="D", help="Dimension of the vectors.  [default: the preset's]"
+)
+@click.option(
+    "--batch-rows",
+    type=click.IntRange(min=1),
+    metavar="ROWS",
+    help="Rows of a step.  [default: the preset's, fewer on a short log]",
 )
 @click.option(
     "--rows", type=click.IntRange(min=1), metavar="ROWS", help="Use the first ROWS rows only.  [default: all of FILES]"
@@ -174,6 +207,7 @@ def command(
     models: tuple[str, ...],
     seeds: tuple[str, ...] | None,
     dim: int | None,
+    batch_rows: int | None,
     rows: int | None,
     generator_seed: int,
     rotate_at: int | None,
@@ -200,7 +234,8 @@ def command(
     """
     from streams.logs.reader import check_logs  # noqa: PLC0415 - takes seconds to import, and `--help` does not need it
     from streams.logs.schema import load_schema  # noqa: PLC0415
-    from trainer.evaluate.ablation import VARIANTS, ablation_table, run_ablation  # noqa: PLC0415
+    from trainer.evaluate.ablation import ablation_table  # noqa: PLC0415
+    from trainer.evaluate.anchor import find_too_short, fit_regression  # noqa: PLC0415
     from trainer.evaluate.grid import GridConfig, run_grid  # noqa: PLC0415
     from trainer.evaluate.methods.registry import METHODS  # noqa: PLC0415
     from trainer.evaluate.presets import PRESETS  # noqa: PLC0415
@@ -235,20 +270,18 @@ def command(
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
     )
+    config = _with_batch_rows(config, batch_rows)
+    chosen = config.preset
     setup = {**log, "source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
     if ablation:
-        known = tuple(VARIANTS)
-        tried = {name: VARIANTS[name] for name in _known(variants or known, known, "--variants")}
-        with _progress() as show:
-            effects = run_ablation(config, out, jobs=jobs, on_cell=show, variants=tried)
-        table = ablation_table(effects)
-        (out / "ablation.md").write_text(table)
-        click.echo(table, err=json_path == "-")
+        effects = _run_ablation(config, out, jobs, variants)
+        click.echo(ablation_table(effects), err=json_path == "-")
         report.finish(json_path, ok=True, **setup, rows=config.num_rows, effects=[vars(effect) for effect in effects])
         return
     with _progress() as show:
         grid = run_grid(config, out, jobs=jobs, on_cell=show)
-    click.echo(write_results(grid, config, out), err=json_path == "-")
+    anchor = fit_regression(load_stream(source, config.num_rows))
+    click.echo(write_results(grid, config, out, anchor=anchor), err=json_path == "-")
     recovered = []
     if rotate_at is not None and isinstance(source, GeneratorSource):
         with _progress() as show:
@@ -259,6 +292,8 @@ def command(
         json_path,
         ok=True,
         **setup,
+        anchor=vars(anchor),
+        too_short=find_too_short(grid.cells, anchor),
         recovery=[{**vars(one), "rows_until_near": one.rows_until_near, "lost": one.lost} for one in recovered],
         cells=grid.cells,
         tried=[{name: cell.get(name) for name in _TRIED} for cell in grid.tried],

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli.log_lines import log_options, say
+from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
@@ -16,6 +19,7 @@ from streams.cli.stop_request import StopRequest
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
 from streams.records import NO_LABELS
+from streams.telemetry.monitor import open_monitor
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -92,7 +96,10 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     help="Size of the embedding: rows, optimizer state and router.",
 )
 @click.option(
-    "--compression", type=float, metavar="X", help="Size of a full table over that of the embedding.  [default: 1000]"
+    "--compression",
+    type=float,
+    metavar="X",
+    help="Size of a full table over that of the embedding.  [default: 1000, if no agent has started]",
 )
 @click.option(
     "--full-features", type=click.IntRange(1), metavar="N", help="Features of the full table.  [default: Criteo's]"
@@ -102,7 +109,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
     "capacity_rows",
     type=click.IntRange(1),
     metavar="ROWS",
-    help="Unique rows, equal to the agent's --capacity; the plan adds about twice as many shared rows.",
+    help="Unique rows, equal to the agent's --capacity; the plan adds about twice as many shared rows.  [default: the "
+    "agents']",
 )
 @click.option(
     "--optimizer",
@@ -228,6 +236,8 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @max_bad_option
 @kafka_options
+@metrics_options
+@log_options
 @json_option
 def command(
     device: str,
@@ -238,6 +248,8 @@ def command(
     resume: bool,
     export_dir: Path | None,
     max_bad: float,
+    metrics_port: int | None,
+    metrics_host: str,
     json_path: str | None,
     **options: Any,
 ) -> None:
@@ -253,9 +265,12 @@ def command(
     """
     import torch  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
 
+    from streams.clients.agreed_configuration import agreed_capacity  # noqa: PLC0415
     from trainer.errors import PlanError, TrainerError  # noqa: PLC0415
     from trainer.learning.building import choose_device  # noqa: PLC0415
+    from trainer.process.agents_capacity import fit_to_agents  # noqa: PLC0415
     from trainer.process.click_steps import BatchSize  # noqa: PLC0415
+    from trainer.process.figures import TrainerFigures  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
@@ -266,6 +281,7 @@ def command(
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
+        is_sized = any(options[name] for name in ("embedding_bytes", "compression", "capacity_rows"))
         run = RunConfig(
             window_rows=options.pop("window_rows"),
             model=_model_config(options),
@@ -279,9 +295,13 @@ def command(
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
             open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
+            open_monitor("train", port=metrics_port, host=metrics_host) as monitor,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
         ):
+            num_fields = len(log_schema.categorical)
+            model = fit_to_agents(run.model, agreed_capacity(kafka), num_fields, is_sized=is_sized)
+            run = replace(run, model=model)
             session = Session(
                 SessionConfig(
                     kafka=kafka,
@@ -296,6 +316,7 @@ def command(
                 should_stop=lambda: request.is_made,
                 on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),
             )
+            TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
         if export_dir is not None:
             export(session.run, export_dir)
@@ -310,7 +331,7 @@ def command(
     ok = progress.refused_share <= max_bad
     report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
     auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
-    click.echo(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}", err=True)
+    say(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}")
     if not ok:
         raise click.ClickException(
             f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "

@@ -24,7 +24,7 @@ from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
 from trainer.embedding.key_embedding import CapturingEmbedding
 from trainer.embedding.lookup import Importance, Lookup, Scores, distinct
-from trainer.embedding.migration import Migration, MigrationReport, resolve
+from trainer.embedding.migration import MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.router import Router
 from trainer.embedding.scores import score_records
@@ -32,6 +32,7 @@ from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer, RowStore
 from trainer.embedding.stores.store import Reads, Store
 from trainer.embedding.stores.two_level import TwoLevelRows
+from trainer.embedding.tier_moves import TierMoves
 from trainer.embedding.tiers import build_stores
 from trainer.embedding.transfers import to_device
 from trainer.errors import CheckpointError, GradientError
@@ -84,6 +85,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         self._unique, self._shared = (unique,), (shared,)  # in tuples, which a module does not register
         self.router = Router(plan.layout, expected_keys=plan.router_keys, device=self.device, backend=backend)
         self.gate = Gate(plan.layout.num_fields, self.device)
+        self._tiers = TierMoves(unique, shared, self.gate, is_numba=self.backend == "numba")
         self._fused = self._fuse() if self.backend == "triton" else None
 
     def _fuse(self) -> FusedTiers:
@@ -105,6 +107,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
     def num_hot(self) -> int:
         """The number of hot keys."""
         return self.router.num_hot
+
+    def hot_keys(self) -> npt.NDArray[np.uint64]:
+        """The hot keys (K,) uint64 in ascending order; a follower of the topic takes those of a restored model."""
+        return self.router.items()[0]
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -174,19 +180,30 @@ class AdaptiveEmbedding(CapturingEmbedding):
         row_kernels(self.plan.dim).spread(lookup.vectors.numpy(), lookup.inverse, out.numpy())
         return out
 
-    def apply_gradients(self) -> Importance:
+    @torch.no_grad()
+    def apply_gradients(self, *, scale: float | None = None) -> Importance:
         """As `learn`; returns the keys' importance on the host, which synchronises with the device after all work.
 
+        Args:
+            scale: the factor of the losses (`GradScaler.get_scale()`), by which gradients and importance are divided.
+                As `GradScaler.step` does, it skips an update whose gradients are not finite: no key has importance.
+
         Raises:
+            DivergedError: a gradient is not finite, and there is no `scale`; nothing was changed. On CUDA it is checked
+                only with a `scale`, because the check waits for the device.
             GradientError: changes were applied since one of the forward passes.
         """
-        return self.learn().to_importance()
+        if scale is None and self._fused is not None:
+            return self.learn().to_importance()
+        touched = self.take_finite(scale)
+        return self._train(touched if touched is not None else Touched(sums={})).to_importance()
 
     @torch.no_grad()
     def learn(self, accept: Tensor | None = None) -> Scores:
         """Updates the rows that backward passes touched since the last call, each once; does not synchronise.
 
-        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass.
+        Gradients and scores of several passes are summed; each loss counts as a mean over the rows of its pass. Whether
+        gradients are finite is the caller's to know.
 
         Args:
             accept: a bool tensor () on the device, not in the numba body; if it is false, rows, optimizer state and
@@ -196,8 +213,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
             GradientError: changes were applied since one of the forward passes.
         """
         touched = self._learn_fused(accept) or self.take_touched() or Touched(sums={})
-        if accept is not None:
-            touched = touched.if_accepted(accept)
+        return self._train(touched if accept is None else touched.if_accepted(accept))
+
+    def _train(self, touched: Touched) -> Scores:
+        """Updates the rows and gates that were touched."""
         for name, sums in touched.sums.items():
             self._stores[name].learn(sums, touched.batch_rows)
         if touched.slopes is not None:
@@ -277,42 +296,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
         if not len(changes):
             return MigrationReport()
         migration = resolve(changes, self.router, self.plan.capacity_rows)
-        self._move(migration)
+        self.router.route(to_device(migration.keys.view(np.int64), self.device))  # raises for keys of other fields
+        self._tiers.move(migration)
         self.router.update(migration.keys, migration.after)
         return migration.report
-
-    def _move(self, migration: Migration) -> None:
-        """Copies the vectors of keys that get a row into that row: `new.write(row, old.read(...))`."""
-        self.router.route(self._on_device(migration.keys.view(np.int64)))  # raises for keys of other fields
-        takes, was_hot = migration.takes_row, migration.before >= 0
-        moved, promoted = takes & was_hot, takes & ~was_hot
-        unique, before = self.unique, self._on_device(migration.before[moved].astype(np.int64))[:, None]
-        # Everything is read before anything is written.
-        vectors, state, like = unique.read(before), unique.state_of(before), unique.scales(before)
-        self._promote(migration.keys[promoted], migration.after[promoted])
-        after = self._on_device(migration.after[moved].astype(np.int64))[:, None]
-        unique.write(after, vectors, state=state, like=like)
-
-    def _promote(self, words: npt.NDArray[np.uint64], rows: npt.NDArray[np.int32]) -> None:
-        """Copies the shared vectors of keys (K,) into unique rows (K,)."""
-        keys = self._on_device(words.view(np.int64))
-        fields = gathers.field_indices(keys, self.plan.layout.num_fields)
-        vectors = self.read_shared(keys) / self.gate.unique[fields]
-        self.unique.write(self._on_device(rows.astype(np.int64))[:, None], vectors)
-
-    def read_shared(self, keys: Tensor) -> Tensor:
-        """The vectors (K, D) that keys (K,) int64 have in the shared rows, times their gates."""
-        out = torch.zeros(len(keys), self.plan.dim, device=self.device)
-        fields, addresses = gathers.field_indices(keys, self.plan.layout.num_fields), self.shared.address(keys)
-        if self.backend != "numba":
-            self.shared.gather(Reads(addresses=addresses, fields=fields, gates=self.gate.shared), out)
-            return out
-        reads = Reads(addresses=addresses, fields=fields.numpy().astype(np.uint8), gates=self.gate.arrays()[1])
-        self.shared.gather(reads, out)
-        return out
-
-    def _on_device(self, words: npt.NDArray[np.int64]) -> Tensor:
-        return to_device(words, self.device)
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state for a checkpoint: rows, optimizer state, gates and hot keys in ascending order."""
@@ -334,17 +321,30 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     @torch.no_grad()
     def load_tensors(self, tensors: Mapping[str, Tensor]) -> None:
-        """Restores the state from the result of `tensors`.
+        """Restores the state from the result of `tensors`; drops captured gradients.
 
         Raises:
-            CheckpointError: a store is missing, or a tensor has another size.
+            CheckpointError: a tensor is missing or has another size or dtype, or hot keys contradict each other; the
+                embedding is unchanged.
         """
+        for name, mine in self.unsorted_tensors().items():
+            _require_same_form(name, tensors.get(name), mine, is_sized=not name.startswith("router_"))
+        self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         for name, store in self._stores.items():
             start = f"{name}."
-            parts = {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
-            if not parts:
-                raise CheckpointError(f"{name}: the checkpoint has no such store")
-            store.load_tensors(parts)
+            store.load_tensors(
+                {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
+            )
         self.gate.load_tensors(tensors)
-        self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         self.zero_grad()
+
+
+def _require_same_form(name: str, loaded: Tensor | None, mine: Tensor, *, is_sized: bool) -> None:
+    """Refuses a missing tensor, and one of another dtype or, if `is_sized`, of another shape."""
+    if loaded is None:
+        raise CheckpointError(f"{name}: the checkpoint has none; load one that this version wrote")
+    if loaded.dtype != mine.dtype or (is_sized and loaded.shape != mine.shape):
+        raise CheckpointError(
+            f"{name}: got {tuple(loaded.shape)} {loaded.dtype}, expected {tuple(mine.shape)} {mine.dtype}: make the "
+            "embedding with the plan that the state was saved with"
+        )

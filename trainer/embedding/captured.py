@@ -112,6 +112,15 @@ class Touched:
             slopes=None if slopes is None else torch.where(accept, slopes, 0.0),
         )
 
+    def divided_by(self, scale: float) -> Touched:
+        """All gradients and scores divided by the scale of a loss."""
+        sums = {
+            name: tuple(replace(one, gradients=one.gradients / scale) for one in each)
+            for name, each in self.sums.items()
+        }
+        slopes = None if self.slopes is None else self.slopes / scale
+        return replace(self, sums=sums, scores=self.scores / scale, slopes=slopes)
+
 
 def add_up(parts: list[Touched], backend: Backend) -> Touched:
     """Sums the gradients of several passes; synchronises with the device if there is more than one.

@@ -5,6 +5,7 @@ backward --> captured passes (at most 8) --reduce, add up--> `Touched`: rows and
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -20,7 +21,7 @@ from trainer.embedding.backends import Backend, choose_backend
 from trainer.embedding.captured import Captured, Capturing, Touched, add_up
 from trainer.embedding.lookup import Lookup, as_words
 from trainer.embedding.plans import EmbeddingPlan
-from trainer.errors import CheckpointError, DeviceError
+from trainer.errors import CheckpointError, DeviceError, DivergedError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of `typing` from Python 3.11 on
@@ -32,10 +33,13 @@ _MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
 
 
 def _forward(
-    embedding: CapturingEmbedding, keys: Tensor | npt.NDArray[np.uint64], record_rows: Sequence[int] | None
+    embedding: CapturingEmbedding,
+    keys: Tensor | npt.NDArray[np.uint64],
+    batch_rows: int | None,
+    record_rows: Sequence[int] | None,
 ) -> Tensor:
     words = as_words(keys, embedding.device)
-    lookup = embedding.look_up(words.view(-1), len(words))
+    lookup = embedding.look_up(words.view(-1), len(words) if batch_rows is None else batch_rows)
     if record_rows is not None and len(record_rows) > 1:
         lookup = replace(lookup, record_rows=tuple(record_rows))
     vectors = embedding.gather_learning(lookup)
@@ -106,23 +110,35 @@ class CapturingEmbedding(Capturing[Lookup]):
         """
         raise NotImplementedError
 
-    def forward(self, keys: Tensor | npt.NDArray[np.uint64], record_rows: Sequence[int] | None = None) -> Tensor:
+    def forward(self, keys: Tensor | npt.NDArray[np.uint64]) -> Tensor:
         """The vectors (B, F, D), float32, of keys (B, F), int64 or uint64; B may be 0. Has no side effects on rows.
-
-        Args:
-            keys: the feature keys.
-            record_rows: the rows of each click record in the batch, whose scores are kept apart; None for one record.
 
         Raises:
             KeyRangeError: a key's field number is not 1 to F (on a CPU).
             KeyTypeError: the keys have another dtype.
         """
+        return self.vectors_of(keys)
+
+    def vectors_of(
+        self,
+        keys: Tensor | npt.NDArray[np.uint64],
+        *,
+        batch_rows: int | None = None,
+        record_rows: Sequence[int] | None = None,
+    ) -> Tensor:
+        """As `forward`, for keys of any shape (...,) -> (..., D).
+
+        Args:
+            keys: the feature keys.
+            batch_rows: the rows over which the loss is a mean; None for the first dimension of the keys.
+            record_rows: the rows of each click record in the batch, whose scores are kept apart; None for one record.
+        """
         if torch.compiler.is_compiling():
             # Not as a decorator: that would import the compiler, which takes seconds.
             torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
             disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
-            return disabled(self, keys, record_rows)
-        return _forward(self, keys, record_rows)
+            return disabled(self, keys, batch_rows, record_rows)
+        return _forward(self, keys, batch_rows, record_rows)
 
     @torch.no_grad()
     def capture(self, lookup: Lookup, gradient: Tensor) -> None:
@@ -162,6 +178,28 @@ class CapturingEmbedding(Capturing[Lookup]):
         (single,) = self._captured
         self.zero_grad()
         return single
+
+    def take_finite(self, scale: float | None) -> Touched | None:
+        """As `take_touched`, divided by the scale of the losses; None, too, if they are scaled and not finite.
+
+        The scores are the norms of all gradients, so they are finite if and only if these are.
+
+        Raises:
+            DivergedError: they are not finite, and there is no scale; checked on a CPU only.
+            GradientError: changes were applied since one of the forward passes.
+        """
+        touched = self.take_touched()
+        if touched is None or (scale is None and self.device.type != "cpu"):
+            return touched
+        if not math.isfinite(float(touched.scores.sum())):
+            if scale is not None:
+                return None
+            raise DivergedError(
+                "the gradients at the embedding's vectors are not finite, so no row was changed: skip this batch "
+                "(optimizer.zero_grad()), or lower the learning rates; losses of a GradScaler need "
+                "apply_gradients(scale=scaler.get_scale())"
+            )
+        return touched if scale is None else touched.divided_by(float(scale))
 
     @property
     def has_captured(self) -> bool:

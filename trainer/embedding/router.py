@@ -77,10 +77,10 @@ class Router:
         """
         if self._backend == "numba":
             return
-        arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
         if slots is None:
-            self.copies = tuple(to_device(array, self._device).clone() for array in arrays)
+            self.copies = self.tensors()
             return
+        arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
         where = to_device(slots, self._device)
         for copy, array in zip(self.copies, arrays, strict=True):
             copy.view(-1)[where] = to_device(array.reshape(-1)[slots], self._device)
@@ -112,6 +112,12 @@ class Router:
         """As `items`, unsorted, which costs no more than a copy."""
         used = self._map.keys != 0
         return self._map.keys[used], self._map.values[used]
+
+    def tensors(self) -> tuple[Tensor, Tensor]:
+        """Copies of the map's keys (W, 4) int64 and rows (W, 4) int32, for `gathers.find_values`."""
+        arrays: tuple[npt.NDArray[Any], ...] = (self._map.keys.view(np.int64), self._map.values)
+        slots, rows = (to_device(array, self._device).clone() for array in arrays)
+        return slots, rows
 
     def owners(self, rows: npt.NDArray[np.int32]) -> npt.NDArray[np.uint64]:
         """The hot keys that own any of the distinct unique rows. O(capacity) if there are any, else O(rows)."""

@@ -159,6 +159,10 @@ class DensePart:
             computed = graph.replay(*inputs)
             vectors.backward(computed.at_vectors)  # type: ignore[no-untyped-call]
             return computed
+        if self._options.mode == "compile":  # the compiler warns of inputs that are not leaves
+            computed = self._run_apart(*inputs)
+            vectors.backward(computed.at_vectors)  # type: ignore[no-untyped-call]
+            return computed
         at_vectors: list[Tensor] = []
         vectors.register_hook(at_vectors.append)  # type: ignore[no-untyped-call]
         return self._run(*inputs, at_vectors=at_vectors)
@@ -188,10 +192,11 @@ class DensePart:
             self._seen[size] = self._seen.get(size, 0) + 1
             if self._seen[size] <= _CAPTURED_AFTER or len(self._graphs) >= _MOST_GRAPHS:
                 return None
-            self._graphs[size] = _Graph(self._capture, self._weights, inputs)
+            self._graphs[size] = _Graph(self._run_apart, self._weights, inputs)
         return self._graphs[size]
 
-    def _capture(self, dense: Tensor, vectors: Tensor, label: Tensor, weight: Tensor | None = None) -> Computed:
+    def _run_apart(self, dense: Tensor, vectors: Tensor, label: Tensor, weight: Tensor | None = None) -> Computed:
+        """As `_run`, but the gradient stops at the vectors."""
         leaf = vectors.detach().requires_grad_()
         logits, loss = self._lose(dense, leaf, label, weight)
         self.drop()

@@ -86,7 +86,7 @@ class Learner:
             weight: (B,) float32, the weight of each row; None for 1.
             record_rows: the rows of each click record in the batch; None for one record.
         """
-        vectors = self.embedding(keys, record_rows)  # (B, F, D)
+        vectors = self.embedding.vectors_of(keys, record_rows=record_rows)  # (B, F, D)
         if after_lookup is not None:
             after_lookup()
         return self._dense.differentiate(dense, vectors, label, weight)

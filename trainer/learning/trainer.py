@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -37,6 +38,7 @@ class StepReport:
         importances: the importance of the keys of each click record to the adaptive learner, in the order of the
             records; none if the step was refused.
         diverged: the learners whose loss or gradients are not finite; if there are any, the step was refused.
+        seconds: from the step's start until its report was read; on a device the next step starts in between.
     """
 
     rows: int
@@ -44,6 +46,7 @@ class StepReport:
     logits: Mapping[str, npt.NDArray[np.float32]]
     importances: tuple[Importance, ...]
     diverged: tuple[str, ...] = ()
+    seconds: float = 0.0
 
     @property
     def importance(self) -> Importance | None:
@@ -57,14 +60,17 @@ class StartedStep:
     Args:
         rows: B.
         results: what `Trainer` reads back, by name and learner.
+        started_s: when it started, in seconds of `time.perf_counter`.
     """
 
-    def __init__(self, rows: int, names: tuple[str, ...], results: Waiting) -> None:
+    def __init__(self, rows: int, names: tuple[str, ...], results: Waiting, *, started_s: float) -> None:
         self.rows, self._names, self._results = rows, names, results
+        self._started_s = started_s
 
     def finish(self) -> StepReport:
         """Waits for the step, and for no later one, and returns its report."""
         read = self._results.read()
+        seconds = time.perf_counter() - self._started_s
         is_finite = read["is_finite"]
         diverged = tuple(name for name, good in zip(self._names, is_finite, strict=True) if not good)
         return StepReport(
@@ -73,6 +79,7 @@ class StartedStep:
             logits={name: read[f"logits.{name}"] for name in self._names},
             importances=() if diverged else split_scores(read["keys"], read["scores"], read.get("counts")),
             diverged=diverged,
+            seconds=seconds,
         )
 
 
@@ -144,6 +151,7 @@ class Trainer:
             after_lookup: called after the lookup.
             record_rows: the rows of each click record; None for one record.
         """
+        started_s = time.perf_counter()
         device = self.embedding.device
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = to_device(np.array(batch.dense, np.float32), device)
@@ -170,7 +178,7 @@ class Trainer:
         }
         if scores is not None:
             results |= scores.columns
-        return StartedStep(batch.num_rows, tuple(passes), self._readback.start(results))
+        return StartedStep(batch.num_rows, tuple(passes), self._readback.start(results), started_s=started_s)
 
     def _conclude(self, is_finite: Tensor) -> Scores | None:
         """Trains all learners if all passes (L,) are finite; returns the scores of the adaptive one, None if known not.

@@ -54,7 +54,7 @@ class _Step:
 
     started: StartedStep
     records: Sequence[_Record]
-    labels: npt.NDArray[np.int8]
+    batch: ClickBatch
 
 
 def merge_clicks(batches: Sequence[ClickBatch]) -> ClickBatch:
@@ -202,7 +202,7 @@ class ClickSteps:
             started = self._run.start(batch, self._outbox.release, record_rows=sizes)
             before, self._waiting = (
                 self._waiting,
-                _Step(started=started, records=records, labels=batch.require_labels()),
+                _Step(started=started, records=records, batch=batch),
             )
             if before is not None:
                 self._finish(before)
@@ -232,7 +232,7 @@ class ClickSteps:
 
     def _finish(self, step: _Step) -> None:
         run, report = self._run, step.started.finish()
-        if not run.progress.count_step(report, step.labels, len(step.records), _name(step.records)):
+        if not run.progress.count_step(report, step.batch, len(step.records), _name(step.records)):
             return
         for importance, record in zip(report.importances, step.records, strict=True):
             self._outbox.send_importance(importance, record.taken.record, record.batch)

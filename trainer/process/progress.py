@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from streams.assignments.columns import Fetch
+from streams.keys import Keys
+from streams.records import Assignment, ClickBatch
 from streams.telemetry.latency import LatencyHistogram
 from trainer.embedding.migration import MigrationReport
 from trainer.errors import DivergedError
@@ -49,6 +50,11 @@ class Progress:
         records_before: click records that were trained before this process.
         reasons: the click records that this process has refused, by reason.
         latency: the time from an assignment record's timestamp until it was applied.
+        step_time: the time of training steps.
+        last_keys: (B, F) keys of the last step; None before it.
+        event_time_ms: the event time of the newest trained rows; 0 before the first.
+        apply_lag_s: the time from the event that caused the newest applied change until then; None before the first.
+        saved_s: when this process wrote its newest checkpoint, or began, in seconds of `time.monotonic`.
     """
 
     windows: Windows
@@ -66,6 +72,11 @@ class Progress:
     records_before: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     latency: LatencyHistogram = field(default_factory=LatencyHistogram)
+    step_time: LatencyHistogram = field(default_factory=LatencyHistogram)
+    last_keys: Keys | None = None
+    event_time_ms: int = 0
+    apply_lag_s: float | None = None
+    saved_s: float = field(default_factory=time.monotonic)
 
     def refuse_clicks(self, reason: str) -> None:
         """Counts a click record that cannot be trained."""
@@ -82,21 +93,28 @@ class Progress:
         """The reasons of refused click records, the most frequent first."""
         return [f"{number} x {reason}" for reason, number in self.reasons.most_common(_SHOWN_REASONS)]
 
-    def add_applied(self, report: MigrationReport) -> None:
-        """Adds the counts of a batch of changes."""
+    def note_saved(self) -> None:
+        """Notes that a checkpoint was written."""
+        self.saved_s = time.monotonic()
+
+    def add_applied(self, report: MigrationReport, fetches: Sequence[Fetch] = ()) -> None:
+        """Adds the counts of a batch of changes, and notes the lag of the newest one behind its event."""
         for name, number in vars(report).items():
             self.applied[name] += number
+        newest_ms = _newest_event_ms(fetches)
+        if newest_ms is not None:
+            self.apply_lag_s = time.time() - newest_ms / 1000
 
     def describe_applied(self) -> dict[str, int]:
         """The counts of applied changes, under the names of the reports."""
         return {"promotions": self.applied["promoted"], "demotions": self.applied["demoted"], **self.applied}
 
-    def count_step(self, report: StepReport, labels: npt.NDArray[np.int8], records: int, name: str) -> bool:
+    def count_step(self, report: StepReport, batch: ClickBatch, records: int, name: str) -> bool:
         """Counts a step, trained or refused; returns whether it was trained.
 
         Args:
             report: the step's report.
-            labels: (B,) the labels of its rows.
+            batch: its rows.
             records: its click records.
             name: the name of the batch in messages.
 
@@ -106,7 +124,9 @@ class Progress:
         if report.importance is None:
             self.count_refusal(report, name)
             return False
-        self.windows.add(report.logits, labels)
+        self.step_time.add_one(report.seconds * 1000)
+        self.last_keys, self.event_time_ms = batch.keys, int(batch.event_time_ms[-1])
+        self.windows.add(report.logits, batch.require_labels())
         self.rows += report.rows
         self.click_records += records
         self.refused_in_a_row = 0
@@ -150,3 +170,12 @@ class Progress:
         self.records_before = self.click_records
         self.applied = {name: int(number) for name, number in state["applied"].items()}
         self.windows = Windows.from_state(state["windows"])
+
+
+def _newest_event_ms(fetches: Sequence[Fetch]) -> int | None:
+    """The event time of the last change that has one; a digest, a claim or a tombstone has none."""
+    for fetch in reversed(fetches):
+        for record in reversed(fetch.records):
+            if isinstance(record, Assignment) and record.event_time_ms is not None:
+                return record.event_time_ms
+    return None

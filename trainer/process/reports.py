@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from streams.clients.topic_feed import TopicFeed
 from streams.records import TrainerMetrics
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.run import TrainingRun
@@ -41,26 +41,33 @@ class ProgressReports:
         run: the run.
         metrics_interval_s: the time between two metrics records.
         log_interval_s: the time between two lines in the log.
+
+    Attributes:
+        latest: the latest metrics; None before the first.
+        newest_click_ms: Kafka's time of the newest trained click record as of then.
     """
 
     def __init__(self, run: TrainingRun, metrics_interval_s: float, log_interval_s: float) -> None:
         self._run = run
+        self.latest: TrainerMetrics | None = None
+        self.newest_click_ms: int | None = None
         self._metrics_interval_s, self._log_interval_s = metrics_interval_s, log_interval_s
         self._metrics_pace, self._log_pace = _Pace(rows=run.progress.rows), _Pace(rows=run.progress.rows)
 
-    def take_due(self, measure_lag: Callable[[], int], *, force: bool = False) -> TrainerMetrics | None:
+    def take_due(self, clicks: TopicFeed, *, force: bool = False) -> TrainerMetrics | None:
         """Writes a line to the log if one is due; returns the metrics if they are due.
 
         Args:
-            measure_lag: gives the number of click records that are not trained yet.
+            clicks: the clicks, of which some are not trained yet.
             force: whether both are due, whatever the time.
         """
         now_s = time.monotonic()
         metrics = None
         if force or now_s - self._metrics_pace.at_s >= self._metrics_interval_s:
-            metrics = _describe(self._run, self._metrics_pace.advance(self._run.progress.rows), measure_lag())
+            metrics = _describe(self._run, self._metrics_pace.advance(self._run.progress.rows), clicks.lag())
+            self.latest, self.newest_click_ms = metrics, clicks.newest_ms
         if force or now_s - self._log_pace.at_s >= self._log_interval_s:
-            self._log(measure_lag())
+            self._log(clicks.lag())
         return metrics
 
     def _log(self, lag: int) -> None:
@@ -92,7 +99,16 @@ def _describe(run: TrainingRun, rows_per_s: float, lag: int) -> TrainerMetrics:
         window_auc=progress.windows.latest_auc(),
         log_loss=progress.windows.log_loss(),
         windows=progress.windows.finished[-1:],
+        unique_share=_unique_share(run),
     )
+
+
+def _unique_share(run: TrainingRun) -> float | None:
+    """The share of the last step's lookups that unique rows would serve now; None before it. O(lookups)."""
+    keys = run.progress.last_keys
+    if run.trainer is None or keys is None:
+        return None
+    return round(float((run.trainer.embedding.router.values(keys.reshape(-1)) >= 0).mean()), 4)
 
 
 def describe_run(run: TrainingRun) -> dict[str, Any]:

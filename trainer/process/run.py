@@ -244,7 +244,7 @@ class TrainingRun:
             DivergedError: several steps in a row were refused.
         """
         report = self.start(batch, after_lookup).finish()
-        return report.importance if self.progress.count_step(report, batch.require_labels(), 1, name) else None
+        return report.importance if self.progress.count_step(report, batch, 1, name) else None
 
     def start(
         self,
@@ -269,7 +269,7 @@ class TrainingRun:
         if self._replaced is not None:
             return outcomes
         report = self.trainer.migrate(Changes.concatenate([outcome.changes for outcome in outcomes]))
-        self.progress.add_applied(report)
+        self.progress.add_applied(report, fetches)
         return outcomes
 
     @property
@@ -314,6 +314,7 @@ class TrainingRun:
         assert self._checkpoints is not None  # noqa: S101  `capture` has checked it
         try:
             self._checkpoints.save(captured.event, in_order(captured.tensors), captured.state)
+            self.progress.note_saved()
             self.journal.forget(int(self._checkpoints.paths()[-1].name))
         except OSError as error:
             self._count_failure(error)

@@ -115,7 +115,7 @@ class Session:
             columns=(config.fields, len(config.dense_names)),
         )
         self._bad_records = BadRecordLog(logger)
-        self._reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
+        self.reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
 
     def train(self) -> None:
         """Trains until it is asked to stop, the limit is reached, or the input ends; then writes a checkpoint.
@@ -330,7 +330,7 @@ class Session:
 
     def _report_progress(self, *, force: bool = False) -> None:
         """Sends metrics and writes a line to the log, each at its interval."""
-        metrics = self._reports.take_due(self._clicks.lag, force=force)
+        metrics = self.reports.take_due(self._clicks, force=force)
         if metrics is not None:
             self._outbox.send_metrics(metrics)
 

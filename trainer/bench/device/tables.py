@@ -58,8 +58,12 @@ class _Plain(nn.Module):
         """The vectors (N, D) of rows (N,)."""
         raise NotImplementedError
 
-    def forward(self, keys: Tensor, record_rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
+    def forward(self, keys: Tensor) -> Tensor:
         """The vectors (B, F, D) of keys (B, F)."""
+        return self.vectors_of(keys)
+
+    def vectors_of(self, keys: Tensor, *, record_rows: Sequence[int] | None = None) -> Tensor:  # noqa: ARG002
+        """As `forward`."""
         return self.read(_hashed(keys.reshape(-1), self.num_rows)).view(*keys.shape, self.dim)
 
     def learn(self, accept: Tensor | None = None) -> None:

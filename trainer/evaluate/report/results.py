@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from trainer.evaluate.anchor import Anchor, find_too_short
 from trainer.evaluate.grid import Grid, GridConfig
 from trainer.evaluate.recovery import Recovery, recovery_table
 from trainer.evaluate.report.pictures import draw_auc, draw_curves, draw_recovery
@@ -13,10 +14,17 @@ from trainer.evaluate.report.tables import markdown, summarise
 __all__ = ["write_recovery", "write_results"]
 
 
-def write_results(grid: Grid, config: GridConfig, out: Path) -> str:
-    """Writes the tables and the plots to `out`; returns the Markdown of the tables."""
+def write_results(grid: Grid, config: GridConfig, out: Path, *, anchor: Anchor | None = None) -> str:
+    """Writes the tables and the plots to `out`; returns the Markdown of the tables.
+
+    Args:
+        grid: the results.
+        config: the grid.
+        out: the folder.
+        anchor: the regression on the same rows; on a log that is too short the tables compare nothing.
+    """
     summaries = summarise(grid.cells)
-    text = markdown(summaries)
+    text = markdown(summaries, anchor=anchor, too_short=find_too_short(grid.cells, anchor))
     (out / "table.md").write_text(text)
     for model in config.models:
         if any("auc" in one.mean for one in summaries if one.model == model):

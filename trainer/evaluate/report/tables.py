@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from trainer.evaluate.anchor import Anchor
 from trainer.evaluate.cell import CellResult
 from trainer.evaluate.statistics import mean_and_error, paired_difference
 
@@ -213,10 +214,24 @@ def settings_table(summaries: Sequence[Summary]) -> str:
     return "\n".join(lines)
 
 
-def markdown(summaries: Sequence[Summary]) -> str:
-    """Returns all tables: the metrics, paired differences and closed shares of each model, then the settings."""
+def markdown(summaries: Sequence[Summary], *, anchor: Anchor | None = None, too_short: str | None = None) -> str:
+    """Returns all tables: the metrics, paired differences and closed shares of each model, then the settings.
+
+    Args:
+        summaries: the results.
+        anchor: the regression on the same rows, which gets a line of its own.
+        too_short: why the results compare nothing; then there are no differences and no shares.
+    """
     parts: list[str] = []
+    if too_short is not None:
+        parts.append(f"**{too_short[0].upper()}{too_short[1:]}.**")
+    if anchor is not None and anchor.auc is not None and anchor.logloss is not None:
+        parts.append(
+            f"One pass of logistic regression over the same {anchor.rows:,} rows, a weight for every feature: AUC "
+            f"{anchor.auc:.4f}, log loss {anchor.logloss:.4f}."
+        )
     for model in dict.fromkeys(one.model for one in summaries):
         parts.extend(metric_table(summaries, model, metric) for metric in _TITLES)
-        parts.extend([paired_table(summaries, model), closed_table(summaries, model)])
+        if too_short is None:
+            parts.extend([paired_table(summaries, model), closed_table(summaries, model)])
     return "\n\n".join(part for part in [*parts, settings_table(summaries)] if part) + "\n"

@@ -1,0 +1,73 @@
+"""A trained embedding, and a model over it, as plain torch modules of tensors, for `torch.export` and ONNX.
+
+    keys (B, F) --search in the hot keys--> unique row, or rows of both levels --times gates--> vectors (B, F, D)
+
+No numba, no gradients, no shape that depends on the data. Rows stay in their storage format.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from trainer.embedding import gathers
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.stores.store import Reads
+
+__all__ = ["ServedEmbedding", "ServedModel"]
+
+
+class ServedEmbedding(nn.Module):
+    """A copy of an embedding as it stands: keys (B, F) int64 -> vectors (B, F, D) float32, equal to the embedding's.
+
+    Keys whose field number is not 1 to F are read as those of the nearest field.
+
+    Args:
+        embedding: the embedding; later changes of it do not change the copy.
+    """
+
+    slots: Tensor
+    rows: Tensor
+    gates: Tensor
+
+    def __init__(self, embedding: AdaptiveEmbedding) -> None:
+        super().__init__()
+        copy = AdaptiveEmbedding(embedding.plan, device=embedding.device, backend="torch")
+        copy.load_tensors({name: tensor.cpu() for name, tensor in embedding.tensors().items()})
+        self.dim, self.num_fields = copy.plan.dim, copy.plan.layout.num_fields
+        self.unique, self.shared = copy.unique, copy.shared
+        for store in (self.unique, *self.shared.levels.values()):
+            store.state = torch.empty(0, device=embedding.device)  # of the optimizer
+        slots, rows = copy.router.tensors()
+        self.register_buffer("slots", slots)
+        self.register_buffer("rows", rows)
+        self.register_buffer("gates", copy.gate.values.clone())
+
+    def forward(self, keys: Tensor) -> Tensor:
+        """The vectors (B, F, D) of keys (B, F) int64."""
+        words = keys.reshape(-1)
+        rows = gathers.find_values(self.slots, self.rows, words)[:, None].long()  # (N, 1)
+        fields = gathers.field_indices(words, self.num_fields)
+        shared = torch.where(rows >= 0, -1, self.shared.address(words))
+        out = torch.zeros(words.shape[0], self.dim, device=words.device)
+        self.unique.gather(Reads(addresses=rows, fields=fields, gates=self.gates[:, :1]), out)
+        self.shared.gather(Reads(addresses=shared, fields=fields, gates=self.gates[:, 1:]), out)
+        return out.reshape(*keys.shape, self.dim)
+
+
+class ServedModel(nn.Module):
+    """A model and its embedding in one: dense (B, M) and keys (B, F) -> logits (B,).
+
+    Args:
+        model: maps dense and vectors to logits, such as the one of `load_export`.
+        embedding: its embedding.
+    """
+
+    def __init__(self, model: nn.Module, embedding: AdaptiveEmbedding) -> None:
+        super().__init__()
+        self.model, self.embedding = model, ServedEmbedding(embedding)
+
+    def forward(self, dense: Tensor, keys: Tensor) -> Tensor:
+        """The logits (B,)."""
+        logits: Tensor = self.model(dense, self.embedding(keys))
+        return logits
