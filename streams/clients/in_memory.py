@@ -108,6 +108,7 @@ class InMemoryBroker:
         self.generation = 0
         self._clock_ms = clock_ms
         self._fault: _Fault | None = None
+        self._lost_questions = 0
         self.transactions = Transactions(self)
         for name, partitions in (topics or {}).items():
             self.add_topic(name, partitions)
@@ -149,6 +150,10 @@ class InMemoryBroker:
         kind: Literal["lose record", "lose acknowledgement"]
         kind = "lose record" if lose == "record" else "lose acknowledgement"
         self._fault = _Fault(records=self.num_sent + records, kind=kind, times=times)
+
+    def lose_questions(self, times: int) -> None:
+        """Makes the next requests for topics or offsets lose their connection, so many of them."""
+        self._lost_questions = times
 
     def store_twice_after(self, records: int) -> None:
         """Stores the request that exceeds `records` more records twice, as a retry may do."""
@@ -245,6 +250,17 @@ class InMemoryBroker:
         """
         if generation != self.generation:
             raise CrashError
+
+    def note_question(self) -> None:
+        """Notes a request for topics or offsets.
+
+        Raises:
+            InterruptionError: it fails on demand.
+        """
+        with self.lock:
+            if self._lost_questions:
+                self._lost_questions -= 1
+                raise InterruptionError(is_stored=False)
 
     def append(self, generation: int, topic: str, partition: int, items: Sequence[Item]) -> int:
         """Stores one request; returns the offset of its first record.

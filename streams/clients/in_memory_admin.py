@@ -18,13 +18,13 @@ class Admin(Client):
 
     def list_topics(self) -> list[str]:
         """The topics' names."""
-        self._check()
+        self._ask()
         return list(self._broker.topics)
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Error codes, names, ids and partitions of topics."""
         with self._broker.lock:
-            self._check()
+            self._ask()
             topics, ids = self._broker.topics, self._broker.topic_ids
             return [
                 {
@@ -39,6 +39,7 @@ class Admin(Client):
     def describe_configs(self, resources: Sequence[Any], *, config_filter: str = "all") -> dict[str, Any]:
         """The settings that topics were created with."""
         del config_filter
+        self._ask()
         configs = {resource.name: self._broker.configs[resource.name] for resource in resources}
         return {
             "topic": {
@@ -53,7 +54,7 @@ class Admin(Client):
             TopicAlreadyExistsError: one of them exists.
         """
         del wait_for_metadata
-        self._check()
+        self._ask()
         if existing := set(wanted) & set(self._broker.topics):
             raise TopicAlreadyExistsError(min(existing))
         self._broker.create(wanted)

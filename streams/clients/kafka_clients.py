@@ -330,6 +330,7 @@ def open_admin(config: KafkaConfig, *, timeout_ms: int) -> Any:
             bootstrap_servers=config.servers,
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=max(timeout_ms, _CONNECT_TIMEOUT_MS),
+            reconnect_backoff_max_ms=1000,
             **config.client_arguments(),
         ),
         timeout_ms,

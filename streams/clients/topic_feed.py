@@ -170,7 +170,7 @@ class TopicFeed:
         try:
             self._partitions += added
             self._consumer.assign(self._partitions)
-            for partition, oldest in self._consumer.beginning_offsets(added).items():
+            for partition, oldest in ask(self._consumer.beginning_offsets, added, self._waits).items():
                 self._waiting[partition.partition] = deque()
                 self._consumer.seek(partition, oldest)
                 self.offsets[partition.partition] = oldest
@@ -184,7 +184,7 @@ class TopicFeed:
             BrokerError: the broker refuses.
         """
         try:
-            listed = self._consumer.end_offsets(self._partitions)
+            listed = ask(self._consumer.end_offsets, self._partitions, self._waits)
         except KafkaError as error:
             raise BrokerError(f"{self._servers}: {self.topic}: {explain_refusal(error, 'READ', self.topic)}") from error
         return {partition.partition: end for partition, end in listed.items()}
