@@ -14,6 +14,7 @@ from aiokafka import TopicPartition
 from aiokafka.consumer.fetcher import Fetcher, FetchResult
 from aiokafka.consumer.subscription_state import SubscriptionState
 from faust.types import TP
+from silent_connection import find_end
 
 from streams.agent.own_offsets import use_own_offsets
 from streams.telemetry.broker_waits import BrokerWaits
@@ -102,3 +103,13 @@ def test_a_seek_waits_until_the_consumers_thread_has_taken_the_records_that_it_d
         assert assignment.state_value(PARTITION).position == OWN
 
     asyncio.run(seek_while_records_are_taken())
+
+
+def test_a_connection_of_fausts_consumer_that_died_without_a_word_is_made_again():
+    async def find() -> int:
+        consumer = make_consumer(asyncio.get_running_loop())
+        thread = consumer._thread  # noqa: SLF001
+        thread.thread_loop.close()  # nothing runs in it
+        return await find_end(thread._create_worker_consumer(consumer.transport), 7)  # noqa: SLF001
+
+    assert asyncio.run(find()) == 7

@@ -10,8 +10,10 @@ import aiokafka.errors
 import kafka.errors
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
+from silent_connection import find_end
 
 from streams.clients.admin import create_topics, describe_topics, require_partitions
+from streams.clients.config import KafkaConfig
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.kafka_clients import read_all_async_records
 from streams.clients.partition_reader import open_partition_log
@@ -82,6 +84,13 @@ def test_a_fetch_that_waits_for_its_broker_ends_without_an_error_when_its_consum
         return await fetch
 
     assert asyncio.run(stop()) is False
+
+
+def test_a_connection_that_died_without_a_word_is_made_again_while_offsets_are_waited_for():
+    async def find() -> int:
+        return await find_end(KafkaConfig(bootstrap_servers="localhost:1").create_async_consumer(), 7)
+
+    assert asyncio.run(find()) == 7
 
 
 # ---- requests for topics and offsets, of a broker that goes away after it was reached --------------------------------

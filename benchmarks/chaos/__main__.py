@@ -72,6 +72,7 @@ def command(
             "scenario": scenario,
             "faults": campaign.done,
             "campaign_s": round(time.monotonic() - started_s, 1),
+            "recoveries_s": campaign.recoveries_s,
             "config": {"rows": config.rows, "rate_rows_s": rate, "shards": shards, "capacity": capacity,
                        "batch_rows": config.batch_rows, "signal": signal, "half_life": config.half_life},
             **content,
