@@ -137,8 +137,8 @@ class _Worker(faust.Worker):
         os._exit(1)
 
 
-class _App(faust.App):  # type: ignore[misc]
-    """Faust's app without its folders for tables, which an agent does not have: `ID-data`, empty, where it is started."""
+class _App(faust.App):
+    """Faust's app without the folders for tables, which agents do not have: `ID-data`, empty, where it was started."""
 
     def _create_directories(self) -> None:
         pass
