@@ -41,6 +41,7 @@ __all__ = [
     "open_admin",
     "open_consumer",
     "open_producer",
+    "outlast_requests",
     "read_all_async_records",
 ]
 
@@ -167,7 +168,7 @@ async def _fetch_until_closed(fetcher: Any, *arguments: Any) -> Any:
 def create_async_consumer(config: KafkaConfig) -> Any:
     """See `Connector.create_async_consumer`."""
     read_all_async_records()
-    return AIOKafkaConsumer(
+    consumer = AIOKafkaConsumer(
         bootstrap_servers=config.servers,
         enable_auto_commit=False,
         auto_offset_reset="earliest",
@@ -177,6 +178,24 @@ def create_async_consumer(config: KafkaConfig) -> Any:
         fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
         **config.consumer_arguments(reads_to_end=True),
     )
+    outlast_requests(consumer, _REQUEST_TIMEOUT_MS)
+    return consumer
+
+
+def outlast_requests(consumer: Any, request_timeout_ms: int) -> None:
+    """Makes a consumer of aiokafka wait longer for offsets than its client waits for an answer.
+
+    aiokafka uses one time for both. So the wait ends first and cancels the request, and only a request whose own time
+    is over closes its connection: one that died without a word would be used for ever.
+
+    Raises:
+        InvariantError: this version of aiokafka works differently.
+    """
+    client: Any = getattr(consumer, "_client", None)
+    if not hasattr(consumer, "_request_timeout_ms") or not hasattr(client, "_request_timeout_ms"):
+        raise InvariantError("aiokafka: got a consumer without _request_timeout_ms, expected it; find its new name")
+    client._request_timeout_ms = request_timeout_ms  # noqa: SLF001
+    consumer._request_timeout_ms = 2 * request_timeout_ms  # noqa: SLF001
 
 
 class NullSerializer(Serializer):
@@ -330,6 +349,7 @@ def open_admin(config: KafkaConfig, *, timeout_ms: int) -> Any:
             bootstrap_servers=config.servers,
             bootstrap_timeout_ms=timeout_ms,
             request_timeout_ms=max(timeout_ms, _CONNECT_TIMEOUT_MS),
+            reconnect_backoff_max_ms=1000,
             **config.client_arguments(),
         ),
         timeout_ms,
