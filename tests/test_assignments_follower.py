@@ -13,12 +13,15 @@ from sketch.hashing import shard_of
 from streams.agent.agreement import Agreement
 from streams.agent.shard import Shard
 from streams.assignments.follower import follow
+from streams.assignments.subscription import HotFeatureTable
+from streams.bulk_keys import keys
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
+from streams.clients.producer import RecordProducer
 from streams.errors import ConfigError
 from streams.importance_sender import importance_sender
 from streams.keys import Field
-from streams.records import ImportanceBatch, decode_importance
+from streams.records import Assignment, ImportanceBatch, decode_importance, encode_assignment, encode_fields
 from streams.topics import Topics
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import plan_for_capacity
@@ -99,6 +102,30 @@ class Scores:
 
     keys: np.ndarray
     scores: np.ndarray
+
+
+def test_keys_of_raw_values_are_made_with_the_recorded_fields():
+    connector = InMemoryBroker(prefix="t")
+    topics = Topics("t")
+    create_topics(connector, topics.specs())
+    table, follower = HotFeatureTable(connector), follow(connector)
+    with pytest.raises(ConfigError, match=r"topic t\.control: got no fields, expected those of a replay or an agent"):
+        _ = table.fields
+    fields = (Field("site"), Field("ad", "hex32"))
+    columns = {"site": ["a", "b"], "ad": ["0000000f", None]}
+    hot = int(keys(fields, columns)[0, 1])
+    shard = int(shard_of(np.array([hot], np.uint64), len(table.table.shards))[0])
+    change = Assignment(
+        key=hot, tier="hot", row=7, shard=shard, epoch=1, seq=1, score=1.0, source=(0, 0), event_time_ms=0
+    )
+    with RecordProducer(connector) as producer:
+        name, value, headers = encode_fields(fields)
+        producer.send(topics.control, 0, value, headers, key=name)
+        name, value, headers = encode_assignment(change, fields)
+        producer.send(topics.assignments, shard, value, headers, key=name)
+    table.refresh()
+    assert table.fields == follower.fields == fields
+    assert table.lookup(keys(table.fields, columns)).tolist() == [[-1, 7], [-1, -1]]
 
 
 def test_anybodys_importance_is_counted_once_by_the_agents():

@@ -16,8 +16,9 @@ from streams.assignments.table import HotTable
 from streams.clients.agreed_configuration import agreed_capacity
 from streams.clients.config import connect
 from streams.clients.connector import Connector
+from streams.clients.recorded_fields import recorded_fields
 from streams.errors import ConfigError
-from streams.keys import MAX_FIELDS, Keys
+from streams.keys import MAX_FIELDS, Field, Keys
 from streams.topics import Topics
 
 __all__ = ["Follower", "follow"]
@@ -97,6 +98,18 @@ class Follower:
                 "`hotstream agent --capacity ROWS` before"
             )
         return capacity
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of the features, in the order of their numbers: `hotstream.keys(follower.fields, columns)`.
+
+        They are read from the control topic at each access; fields may be added at the end.
+
+        Raises:
+            BrokerError: the broker does not answer, or this user may not read the control topic.
+            ConfigError: no replay and no agent has recorded fields yet.
+        """
+        return recorded_fields(self._connector)
 
     @property
     def table(self) -> HotTable:

@@ -18,8 +18,9 @@ from streams.assignments.reader import AssignmentReader
 from streams.assignments.table import HotTable
 from streams.clients.config import connect
 from streams.clients.connector import Connector
+from streams.clients.recorded_fields import recorded_fields
 from streams.errors import ConfigError
-from streams.keys import Keys
+from streams.keys import Field, Keys
 from streams.records import Assignment
 
 __all__ = ["HotFeatureTable", "subscribe"]
@@ -106,6 +107,18 @@ class HotFeatureTable:
     def table(self) -> HotTable:
         """The table, with `items`, `num_hot`, `is_verified` and the shards' `seq`."""
         return self._reader.table
+
+    @property
+    def fields(self) -> tuple[Field, ...]:
+        """The fields of the features, in the order of their numbers: `hotstream.keys(table.fields, columns)`.
+
+        They are read from the control topic at each access; fields may be added at the end.
+
+        Raises:
+            BrokerError: the broker does not answer, or this user may not read the control topic.
+            ConfigError: no replay and no agent has recorded fields yet.
+        """
+        return recorded_fields(self._connector)
 
     def refresh(self) -> int:
         """Reads up to the present end of the topic; returns the number of changes.

@@ -10,12 +10,12 @@ from typing import Any
 
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
-from streams.errors import TopicError
+from streams.errors import ConfigError, TopicError
 from streams.keys import Field, compare_fields
 from streams.records import decode_fields
 from streams.topics import Topics
 
-__all__ = ["newest_fields", "read_fields", "require_fields"]
+__all__ = ["newest_fields", "read_fields", "recorded_fields", "require_fields"]
 
 
 def read_fields(connector: Connector) -> tuple[Field, ...]:
@@ -35,6 +35,22 @@ def newest_fields(records: Iterable[Any]) -> tuple[Field, ...]:
     for record in records:
         decoded = decode_fields(record.key, record.value, record.headers)
         fields = decoded if isinstance(decoded, tuple) else fields
+    return fields
+
+
+def recorded_fields(connector: Connector) -> tuple[Field, ...]:
+    """The fields that are recorded, to make keys with.
+
+    Raises:
+        BrokerError: the control topic cannot be read, which needs READ on it.
+        ConfigError: no replay and no agent has recorded fields yet.
+    """
+    fields = read_fields(connector)
+    if not fields:
+        raise ConfigError(
+            f"topic {Topics(connector.prefix).control}: got no fields, expected those of a replay or an agent: start "
+            "one before, or take the fields of your schema (hotstream.load_schema)"
+        )
     return fields
 
 
