@@ -127,7 +127,11 @@ class Topics:
         command = "topics create"
         if self.is_shadow:  # its agents create its topics
             command = f"agent --shadow {self.prefix.partition(_SHADOW)[2]}"
-        return f"hotstream {command}" + ("" if self._source == _DEFAULT_PREFIX else f" --prefix {self._source}")
+        return self.command(command)
+
+    def command(self, words: str) -> str:
+        """The command `hotstream WORDS` with the prefix in use, for messages."""
+        return f"hotstream {words}" + ("" if self._source == _DEFAULT_PREFIX else f" --prefix {self._source}")
 
     def specs(self, *, click_partitions: int = 1, shards: int = 1) -> list[TopicSpec]:
         """All topics that `hotstream topics create` creates; of a shadow, those that its agents write.

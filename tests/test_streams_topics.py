@@ -94,6 +94,7 @@ def test_tombstones_that_are_deleted_too_early_are_reported():
 def test_a_message_names_the_command_that_creates_the_topics_of_its_prefix():
     assert Topics().create_command == "hotstream topics create"
     assert Topics("eu").create_command == "hotstream topics create --prefix eu"
+    assert Topics("eu").command("dlq show clicks") == "hotstream dlq show clicks --prefix eu"
     assert Topics().shadow("small").create_command == "hotstream agent --shadow small"
     assert Topics("eu").shadow("small").create_command == "hotstream agent --shadow small --prefix eu"
 

@@ -69,6 +69,6 @@ def require_fields(connector: Connector, fields: tuple[Field, ...]) -> tuple[Fie
     if difference is not None:
         raise TopicError(
             f"--schema: {difference} as in the click records under {connector.prefix!r}; use the schema that these "
-            "have, another --prefix, or delete the topics and run `hotstream topics create`"
+            f"have, another --prefix, or delete the topics and run `{Topics(connector.prefix).create_command}`"
         )
     return known

@@ -19,6 +19,7 @@ from streams.replay.figures import ReplayFigures
 from streams.replay.plan import ReplayPlan
 from streams.replay.sender import ReplayCounts, replay_logs
 from streams.telemetry.monitor import open_monitor
+from streams.topics import Topics
 
 __all__ = ["command"]
 
@@ -126,7 +127,7 @@ def command(
         resumed=counts.resumed,
     )
     if counts.bad:
-        say(f"{counts.bad} malformed lines; see `hotstream dlq show clicks`", logging.WARNING)
+        say(f"{counts.bad} malformed lines; see `{Topics(config.prefix).command('dlq show clicks')}`", logging.WARNING)
         for line in counts.bad_lines.describe():
             say(f"  {line}", logging.WARNING)
     if request.signal is not None:

@@ -20,6 +20,7 @@ from streams.errors import ConfigError
 from streams.logs.schema import load_schema
 from streams.records import NO_LABELS
 from streams.telemetry.monitor import open_monitor
+from streams.topics import Topics
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -335,5 +336,6 @@ def command(
     if not ok:
         raise click.ClickException(
             f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "
-            f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see `hotstream dlq show clicks`"
+            f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see "
+            f"`{Topics(kafka.prefix).command('dlq show clicks')}`"
         )
