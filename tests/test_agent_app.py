@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import ssl
 from typing import Any
 
 import pytest
 from certificates import Authority
 
-from streams.agent.app import create_app
+from streams.agent.app import _OneLine, create_app
 from streams.agent.progress import AgentProgress
 from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.config import KafkaConfig
+from streams.errors import BrokerError
 from streams.logs.schema import load_schema
 
 TRUST = {"ssl.truststore.certificates": Authority().pem}
@@ -69,3 +71,17 @@ def test_an_agent_leaves_no_folder_where_it_was_started(tmp_path, monkeypatch):
 
     asyncio.run(start())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None:
+    first = BrokerError("this user lacks READ on topic t.importance")
+    seen = _OneLine()
+    assert seen.filter(logging.makeLogRecord({"name": "mode", "exc_info": (BrokerError, first, None)}))
+    late = RuntimeError("Event loop is closed")
+    stopping = {
+        "name": "streams.agent.app",
+        "msg": "[^-_App]: Error while stopping child",
+        "exc_info": (RuntimeError, late, None),
+    }
+    assert not seen.filter(logging.makeLogRecord(stopping))
+    assert seen.filter(logging.makeLogRecord({"name": "streams.agent.app", "msg": "stopped while it waits"}))

@@ -87,7 +87,9 @@ class _OneLine(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Replaces the traceback by the message; False for a repetition."""
-        if not record.name.startswith(("faust", "mode", "streams.agent.own_offsets")):
+        # Faust names a service's logger after the module that makes it: its messages begin with the service's name.
+        is_of_app = record.name == __name__ and str(record.msg).startswith("[^")
+        if not is_of_app and not record.name.startswith(("faust", "mode", "streams.agent.own_offsets")):
             return True
         error = record.exc_info[1] if record.exc_info else None
         if error is None:
