@@ -57,3 +57,15 @@ def test_an_agent_skips_aborted_transactions_unless_told_otherwise(level):
     counting, reading_state, _ = make_clients({} if level is None else {"isolation.level": level})
     assert counting["_isolation_level"] == (level or "read_committed")
     assert reading_state["_isolation_level"] == "read_committed"
+
+
+def test_an_agent_leaves_no_folder_where_it_was_started(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1")
+    config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
+
+    async def start() -> None:
+        await create_app(AgentProgress(AgentWorker(config, kafka)), kafka).on_first_start()
+
+    asyncio.run(start())
+    assert list(tmp_path.iterdir()) == []

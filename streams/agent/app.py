@@ -137,10 +137,17 @@ class _Worker(faust.Worker):
         os._exit(1)
 
 
+class _App(faust.App):
+    """Faust's app without the folders for tables, which agents do not have: `ID-data`, empty, where it was started."""
+
+    def _create_directories(self) -> None:
+        pass
+
+
 def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
     """The Faust app of an agent, ready for `faust.Worker`."""
     worker, config = progress.worker, progress.worker.config
-    app = faust.App(
+    app = _App(
         config.group,
         broker=[f"kafka://{server}" for server in kafka.servers],
         broker_credentials=_credentials(kafka),

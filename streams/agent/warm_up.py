@@ -20,6 +20,8 @@ from streams.records import (
 
 __all__ = ["compile_kernels"]
 
+_CAPACITY = 64  # the slots of a single bucket would be contiguous, which is another type to the compiler
+
 
 def compile_kernels() -> None:
     """Compiles the kernels for counting, or loads them from the cache, so that the first record does not wait.
@@ -39,7 +41,7 @@ def compile_kernels() -> None:
     read = decode_clicks(encode_clicks(clicks), [])
     assert isinstance(read, ClickBatch)  # noqa: S101
     source = Source(signal="frequency", topic="-", partition=0, offset=0)
-    shard = Shard(0, ShardConfig(capacity=1, num_shards=1))
+    shard = Shard(0, ShardConfig(capacity=_CAPACITY, num_shards=1))
     for _, part in split_by_shard(*count_keys(read.keys), read, source, num_shards=1, ingest_ms=0):
         batch = decode_importance(*encode_importance(part))
         assert isinstance(batch, ImportanceBatch)  # noqa: S101
