@@ -195,7 +195,7 @@ def outlast_requests(consumer: Any, request_timeout_ms: int) -> None:
     if not hasattr(consumer, "_request_timeout_ms") or not hasattr(client, "_request_timeout_ms"):
         raise InvariantError("aiokafka: got a consumer without _request_timeout_ms, expected it; find its new name")
     client._request_timeout_ms = request_timeout_ms  # noqa: SLF001
-    consumer._request_timeout_ms = 2 * request_timeout_ms  # noqa: SLF001
+    consumer._request_timeout_ms = 3 * request_timeout_ms  # noqa: SLF001  also waits for topics through that connection
 
 
 class NullSerializer(Serializer):
