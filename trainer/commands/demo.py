@@ -12,16 +12,10 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 
-from streams.broker import ENGINES, open_broker
 from streams.cli.log_lines import log_options
 from streams.cli.options import max_bad_option
 from streams.cli.reports import Report, json_option
-from streams.clients.config import KafkaConfig
-from streams.clients.properties import load_properties
-from streams.clients.rights import require_rights
 from streams.errors import ConfigError
-from streams.logs.schema import load_schema
-from streams.records import NO_LABELS
 
 if TYPE_CHECKING:
     from trainer.demo.view import DemoView
@@ -119,18 +113,22 @@ def command(
 
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     report = Report("demo")
-    log_schema = load_schema(schema)
-    if log_schema.label is None:
-        raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
-    if data is None and schema != "criteo-kaggle":
-        raise ConfigError(f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data")
     out.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(out / "checkpoints", ignore_errors=True)
     with DemoView(None if data else rows or _ROWS) as view:
         view.begin("preparing", "loads the modules")
         from streams.logs.reader import check_logs  # noqa: PLC0415 - after the first line, because it takes seconds
+        from streams.logs.schema import load_schema  # noqa: PLC0415
+        from streams.records import NO_LABELS  # noqa: PLC0415
         from trainer.embedding.plans import plan  # noqa: PLC0415
 
+        log_schema = load_schema(schema)
+        if log_schema.label is None:
+            raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
+        if data is None and schema != "criteo-kaggle":
+            raise ConfigError(
+                f"--schema: got {schema}, expected criteo-kaggle for generated rows; pass a log with --data"
+            )
         view.capacity = plan(embedding_bytes, _DIM, len(log_schema.categorical)).capacity_rows
         if data is not None:
             check_logs([data], log_schema)
@@ -163,6 +161,10 @@ def _run(broker: str, prefix: str, options: dict[str, Any], view: DemoView) -> d
         options: the arguments of `DemoConfig`, without `kafka`.
         view: shows the progress.
     """
+    from streams.broker import ENGINES, open_broker  # noqa: PLC0415
+    from streams.clients.config import KafkaConfig  # noqa: PLC0415
+    from streams.clients.properties import load_properties  # noqa: PLC0415
+    from streams.clients.rights import require_rights  # noqa: PLC0415
     from streams.telemetry.observer import Observer  # noqa: PLC0415
     from trainer.demo.picture import draw_report  # noqa: PLC0415
     from trainer.demo.stage import AGENT_GROUP, DemoConfig, prepare_topics, run_demo  # noqa: PLC0415

@@ -23,14 +23,14 @@ __all__ = ["DemoView", "print_report"]
 
 logger = logging.getLogger(__name__)
 
-_LINE_EVERY_S = 3.0  # with what a busy machine adds, no interval over 5 s is silent
+_LINE_EVERY_S = 2.5  # with what a busy machine adds, no interval over 5 s is silent
 _DRAWS_PER_S = 4.0
 
 
 class DemoView:
     """Shows what the demo does: each phase at its begin, then figures, also while the demo itself is busy.
 
-    On a terminal it draws a table. Elsewhere it logs a line when a phase begins, and one every 3 s.
+    On a terminal it draws a table. Elsewhere it logs a line when a phase begins, and one every 2.5 s.
 
     Args:
         num_rows: rows of the log; None if unknown.
