@@ -20,7 +20,7 @@ __all__ = ["command"]
 _COLOURS = {"ok": "green", "missing": "yellow", "FAULT": "bold red"}
 
 
-@click.command(short_help="Show what is missing on this machine and at the broker, and what mends it.")
+@click.command(short_help="Show what is missing for what, and the command that mends it.")
 @kafka_options
 @json_option
 def command(json_path: str | None, **kafka: Any) -> None:
