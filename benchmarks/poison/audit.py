@@ -6,6 +6,7 @@ from collections import Counter
 from typing import Any
 
 from benchmarks.chaos.site import CLICK_PARTITIONS, Site
+from streams.clients.admin import require_partitions
 from streams.clients.partition_reader import open_partition_log
 
 __all__ = ["find_differences", "read_topic"]
@@ -27,18 +28,24 @@ def read_topic(site: Site, topic: str) -> list[Any]:
 def find_differences(site: Site, sent: dict[str, list[Any]]) -> tuple[dict[str, int], list[str]]:
     """The dead letters of each topic, and what differs from one letter for each malformed record.
 
+    A process that takes over a shard may write the letters since its snapshot a second time, with the same offsets;
+    `hotstream dlq` shows them once, and so they count once.
+
     Args:
         site: the pipeline, whose processes have ended.
         sent: the malformed records of each topic, as (partition, key, value).
     """
     numbers, differences = {}, []
     for topic, records in sent.items():
+        dead = site.topics.dead_letters(topic)
         with open_partition_log(site.kafka) as log:
-            dead = f"{topic}.dlq"
-            letters = list(log.read(dead, 0, *log.bounds(dead, 0)))
-        found = Counter((_partition(letter), letter.key, letter.value) for letter in letters)
+            letters: list[Any] = []
+            for number in range(require_partitions(site.kafka, dead)):
+                letters += log.read(dead, number, *log.bounds(dead, number))
+        by_origin = {_origin(letter): letter for letter in letters}
+        found = Counter((origin[0], letter.key, letter.value) for origin, letter in by_origin.items())
         expected = Counter(records)
-        numbers[topic] = len(letters)
+        numbers[topic] = len(by_origin)
         for what, difference in (("no letter", expected - found), ("a letter too many", found - expected)):
             if difference:
                 examples = list(difference)[:_SHOWN]
@@ -46,5 +53,6 @@ def find_differences(site: Site, sent: dict[str, list[Any]]) -> tuple[dict[str, 
     return numbers, differences
 
 
-def _partition(letter: Any) -> int:
-    return int(dict(letter.headers)["dlq-partition"])
+def _origin(letter: Any) -> tuple[int, int]:
+    named = dict(letter.headers)
+    return int(named["dlq-partition"]), int(named["dlq-offset"])
