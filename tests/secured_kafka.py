@@ -34,7 +34,7 @@ __all__ = ["SECRET", "Right", "SecuredKafka", "role_rights", "run_secured_kafka"
 Right = tuple[ACLOperation, ResourceType, str]
 
 SECRET = "s3cret"
-_USERS = ("alice", "replay", "agent", "shadow", "train", "subscribe", "compare")
+_USERS = ("alice", "replay", "agent", "shadow", "train", "subscribe", "values", "compare")
 _LOGIN_MODULE = "org.apache.kafka.common.security.{}LoginModule"
 _PLAIN, _SCRAM = _LOGIN_MODULE.format("plain.Plain"), _LOGIN_MODULE.format("scram.Scram")
 _PROPERTIES = """

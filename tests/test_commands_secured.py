@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,8 @@ RUNS = {
     "shadow": role((*AGENT, "--shadow", "s"), "shadow", prefix=SHADOW, group=f"{GROUP}.shadow.s"),
     "train": role(("train", "--capacity", "100"), "train"),
     "subscribe": role(("watch", "--until-end"), "subscribe"),
+    "names": role(("watch", "--until-end", "--values"), "subscribe", "names"),
+    "values": role(("values", LOG, "--schema", "criteo-kaggle"), "values"),
     "compare": Role(("compare", "s"), frozenset(role_rights(PREFIX, "compare") | role_rights(SHADOW, "compare"))),
     "observe": role(("demo", "--data", LOG), "replay", "agent", "train", "observe", group=GROUP),
     "dlq show": Role(("dlq", "show", "clicks"), dead_letter_rights(READS_LETTERS)),
@@ -86,7 +89,7 @@ def log(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def matrix(secured: SecuredKafka) -> SecuredKafka:
     """The broker with topics, and with a user for each right of each role who has all its rights but that one."""
     for prefix in (PREFIX, SHADOW):
-        create_topics(secured.admin(prefix), Topics(prefix).specs())
+        create_topics(secured.admin(prefix), [*Topics(prefix).specs(), Topics(prefix).values_spec()])
     secured.allow_all({f"CN={user_of(name, right)}": RUNS[name].rights - {right} for name, right in CASES})
     return secured
 
@@ -286,14 +289,15 @@ def rights_in(kafka: SecuredKafka, user: str, prefix: str) -> set[Right]:
 def test_each_role_runs_with_exactly_its_rights_uses_each_and_shows_no_secret(secured, topic_prefix, tmp_path, log):
     topics, shadow = Topics(topic_prefix), Topics(topic_prefix).shadow("s")
     for names in (topics, shadow):
-        create_topics(secured.admin(names.prefix), names.specs())
+        create_topics(secured.admin(names.prefix), [*names.specs(), names.values_spec()])
     group, shadow_group = topic_prefix, f"{topic_prefix}.shadow.s"
     needed = {
         "replay": role_rights(topic_prefix, "replay"),
         "agent": role((), "agent", "frequency", prefix=topic_prefix, group=group).rights,
         "shadow": role((), "shadow", prefix=shadow.prefix, group=shadow_group).rights,
         "train": role_rights(topic_prefix, "train"),
-        "subscribe": role_rights(topic_prefix, "subscribe"),
+        "subscribe": role_rights(topic_prefix, "subscribe", "names"),
+        "values": role_rights(topic_prefix, "values"),
         "compare": role_rights(topic_prefix, "compare") | role_rights(shadow.prefix, "compare"),
     }
     secured.allow_all(needed)
@@ -302,21 +306,22 @@ def test_each_role_runs_with_exactly_its_rights_uses_each_and_shows_no_secret(se
     )
     connection = {
         name: options(secured, tmp_path, secured.login(name, mechanism=mechanism), topic_prefix)
-        for name, mechanism in zip(needed, MECHANISMS * 2, strict=True)
+        for name, mechanism in zip(needed, cycle(MECHANISMS))
     }
     poison(secured, topic_prefix)
     counting = ["-v", *AGENT, "--group", group, "--snapshot-every", 2]
     done, shown = [], []
     with ExitStack() as stack:
         agents = []
-        for name, chosen in (("agent", ("--signal", "both")), ("shadow", ("--shadow", "s"))):
-            started = running(tmp_path / f"{name}.log", *counting, *chosen, *connection[name])
+        for name, chosen in (("agent", ()), ("shadow", ("--shadow", "s"))):
+            started = running(tmp_path / f"{name}.log", *counting, "--signal", "both", *chosen, *connection[name])
             agents.append(stack.enter_context(started))
         rows = ("--batch-rows", 25, "--loop", "--limit", 1800, "--json", tmp_path / "replay.json")
         done.append(run_hotstream("-v", "replay", log, *rows, *connection["replay"]))
         for names in (topics, shadow):
-            table = f"{names.prefix}.assignments"
-            wait_until(lambda table=table: bool(read_topic(secured.admin(topic_prefix), table)[0]), *agents)
+            wait_until(lambda topic=names.snapshots: bool(read_topic(secured.admin(topic_prefix), topic)[0]), *agents)
+        letters = topics.dead_letters(topics.importance)
+        wait_until(lambda: bool(read_topic(secured.admin(topic_prefix), letters)[0]), *agents)
         shown += [Path(f"/proc/{agent.process.pid}/cmdline").read_text() for agent in agents]
         counting_agent, shadow_agent = agents
         logged = len(counting_agent.log.read_text())
@@ -329,12 +334,14 @@ def test_each_role_runs_with_exactly_its_rights_uses_each_and_shows_no_secret(se
     training = ("--limit", 1500, "--max-bad", 1, "--threads", 1, "--json", tmp_path / "train.json")
     done += [
         run_hotstream("-v", "train", "--capacity", 100, *training, *connection["train"]),
-        run_hotstream("-v", "watch", "--until-end", "--json", "-", *connection["subscribe"]),
+        run_hotstream("-v", "watch", "--until-end", "--values", "--json", "-", *connection["subscribe"]),
+        run_hotstream("-v", "values", log, "--schema", "criteo-kaggle", *connection["values"]),
         run_hotstream("-v", "compare", "s", "--json", "-", *connection["compare"]),
     ]
     for command in done:
         assert command.returncode == 0, command.stderr
         shown += [command.stdout, command.stderr]
+    needed["values"] -= {(ACLOperation.WRITE, ResourceType.TOPIC, topics.values)}  # Criteo's keys are their values
     for name, rights in needed.items():
         assert rights_in(secured, name, topic_prefix) == rights, name
     shown += [(tmp_path / f"{name}.json").read_text() for name in ("replay", "train")]
