@@ -21,7 +21,7 @@ from streams.broker.process import log_tail
 from streams.clients.config import KafkaConfig
 from streams.clients.topic_reader import TopicReader
 from streams.processes.parent_death import die_with_parent
-from streams.records import Encoded, ImportanceBatch, decode_importance
+from streams.records import Encoded, ImportanceBatch, decode_importance, encode_digest
 from streams.topics import Topics
 
 
@@ -191,7 +191,7 @@ def sources_of(kafka: KafkaConfig) -> list[set[tuple[int, int]]]:
 def publish_by_rule(kafka: KafkaConfig, config: ShardConfig) -> tuple[list[Shard], list[list[Encoded]]]:
     """The shards and the records that they must have published, computed by `Shard` from the importance topic."""
     shards = [Shard(number, config) for number in range(config.num_shards)]
-    published: list[list[Encoded]] = [[] for _ in shards]
+    published: list[list[Encoded]] = [[encode_digest(shard.describe())] for shard in shards]
     for number, records in read_topic(kafka, Topics(kafka.prefix).importance).items():
         for record in records:
             batch = decode_importance(record.value, record.headers)

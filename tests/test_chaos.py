@@ -19,6 +19,7 @@ from processes import write_criteo_log
 from benchmarks.chaos.audit import Audit
 from benchmarks.chaos.faults import FAULTS, SCENARIOS, TARGETS
 from benchmarks.chaos.site import CLICK_PARTITIONS, SiteConfig
+from benchmarks.chaos.supervised import Ending, is_expected
 from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
@@ -57,6 +58,24 @@ def test_three_faults_of_each_scenario_make_no_difference(scenario: str, tmp_pat
 def test_every_fault_is_drawn_by_a_scenario_and_has_a_target() -> None:
     drawn = {name for scenario, names in SCENARIOS.items() if scenario != "all" for name in names}
     assert drawn == set(FAULTS) == set(TARGETS)
+
+
+@pytest.mark.parametrize(
+    ("line", "since_trouble_s", "has_two_replays", "expected"),
+    [
+        ("hotstream: no broker answered at 127.0.0.1:9092 within 10 s", 3.0, False, True),
+        ("hotstream: no broker answered at 127.0.0.1:9092 within 10 s", 60.0, False, False),
+        ("hotstream: stopped while the broker at 127.0.0.1:9092 does not answer", 60.0, False, True),
+        ("hotstream: another run of this replay took over, so this one ends", 60.0, True, True),
+        ("hotstream: another run of this replay took over, so this one ends", 60.0, False, False),
+        ("KeyError: 3", 0.0, True, False),
+    ],
+)
+def test_an_end_that_a_fault_must_cause_is_no_difference(
+    line: str, since_trouble_s: float, has_two_replays: bool, expected: bool
+) -> None:
+    ending = Ending(name="replay", code=1, last_line=line, has_traceback=False, age_s=12.0)
+    assert is_expected(ending, since_trouble_s, has_two_replays=has_two_replays) == expected
 
 
 # ---- the audit -----------------------------------------------------------------------------------------------------

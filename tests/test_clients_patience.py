@@ -3,15 +3,26 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from typing import Any
 
 import aiokafka.errors
 import kafka.errors
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
+from silent_connection import find_end
 
-from streams.clients.kafka_clients import read_all_async_records
+from streams.clients.admin import create_topics, describe_topics, require_partitions
+from streams.clients.async_consumers import read_all_async_records
+from streams.clients.config import KafkaConfig
+from streams.clients.in_memory import InMemoryBroker
+from streams.clients.partition_reader import open_partition_log
 from streams.clients.patience import answered, may_pass
+from streams.clients.topic_identity import TopicWatch, require_topics
+from streams.clients.topic_reader import TopicReader
+from streams.errors import BrokerError
 from streams.telemetry.broker_waits import BrokerWaits
+from streams.topics import Topics
 
 PASSING = (
     aiokafka.errors.KafkaTimeoutError,  # which aiokafka does not call retriable
@@ -73,3 +84,62 @@ def test_a_fetch_that_waits_for_its_broker_ends_without_an_error_when_its_consum
         return await fetch
 
     assert asyncio.run(stop()) is False
+
+
+def test_a_connection_that_died_without_a_word_is_made_again_while_offsets_are_waited_for():
+    async def find() -> int:
+        return await find_end(KafkaConfig(bootstrap_servers="localhost:1").create_async_consumer(), 7)
+
+    assert asyncio.run(find()) == 7
+
+
+# ---- requests for topics and offsets, of a broker that goes away after it was reached --------------------------------
+
+CLICKS, SPECS = Topics().clicks, Topics().specs(click_partitions=2, shards=2)
+
+
+def compare(broker: InMemoryBroker) -> Any:
+    with TopicWatch(broker, require_topics(broker, [CLICKS]), interval_s=1e6) as watch:
+        return watch.check()
+
+
+REQUESTS: dict[str, Callable[[InMemoryBroker], Any]] = {
+    "describe": lambda broker: describe_topics(broker, SPECS),
+    "create": lambda broker: create_topics(broker, SPECS),
+    "partitions": lambda broker: require_partitions(broker, CLICKS),
+    "identities": lambda broker: require_topics(broker, [CLICKS]),
+    "compare": compare,
+    "read": lambda broker: TopicReader(broker, CLICKS).partitions,
+    "is empty": lambda broker: ask_log(broker, lambda log: log.is_empty(CLICKS)),
+    "offsets": lambda broker: ask_log(broker, lambda log: log.offsets_at(CLICKS, 2, 0)),
+}
+
+
+def ask_log(broker: InMemoryBroker, request: Callable[[Any], Any]) -> Any:
+    with open_partition_log(broker) as log:
+        return request(log)
+
+
+def make_broker(*, is_stopping: bool = False) -> InMemoryBroker:
+    broker = InMemoryBroker({spec.name: spec.partitions for spec in SPECS})
+    broker.waits = BrokerWaits(broker.bootstrap_servers, should_stop=lambda: is_stopping)
+    return broker
+
+
+@pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS)
+def test_a_broker_that_goes_away_once_it_was_reached_is_waited_for(request_of, monkeypatch):
+    monkeypatch.setattr("streams.clients.patience._RETRY_S", 0.0)
+    broker = make_broker()
+    expected = request_of(broker)
+    broker.lose_questions(3)
+    found = request_of(broker)
+    assert found == expected
+    assert not broker.waits.is_suspected, "the answer was not noted"
+
+
+@pytest.mark.parametrize("request_of", REQUESTS.values(), ids=REQUESTS)
+def test_a_process_that_is_asked_to_stop_does_not_wait_for_it(request_of):
+    broker = make_broker(is_stopping=True)
+    broker.lose_questions(2**31)
+    with pytest.raises(BrokerError, match="lost on demand"):
+        request_of(broker)

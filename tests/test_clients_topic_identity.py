@@ -123,6 +123,16 @@ def test_a_watch_outlives_a_broker_that_is_away():
         assert kinds(wait_for(watch.take)) == [(TOPICS.clicks, "made again")]
 
 
+def test_an_answer_without_ids_does_not_make_a_watch_forget_them():
+    broker = make_broker()
+    with TopicWatch(broker, require_topics(broker, [TOPICS.clicks]), interval_s=60) as watch:
+        make_again(broker, TOPICS.clicks, 2)
+        number = broker.topic_ids.pop(TOPICS.clicks)
+        assert watch.check() == []
+        broker.topic_ids[TOPICS.clicks] = number
+        assert kinds(watch.check()) == [(TOPICS.clicks, "made again")]
+
+
 def test_a_check_on_demand_needs_no_second_look():
     broker = make_broker()
     with TopicWatch(broker, require_topics(broker, [TOPICS.clicks]), interval_s=60) as watch:

@@ -45,9 +45,10 @@ def make_broker() -> InMemoryBroker:
 
 def make_again(broker: InMemoryBroker, name: str, partitions: int) -> str:
     """Deletes a topic and makes another of its name; returns the id of the new one."""
-    broker.delete_topic(name)
-    broker.add_topic(name, partitions)
-    return broker.topic_ids[name].hex
+    with broker.lock:  # a watch that looks every millisecond would report a deletion
+        broker.delete_topic(name)
+        broker.add_topic(name, partitions)
+        return broker.topic_ids[name].hex
 
 
 def send_clicks(broker: InMemoryBroker, steps: range, partition: int = 0) -> None:
@@ -322,6 +323,61 @@ def test_a_change_that_cannot_be_followed_ends_a_running_trainer_with_what_to_do
         assert train(broker, tmp_path).report()["rows"]["trained"] == (5 + rows_later) * ROWS
 
 
+@pytest.mark.parametrize("name", [TOPICS.clicks, TOPICS.assignments])
+def test_a_position_beyond_the_end_of_a_topic_made_again_is_explained_before_the_watch_looks(
+    tmp_path: Path, name: str
+) -> None:
+    broker = make_broker()
+    send_clicks(broker, range(5))
+    send_assignments(broker, dict(zip(np.unique(click_batch(ROWS, 0).keys)[:20].tolist(), range(20), strict=True)))
+    change = change_at(5 * ROWS, lambda: make_again(broker, name, len(broker.topics[name])))
+    session = session_of(broker, tmp_path, idle_timeout_s=None, on_progress=change, topics_interval_s=1e6)
+    with pytest.raises(TopicError, match=rf"{name} was deleted and made again .*start the trainer again"):
+        session.train()
+    assert train(broker, tmp_path).report()["rows"] == {"trained": 5 * ROWS, "resumed_from": 5 * ROWS}
+
+
+def test_a_topic_made_again_while_the_trainer_starts_is_explained_too(tmp_path: Path) -> None:
+    broker = make_broker()
+    send_clicks(broker, range(5))
+    train(broker, tmp_path)
+    session = session_of(broker, tmp_path, topics_interval_s=1e6)
+    make_again(broker, TOPICS.clicks, 1)
+    with pytest.raises(TopicError, match=r"clicks was deleted and made again .*start the trainer again"):
+        session.train()
+
+
+def test_an_answer_without_the_id_does_not_hide_that_clicks_were_made_again(tmp_path: Path) -> None:
+    broker = make_broker()
+    send_clicks(broker, range(5))
+
+    def change() -> None:
+        make_again(broker, TOPICS.clicks, 1)
+        number = broker.topic_ids.pop(TOPICS.clicks)
+        assert session._watch.check() == []  # noqa: SLF001
+        broker.topic_ids[TOPICS.clicks] = number
+
+    session = session_of(broker, tmp_path, topics_interval_s=1e6, on_progress=change_at(5 * ROWS, change))
+    with pytest.raises(TopicError, match=r"clicks was deleted and made again .*start the trainer again"):
+        session.train()
+
+
+def test_clicks_made_again_with_more_records_than_were_read_are_noticed_by_the_watch_and_then_read_whole(
+    tmp_path: Path,
+) -> None:
+    broker = make_broker()
+    send_clicks(broker, range(5))
+
+    def change() -> None:
+        make_again(broker, TOPICS.clicks, 1)
+        send_clicks(broker, range(100, 109))
+
+    session = session_of(broker, tmp_path, idle_timeout_s=None, on_progress=change_at(5 * ROWS, change))
+    with pytest.raises(TopicError, match=r"clicks was deleted and made again .*start the trainer again"):
+        session.train()
+    assert train(broker, tmp_path).report()["rows"]["trained"] == session.run.progress.rows + 9 * ROWS
+
+
 def test_partitions_added_to_clicks_and_importance_made_again_are_followed_while_it_runs(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -351,7 +407,7 @@ def test_a_first_record_of_other_columns_goes_to_the_dead_letters_and_not_those_
         producer.send(TOPICS.clicks, 0, encode_clicks(click_batch(ROWS, 0, num_dense=1)), [])
     send_clicks(broker, range(4))
     report = train(broker, tmp_path).report()
-    assert report["click_records"] == {"trained": 4, "bad": 1}
+    assert (report["click_records"]["trained"], report["click_records"]["bad"]) == (4, 1)
     [letter] = broker.records(TOPICS.dead_letters(TOPICS.clicks))
     reason = dict(letter.headers)["dlq-message"].decode()
     assert reason.startswith("got 4 fields and 1 dense columns, expected 4 and 2;")
@@ -363,7 +419,7 @@ def test_the_columns_of_the_checkpoint_are_kept_and_another_schema_is_refused(tm
     send_clicks(broker, range(4))
     train(broker, tmp_path)
     other = (*FIELDS[:-1], Field("f3", "hex32"))
-    with pytest.raises(CheckpointError, match=r"field 4 f3 \(hash\) for f3 \(hex32\) as in --schema"):
+    with pytest.raises(CheckpointError, match=r"field 4: got f3 \(hash\), expected f3 \(hex32\) as in --schema"):
         session_of(broker, tmp_path, fields=other)
     train(broker, tmp_path)
 

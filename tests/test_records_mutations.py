@@ -17,8 +17,10 @@ import pyarrow as pa
 import pytest
 from test_records_decoding import COLD, DIGEST, HOT, make_clicks, make_importance
 
+from benchmarks.poison.mutations import mutate, mutate_headers
 from streams.keys import CRITEO_FIELDS
 from streams.records import (
+    AgentConfiguration,
     AgentMetrics,
     Assignment,
     BadRecord,
@@ -33,55 +35,26 @@ from streams.records import (
     TrainerMetrics,
     decode_assignment,
     decode_clicks,
+    decode_configuration,
+    decode_fields,
     decode_importance,
     decode_metrics,
     decode_progress,
+    decode_value,
     encode_assignment,
     encode_clicks,
+    encode_configuration,
     encode_digest,
+    encode_fields,
     encode_importance,
     encode_metrics,
     encode_progress,
+    encode_value,
     write_snapshot,
 )
 from streams.records.arrow_messages import MAX_UNPACKED_BYTES
 
 NUM_MUTATIONS = int(os.environ.get("HOTSTREAM_MUTATIONS", "300"))
-LENGTHS = [0, 1, 0x7F, 0xFF, 0x7FFFFFFF, 0xFFFFFFFF, 1 << 40, (1 << 63) - 1, (1 << 64) - 1]
-DIGITS = [b"-1", b"1e999", b"9" * 40, b"NaN", b"[" * 2000, b"null", b'"\\ud800"', b"{}", b"1_0", b" 7"]
-
-
-def mutate(random: np.random.Generator, data: bytes) -> bytes:
-    """Flips, cuts, repeats or overwrites bytes; writes lengths that lie and numbers that no decoder expects."""
-    raw = bytearray(data)
-    for _ in range(random.integers(1, 4)):
-        start = int(random.integers(0, len(raw) + 1))
-        kind = random.integers(0, 6)
-        if kind == 0 and raw:
-            raw[start % len(raw)] ^= 1 << int(random.integers(0, 8))
-        elif kind == 1:
-            del raw[start : start + int(random.integers(1, 64))]
-        elif kind == 2:
-            raw[start:start] = raw[start : start + int(random.integers(1, 64))]
-        elif kind == 3:
-            width = int(random.choice([4, 8]))
-            start -= start % 4
-            length = LENGTHS[random.integers(0, len(LENGTHS))] & ((1 << 8 * width) - 1)
-            raw[start : start + width] = length.to_bytes(width, "little")
-        elif kind == 4:
-            raw[start : start + int(random.integers(0, 8))] = DIGITS[random.integers(0, len(DIGITS))]
-        else:
-            raw[start:start] = random.bytes(int(random.integers(1, 16)))
-    return bytes(raw)
-
-
-def mutate_headers(random: np.random.Generator, headers: Any) -> list[tuple[str, bytes | None]]:
-    mutated = list(headers)
-    if mutated and random.integers(0, 2):
-        index = int(random.integers(0, len(mutated)))
-        name, value = mutated[index]
-        mutated[index] = (name, None if random.integers(0, 4) == 0 else mutate(random, value or b""))
-    return mutated
 
 
 class Kafka:
@@ -144,6 +117,12 @@ CASES: dict[str, tuple[tuple[Any, Any, Any], Decode]] = {
         (*encode_progress("00ff", ReplayProgress(run=1, process="ab", batch=2)), []),
         lambda _key, value, _named: decode_progress(value),
     ),
+    "configuration": (
+        encode_configuration(AgentConfiguration(number=1, settings={"capacity": 7, "signals": ["gradient"]})),
+        lambda _key, value, named: decode_configuration(b"agents", value, named),
+    ),
+    "fields": (encode_fields(CRITEO_FIELDS), lambda _key, value, named: decode_fields(b"fields", value, named)),
+    "value": (encode_value(HOT.key, b"example.com"), decode_value),
     "letter": (
         (b"k", b"v", [("dlq-topic", b"t"), ("dlq-partition", b"1"), ("dlq-offset", b"2"), ("dlq-time-ms", b"3")]),
         lambda key, value, named: DeadLetter.of(Kafka(key, value, named)),
@@ -151,7 +130,7 @@ CASES: dict[str, tuple[tuple[Any, Any, Any], Decode]] = {
 }
 DECODED = (
     Assignment | Digest | OtherKind | BadRecord | ClickBatch | ImportanceBatch
-    | AgentMetrics | TrainerMetrics | ReplayProgress | DeadLetter
+    | AgentMetrics | TrainerMetrics | ReplayProgress | DeadLetter | AgentConfiguration | tuple
 )  # fmt: skip
 
 

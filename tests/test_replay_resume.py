@@ -17,7 +17,7 @@ from processes import running, wait_until, where
 
 from streams.broker import BrokerProcess
 from streams.clients import patience
-from streams.clients.admin import connect_admin, create_topics
+from streams.clients.admin import ask_admin, create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
 from streams.clients.in_memory import InMemoryBroker
@@ -306,8 +306,7 @@ def test_a_clicks_topic_that_was_created_again_is_not_resumed(
 ) -> None:
     kafka = with_topics(KafkaConfig(bootstrap_servers=apache_broker.bootstrap_servers, prefix=topic_prefix))
     replay_logs(kafka, replace(plan, limit_rows=10))
-    with connect_admin(kafka) as admin:
-        admin.delete_topics([Topics(topic_prefix).clicks])
+    ask_admin(kafka, lambda admin: admin.delete_topics([Topics(topic_prefix).clicks]))
     with_topics(kafka)
     with pytest.raises(TopicError, match="deleted and created again"):
         replay_logs(kafka, replace(plan, resume=True))

@@ -72,6 +72,7 @@ def command(
             "scenario": scenario,
             "faults": campaign.done,
             "campaign_s": round(time.monotonic() - started_s, 1),
+            "recoveries_s": campaign.recoveries_s,
             "config": {"rows": config.rows, "rate_rows_s": rate, "shards": shards, "capacity": capacity,
                        "batch_rows": config.batch_rows, "signal": signal, "half_life": config.half_life},
             **content,
@@ -104,9 +105,9 @@ def run(site: Site, campaign: Campaign, num_faults: int) -> tuple[list[str], dic
     campaign.force_compaction()
     audit.check_late_table("a new subscriber after compaction")
     starts = {process.name: process.num_starts for process in site.all_processes() if process.num_starts}
-    refused = [f"{ending.name} after {ending.age_s:.0f} s: {ending.last_line}" for ending in site.refused_starts]
+    expected = [f"{ending.name} after {ending.age_s:.0f} s: {ending.last_line}" for ending in site.expected]
     return [*campaign.problems, *audit.differences, *site.find_faults()], {
-        "counts": audit.counts, "starts": starts, "starts_without_broker": refused, "small_disk": site.has_small_disk,
+        "counts": audit.counts, "starts": starts, "expected_ends": expected, "small_disk": site.has_small_disk,
     }  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
-from streams.records import Assignment, BadRecord, Encoded, decode_assignment, decode_importance
+from streams.records import Assignment, BadRecord, Encoded, decode_assignment, decode_importance, encode_digest
 
 __all__ = ["Oracle"]
 
@@ -31,7 +31,7 @@ class Oracle:
 
     def __init__(self, number: int, config: ShardConfig, signals: Sequence[str], records: Sequence[Any]) -> None:
         self.shard = Shard(number, config)
-        self.written: dict[tuple[int, bool], Encoded] = {}
+        self.written: dict[tuple[int, bool], Encoded] = {(0, True): encode_digest(self.shard.describe())}
         self.problems: list[str] = []
         self._rows: dict[int, tuple[list[int], list[int | None]]] = defaultdict(lambda: ([], []))
         for record in records:

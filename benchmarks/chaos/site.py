@@ -14,7 +14,7 @@ from types import TracebackType
 
 from benchmarks.chaos.progress_lines import ProgressLines
 from benchmarks.chaos.proxy import Proxy
-from benchmarks.chaos.supervised import Ending, Supervised
+from benchmarks.chaos.supervised import Ending, Supervised, is_expected
 from streams.agent.shard_config import ShardConfig
 from streams.broker.apache import apache_command
 from streams.broker.process import BrokerProcess, free_port
@@ -28,14 +28,12 @@ from streams.topics import Topics, TopicSpec
 __all__ = ["CLICK_PARTITIONS", "MAX_AGENTS", "QUICK_COMPACTION", "Site", "SiteConfig"]
 
 QUICK_COMPACTION = {"segment.ms": "1000", "min.cleanable.dirty.ratio": "0.01", "max.compaction.lag.ms": "1000"}
+_NO_COMPACTION = {"segment.ms": str(7 * 86_400_000)}  # the audit looks for every record of a campaign
 _SESSION_S = 6  # the shortest that Apache Kafka allows
 _PREFIX = "chaos"
 _DISK_BYTES = 64 << 20
 _COMPACTION_S = 60.0
 _COPIES = 3
-_START_GRACE_S = 25.0
-_NO_BROKER = "no broker answered"  # a process waits without end only for a broker that has answered it once
-_STOPPED_MEANWHILE = "stopped while the broker"  # asked to end while the broker is away, a process ends with code 1
 MAX_AGENTS = 3
 CLICK_PARTITIONS = 2
 
@@ -55,6 +53,7 @@ class SiteConfig:
         signal: the importance that the agents count.
         half_life: half-life of scores, in events; a short one makes many demotions.
         is_compacted: whether assignments and snapshots are compacted all the time, every second.
+        max_bad: the share of malformed click records with which the trainer still ends with 0.
     """
 
     folder: Path
@@ -67,6 +66,7 @@ class SiteConfig:
     signal: str = "gradient"
     half_life: int = 20_000
     is_compacted: bool = False
+    max_bad: float = 0.01
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -91,7 +91,7 @@ class Site:
     Attributes:
         processes: the processes that run, or should, by name.
         endings: the ends that nobody asked for.
-        refused_starts: processes that ended right after their start, because the broker was away.
+        expected: the ends that the faults must cause (`is_expected`).
         trouble_s: when broker, network or disk was last disturbed, by `time.monotonic`.
         disk: the folder of the checkpoints' folder, a file system of its own if this user may mount one.
         has_small_disk: whether it is one.
@@ -103,7 +103,7 @@ class Site:
         self.lines = lines
         self.processes: dict[str, Supervised] = {}
         self.endings: list[Ending] = []
-        self.refused_starts: list[Ending] = []
+        self.expected: list[Ending] = []
         self.trouble_s = -1e9
         self.log_path = config.folder / "log.tsv"
         self.disk = config.folder / "disk"
@@ -151,8 +151,7 @@ class Site:
         self.lines.state = "starting the broker"
         self.start_broker()
         self._broker_start.result()
-        if config.is_compacted:
-            create_topics(self.kafka, self._quick_specs())
+        create_topics(self.kafka, self._state_specs())
         self._run("topics", "create", "--partitions", CLICK_PARTITIONS, "--shards", config.shards, *self._where)
         self.observer = self._stack.enter_context(Observer(self.kafka))
         common = (*self._where,)
@@ -163,7 +162,7 @@ class Site:
             )  # fmt: skip
         train = (
             "train", "--capacity", config.capacity, "--threads", 1, "--checkpoint-dir", self.checkpoints,
-            "--checkpoint-every", 2000, "--window", 5000, *common,
+            "--checkpoint-every", 2000, "--window", 5000, "--max-bad", config.max_bad, *common,
         )  # fmt: skip
         self._add("train", *train)
         self._add("train-rest", *train, "--idle-timeout", 6, "--json", folder / "train.json")
@@ -182,10 +181,13 @@ class Site:
         if self.has_small_disk:
             self._stack.callback(subprocess.run, ["umount", "--lazy", str(self.disk)], check=False)
 
-    def _quick_specs(self) -> list[TopicSpec]:
-        specs = self.topics.specs(shards=self.config.shards)
+    def _state_specs(self) -> list[TopicSpec]:
+        """The topics that are compacted all the time, or not before the audit."""
+        specs, configs = self.topics.specs(shards=self.config.shards), _NO_COMPACTION
+        if self.config.is_compacted:
+            configs = QUICK_COMPACTION
         names = (self.topics.assignments, self.topics.snapshots)
-        return [replace(spec, configs={**spec.configs, **QUICK_COMPACTION}) for spec in specs if spec.name in names]
+        return [replace(spec, configs={**spec.configs, **configs}) for spec in specs if spec.name in names]
 
     @property
     def _where(self) -> tuple[str, ...]:
@@ -341,9 +343,8 @@ class Site:
         self.trouble_s = time.monotonic()
 
     def _note(self, ending: Ending) -> None:
-        """Keeps the end of a process, and tells a start without a broker from a failure."""
-        began_s = time.monotonic() - ending.age_s
-        was_refused = _NO_BROKER in ending.last_line and began_s - self.trouble_s < _START_GRACE_S
-        was_refused |= _STOPPED_MEANWHILE in ending.last_line
-        (self.refused_starts if was_refused else self.endings).append(ending)
+        """Keeps the end of a process, and tells one that a fault must cause from a failure."""
+        since_trouble_s = time.monotonic() - ending.age_s - self.trouble_s
+        is_due = is_expected(ending, since_trouble_s, has_two_replays=bool(self.fenced))
+        (self.expected if is_due else self.endings).append(ending)
         self.lines.say(f"{ending.name} ended with {ending.code} after {ending.age_s:.0f} s: {ending.last_line}")

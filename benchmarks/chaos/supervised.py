@@ -13,7 +13,12 @@ from pathlib import Path
 
 from streams.processes.parent_death import die_with_parent
 
-__all__ = ["Ending", "Supervised"]
+__all__ = ["Ending", "Supervised", "is_expected"]
+
+_START_GRACE_S = 25.0
+_NO_BROKER = "no broker answered"  # a process waits without end only for a broker that has answered it once
+_STOPPED_MEANWHILE = "stopped while the broker"  # asked to end while the broker is away, a process ends with code 1
+_TAKEN_OVER = "another run of this replay took over"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,19 @@ class Ending:
     last_line: str
     has_traceback: bool
     age_s: float
+
+
+def is_expected(ending: Ending, since_trouble_s: float, *, has_two_replays: bool) -> bool:
+    """Whether a process must end so: it started or was asked to end without a broker, or another replay took over.
+
+    Args:
+        ending: how it ended.
+        since_trouble_s: the time from the last disturbance to the start of the process.
+        has_two_replays: whether a replay was started while its run before was alive; either may take over.
+    """
+    if _NO_BROKER in ending.last_line:
+        return since_trouble_s < _START_GRACE_S
+    return _STOPPED_MEANWHILE in ending.last_line or (has_two_replays and _TAKEN_OVER in ending.last_line)
 
 
 class Supervised:

@@ -11,7 +11,6 @@ import dataclasses
 import json
 import logging
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from streams.agent.shard_config import ShardConfig
 from streams.clients.agreed_configuration import newest_of, read_configuration
@@ -19,9 +18,10 @@ from streams.clients.connector import Connector
 from streams.clients.log_ends import LogEnds
 from streams.clients.partition_reader import fetch_partition
 from streams.clients.producer import RecordProducer
+from streams.clients.recorded_fields import newest_fields
 from streams.errors import ConfigError
 from streams.keys import Field
-from streams.records import AgentConfiguration, decode_fields, encode_configuration, encode_fields
+from streams.records import AgentConfiguration, encode_configuration, encode_fields
 from streams.topics import Topics
 
 __all__ = ["Agreement"]
@@ -100,12 +100,7 @@ class Agreement:
         if agreed is not None:
             self._require(agreed)
         if fields:
-            await self._record_fields(fields, self._known_fields(records))
-
-    def _known_fields(self, records: Sequence[Any]) -> tuple[Field, ...]:
-        """The recorded fields; none if there is no record, or a malformed one."""
-        known = [decode_fields(record.key, record.value, record.headers) for record in records]
-        return next((fields for fields in reversed(known) if isinstance(fields, tuple)), ())
+            await self._record_fields(fields, newest_fields(records))
 
     async def _record_fields(self, fields: tuple[Field, ...], known: tuple[Field, ...]) -> None:
         """Records the fields if these begin with those that are recorded; so the agents end with the longest list."""

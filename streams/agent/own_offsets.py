@@ -15,7 +15,7 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
-from streams.clients.kafka_clients import read_all_async_records
+from streams.clients.async_consumers import outlast_requests, read_all_async_records
 from streams.clients.patience import answered
 from streams.errors import InvariantError
 from streams.telemetry.broker_waits import BrokerWaits
@@ -47,13 +47,17 @@ def use_own_offsets(
     settings = {
         "_fetch_max_wait_ms": _FETCH_MAX_WAIT_MS,
         "_isolation_level": isolation_level,
-        "_request_timeout_ms": _REQUEST_TIMEOUT_MS,
     }
     thread, seeking = _make_thread(settings, waits), asyncio.Lock()
 
     class OwnOffsetsConsumer(Consumer):
         def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
             return thread(self, loop=self.loop, beacon=self.beacon)
+
+        async def _seek(self, partition: TP, offset: int) -> None:
+            # Faust seeks in the event loop. aiokafka is not thread-safe: where its thread takes fetched records at the
+            # same time, it finds them gone (a KeyError), or puts the position behind them, and the seek is lost.
+            await self._thread.call_thread(self._thread.seek, partition, offset)
 
         async def perform_seek(self) -> None:
             # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
@@ -96,7 +100,7 @@ def _make_thread(settings: Mapping[str, Any], waits: BrokerWaits) -> type[AIOKaf
             consumer = super()._create_worker_consumer(transport)
             for name, setting in settings.items():
                 _replace(consumer, name, setting)
-            _replace(consumer._client, "_request_timeout_ms", settings["_request_timeout_ms"])  # noqa: SLF001
+            outlast_requests(consumer, _REQUEST_TIMEOUT_MS)
             return consumer
 
     return PromptThread

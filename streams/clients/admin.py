@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from kafka.admin import ConfigResource, ConfigResourceType
 from kafka.errors import AuthorizationError, KafkaError, TopicAlreadyExistsError, TopicAuthorizationFailedError
 
 from streams.clients.connector import Connector
+from streams.clients.patience import may_pass, wait_for_answer
 from streams.errors import BrokerError, TopicError
 from streams.topics import Topics, TopicSpec
 
 __all__ = [
     "TopicState",
-    "connect_admin",
+    "ask_admin",
     "count_partitions",
     "create_topics",
     "describe_topics",
@@ -26,9 +26,12 @@ __all__ = [
 ]
 
 
+_CONNECT_MS = 10_000
 _ASK_MS = 2000
 # With a shorter `delete.retention.ms` a reader that was away for an hour, say, may miss a demotion.
 _AT_LEAST = ("max.message.bytes", "delete.retention.ms")
+
+Result = TypeVar("Result")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,19 +51,26 @@ class TopicState:
     created: bool = False
 
 
-@contextmanager
-def connect_admin(connector: Connector, *, timeout_ms: int = 10_000) -> Iterator[Any]:
-    """An admin client.
+def ask_admin(connector: Connector, request: Callable[[Any], Result], *, timeout_ms: int = _CONNECT_MS) -> Result:
+    """The result of a request of an admin client, repeated while the broker that has been reached does not answer.
+
+    Args:
+        connector: the broker.
+        request: asks the client; it is called again from its beginning.
+        timeout_ms: how long to try to connect; with a shorter time than the default the request is made once.
 
     Raises:
-        BrokerError: no broker answers within `timeout_ms`, or it refuses a request.
+        BrokerError: no broker answers within `timeout_ms`, it refuses, or it does not answer and patience has ended.
     """
     admin = connector.open_admin(timeout_ms=timeout_ms)
     try:
-        yield admin
+        if timeout_ms < _CONNECT_MS:
+            return request(admin)
+        return wait_for_answer(lambda: request(admin), connector.waits)
     except KafkaError as error:
+        what = "did not answer" if may_pass(error) else "refused"
         raise BrokerError(
-            f"{connector.bootstrap_servers}: the broker refused ({error or type(error).__name__})"
+            f"{connector.bootstrap_servers}: the broker {what} ({error or type(error).__name__})"
         ) from error
     finally:
         admin.close()
@@ -136,8 +146,8 @@ def count_partitions(connector: Connector, names: Iterable[str]) -> dict[str, in
         BrokerError: no broker answers within 2 s, or this user may not describe one of the topics.
     """
     names = list(names)
-    with connect_admin(connector, timeout_ms=_ASK_MS) as admin:
-        present = _require_described(_count_partitions(admin, names), connector.bootstrap_servers)
+    counted = ask_admin(connector, lambda admin: _count_partitions(admin, names), timeout_ms=_ASK_MS)
+    present = _require_described(counted, connector.bootstrap_servers)
     return {name: present.get(name, 0) for name in names}
 
 
@@ -149,9 +159,8 @@ def group_state(connector: Connector, group: str) -> str | None:
     Raises:
         BrokerError: no broker answers, or it refuses.
     """
-    with connect_admin(connector) as admin:
-        states = {listed["group_id"]: str(listed.get("group_state") or "") for listed in admin.list_groups()}
-    return states.get(group)
+    listed = ask_admin(connector, lambda admin: admin.list_groups())
+    return {found["group_id"]: str(found.get("group_state") or "") for found in listed}.get(group)
 
 
 def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicState]:
@@ -160,8 +169,7 @@ def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicS
     Raises:
         BrokerError: no broker answers.
     """
-    with connect_admin(connector) as admin:
-        actual = _fetch(admin, specs, connector.bootstrap_servers)
+    actual = ask_admin(connector, lambda admin: _fetch(admin, specs, connector.bootstrap_servers))
     command = Topics(connector.prefix).create_command
     return [_compare(spec, actual.get(spec.name), command) for spec in specs]
 
@@ -177,33 +185,49 @@ def create_topics(connector: Connector, specs: list[TopicSpec], *, replication_f
     Raises:
         BrokerError: no broker answers, or the broker refuses.
     """
-    with connect_admin(connector) as admin:
-        present = _count_partitions(admin, [spec.name for spec in specs])
+    names, servers, created = [spec.name for spec in specs], connector.bootstrap_servers, set[str]()
+
+    def create(admin: Any) -> dict[str, tuple[int, dict[str, str]]]:
+        present = _count_partitions(admin, names)
         missing = [spec for spec in specs if not present[spec.name]]
+        created.update(spec.name for spec in missing)  # also by an attempt without an answer
         if missing:
-            wanted = {
-                spec.name: {
-                    "num_partitions": spec.partitions,
-                    "replication_factor": replication_factor,
-                    "configs": {"cleanup.policy": spec.cleanup, **spec.configs},
-                }
-                for spec in missing
-            }
-            try:
-                admin.create_topics(wanted, wait_for_metadata=True)
-            except TopicAlreadyExistsError:
-                pass  # another process created them first; the comparison follows below
-            except AuthorizationError as error:
-                raise BrokerError(
-                    f"{connector.bootstrap_servers}: this user lacks CREATE on the cluster, or on the topics "
-                    f"{', '.join(sorted(wanted))}; have it allowed (docs/security.md)"
-                ) from error
-            except KafkaError as error:
-                raise BrokerError(f"topics could not be created: {error}") from error
-        actual = _fetch(admin, specs, connector.bootstrap_servers)
-    created = {spec.name for spec in missing}
+            _create(admin, missing, servers, replication_factor)
+        return _fetch(admin, specs, servers)
+
+    actual = ask_admin(connector, create)
     command = Topics(connector.prefix).create_command
     return [_compare(spec, actual.get(spec.name), command, created=spec.name in created) for spec in specs]
+
+
+def _create(admin: Any, missing: list[TopicSpec], servers: str, replication_factor: int) -> None:
+    """Creates topics.
+
+    Raises:
+        BrokerError: the broker refuses.
+        KafkaError: the broker does not answer.
+    """
+    wanted = {
+        spec.name: {
+            "num_partitions": spec.partitions,
+            "replication_factor": replication_factor,
+            "configs": {"cleanup.policy": spec.cleanup, **spec.configs},
+        }
+        for spec in missing
+    }
+    try:
+        admin.create_topics(wanted, wait_for_metadata=True)
+    except TopicAlreadyExistsError:
+        pass  # another process created them first; the comparison follows
+    except AuthorizationError as error:
+        raise BrokerError(
+            f"{servers}: this user lacks CREATE on the cluster, or on the topics {', '.join(sorted(wanted))}; have it "
+            "allowed (docs/security.md)"
+        ) from error
+    except KafkaError as error:
+        if may_pass(error):
+            raise
+        raise BrokerError(f"topics could not be created: {error}") from error
 
 
 def require_known(connector: Connector, topic: str) -> None:
@@ -213,8 +237,7 @@ def require_known(connector: Connector, topic: str) -> None:
         TopicError: the topic is missing.
     """
     try:
-        with connect_admin(connector, timeout_ms=_ASK_MS) as admin:
-            partitions = _count_partitions(admin, [topic])
+        partitions = ask_admin(connector, lambda admin: _count_partitions(admin, [topic]), timeout_ms=_ASK_MS)
     except BrokerError:
         return
     if partitions[topic] == 0:
@@ -228,8 +251,8 @@ def require_partitions(connector: Connector, topic: str) -> int:
         BrokerError: no broker answers, or this user may not describe the topic.
         TopicError: the topic is missing.
     """
-    with connect_admin(connector) as admin:
-        partitions = _require_described(_count_partitions(admin, [topic]), connector.bootstrap_servers)
+    counted = ask_admin(connector, lambda admin: _count_partitions(admin, [topic]))
+    partitions = _require_described(counted, connector.bootstrap_servers)
     if topic not in partitions:
         command = Topics(connector.prefix).create_command
         raise TopicError(f"topic {topic!r} is missing at {connector.bootstrap_servers}; run `{command}`")

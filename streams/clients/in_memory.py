@@ -108,6 +108,7 @@ class InMemoryBroker:
         self.generation = 0
         self._clock_ms = clock_ms
         self._fault: _Fault | None = None
+        self._lost_questions = 0
         self.transactions = Transactions(self)
         for name, partitions in (topics or {}).items():
             self.add_topic(name, partitions)
@@ -118,11 +119,12 @@ class InMemoryBroker:
         Raises:
             ConfigError: a topic of this name exists.
         """
-        if name in self.topics:
-            raise ConfigError(f"topic {name!r} exists already, expected a new name")
-        self.topics[name] = [Partition() for _ in range(partitions)]
-        self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
-        self.configs[name] = dict(configs or {})
+        with self.lock:
+            if name in self.topics:
+                raise ConfigError(f"topic {name!r} exists already, expected a new name")
+            self.topics[name] = [Partition() for _ in range(partitions)]
+            self.topic_ids[name] = uuid.uuid4() if self.has_topic_ids else uuid.UUID(int=0)
+            self.configs[name] = dict(configs or {})
 
     # ---- for tests -------------------------------------------------------------------------------------------------
 
@@ -148,6 +150,10 @@ class InMemoryBroker:
         kind: Literal["lose record", "lose acknowledgement"]
         kind = "lose record" if lose == "record" else "lose acknowledgement"
         self._fault = _Fault(records=self.num_sent + records, kind=kind, times=times)
+
+    def lose_questions(self, times: int) -> None:
+        """Makes the next requests for topics or offsets lose their connection, so many of them."""
+        self._lost_questions = times
 
     def store_twice_after(self, records: int) -> None:
         """Stores the request that exceeds `records` more records twice, as a retry may do."""
@@ -244,6 +250,17 @@ class InMemoryBroker:
         """
         if generation != self.generation:
             raise CrashError
+
+    def note_question(self) -> None:
+        """Notes a request for topics or offsets.
+
+        Raises:
+            InterruptionError: it fails on demand.
+        """
+        with self.lock:
+            if self._lost_questions:
+                self._lost_questions -= 1
+                raise InterruptionError(is_stored=False)
 
     def append(self, generation: int, topic: str, partition: int, items: Sequence[Item]) -> int:
         """Stores one request; returns the offset of its first record.

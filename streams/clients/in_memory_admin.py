@@ -18,26 +18,28 @@ class Admin(Client):
 
     def list_topics(self) -> list[str]:
         """The topics' names."""
-        self._check()
+        self._ask()
         return list(self._broker.topics)
 
     def describe_topics(self, names: Sequence[str]) -> list[dict[str, Any]]:
         """Error codes, names, ids and partitions of topics."""
-        self._check()
-        topics, ids = self._broker.topics, self._broker.topic_ids
-        return [
-            {
-                "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
-                "name": name,
-                "topic_id": str(ids.get(name, UUID(int=0))),
-                "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
-            }
-            for name in names
-        ]
+        with self._broker.lock:
+            self._ask()
+            topics, ids = self._broker.topics, self._broker.topic_ids
+            return [
+                {
+                    "error_code": 0 if name in topics else UnknownTopicOrPartitionError.errno,
+                    "name": name,
+                    "topic_id": str(ids.get(name, UUID(int=0))),
+                    "partitions": [{"partition": number} for number in range(len(topics.get(name, ())))],
+                }
+                for name in names
+            ]
 
     def describe_configs(self, resources: Sequence[Any], *, config_filter: str = "all") -> dict[str, Any]:
         """The settings that topics were created with."""
         del config_filter
+        self._ask()
         configs = {resource.name: self._broker.configs[resource.name] for resource in resources}
         return {
             "topic": {
@@ -52,7 +54,7 @@ class Admin(Client):
             TopicAlreadyExistsError: one of them exists.
         """
         del wait_for_metadata
-        self._check()
+        self._ask()
         if existing := set(wanted) & set(self._broker.topics):
             raise TopicAlreadyExistsError(min(existing))
         self._broker.create(wanted)

@@ -29,6 +29,11 @@ class Client:
     def _check(self) -> None:
         self._broker.check(self._generation)
 
+    def _ask(self) -> None:
+        """Checks a request for topics or offsets, which may lose its connection on demand."""
+        self._check()
+        self._broker.note_question()
+
 
 class FoundOffset(NamedTuple):
     """What `Consumer.offsets_for_times` finds, as kafka-python's `OffsetAndTimestamp`."""
@@ -56,7 +61,7 @@ class Consumer(Client):
 
     def partitions_for_topic(self, topic: str) -> set[int] | None:
         """The numbers of a topic's partitions; None if the topic does not exist."""
-        self._check()
+        self._ask()
         partitions = self._broker.topics.get(topic)
         return None if partitions is None else set(range(len(partitions)))
 
@@ -95,7 +100,7 @@ class Consumer(Client):
     ) -> dict[TopicPartition, int]:
         """The first offset of each log."""
         del timeout_ms
-        self._check()
+        self._ask()
         return {partition: self._broker.partition(*partition).begin for partition in partitions}
 
     def end_offsets(
@@ -103,12 +108,12 @@ class Consumer(Client):
     ) -> dict[TopicPartition, int]:
         """The end offset of each log."""
         del timeout_ms
-        self._check()
+        self._ask()
         return {partition: self._broker.listed_end(*partition) for partition in partitions}
 
     def offsets_for_times(self, times: Mapping[TopicPartition, int]) -> dict[TopicPartition, FoundOffset | None]:
         """The first record of each partition with the timestamp or a later one; None if there is none."""
-        self._check()
+        self._ask()
         found: dict[TopicPartition, FoundOffset | None] = {}
         for partition, time_ms in times.items():
             later = (r for r in self._broker.partition(*partition).records if r.timestamp >= time_ms)

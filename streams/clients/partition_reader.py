@@ -16,7 +16,7 @@ from kafka import TopicPartition
 from kafka.errors import KafkaError
 
 from streams.clients.connector import Connector
-from streams.clients.patience import STALL_S, Stall, answered, ask, ask_once
+from streams.clients.patience import STALL_S, Stall, answered, ask, ask_once, wait_for_answer
 from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError
 from streams.telemetry.broker_waits import BrokerWaits
@@ -72,15 +72,14 @@ class PartitionLog:
             KafkaError: the broker refuses.
         """
         logs = [TopicPartition(topic, partition) for partition in range(partitions)]
-        found, bounds = (
-            self._consumer.offsets_for_times(dict.fromkeys(logs, time_ms)),
-            self.all_bounds(topic, partitions),
-        )
+        times = dict.fromkeys(logs, time_ms)
+        found = wait_for_answer(lambda: self._consumer.offsets_for_times(times), self._waits)
+        bounds = self.all_bounds(topic, partitions)
         return [end if found[log] is None else found[log].offset for log, (_, end) in zip(logs, bounds, strict=True)]
 
     def is_empty(self, topic: str) -> bool:
         """Whether a topic never had a record that is visible; needs no right to read it."""
-        numbers = self._consumer.partitions_for_topic(topic) or ()
+        numbers = wait_for_answer(lambda: self._consumer.partitions_for_topic(topic), self._waits) or ()
         logs = [TopicPartition(topic, number) for number in numbers]
         return not any(ask(self._consumer.end_offsets, logs, self._waits).values())
 

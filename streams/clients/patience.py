@@ -11,11 +11,11 @@ from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
 from kafka import TopicPartition
-from kafka.errors import RetriableError
+from kafka.errors import KafkaError, RetriableError
 
 from streams.telemetry.broker_waits import BrokerWaits
 
-__all__ = ["STALL_S", "Stall", "answered", "answers", "ask", "ask_once", "may_pass"]
+__all__ = ["STALL_S", "Stall", "answered", "answers", "ask", "ask_once", "may_pass", "wait_for_answer"]
 
 STALL_S = 30.0
 _ASK_MS = 1000
@@ -93,6 +93,31 @@ async def answered(request: Callable[[], Awaitable[Result]], waits: BrokerWaits)
             waits.note_wait(waits, since_s)
             waits.check()
             await asyncio.sleep(_RETRY_S)
+        else:
+            waits.note_answer()
+            return result
+
+
+def wait_for_answer(request: Callable[[], Result], waits: BrokerWaits) -> Result:
+    """The result of a request of kafka-python, which is repeated until the broker answers.
+
+    For requests that cannot be made in slices, as `ask` makes them. So a process that is asked to stop does not repeat
+    one: its error is raised.
+
+    Raises:
+        BrokerError: the broker does not answer, and patience has ended.
+        KafkaError: the broker refuses, or does not answer a process that is asked to stop.
+    """
+    since_s = time.monotonic()
+    while True:
+        try:
+            result = request()
+        except KafkaError as error:  # noqa: PERF203  one attempt
+            if not may_pass(error) or waits.is_stopping:
+                raise
+            waits.note_wait(waits, since_s)
+            waits.check()
+            time.sleep(_RETRY_S)
         else:
             waits.note_answer()
             return result

@@ -5,6 +5,9 @@ Fields are only added at the end, so that the number of a field never changes it
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from typing import Any
+
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.errors import TopicError
@@ -12,21 +15,26 @@ from streams.keys import Field, compare_fields
 from streams.records import decode_fields
 from streams.topics import Topics
 
-__all__ = ["read_fields", "require_fields"]
+__all__ = ["newest_fields", "read_fields", "require_fields"]
 
 
 def read_fields(connector: Connector) -> tuple[Field, ...]:
-    """The fields that are recorded; none if there is no record, or a malformed one.
+    """The fields that are recorded; none if there is no record.
 
     Raises:
         BrokerError: the control topic cannot be read.
     """
     control = Topics(connector.prefix).control
-    fields: tuple[Field, ...] = ()
     with open_partition_log(connector) as log:
-        for record in log.read(control, 0, *log.bounds(control, 0)):
-            decoded = decode_fields(record.key, record.value, record.headers)
-            fields = decoded if isinstance(decoded, tuple) else fields
+        return newest_fields(log.read(control, 0, *log.bounds(control, 0)))
+
+
+def newest_fields(records: Iterable[Any]) -> tuple[Field, ...]:
+    """The fields that the last well-formed record of the control topic names; none if there is no such record."""
+    fields: tuple[Field, ...] = ()
+    for record in records:
+        decoded = decode_fields(record.key, record.value, record.headers)
+        fields = decoded if isinstance(decoded, tuple) else fields
     return fields
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from kafka.admin import MemberToRemove
 from kafka.errors import GroupAuthorizationFailedError, KafkaError, TopicAuthorizationFailedError
 
-from streams.clients.admin import connect_admin
+from streams.clients.admin import ask_admin
 from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.topics import Topics
@@ -96,10 +96,10 @@ def require_rights(
         for topic, operations in ROLES[role].items():
             name = Topics(config.prefix).named(topic)
             needed[name] = needed.get(name, frozenset()) | operations
-    with connect_admin(config) as admin:
-        lacking = [right for topic in admin.describe_topics(sorted(needed)) for right in _lacking(topic, needed)]
-        if group is not None and not _may_read(admin, group):
-            lacking.append(f"READ on group {group}")
+    described = ask_admin(config, lambda admin: admin.describe_topics(sorted(needed)))
+    lacking = [right for topic in described for right in _lacking(topic, needed)]
+    if group is not None and not ask_admin(config, lambda admin: _may_read(admin, group)):
+        lacking.append(f"READ on group {group}")
     if lacking:
         raise BrokerError(
             f"{config.bootstrap_servers}: this user lacks {', '.join(lacking)}; have it allowed (docs/security.md)"

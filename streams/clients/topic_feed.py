@@ -141,7 +141,7 @@ class TopicFeed:
         """Continues at the oldest record of partitions from which retention has deleted the next one.
 
         Raises:
-            BrokerError: the position is beyond the end, so the topic is another one.
+            BrokerError: the position is beyond the end. The caller asks whether it is still the same topic.
         """
         for partition, offset in error.args[0].items():
             number = partition.partition
@@ -155,8 +155,9 @@ class TopicFeed:
 
     def _foreign(self, partition: int, offset: int) -> BrokerError:
         return BrokerError(
-            f"{self.topic}[{partition}] ends before offset {offset}, at which reading continues: the topic was made "
-            "again, or this is another broker; name the broker of the checkpoint, or start with --fresh"
+            f"{self.topic}[{partition}] ends before offset {offset}, at which reading continues: this is another "
+            "broker, it has lost records, or the topic was made again and has no id (before Kafka 2.8); name the "
+            "broker of the checkpoint, or start with --fresh, which begins a new model"
         )
 
     def add_partitions(self, num_partitions: int) -> None:
@@ -169,7 +170,7 @@ class TopicFeed:
         try:
             self._partitions += added
             self._consumer.assign(self._partitions)
-            for partition, oldest in self._consumer.beginning_offsets(added).items():
+            for partition, oldest in ask(self._consumer.beginning_offsets, added, self._waits).items():
                 self._waiting[partition.partition] = deque()
                 self._consumer.seek(partition, oldest)
                 self.offsets[partition.partition] = oldest
@@ -183,7 +184,7 @@ class TopicFeed:
             BrokerError: the broker refuses.
         """
         try:
-            listed = self._consumer.end_offsets(self._partitions)
+            listed = ask(self._consumer.end_offsets, self._partitions, self._waits)
         except KafkaError as error:
             raise BrokerError(f"{self._servers}: {self.topic}: {explain_refusal(error, 'READ', self.topic)}") from error
         return {partition.partition: end for partition, end in listed.items()}

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from types import TracebackType
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from uuid import UUID
 
 from kafka.errors import KafkaError, TopicAuthorizationFailedError, UnknownTopicOrPartitionError
 
-from streams.clients.admin import connect_admin
+from streams.clients.admin import ask_admin
 from streams.clients.connector import Connector
 from streams.errors import BrokerError, TopicError
 from streams.topics import Topics
@@ -141,8 +141,7 @@ def require_topics(connector: Connector, required: Iterable[str]) -> dict[str, T
     """
     topics, wanted = Topics(connector.prefix), sorted(set(required))
     shards, single = (topics.importance, topics.assignments, topics.snapshots), (topics.control, topics.metrics)
-    with connect_admin(connector) as admin:
-        description = _describe(admin, [*wanted, *shards, *single])
+    description = ask_admin(connector, lambda admin: _describe(admin, [*wanted, *shards, *single]))
     servers, found = connector.bootstrap_servers, description.found
     if hidden := [f"DESCRIBE on topic {name}" for name in wanted if name in description.hidden]:
         raise BrokerError(f"{servers}: this user lacks {', '.join(hidden)}; have it allowed (docs/security.md)")
@@ -232,8 +231,7 @@ class TopicWatch:
         Raises:
             BrokerError: no broker answers.
         """
-        with connect_admin(self._connector) as admin:
-            description = _describe(admin, self._known)
+        description = ask_admin(self._connector, lambda admin: _describe(admin, self._known))
         self._missing |= description.missing
         self._note(description)
         return self.take()
@@ -267,4 +265,6 @@ class TopicWatch:
             self._missing, now = description.missing, {**description.found, **dict.fromkeys(gone)}
             self._found += compare_topics(self._known, now)
             self._deleted = (self._deleted | gone) - set(description.found)
-            self._known.update({name: seen for name, seen in description.found.items() if name in self._known})
+            for name in description.found.keys() & self._known.keys():
+                seen, known = description.found[name], self._known[name]
+                self._known[name] = replace(seen, topic_id=seen.topic_id or known.topic_id)  # an answer may lack it

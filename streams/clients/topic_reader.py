@@ -11,7 +11,7 @@ from kafka.errors import KafkaError
 
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import is_at_end
-from streams.clients.patience import answers
+from streams.clients.patience import answers, wait_for_answer
 from streams.clients.refusals import explain_refusal
 from streams.errors import BrokerError, TopicError
 from streams.topics import Topics
@@ -38,7 +38,7 @@ class TopicReader:
     def __init__(self, connector: Connector, topic: str, *, max_poll_records: int = 10_000) -> None:
         self._servers, self._topic, self._waits = connector.bootstrap_servers, topic, connector.waits
         self._consumer = connector.open_consumer(max_poll_records=max_poll_records)
-        numbers = self._consumer.partitions_for_topic(topic)
+        numbers = self._find_partitions()
         if not numbers:
             self.close()
             command = Topics(connector.prefix).create_command
@@ -47,6 +47,15 @@ class TopicReader:
         self._assigned = [TopicPartition(topic, number) for number in self.partitions]
         self._consumer.assign(self._assigned)
         self._consumer.seek_to_beginning(*self._assigned)
+
+    def _find_partitions(self) -> set[int]:
+        try:
+            return wait_for_answer(lambda: self._consumer.partitions_for_topic(self._topic), self._waits) or set()
+        except KafkaError as error:
+            self.close()
+            raise BrokerError(
+                f"{self._servers}: {self._topic}: {explain_refusal(error, 'READ', self._topic)}"
+            ) from error
 
     def close(self) -> None:
         """Disconnects."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable
-from contextlib import closing, suppress
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -134,6 +134,7 @@ class Session:
             Worker("decoder", _CHUNKS_AHEAD) as decoder,
             Worker("checkpoints") as writer,
             TopicWatch(kafka, self._topics.identities, interval_s=config.topics_interval_s) as self._watch,
+            self._explained(),
             TopicFeed(
                 kafka,
                 names.clicks,
@@ -174,6 +175,23 @@ class Session:
                 outbox.abandon()
             if self._ending is not None:
                 raise TopicError(self._topics.describe_end(self._ending))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Replaces the error of a broker by that of the topic, if a topic has changed.
+
+        Raises:
+            TopicError: it has changed in a way that ends the process.
+        """
+        try:
+            yield
+        except BrokerError as error:
+            changes = [] if self._ending is None else [self._ending]
+            with suppress(BrokerError):  # the error being handled has the reason
+                changes += [change for change in self._watch.check() if not self._topics.is_followed(change)]
+            if not changes:
+                raise
+            raise TopicError(self._topics.describe_end(changes[0])) from error
 
     def _finish(self) -> None:
         """Sends what waits, and writes the checkpoint at the end."""
