@@ -8,7 +8,7 @@ READY := $(VENV)/.ready
 JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint bench gpu figures clean
+.PHONY: help install demo test chaos lint bench gpu reference figures clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
@@ -22,7 +22,8 @@ $(READY): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --upgrade pip
 	@echo "installing hotstream and its dependencies into $(VENV); torch is large: this takes some minutes"
-	$(BIN)/pip install --quiet --editable '.[embedded,dev]'
+	@( while sleep 4 && kill -0 $$$$ 2>/dev/null; do echo "  still installing: $$(du -sh $(VENV) | cut -f1)"; done ) & \
+	  $(BIN)/pip install --quiet --editable '.[embedded,dev]'
 	@touch $(READY)
 
 install: $(READY)  ## create .venv and install everything into it
@@ -50,6 +51,9 @@ gpu: $(READY)  ## run the tests that need a GPU, and measure the trainer on it (
 	$(BIN)/python -m pytest -m gpu
 	$(BIN)/hotstream bench trainer --device cuda --json benchmarks/results/trainer-cuda.json \
 	  --picture benchmarks/results/trainer-cuda.png
+
+reference: $(READY)  ## write docs/commands.md from the code
+	$(BIN)/python -m trainer.reference
 
 figures: $(READY)  ## fill the documents' tables from benchmarks/results
 	$(BIN)/python -m trainer.evaluate.report.documents

@@ -48,7 +48,7 @@ def cli() -> None:
     """Find the features that matter now, publish them, and train a model that follows.
 
     \b
-    hotstream demo          runs the whole system on this machine in about a minute
+    hotstream demo          runs the whole system on this machine in about two minutes
     hotstream COMMAND -h    shows what a command does and its options
     """
     configure_log()

@@ -19,8 +19,8 @@ __all__ = [
     "ask_admin",
     "count_partitions",
     "create_topics",
-    "describe_group",
     "describe_topics",
+    "group_state",
     "require_known",
     "require_partitions",
 ]
@@ -151,14 +151,16 @@ def count_partitions(connector: Connector, names: Iterable[str]) -> dict[str, in
     return {name: present.get(name, 0) for name in names}
 
 
-def describe_group(connector: Connector, group: str) -> tuple[str, int]:
-    """The state of a consumer group, as Kafka names it, and the number of its members.
+def group_state(connector: Connector, group: str) -> str | None:
+    """The state of a consumer group, as Kafka names it; None if the broker lists no such group.
+
+    The embedded broker lists none at all.
 
     Raises:
         BrokerError: no broker answers, or it refuses.
     """
-    described = ask_admin(connector, lambda admin: admin.describe_groups([group]))[group]
-    return str(described["group_state"]), len(described["members"])
+    listed = ask_admin(connector, lambda admin: admin.list_groups())
+    return {found["group_id"]: str(found.get("group_state") or "") for found in listed}.get(group)
 
 
 def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicState]:

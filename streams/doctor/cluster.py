@@ -6,7 +6,7 @@ import itertools
 import time
 from collections.abc import Iterator
 
-from streams.clients.admin import count_partitions, describe_group, describe_topics
+from streams.clients.admin import count_partitions, describe_topics, group_state
 from streams.clients.agreed_configuration import read_configuration
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
@@ -22,6 +22,7 @@ _WINDOW, _MOST_RECORDS = 64, 256  # of the metrics topic
 _RECENT_S = 30.0
 _CLOCKS_S = 2.0
 _DEFAULT_PARTITIONS, _DEFAULT_SHARDS = 4, 2
+_WITHOUT_MEMBERS = ("Empty", "Dead")
 
 
 def look_at_cluster(connector: Connector) -> Iterator[Finding]:
@@ -78,15 +79,18 @@ def _agents(connector: Connector) -> Iterator[Finding]:
     found = f"configuration {agreed.number}: capacity {settings.get('capacity')}, signals {settings.get('signals')}"
     yield Finding(name="agents", state=GOOD, found=found)
     group = str(settings.get("group"))
-    state, members = describe_group(connector, group)
-    is_good = members > 0
-    yield Finding(
-        name=f"group {group}",
-        state=GOOD if is_good else MISSING,
-        found=f"{state}, {members} members",
-        needed_for="" if is_good else "changes of the hot set",
-        mend="" if is_good else f"hotstream agent --capacity {settings.get('capacity')}",
-    )
+    state = group_state(connector, group)
+    if state is not None:  # otherwise the reports of the shards show who works
+        is_good = state not in _WITHOUT_MEMBERS
+        yield Finding(
+            name=f"group {group}",
+            state=GOOD if is_good else MISSING,
+            found=state,
+            needed_for="" if is_good else "changes of the hot set",
+            mend=""
+            if is_good
+            else f"hotstream agent --capacity {settings.get('capacity')}, with the options of the others",
+        )
 
 
 def _processes(connector: Connector, topics: Topics, counts: dict[str, int]) -> Iterator[Finding]:
@@ -102,8 +106,15 @@ def _processes(connector: Connector, topics: Topics, counts: dict[str, int]) -> 
             elif isinstance(metrics, TrainerMetrics):
                 trainer = trainer or metrics
         ends = log.all_bounds(topics.importance, counts[topics.importance])
-    for number, (time_ms, offset) in sorted(shards.items()):
-        lag = max(0, ends[number][1] - offset) if number < len(ends) else 0
+    for number, (_, end) in enumerate(ends):
+        if number not in shards:
+            yield Finding(
+                name=f"shard {number}", state=MISSING, found="no agent has reported it lately",
+                needed_for="changes of its features", mend="hotstream agent, with the options of the others",
+            )  # fmt: skip
+            continue
+        time_ms, offset = shards[number]
+        lag = max(0, end - offset)
         yield _process(f"shard {number}", time_ms, f"{lag} importance records behind", "hotstream agent")
     if trainer is not None:
         found = f"{trainer.lag_records} click records behind, {trainer.rows} rows trained"
