@@ -13,9 +13,9 @@ from aiokafka.consumer.fetcher import Fetcher
 from silent_connection import find_end
 
 from streams.clients.admin import create_topics, describe_topics, require_partitions
+from streams.clients.async_consumers import read_all_async_records
 from streams.clients.config import KafkaConfig
 from streams.clients.in_memory import InMemoryBroker
-from streams.clients.kafka_clients import read_all_async_records
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.patience import answered, may_pass
 from streams.clients.topic_identity import TopicWatch, require_topics

@@ -24,7 +24,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from test_records_mutations import mutate
 
-from streams.clients import kafka_clients
+from streams.clients import async_consumers, kafka_clients
 from streams.clients.compression import CODECS, unpack
 from streams.clients.record_batches import MAX_BATCH_BYTES, ReadableRecords
 from streams.records import BadRecord, decode_clicks, write_letter
@@ -80,7 +80,7 @@ def read_with_kafka_python(data: bytes, start: int = 0) -> list[Any]:
 
 
 def read_with_aiokafka(data: bytes, start: int = 0) -> list[Any]:
-    kafka_clients.read_all_async_records()
+    async_consumers.read_all_async_records()
     return list(
         async_fetcher.PartitionRecords(
             AsyncPartition("t", 0), async_fetcher.MemoryRecords(data), None, start, None, None, True, 0

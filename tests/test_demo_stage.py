@@ -160,7 +160,7 @@ def test_a_demo_that_is_stopped_leaves_no_process_behind(tmp_path, number):
         others = children_of(demo.pid)
         assert len(others) >= 2
         demo.send_signal(number)
-        demo.communicate(timeout=60)
+        demo.communicate(timeout=10)
     assert demo.returncode != 0
     deadline_s = time.monotonic() + 10
     while any(is_running(pid) for pid in others.values()) and time.monotonic() < deadline_s:

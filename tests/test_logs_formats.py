@@ -164,6 +164,16 @@ def test_the_pairs_of_libsvm_are_fields_by_their_position(tmp_path: Path) -> Non
     assert rows.batch.keys[:, 0].tolist() == [make_key(1, "hash", "5"), make_key(1, "hash", "6")]
 
 
+@pytest.mark.parametrize("kind", ["libsvm", "ffm"])
+def test_a_column_before_the_pairs_may_be_a_field_and_takes_no_pair(kind: str, tmp_path: Path) -> None:
+    schema = LogSchema(
+        name="s", label="y", categorical=(Field("day"), Field("a"), Field("7")), format=kind, columns=("y", "day")
+    )
+    text = "0 monday 5:1 6:1\n" if kind == "libsvm" else "0 monday a:5:1 7:6:1 day:9:1\n"
+    expected = [make_key(1, "hash", "monday"), make_key(2, "hash", "5"), make_key(3, "hash", "6")]
+    assert read_text(tmp_path, text, schema).batch.keys.tolist() == [expected]
+
+
 def test_the_fields_of_ffm_are_those_of_its_triples(tmp_path: Path) -> None:
     schema = LogSchema(
         name="s", label="y", dense=("0",), categorical=(Field("site"), Field("b")), renamed=(("site", "2"), ("b", "1")),

@@ -14,6 +14,7 @@ from streams.commands.schema import command
 from streams.errors import ConfigError, InputError
 from streams.keys import Field, format_key
 from streams.logs.inference import infer_schema
+from streams.logs.labels import LabelRule
 from streams.logs.locations import LocalFile
 from streams.logs.reader import read_log
 from streams.logs.sample import take_sample
@@ -34,7 +35,7 @@ def infer(tmp_path: Path, text: str | bytes) -> LogSchema:
     return schema
 
 
-@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "\x01"])
+@pytest.mark.parametrize("delimiter", [",", "\t", ";", "|", "\x01", "||", "::"])
 @pytest.mark.parametrize("is_quoted", [True, False])
 def test_a_delimited_log(delimiter: str, is_quoted: bool, tmp_path: Path) -> None:
     mark = '"' if is_quoted else ""
@@ -75,7 +76,32 @@ def test_libsvm_and_ffm(tmp_path: Path) -> None:
     schema = infer(tmp_path, "".join(f"{n % 2} 0:{n % 7}:1 3:{9 + n % 3}:1\n" for n in range(ROWS)))
     assert (schema.format, schema.field_columns, schema.categorical[1].name) == ("ffm", ("0", "3"), "f3")
     schema = infer(tmp_path, "".join(f"{n % 2} {200 + n % 50} {n % 7}:1\n" for n in range(ROWS)))  # iPinYou
-    assert schema.columns == ("c0", "c1")
+    assert (schema.columns, schema.field_columns) == (("c0", "c1"), ("f1",))  # the second one is a price, no feature
+    assert '# "c1": stands before the pairs' in (tmp_path / "inferred.toml").read_text()
+
+
+def test_a_label_of_words_and_one_with_a_few_malformed_cells(tmp_path: Path) -> None:
+    schema = infer(tmp_path, "clicked,a\n" + "".join(f"{'YES' if n % 3 else 'no'},s{n % 7}\n" for n in range(ROWS)))
+    assert (schema.label, schema.label_rule) == ("clicked", LabelRule(positive=("YES",), negative=("no",)))
+    log = tmp_path / "bad.csv"
+    log.write_text("click,a\n" + "".join(f"{'?' if n == 9 else n % 2},s{n % 7}\n" for n in range(ROWS)))
+    assert 'label = "click"' in infer_schema(take_sample(LocalFile(log)))
+    log.write_text("click,a\n" + "".join(f"{'?' if n % 9 else n % 2},s{n % 7}\n" for n in range(ROWS)))
+    assert "# no label was found" in infer_schema(take_sample(LocalFile(log)))
+
+
+@pytest.mark.parametrize(
+    ("cell", "time_format"),
+    [
+        ("20130606000007820", "%Y%m%d%H%M%S%f"),  # as in iPinYou's logs
+        ("20130606000007", "%Y%m%d%H%M%S"),
+        ("2013060600", "%Y%m%d%H"),
+    ],
+)
+def test_times_of_digits(cell: str, time_format: str, tmp_path: Path) -> None:
+    text = "click,timestamp,a\n" + "".join(f"{n % 2},{cell},s{n % 7}\n" for n in range(ROWS))
+    schema = infer(tmp_path, text)
+    assert (schema.time, schema.time_format) == ("timestamp", time_format)
 
 
 def test_parquet_with_a_timestamp(tmp_path: Path) -> None:
@@ -94,9 +120,27 @@ def test_parquet_with_a_timestamp(tmp_path: Path) -> None:
     )  # fmt: skip
 
 
-def test_an_empty_log_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "log").write_bytes(b"")
-    with pytest.raises(InputError, match="no rows in it"):
+def test_a_timestamp_is_the_time_rather_than_a_date_before_it(tmp_path: Path) -> None:
+    at = pa.array([1_700_000_000 + n for n in range(ROWS)], pa.timestamp("s"))
+    table = pa.table({"day": at.cast(pa.date32()), "at": at, "click": [n % 2 for n in range(ROWS)], "a": ["x"] * ROWS})
+    pq.write_table(table, tmp_path / "table")
+    schema = infer(tmp_path, (tmp_path / "table").read_bytes())
+    assert (schema.time, schema.field_columns) == ("at", ("day", "a"))
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "no rows in it"),
+        (b"click,site,user\n", "one line, expected at least two"),
+        (b'[\n  {"click": 1}\n]\n', r"a JSON array, expected one object a line; convert it with: jq -c '\.\[\]'"),
+        (b'[{"click": 1}, {"click": 0}]', "a JSON array"),
+        (b"Obj\x01\x04\x14avro.codec\x00\n\x00\x01", "binary data of an unknown format, expected text or Parquet"),
+    ],
+)
+def test_what_has_no_schema_is_refused_with_the_reason(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "log").write_bytes(content)
+    with pytest.raises(InputError, match=reason):
         take_sample(LocalFile(tmp_path / "log"))
 
 
@@ -105,6 +149,7 @@ def test_infer_writes_a_file_and_check_shows_its_rows_as_keys(tmp_path: Path) ->
     log.write_text("click,site\n" + "".join(f"{n % 2},s{n % 7}\n" for n in range(ROWS)) + "x,s0\n" * 3)
     run = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
     assert run.exit_code == 0, run.output
+    assert "no label was found" not in run.output
     again = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
     assert isinstance(again.exception, ConfigError)
     out.write_text('[log]\nlabel = "click"\ncategorical = ["site"]\n')

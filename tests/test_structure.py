@@ -103,7 +103,7 @@ def imported_rooms(path: Path, package: str) -> set[str]:
 TRAINER_SEES = {"assignments", "cli", "clients", "errors", "importance", "keys", "records", "telemetry", "topics"}
 TRAINER_ALSO_SEES = {
     "trainer.bench": {"agent", "generator", "processes"},  # measures agents and replays as processes, on made-up rows
-    "trainer.commands": {"broker", "generator", "logs"},  # starts brokers, reads schemas
+    "trainer.commands": {"broker", "doctor", "generator", "logs"},  # starts brokers, reads schemas, looks at all
     "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows
     "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker
 }

@@ -93,6 +93,8 @@ def test_what_waiting_does_not_mend_is_logged(waits, name, message):
 
 def test_a_traceback_of_a_lost_connection_is_left_out_and_any_other_is_logged(waits):
     assert not report(waits, "kafka.net.transport", "while sending", error=ConnectionResetError(104, "reset by peer"))
+    closed = RuntimeError("NetworkSelector closed!")  # a connection fails while its client closes
+    assert not report(waits, "kafka.future", "Error processing errback", error=closed)
     assert report(waits, "kafka.net.transport", "while sending", error=ValueError("x"))
 
 

@@ -22,6 +22,7 @@ __all__ = ["main"]
 
 _ORDER = (
     "demo",
+    "doctor",
     "generate",
     "broker",
     "topics",

@@ -19,6 +19,7 @@ _SHORTEST_PAUSE_S, _LONGEST_PAUSE_S = 0.2, 5.0
 _STALL_S = 120.0
 _WORK_S = 45.0
 _REPAIR_S = 12.0  # an owner looks every 5 s at what others wrote
+_FENCED_S = 90.0  # a request without an answer is repeated after 20 s, and so is the one to the coordinator
 _MAKES_TROUBLE = ("broker", "disk")
 
 
@@ -132,8 +133,12 @@ class Campaign:
             site.end("replay")
         self._finish("replay-rest")
         for first in site.fenced:
-            if first.pid is not None and first.stop(timeout_s=20) is not None:
-                self.problems.append("a replay that another run has taken over did not end")
+            until_s = time.monotonic() + _FENCED_S
+            while first.pid is not None and time.monotonic() < until_s:
+                site.look()
+            if first.pid is not None:
+                first.stop()
+                self.problems.append(f"a replay that another run has taken over did not end within {_FENCED_S:.0f} s")
         site.end("train")
         self._finish("train-rest")
         site.scale(1)

@@ -53,6 +53,7 @@ class SiteConfig:
         signal: the importance that the agents count.
         half_life: half-life of scores, in events; a short one makes many demotions.
         is_compacted: whether assignments and snapshots are compacted all the time, every second.
+        max_bad: the share of malformed click records with which the trainer still ends with 0.
     """
 
     folder: Path
@@ -65,6 +66,7 @@ class SiteConfig:
     signal: str = "gradient"
     half_life: int = 20_000
     is_compacted: bool = False
+    max_bad: float = 0.01
 
     @property
     def signals(self) -> tuple[str, ...]:
@@ -160,7 +162,7 @@ class Site:
             )  # fmt: skip
         train = (
             "train", "--capacity", config.capacity, "--threads", 1, "--checkpoint-dir", self.checkpoints,
-            "--checkpoint-every", 2000, "--window", 5000, *common,
+            "--checkpoint-every", 2000, "--window", 5000, "--max-bad", config.max_bad, *common,
         )  # fmt: skip
         self._add("train", *train)
         self._add("train-rest", *train, "--idle-timeout", 6, "--json", folder / "train.json")

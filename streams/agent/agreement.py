@@ -63,6 +63,23 @@ class Agreement:
             agreed = self._propose(1 if agreed is None else agreed.number + 1)
         self._require(agreed)
 
+    def preview(self, *, begins_epoch: bool = False) -> str:
+        """What `join` would do; writes nothing.
+
+        Raises:
+            BrokerError: the broker does not answer.
+            ConfigError: another configuration is recorded, and it is not to be replaced.
+        """
+        agreed = read_configuration(self._connector)
+        if agreed is None:
+            return "none is recorded; this one would become number 1"
+        if begins_epoch and agreed.settings != self._mine.settings:
+            return f"would replace number {agreed.number}, and every shard would begin a new epoch: " + (
+                self._mine.describe_differences(agreed)
+            )
+        self._require(agreed)
+        return f"equal to number {agreed.number}, which all agents have"
+
     async def check(self, ends: LogEnds | None = None, fields: tuple[Field, ...] = ()) -> None:
         """Checks that the configuration still is the agreed one, and records the fields if there are more.
 

@@ -67,6 +67,7 @@ def run_agent(
     committing = logging.getLogger("aiokafka.consumer.group_coordinator")
     committing.addFilter(lambda record: not str(record.msg).startswith("OffsetCommit failed"))
     worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.spinner = None  # it writes the escapes of a terminal into files, too
     worker.request, worker.waits, worker.on_end = request, kafka.waits, on_end
     try:
         worker.execute_from_commandline()

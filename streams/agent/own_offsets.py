@@ -15,7 +15,7 @@ import faust
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
-from streams.clients.kafka_clients import outlast_requests, read_all_async_records
+from streams.clients.async_consumers import outlast_requests, read_all_async_records
 from streams.clients.patience import answered
 from streams.errors import InvariantError
 from streams.telemetry.broker_waits import BrokerWaits

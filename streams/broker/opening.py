@@ -28,6 +28,8 @@ _CONNECT_DEADLINE_S = 5.0
 def run_broker(engine: str, *, data_dir: Path | None = None, port: int = 0) -> Iterator[BrokerProcess]:
     """Starts a broker; it accepts requests inside the `with` and is stopped at the end.
 
+    With a temporary folder it is killed there: it has nothing to save, and Apache Kafka's own end takes seconds.
+
     Args:
         engine: `embedded` or `apache`.
         data_dir: the folder of data and log, created if missing and kept; None for a temporary folder.
@@ -40,6 +42,7 @@ def run_broker(engine: str, *, data_dir: Path | None = None, port: int = 0) -> I
     if engine not in ENGINES:
         raise ConfigError(f"broker engine: got {engine!r}, expected {' or '.join(sorted(ENGINES))}")
     with ExitStack() as stack:
+        is_temporary = data_dir is None
         if data_dir is None:
             data_dir = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix=f"hotstream-{engine}-")))
         try:
@@ -50,7 +53,7 @@ def run_broker(engine: str, *, data_dir: Path | None = None, port: int = 0) -> I
                 f"the data folder {data_dir} cannot be written ({error.strerror}); choose another with --data-dir"
             ) from error
         broker = BrokerProcess(ENGINES[engine](data_dir.resolve(), port or free_port()))
-        stack.callback(broker.stop)
+        stack.callback(broker.kill if is_temporary else broker.stop)
         broker.start()
         yield broker
 

@@ -80,6 +80,7 @@ def configure_log() -> None:
             handler.setFormatter(formatter)
     for library in ("kafka", "aiokafka"):
         logging.getLogger(library).setLevel(logging.INFO if settings.level == logging.DEBUG else logging.ERROR)
+    logging.getLogger("torch").setLevel(logging.WARNING)  # at the end of a process it logs what its caches held
     logging.getLogger("numba").setLevel(logging.WARNING)  # its debug messages make a compilation take minutes
 
 

@@ -15,7 +15,11 @@ from typing import Any
 import click
 import numpy as np
 
-__all__ = ["Report", "describe_machine", "json_option"]
+__all__ = ["Report", "describe_machine", "dry_run_option", "json_option"]
+
+dry_run_option = click.option(
+    "--dry-run", is_flag=True, help="Check options, broker, rights and topics, print what would be run, and end."
+)
 
 json_option = click.option(
     "--json",
@@ -95,3 +99,12 @@ class Report:
                 Path(path).parent.mkdir(parents=True, exist_ok=True)
                 Path(path).write_text(text)
         return report
+
+    def show_plan(self, path: str | None, plan: dict[str, Any]) -> None:
+        """Prints what a command would run, one line each, and writes it as the report of a dry run."""
+        width = max(map(len, plan))
+        for name, value in plan.items():
+            text = ", ".join(f"{key} ({number})" for key, number in value.items()) if isinstance(value, dict) else value
+            text = f"{text:,}" if type(text) is int else "-" if text is None else str(text)
+            click.echo(f"{name.replace('_', ' '):<{width}}  {text}", err=path == "-")
+        self.finish(path, ok=True, dry_run=True, **plan)

@@ -17,7 +17,9 @@ from streams.topics import Topics, TopicSpec
 __all__ = [
     "TopicState",
     "ask_admin",
+    "count_partitions",
     "create_topics",
+    "describe_group",
     "describe_topics",
     "require_known",
     "require_partitions",
@@ -135,6 +137,28 @@ def _compare(
         if limit is not None and int(limit) < needed:
             problems.append(f"{name} {limit}, expected at least {needed}")
     return TopicState(spec=spec, partitions=partitions, problems=tuple(problems), created=created)
+
+
+def count_partitions(connector: Connector, names: Iterable[str]) -> dict[str, int]:
+    """The number of partitions of each topic, 0 for a missing one; a broker that does not answer is given up soon.
+
+    Raises:
+        BrokerError: no broker answers within 2 s, or this user may not describe one of the topics.
+    """
+    names = list(names)
+    counted = ask_admin(connector, lambda admin: _count_partitions(admin, names), timeout_ms=_ASK_MS)
+    present = _require_described(counted, connector.bootstrap_servers)
+    return {name: present.get(name, 0) for name in names}
+
+
+def describe_group(connector: Connector, group: str) -> tuple[str, int]:
+    """The state of a consumer group, as Kafka names it, and the number of its members.
+
+    Raises:
+        BrokerError: no broker answers, or it refuses.
+    """
+    described = ask_admin(connector, lambda admin: admin.describe_groups([group]))[group]
+    return str(described["group_state"]), len(described["members"])
 
 
 def describe_topics(connector: Connector, specs: list[TopicSpec]) -> list[TopicState]:

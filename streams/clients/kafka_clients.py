@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
 import time
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from aiokafka.consumer import fetcher as async_fetcher
-from aiokafka.record.default_records import DefaultRecordBatch as AsyncRecordBatch
-from aiokafka.record.memory_records import MemoryRecords as AsyncMemoryRecords
 from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
@@ -20,6 +15,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
+from streams.clients.async_consumers import outlast_requests, read_all_async_records
 from streams.clients.login import check_login
 from streams.clients.patience import may_pass
 from streams.clients.record_batches import ReadableRecords
@@ -41,8 +37,6 @@ __all__ = [
     "open_admin",
     "open_consumer",
     "open_producer",
-    "outlast_requests",
-    "read_all_async_records",
 ]
 
 _CONNECT_TIMEOUT_MS = 10_000
@@ -138,33 +132,6 @@ def _read_all_records(consumer: Any) -> None:
     fetcher.PartitionRecords = PartitionRecords
 
 
-def read_all_async_records() -> None:
-    """Makes every consumer of aiokafka in this process return what it cannot decode as records that say so.
-
-    Raises:
-        InvariantError: this version of aiokafka works differently.
-    """
-    if not hasattr(async_fetcher, "MemoryRecords"):
-        raise InvariantError("aiokafka: got a fetcher without MemoryRecords, expected it; find its new name")
-    async_fetcher.MemoryRecords = partial(ReadableRecords, make_batch=AsyncRecordBatch, make_records=AsyncMemoryRecords)
-    async_fetcher.Fetcher._proc_fetch_request = _fetch_until_closed  # noqa: SLF001  also of Faust's consumers
-
-
-_fetch = async_fetcher.Fetcher._proc_fetch_request  # noqa: SLF001
-
-
-async def _fetch_until_closed(fetcher: Any, *arguments: Any) -> Any:
-    """Fetches; a fetch that is cancelled while it waits for the broker ends, as aiokafka's others do.
-
-    aiokafka cancels the fetches of a consumer that stops and awaits them. The error of this one would look as if the
-    caller of `stop` were cancelled: its task would end without a word, and a thread of Faust with a traceback.
-    """
-    try:
-        return await _fetch(fetcher, *arguments)
-    except asyncio.CancelledError:
-        return False
-
-
 def create_async_consumer(config: KafkaConfig) -> Any:
     """See `Connector.create_async_consumer`."""
     read_all_async_records()
@@ -180,22 +147,6 @@ def create_async_consumer(config: KafkaConfig) -> Any:
     )
     outlast_requests(consumer, _REQUEST_TIMEOUT_MS)
     return consumer
-
-
-def outlast_requests(consumer: Any, request_timeout_ms: int) -> None:
-    """Makes a consumer of aiokafka wait longer for offsets than its client waits for an answer.
-
-    aiokafka uses one time for both. So the wait ends first and cancels the request, and only a request whose own time
-    is over closes its connection: one that died without a word would be used for ever.
-
-    Raises:
-        InvariantError: this version of aiokafka works differently.
-    """
-    client: Any = getattr(consumer, "_client", None)
-    if not hasattr(consumer, "_request_timeout_ms") or not hasattr(client, "_request_timeout_ms"):
-        raise InvariantError("aiokafka: got a consumer without _request_timeout_ms, expected it; find its new name")
-    client._request_timeout_ms = request_timeout_ms  # noqa: SLF001
-    consumer._request_timeout_ms = 2 * request_timeout_ms  # noqa: SLF001
 
 
 class NullSerializer(Serializer):

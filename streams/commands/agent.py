@@ -10,7 +10,7 @@ import click
 from streams.cli.log_lines import log_options
 from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, open_kafka
-from streams.cli.reports import Report, json_option
+from streams.cli.reports import Report, dry_run_option, json_option
 from streams.cli.stop_request import StopRequest
 from streams.clients.admin import create_topics, require_partitions
 from streams.telemetry.monitor import Watched, open_monitor
@@ -101,6 +101,7 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     metavar="SECONDS",
     help="Time without a heartbeat after which other agents take over an agent's shards.",
 )
+@dry_run_option
 @kafka_options
 @metrics_options
 @log_options
@@ -117,6 +118,7 @@ def command(
     new_epoch: bool,
     shadow: str | None,
     session_timeout: float,
+    dry_run: bool,
     metrics_port: int | None,
     metrics_host: str,
     json_path: str | None,
@@ -133,6 +135,7 @@ def command(
     """
     from streams.agent.agreement import Agreement  # noqa: PLC0415
     from streams.agent.app import run_agent  # noqa: PLC0415 - a second to import, and not for --help
+    from streams.agent.dry_run import plan_agent  # noqa: PLC0415
     from streams.agent.figures import agent_figures  # noqa: PLC0415
     from streams.agent.progress import AgentProgress  # noqa: PLC0415
     from streams.agent.shard_config import ShardConfig  # noqa: PLC0415
@@ -151,10 +154,11 @@ def command(
         open_kafka(roles=roles, group=group, should_stop=lambda: request.is_made, **kafka) as config,
         open_monitor("agent", port=metrics_port, host=metrics_host) as monitor,
     ):
-        compile_kernels()
         topics = Topics(config.prefix)
         num_shards = require_partitions(config, topics.importance)
-        if topics.is_shadow:
+        if not dry_run:
+            compile_kernels()
+        if topics.is_shadow and not dry_run:
             create_topics(config, topics.specs(shards=num_shards))
         agent = AgentConfig(
             shards=ShardConfig(
@@ -171,6 +175,9 @@ def command(
             session_timeout_s=session_timeout,
         )
         agreement = Agreement(config, agent.shards, group=group, signals=agent.signals)
+        if dry_run:
+            report.show_plan(json_path, plan_agent(config, agent, agreement.preview(begins_epoch=new_epoch)))
+            return
         agreement.join(begins_epoch=new_epoch)
         progress = AgentProgress(AgentWorker(agent, config))
         monitor.attach(

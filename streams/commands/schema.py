@@ -49,6 +49,9 @@ def infer(file: str, out: Path | None) -> None:
     if out.exists():
         raise ConfigError(f"--out {out}: exists already; name another file")
     out.write_text(text, encoding="utf-8")
+    for note in text.splitlines()[1:]:
+        if note.startswith("#"):
+            click.echo(note.removeprefix("# "), err=True)
     load_schema(str(out))
     click.echo(f"written to {out}; next: hotstream schema check {file} --schema {out}", err=True)
 

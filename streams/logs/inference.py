@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -24,9 +25,13 @@ _NUMBERS = re.compile(
     r".*(price|amount|count|cnt|score|rate|ratio|age|duration|length|ctr|cost|bid|width|height|num).*", re.IGNORECASE
 )
 _FORMATS = (
-    *("s", "ms", "us", "ns", "%y%m%d%H", "%Y%m%d%H", "%Y%m%d", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S"),
+    *("%Y%m%d%H", "%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M%S%f"),  # 2013060600 would be a time of 2033 in s
+    *("s", "ms", "us", "ns", "%y%m%d%H", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S"),
     *("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"),
 )
+_YES = ("yes", "y", "t", "click", "clicked", "pos", "positive")
+_NO = ("no", "n", "f", "none", "noclick", "not clicked", "neg", "negative")
+_MOST_BAD = 0.05  # of the label's cells
 _YEAR_2000_MS = 946_684_800_000
 _MISSING = ("NULL", "null", "NaN", "nan", "None", "none", r"\N", "N/A", "NA", "-")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
@@ -56,7 +61,10 @@ def infer_schema(sample: Sample) -> str:
     _choose_label(roles, present, is_named=sample.has_header)
     _choose_time(roles, sample, present)
     for name, texts in sample.columns.items():
-        if name not in (roles.label, roles.time):
+        if name in sample.leading and name != roles.label:
+            reason = "add it to dense or categorical if it is known before the click (a price that was paid is not)"
+            roles.left_out[name] = f"stands before the pairs; {reason}"
+        elif name not in (roles.label, roles.time):
             _choose_role(roles, name, present[name], len(texts))
     for name in sample.lists:
         element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
@@ -77,10 +85,16 @@ def _choose_label(roles: _Roles, present: Mapping[str, Sequence[str]], *, is_nam
 
 
 def _rule_of(texts: Sequence[str]) -> LabelRule | None:
-    """The rule by which every text is a label; None if there is none."""
-    rules = (LabelRule(), LabelRule(negative=("-1",)), LabelRule(above=0))
-    distinct = set(texts)
-    return next((rule for rule in rules if distinct and all(rule.parse(text) is not None for text in distinct)), None)
+    """The rule by which the texts, but for a few malformed ones, are labels; None if there is none."""
+    counts = Counter(texts)
+    words = LabelRule(
+        positive=tuple(sorted(text for text in counts if text.lower() in _YES)),
+        negative=tuple(sorted(text for text in counts if text.lower() in _NO)),
+    )
+    rules = (LabelRule(), LabelRule(negative=("-1",)), LabelRule(above=0), words)
+    bad = {rule: sum(count for text, count in counts.items() if rule.parse(text) is None) for rule in rules}
+    best = min(rules, key=bad.__getitem__)
+    return best if bad[best] < _MOST_BAD * len(texts) else None
 
 
 def _choose_time(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) -> None:
@@ -144,15 +158,15 @@ def _write(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) 
 def _write_rule(rule: LabelRule) -> list[str]:
     if rule.above is not None:
         return ["label_above = 0  # it holds counts"]
-    return [f"label_negative = {json.dumps(list(rule.negative))}"] if rule.negative else []
+    listed = {"label_positive": rule.positive, "label_negative": rule.negative}
+    return [f"{name} = {json.dumps(list(texts))}" for name, texts in listed.items() if texts]
 
 
 def _write_format(roles: _Roles, sample: Sample) -> list[str]:
     if sample.format in ("parquet", "json"):
         return []
     if sample.format in ("libsvm", "ffm"):
-        leading = [name for name in sample.columns if re.fullmatch(r"c\d+", name)]
-        columns = [] if leading == [roles.label] else [f"columns = {json.dumps(leading)}"]
+        columns = [] if sample.leading == (roles.label,) else [f"columns = {json.dumps(sample.leading)}"]
         return [f'format = "{sample.format}"', *columns]
     lines = [] if sample.delimiter == "," else [f"delimiter = {_quoted(sample.delimiter)}"]
     if not sample.is_quoted:

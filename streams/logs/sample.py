@@ -23,7 +23,8 @@ __all__ = ["Sample", "take_sample"]
 
 _PARQUET = b"PAR1"
 _ROWS = 1000
-_DELIMITERS = ("\t", ",", ";", "|", "\x01", " ")
+_DELIMITERS = ("\t", ",", ";", "|", "\x01", "::", " ")
+_JSON_ARRAY = re.compile(rb"\s*\[\s*(\{|$)")
 _SPARSE = re.compile(rb"\S+( \S+)??( [^\s:]+:\S+)+\s*")
 _NUMBER_OR_HEX = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?|[0-9a-f]{8}", re.IGNORECASE)
 
@@ -37,6 +38,7 @@ class Sample:
         columns: the texts of each column, empty where a value is missing.
         times: the columns that hold timestamps or dates.
         lists: the columns that hold several values.
+        leading: the columns before the pairs of libsvm and ffm.
         delimiter: that of a delimited file.
         has_header: whether its first line names the columns.
         is_quoted: whether its cells are quoted.
@@ -46,6 +48,7 @@ class Sample:
     columns: Mapping[str, list[str]]
     times: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    leading: tuple[str, ...] = ()
     delimiter: str = ","
     has_header: bool = True
     is_quoted: bool = field(default=True)
@@ -55,7 +58,7 @@ def take_sample(file: LogFile) -> Sample:
     """The first 1000 rows.
 
     Raises:
-        InputError: the file cannot be read, or holds no rows.
+        InputError: the file cannot be read, holds no rows, or is of a format that is not read.
     """
     with file.open() as raw:
         counted = CountedFile(raw, file.where)
@@ -64,7 +67,8 @@ def take_sample(file: LogFile) -> Sample:
             lines = [] if block is None else [block.line(position) for position in range(block.num_lines)]
             if not lines:
                 raise InputError(f"{file.where}: no rows in it, expected at least one; name another file")
-            return _of_lines(lines)
+            _require_known_format(lines, file.where)
+            return _of_lines(lines, file.where)
     return _of_parquet(file)
 
 
@@ -76,9 +80,10 @@ def _of_parquet(file: LogFile) -> Sample:
         raise InputError(f"{file.where}: no rows in it, expected at least one; name another file")
     leaves = {name: kind for top, kind in types.items() for name, kind in _leaves(top, kind)}
     columns = {name: _texts(read_column(found[1], name)) for name, kind in leaves.items() if not is_list(kind)}
-    times = [name for name, kind in leaves.items() if pa.types.is_timestamp(kind) or pa.types.is_date(kind)]
+    dates = [name for name, kind in leaves.items() if pa.types.is_date(kind)]
+    times = [name for name, kind in leaves.items() if pa.types.is_timestamp(kind)]
     lists = [name for name, kind in leaves.items() if is_list(kind)]
-    return Sample(format="parquet", columns=columns, times=tuple(times), lists=tuple(lists))
+    return Sample(format="parquet", columns=columns, times=(*times, *dates), lists=tuple(lists))
 
 
 def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
@@ -98,11 +103,21 @@ def _texts(column: pa.Array) -> list[str]:
     return [decoded[index] for index in indices.tolist()]
 
 
-def _of_lines(lines: Sequence[bytes]) -> Sample:
+def _require_known_format(lines: Sequence[bytes], where: str) -> None:
+    """Refuses what is no log of lines."""
+    if _JSON_ARRAY.match(lines[0]):
+        raise InputError(f"{where}: a JSON array, expected one object a line; convert it with: jq -c '.[]'")
+    if any(b"\0" in line for line in lines):
+        raise InputError(f"{where}: binary data of an unknown format, expected text or Parquet; convert it")
+
+
+def _of_lines(lines: Sequence[bytes], where: str) -> Sample:
     if lines[0].lstrip().startswith(b"{"):
         return _of_json(lines)
     if all(_SPARSE.fullmatch(line) for line in lines):
         return _of_sparse(lines)
+    if len(lines) == 1:
+        raise InputError(f"{where}: one line, expected at least two, as it may name the columns; name a longer file")
     return _of_delimited(lines)
 
 
@@ -140,12 +155,11 @@ def _of_sparse(lines: Sequence[bytes]) -> Sample:
     if all(pair.count(":") == 2 for row in pairs for pair in row):
         names = sorted({pair.split(":")[0] for row in pairs for pair in row}, key=lambda name: (len(name), name))
         tokens = [dict(pair.split(":")[:2] for pair in row) for row in pairs]
-        return Sample(
-            format="ffm", columns={**leading, **{name: [row.get(name, "") for row in tokens] for name in names}}
-        )
+        columns = {name: [row.get(name, "") for row in tokens] for name in names}
+        return Sample(format="ffm", columns={**leading, **columns}, leading=tuple(leading))
     most = max(map(len, pairs))
     columns = {f"f{n + 1}": [row[n].split(":")[0] if n < len(row) else "" for row in pairs] for n in range(most)}
-    return Sample(format="libsvm", columns={**leading, **columns})
+    return Sample(format="libsvm", columns={**leading, **columns}, leading=tuple(leading))
 
 
 def _leading(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -157,6 +171,8 @@ def _leading(rows: Sequence[Sequence[str]]) -> list[list[str]]:
 def _of_delimited(lines: Sequence[bytes]) -> Sample:
     choices = [(delimiter, is_quoted) for is_quoted in (True, False) for delimiter in _DELIMITERS]
     delimiter, is_quoted = max(choices, key=lambda choice: _fit(lines, choice[0], is_quoted=choice[1]))
+    if _is_doubled(lines, delimiter, is_quoted=is_quoted):
+        delimiter = 2 * delimiter
     rows = [
         [cell.decode("utf-8", "replace") for cell in split_cells(line, delimiter.encode(), is_quoted=is_quoted)]
         for line in lines
@@ -173,6 +189,12 @@ def _fit(lines: Sequence[bytes], delimiter: str, *, is_quoted: bool) -> tuple[fl
     counts = Counter(len(split_cells(line, delimiter.encode(), is_quoted=is_quoted)) for line in lines[:100])
     cells, most = counts.most_common(1)[0]
     return (most / min(len(lines), 100) if cells > 1 else 0.0), cells
+
+
+def _is_doubled(lines: Sequence[bytes], delimiter: str, *, is_quoted: bool) -> bool:
+    """Whether the delimiter always comes in pairs, as in `a||b||c`."""
+    share, cells = _fit(lines, delimiter, is_quoted=is_quoted)
+    return _fit(lines, 2 * delimiter, is_quoted=is_quoted) >= (share, cells // 2 + 1)
 
 
 def _is_header(cells: Sequence[str]) -> bool:

@@ -27,9 +27,9 @@ class SparseReader:
         self._is_ffm = schema.format == "ffm"
         label = () if schema.label is None else (schema.label,)
         self._leading = schema.columns or label or ("label",)
-        self._categorical = schema.field_columns
+        self._categorical = [name for name in schema.field_columns if name not in self._leading]
         self._dense = {name.encode(): name for name in schema.dense if name not in self._leading}
-        self._by_field = {name.encode(): name for name in schema.field_columns}
+        self._by_field = {name.encode(): name for name in self._categorical}
         self._absent: Texts = {
             **dict.fromkeys(schema.used_columns),
             **dict.fromkeys(self._dense.values(), _ABSENT),

@@ -35,6 +35,7 @@ _CHATTER = re.compile(
     r"|Heartbeat failed for group|Heartbeat failed: local member_id|Group Coordinator Request failed"
     r"|Got error produce response|OffsetCommit failed (before join|for group)|Failed to commit on finallization"
     r"|LeaveGroup request failed"
+    r"|NetworkSelector closed"  # kafka-python, of a connection that fails while its client closes
 )
 # What a broker that answers reports of a user or a certificate; waiting does not mend it.
 _REFUSAL = re.compile(r"auth|sasl|ssl|certificate", re.IGNORECASE)

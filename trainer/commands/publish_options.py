@@ -37,9 +37,9 @@ def publish_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def publish_config(options: dict[str, Any]) -> PublishConfig | None:
-    """Takes the options; None without `--publish`."""
+def publish_config(options: dict[str, Any]) -> tuple[list[str], PublishConfig | None]:
+    """Takes the options; returns the further roles and the configuration, None without `--publish`."""
     from trainer.process.publication import PublishConfig  # noqa: PLC0415  needs torch
 
     is_on, fields, most = options.pop("publish"), options.pop("publish_fields"), options.pop("publish_bytes")
-    return PublishConfig(bytes_per_s=most, fields=fields) if is_on else None
+    return (["publish"], PublishConfig(bytes_per_s=most, fields=fields)) if is_on else ([], None)

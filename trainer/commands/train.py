@@ -14,7 +14,7 @@ from streams.cli.metrics_options import metrics_options
 from streams.cli.options import kafka_options, max_bad_option, open_kafka
 from streams.cli.progress import show_progress
 from streams.cli.renamed_options import RenamedOptions
-from streams.cli.reports import Report, json_option
+from streams.cli.reports import Report, dry_run_option, json_option
 from streams.cli.stop_request import StopRequest
 from streams.errors import ConfigError
 from streams.logs.schema import load_schema
@@ -236,6 +236,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
 @publish_options
+@dry_run_option
 @max_bad_option
 @kafka_options
 @metrics_options
@@ -250,6 +251,7 @@ def command(
     resume: bool,
     export_dir: Path | None,
     max_bad: float,
+    dry_run: bool,
     metrics_port: int | None,
     metrics_host: str,
     json_path: str | None,
@@ -272,15 +274,15 @@ def command(
     from trainer.learning.building import choose_device  # noqa: PLC0415
     from trainer.process.agents_capacity import fit_to_agents  # noqa: PLC0415
     from trainer.process.click_steps import BatchSize  # noqa: PLC0415
+    from trainer.process.dry_run import plan_run  # noqa: PLC0415
     from trainer.process.figures import TrainerFigures  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
 
     report, request, session = Report("train"), StopRequest(), None
-    if threads := options.pop("threads"):
-        torch.set_num_threads(threads)
-    publish = publish_config(options)
+    torch.set_num_threads(options.pop("threads") or torch.get_num_threads())
+    roles, publish = publish_config(options)
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
@@ -297,9 +299,7 @@ def command(
         if log_schema.label is None:
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
-            open_kafka(
-                roles=["train", *(["publish"] if publish else [])], should_stop=lambda: request.is_made, **options
-            ) as kafka,
+            open_kafka(roles=["train", *roles], should_stop=lambda: request.is_made, **options) as kafka,
             open_monitor("train", port=metrics_port, host=metrics_host) as monitor,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
@@ -307,6 +307,10 @@ def command(
             num_fields = len(log_schema.categorical)
             model = fit_to_agents(run.model, agreed_capacity(kafka), num_fields, is_sized=is_sized)
             run = replace(run, model=model)
+            if dry_run:
+                plan = plan_run(kafka, run, log_schema.categorical, len(log_schema.dense), resume=resume)
+                report.show_plan(json_path, plan)
+                return
             session = Session(
                 SessionConfig(
                     kafka=kafka,

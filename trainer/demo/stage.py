@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,16 +16,21 @@ from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError, ChildError
 from streams.logs.schema import LogSchema
 from streams.processes.children import Children
+from streams.processes.log_tail import last_message
+from streams.telemetry.latency import LatencyHistogram
 from streams.telemetry.observer import Observer
 from streams.topics import Topics
 from trainer.demo.audit import audit_topics, recall_of
+from trainer.demo.pace import FLAT_OUT, MEASURED, PACED, CarriedRate, Part, measured_rows, merge_replays, paced_limit
+from trainer.demo.view import DemoView
 
 __all__ = ["AGENT_GROUP", "DemoConfig", "prepare_topics", "run_demo"]
 
 AGENT_GROUP = "hotstream-agent"
 
-_START_TIMEOUT_S = 120.0
+_START_TIMEOUT_S = 900.0  # the first start after an installation compiles, beside whatever else this machine does
 _STALL_TIMEOUT_S = 120.0
+_END_TIMEOUT_S = 5.0  # after Ctrl-C; the broker ends after it
 _CLICK_PARTITIONS, _SHARDS = 4, 2
 _SESSION_TIMEOUT_S = 6  # to join a group on the embedded broker takes half of it
 
@@ -41,7 +46,10 @@ class DemoConfig:
         schema: the schema of the click log.
         schema_option: the value of `--schema` for the child processes, from which they load the same schema.
         folder: the folder of the logs, the checkpoints and the processes' reports.
-        rate_rows_s: replayed rows per second; None for as fast as possible.
+        rate_rows_s: replayed rows per second; None for half of what the trainer carries, 0 for as fast as possible.
+        flat_out: whether the rest of the log is replayed as fast as possible after a minute at that rate.
+        num_rows: rows of the log; None if unknown.
+        is_bounded: whether the replay may end before the log does, after a minute.
         batch_rows: rows per click record.
         embedding_bytes: bytes of the adaptive embedding, and of the plain hash table that it is compared with.
         capacity: the capacity of the hot set, in rows; it must be that of the embedding.
@@ -56,6 +64,9 @@ class DemoConfig:
     schema_option: str
     folder: Path
     rate_rows_s: float | None
+    flat_out: bool = False
+    num_rows: int | None = None
+    is_bounded: bool = False
     batch_rows: int
     embedding_bytes: int
     capacity: int
@@ -69,23 +80,25 @@ class DemoConfig:
         return ["--prefix", self.kafka.prefix, *file]
 
 
-def run_demo(config: DemoConfig, observer: Observer, on_look: Callable[[Observer, str], None]) -> dict[str, Any]:
-    """Runs agent, trainer and replay until the whole log is trained and counted; returns the report.
+def run_demo(config: DemoConfig, observer: Observer, view: DemoView) -> dict[str, Any]:
+    """Runs agent, trainer and replay until the log is trained and counted; returns the report.
 
     Args:
         config: the configuration.
         observer: follows the topics of the run.
-        on_look: called with the observer and the name of the phase after each look at the topics.
+        view: shows the progress.
 
     Raises:
         ChildError: a process failed, or none made progress for two minutes.
     """
-    with Children(config.folder, {"KAFKA_BOOTSTRAP_SERVERS": config.kafka.bootstrap_servers}) as children:
-        stage = _Stage(config, children, observer, on_look)
+    environment = {"KAFKA_BOOTSTRAP_SERVERS": config.kafka.bootstrap_servers}
+    with Children(config.folder, environment, end_timeout_s=_END_TIMEOUT_S) as children:
+        stage = _Stage(config, children, observer, view)
         stage.start()
-        replayed = stage.replay()
-        trained = stage.finish(replayed["rows"]["sent"])
-    return _report(config, observer, replayed, trained)
+        parts = stage.replay()
+        trained = stage.finish()
+    view.begin("auditing", "reads all topics again and counts what they hold")
+    return _report(config, observer, parts, trained)
 
 
 def prepare_topics(config: KafkaConfig) -> None:
@@ -106,18 +119,18 @@ def prepare_topics(config: KafkaConfig) -> None:
 class _Stage:
     """The processes of one run of the demo."""
 
-    def __init__(
-        self, config: DemoConfig, children: Children, observer: Observer, on_look: Callable[[Observer, str], None]
-    ) -> None:
+    def __init__(self, config: DemoConfig, children: Children, observer: Observer, view: DemoView) -> None:
         self._config = config
         self._children = children
         self._observer = observer
-        self._on_look = on_look
+        self._view = view
         self._common = config.child_options
+        self._parts: list[Part] = []
 
     def start(self) -> None:
-        """Starts agent and trainer; returns when both have reported metrics."""
+        """Starts agent and trainer; returns when both are ready, which their first metrics show."""
         config = self._config
+        self._view.begin("starting", "agent and trainer; the first time after an installation they compile for minutes")
         self._children.start(
             "agent",
             ["agent", "--group", AGENT_GROUP, "--capacity", str(config.capacity), "--seed", str(config.seed),
@@ -129,57 +142,117 @@ class _Stage:
              "--checkpoint-dir", str(config.folder / "checkpoints"), "--fresh", "--threads", "1",
              "--schema", config.schema_option, "--json", str(config.folder / "train.json"), *self._common],
         )  # fmt: skip
-        self._wait("starting", lambda: len(self._observer.shards) == _SHARDS and bool(self._observer.trainer),
-                   _START_TIMEOUT_S)  # fmt: skip
+        self._wait("starting", lambda: not self._not_ready(), _START_TIMEOUT_S, self._describe_start)
 
-    def replay(self) -> dict[str, Any]:
-        """Replays the log; returns the report of `hotstream replay`."""
+    def _not_ready(self) -> list[str]:
+        is_ready = {"agent": len(self._observer.shards) == _SHARDS, "train": self._observer.trainer is not None}
+        return [name for name, ready in is_ready.items() if not ready]
+
+    def _describe_start(self) -> str:
+        """What each process does that is not ready yet."""
+        logs = {name: last_message(self._config.folder / f"{name}.log") for name in self._not_ready()}
+        return "waits for " + "; ".join(f"{name} ({text or 'loads its modules'})" for name, text in logs.items())
+
+    def replay(self) -> list[Part]:
+        """Replays the log in parts; returns those that sent rows, or the first one."""
+        config, rate = self._config, self._config.rate_rows_s
+        if rate is None:
+            limit = measured_rows(config.num_rows, config.batch_rows)
+            self._view.begin("measuring", f"what this trainer carries, with the first {limit:,} rows at full speed")
+            carried = self._replay_part(MEASURED, None, limit).carried.rows_per_s
+            rate = (carried or 0) / 2
+        if rate:
+            self._replay_paced(rate)
+        if config.flat_out or not rate:
+            self._view.begin("flat out", "replays as fast as it goes: the trainer falls behind, and changes wait")
+            self._replay_part(FLAT_OUT, None, None)
+        return [part for part in self._parts if part.rows] or self._parts[:1]
+
+    def _replay_paced(self, rate_rows_s: float) -> None:
+        config, limit = self._config, None
+        if config.flat_out or config.is_bounded:
+            limit = paced_limit(self._sent, rate_rows_s, config.num_rows, is_last=not config.flat_out)
+        half = "half of what the trainer carried" if config.rate_rows_s is None else "as --rate demands"
+        self._view.begin("pacing", f"replays {rate_rows_s:,.0f} rows/s, {half}")
+        self._replay_part(PACED, rate_rows_s, limit)
+
+    @property
+    def _sent(self) -> int:
+        return sum(part.rows for part in self._parts)
+
+    def _replay_part(self, name: str, rate_rows_s: float | None, limit_rows: int | None) -> Part:
+        """Replays until `limit_rows` rows of the log are sent, all parts together; waits until they are trained."""
+        self._observer.latency = LatencyHistogram()
+        carried = CarriedRate(self._observer.rows_trained)
+        self._start_replay(name, rate_rows_s, limit_rows)
+        child, exited = f"replay-{name}", set[str]()
+        while child not in exited:
+            exited = self._look()
+            carried.note(self._observer.trainer)
+        report = json.loads((self._config.folder / f"{child}.json").read_text())
+        part = Part(name=name, rate_rows_s=rate_rows_s, report=report, carried=carried)
+        self._parts.append(part)
+
+        def is_trained() -> bool:
+            carried.note(self._observer.trainer)
+            return self._observer.rows_trained >= self._sent and not self._observer.num_behind
+
+        self._wait("training", is_trained, _STALL_TIMEOUT_S)
+        part.latency = self._observer.latency
+        return part
+
+    def _start_replay(self, name: str, rate_rows_s: float | None, limit_rows: int | None) -> None:
         config = self._config
-        path = config.folder / "replay.json"
-        pace = [] if config.rate_rows_s is None else ["--rate", str(config.rate_rows_s)]
+        pace = [] if rate_rows_s is None else ["--rate", str(rate_rows_s)]
+        limit = [] if limit_rows is None else ["--limit", str(limit_rows)]
         self._children.start(
-            "replay",
+            f"replay-{name}",
             ["replay", config.data, "--schema", config.schema_option, "--batch-rows", str(config.batch_rows),
-             "--json", str(path), *pace, *self._common, "--max-bad", "1"],  # the report judges the lines
+             "--json", str(config.folder / f"replay-{name}.json"), *pace, *limit, *self._common,
+             *(["--resume"] if self._parts else []),
+             "--max-bad", "1"],  # the report judges the lines
         )  # fmt: skip
-        exited: set[str] = set()
-        while "replay" not in exited:
-            exited = self._look("replaying")
-        report: dict[str, Any] = json.loads(path.read_text())
-        return report
 
-    def finish(self, rows: int) -> dict[str, Any]:
-        """Waits until all rows are trained and counted; stops trainer, then agent; returns the trainer's report."""
-        self._wait("training", lambda: self._observer.rows_trained >= rows, _STALL_TIMEOUT_S)
+    def finish(self) -> dict[str, Any]:
+        """Stops the trainer, and the agent once it has counted all importance; returns the trainer's report."""
+        self._view.begin("stopping", "the trainer, which writes a checkpoint")
         self._children.stop("train")
         trained: dict[str, Any] = json.loads((self._config.folder / "train.json").read_text())
         records = trained["importance"]["records"]
+        self._view.begin("counting", "waits until the agent has counted all importance")
         self._wait("counting", lambda: self._observer.counted >= records, _STALL_TIMEOUT_S)
+        self._view.begin("stopping", "the agent")
         self._children.stop("agent")
         deadline_s = time.monotonic() + 10
         while not self._observer.reader.table.is_verified and time.monotonic() < deadline_s:
             self._observer.look()
         return trained
 
-    def _look(self, phase: str) -> set[str]:
+    def _look(self, waits_for: str = "") -> set[str]:
         """Polls the topics and the processes once; returns the names of the processes that have exited."""
         self._observer.look()
-        self._on_look(self._observer, phase)
+        self._view.show(self._observer, waits_for)
         exited = self._children.check()
-        early = exited - {"replay"}
+        early = exited & {"agent", "train"}
         if early:
             raise ChildError(f"{early.pop()} exited before the demo stopped it; see its log in {self._config.folder}")
         return exited
 
-    def _wait(self, phase: str, is_done: Callable[[], bool], stall_timeout_s: float) -> None:
-        """Looks until `is_done()`.
+    def _wait(
+        self,
+        phase: str,
+        is_done: Callable[[], bool],
+        stall_timeout_s: float,
+        describe: Callable[[], str] = str,
+    ) -> None:
+        """Looks until `is_done()`; meanwhile the view shows `describe()`.
 
         Raises:
             ChildError: a process failed, or the counts did not change for `stall_timeout_s` seconds.
         """
         moved_s, before = time.monotonic(), self._progress()
         while not is_done():
-            self._look(phase)
+            self._look(describe())
             if self._progress() != before:
                 moved_s, before = time.monotonic(), self._progress()
             if time.monotonic() - moved_s > stall_timeout_s:
@@ -190,10 +263,13 @@ class _Stage:
         return self._observer.rows_trained, self._observer.counted
 
 
-def _report(
-    config: DemoConfig, observer: Observer, replayed: dict[str, Any], trained: dict[str, Any]
-) -> dict[str, Any]:
-    """Returns the content of the report; `checks` are the equalities that must hold, `ok` is whether all do."""
+def _report(config: DemoConfig, observer: Observer, parts: Sequence[Part], trained: dict[str, Any]) -> dict[str, Any]:
+    """Returns the content of the report; `checks` are the equalities that must hold, `ok` is whether all do.
+
+    The latency from event to assignment is that of the paced part, if there is one.
+    """
+    replayed = merge_replays(parts)
+    shown = next((part for part in parts if part.name == PACED and part.latency.count), parts[0])
     shards = ShardConfig(capacity=config.capacity, num_shards=_SHARDS)
     half_life = shards.make_hot_set(0).half_life_events
     audit = audit_topics(config.kafka, config.schema, top=config.capacity,
@@ -222,8 +298,9 @@ def _report(
             "final": hot_table.num_hot,
             "recall": recall_of(hot_table, audit.top_keys),
         },
+        "parts": [part.describe() for part in parts],
         "changes": {"promotions": observer.promotions, "demotions": observer.demotions},
-        "latency_ms": {"event_to_assignment": observer.latency.summary(), **trained["latency_ms"]},
+        "latency_ms": {"event_to_assignment": shown.latency.summary(), **trained["latency_ms"]},
         "auc": trained["auc"],
         "log_loss": trained["log_loss"],
         "embedding_bytes": {name: trained["embedding_bytes"].get(name) for name in ("adaptive", "hash")},

@@ -4,82 +4,102 @@ from __future__ import annotations
 
 import logging
 import time
+from contextlib import ExitStack
 from types import TracebackType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from streams.telemetry.observer import Observer
+from streams.cli.log_lines import draws_bars
+from streams.cli.progress import log_while_silent
+
+if TYPE_CHECKING:
+    from streams.telemetry.observer import Observer
 
 __all__ = ["DemoView", "print_report"]
 
 logger = logging.getLogger(__name__)
 
-_LINE_EVERY_S = 5.0
-_DRAW_EVERY_S = 0.25
+_LINE_EVERY_S = 2.5  # with what a busy machine adds, no interval over 5 s is silent
+_DRAWS_PER_S = 4.0
 
 
 class DemoView:
-    """Shows the progress that an observer measures.
+    """Shows what the demo does: each phase at its begin, then figures, also while the demo itself is busy.
+
+    On a terminal it draws a table. Elsewhere it logs a line when a phase begins, and one every 2.5 s.
 
     Args:
-        console: the console to draw on.
-        capacity: the capacity of the hot set, in rows.
         num_rows: rows of the log; None if unknown.
+
+    Attributes:
+        capacity: the capacity of the hot set, in rows; 0 as long as it is unknown.
     """
 
-    def __init__(self, console: Console, capacity: int, num_rows: int | None) -> None:
-        self._console = console
-        self._capacity = capacity
-        self._num_rows = num_rows
-        self._live = Live(console=console, auto_refresh=False, transient=True) if console.is_terminal else None
-        self._shown_s = 0.0
+    def __init__(self, num_rows: int | None = None) -> None:
+        self.capacity = 0
+        self.num_rows = num_rows
+        self._phase, self._waits_for, self._began_s = "", "", time.monotonic()
+        self._observer: Observer | None = None
+        self._stack = ExitStack()
 
     def __enter__(self) -> DemoView:
-        if self._live is not None:
-            self._live.__enter__()
+        if draws_bars():
+            console = Console(stderr=True)
+            live = Live(get_renderable=self._table, console=console, refresh_per_second=_DRAWS_PER_S, transient=True)
+            self._stack.enter_context(live)
+        else:
+            self._stack.enter_context(log_while_silent(lambda _: self._line(), interval_s=_LINE_EVERY_S))
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._live is not None:
-            self._live.__exit__(kind, error, trace)
+        self._stack.__exit__(kind, error, trace)
 
-    def show(self, observer: Observer, phase: str) -> None:
-        """Draws the table or writes a log line, if the last one is old enough."""
-        now_s = time.monotonic()
-        if now_s - self._shown_s < (_DRAW_EVERY_S if self._live else _LINE_EVERY_S):
-            return
-        self._shown_s = now_s
-        if self._live is not None:
-            self._live.update(self._table(observer, phase), refresh=True)
-        else:
-            logger.info("%s: %s", phase, "; ".join(f"{name} {value}" for name, value in self._lines(observer)))
+    def begin(self, phase: str, what: str) -> None:
+        """Begins a phase, such as `starting`, and shows at once what it does."""
+        self._phase, self._waits_for, self._began_s = phase, what, time.monotonic()
+        if not draws_bars():
+            logger.info("%s: %s", phase, what)
 
-    def _lines(self, observer: Observer) -> list[tuple[str, str]]:
+    def show(self, observer: Observer, waits_for: str = "") -> None:
+        """Takes the figures to show, or what the demo waits for until there are any."""
+        self._observer, self._waits_for = observer, waits_for
+
+    @property
+    def _title(self) -> str:
+        return f"{self._phase}, {time.monotonic() - self._began_s:.0f} s"
+
+    def _line(self) -> str:
+        if self._waits_for or self._observer is None:
+            return f"{self._title}: {self._waits_for}"
+        return f"{self._title}: " + "; ".join(f"{name} {value}" for name, value in self._figures(self._observer))
+
+    def _figures(self, observer: Observer) -> list[tuple[str, str]]:
         trainer = observer.trainer
-        total = "" if self._num_rows is None else f" of {self._num_rows:,}"
+        total = "" if self.num_rows is None else f" of {self.num_rows:,}"
         auc = trainer.auc if trainer else {}
         rows_per_s, lag_records = (trainer.rows_per_s, trainer.lag_records) if trainer else (0.0, 0)
-        latency = observer.latency.summary()
         return [
             ("rows trained", f"{observer.rows_trained:,}{total} at {rows_per_s:,.0f}/s"),
             ("lag", f"{lag_records} click records"),
-            ("hot", f"{observer.reader.table.num_hot:,} of {self._capacity:,}"),
+            ("hot", f"{observer.reader.table.num_hot:,} of {self.capacity:,}"),
             ("promotions", f"{observer.promotions:,}"),
             ("demotions", f"{observer.demotions:,}"),
-            ("event to assignment", f"p50 {latency['p50'] or 0:.0f} ms, p99 {latency['p99'] or 0:.0f} ms"),
+            ("event to assignment", _quantiles(observer.latency.summary())),
             ("AUC adaptive", _number(auc.get("adaptive"))),
             ("AUC hash", _number(auc.get("hash"))),
         ]
 
-    def _table(self, observer: Observer, phase: str) -> Table:
-        table = Table(title=f"hotstream demo: {phase}", box=None, show_header=False, title_justify="left")
-        for name, value in self._lines(observer):
+    def _table(self) -> Table:
+        table = Table(title=f"hotstream demo: {self._title}", box=None, show_header=False, title_justify="left")
+        if self._waits_for:
+            table.add_row(escape(self._waits_for))
+        for name, value in [] if self._observer is None else self._figures(self._observer):
             table.add_row(f"[bold]{name}[/]", value)
         return table
 
@@ -97,6 +117,7 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (at most {hot['max']:,} during the run); {recall}"),
         ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
         *((f"latency, {name.replace('_', ' ')}", _quantiles(quantiles_ms)) for name, quantiles_ms in latency.items()),
+        *((f"part: {part['part']}", _describe_part(part)) for part in report.get("parts", [])),
         ("AUC, adaptive", f"{_number(report['auc'].get('adaptive'))} in {size['adaptive'] or 0:,} bytes"),
         ("AUC, plain hash", f"{_number(report['auc'].get('hash'))} in {size['hash'] or 0:,} bytes"),
         *((("[green]yes[/]" if held else "[bold red]NO[/]"), name) for name, held in report["checks"].items()),
@@ -113,6 +134,14 @@ def _bad_lines(lines: dict[str, Any]) -> list[tuple[str, str]]:
     share = f"{lines['bad']:,} of {lines['read']:,} ({lines['bad'] / lines['read']:.1%})"
     reasons = [f"{reason['lines']:,} x {reason['error']}: {reason['first']}" for reason in lines["reasons"]]
     return [("malformed lines", "\n".join([share, *map(escape, reasons)]))]
+
+
+def _describe_part(part: dict[str, Any]) -> str:
+    """The figures of a part of the replay."""
+    pace, trained = part["replayed_rows_per_s"], part["trained_rows_per_s"]
+    speed = "as fast as it goes" if pace is None else f"at {pace:,.0f} rows/s"
+    carried = "" if trained is None or pace is not None else f", the trainer carried {trained:,.0f} rows/s"
+    return f"{part['rows']:,} rows {speed}{carried}; event to assignment {_quantiles(part['event_to_assignment'])}"
 
 
 def _number(value: float | None, decimals: int = 4) -> str:

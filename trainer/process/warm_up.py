@@ -51,6 +51,7 @@ def warm_up(config: ModelConfig, fields: Sequence[Field], dense_names: Sequence[
     is preserved.
     """
     started_s = time.perf_counter()
+    logger.info("compiles or loads its kernels, which takes about a minute once after an installation")
     small = replace(
         config,
         capacity_rows=_CAPACITY,
