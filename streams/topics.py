@@ -107,6 +107,20 @@ class Topics:
         """The settings of the topic `values`, which `hotstream topics create` does not create."""
         return TopicSpec(name=self.values, partitions=1, cleanup="compact", configs=_COMPACTED)
 
+    @property
+    def embeddings(self) -> str:
+        """The rows of a trainer's embedding; it exists if `hotstream topics create --embeddings` was used."""
+        return f"{self.prefix}.embeddings"
+
+    def embeddings_spec(self, *, shards: int) -> TopicSpec:
+        """The settings of the topic `embeddings`, whose partitions are the shards."""
+        return TopicSpec(
+            name=self.embeddings,
+            partitions=shards,
+            cleanup="compact",
+            configs={**_COMPACTED, **_LARGE_RECORDS, "segment.bytes": str(64 << 20)},
+        )
+
     def named(self, topic: str) -> str:
         """The full name of a topic whose name without a prefix is given, such as `clicks` or `clicks.dlq`."""
         is_input = topic.split(".", maxsplit=1)[0] in ("clicks", "importance")

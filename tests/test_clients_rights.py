@@ -19,5 +19,7 @@ def test_the_documented_rights_are_those_that_are_checked():
 
 
 def test_every_right_is_one_on_a_topic_that_exists():
-    known = {spec.name for spec in (*Topics("p").specs(), Topics("p").values_spec())}
+    known = {
+        spec.name for spec in (*Topics("p").specs(), Topics("p").values_spec(), Topics("p").embeddings_spec(shards=1))
+    }
     assert {f"p.{topic}" for topics in ROLES.values() for topic in topics} <= known

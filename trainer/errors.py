@@ -27,6 +27,7 @@ __all__ = [
     "KeyRangeError",
     "KeyTypeError",
     "PlanError",
+    "ReplicaError",
     "TrainerError",
 ]
 
@@ -69,3 +70,7 @@ class CheckpointError(TrainerError, ValueError):
 
 class DivergedError(TrainerError, ArithmeticError):
     """A model whose loss, gradients or weights are not finite."""
+
+
+class ReplicaError(TrainerError, RuntimeError):
+    """A replica that has not read a model yet, or is asked for what its topic does not have."""

@@ -51,6 +51,8 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
         "clicks.dlq": frozenset({"WRITE"}),
         "assignments.dlq": frozenset({"WRITE"}),
     },
+    "publish": {"embeddings": frozenset({"WRITE"})},
+    "replica": {"embeddings": frozenset({"READ"})},
     "values": {
         "assignments": frozenset({"READ"}),
         "control": frozenset({"READ"}),

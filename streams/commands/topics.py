@@ -11,7 +11,7 @@ from rich.table import Table
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.admin import TopicState, create_topics, describe_topics
-from streams.topics import Topics
+from streams.topics import Topics, TopicSpec
 
 __all__ = ["command"]
 
@@ -59,9 +59,21 @@ _shards = click.option(
 )
 
 
+_embeddings = click.option(
+    "--embeddings", is_flag=True, help="Also `embeddings`, which `hotstream train --publish` writes."
+)
+
+
+def _specs(prefix: str, partitions: int, shards: int, *, embeddings: bool) -> list[TopicSpec]:
+    topics = Topics(prefix)
+    specs = topics.specs(click_partitions=partitions, shards=shards)
+    return [*specs, topics.embeddings_spec(shards=shards)] if embeddings else specs
+
+
 @command.command()
 @_partitions
 @_shards
+@_embeddings
 @click.option(
     "--replication-factor",
     type=int,
@@ -71,20 +83,23 @@ _shards = click.option(
 )
 @kafka_options
 @json_option
-def create(partitions: int, shards: int, replication_factor: int, json_path: str | None, **kafka: Any) -> None:
+def create(
+    partitions: int, shards: int, embeddings: bool, replication_factor: int, json_path: str | None, **kafka: Any
+) -> None:
     """Create missing topics. Existing topics are not changed; exit 1 if one has other settings than required."""
     with open_kafka(**kafka) as config:
-        specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
+        specs = _specs(config.prefix, partitions, shards, embeddings=embeddings)
         _finish("create", create_topics(config, specs, replication_factor=replication_factor), json_path)
 
 
 @command.command()
 @_partitions
 @_shards
+@_embeddings
 @kafka_options
 @json_option
-def describe(partitions: int, shards: int, json_path: str | None, **kafka: Any) -> None:
+def describe(partitions: int, shards: int, embeddings: bool, json_path: str | None, **kafka: Any) -> None:
     """Compare the topics with their required settings; exit 1 if one is missing or differs."""
     with open_kafka(**kafka) as config:
-        specs = Topics(config.prefix).specs(click_partitions=partitions, shards=shards)
+        specs = _specs(config.prefix, partitions, shards, embeddings=embeddings)
         _finish("describe", describe_topics(config, specs), json_path)

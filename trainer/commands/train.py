@@ -21,6 +21,7 @@ from streams.logs.schema import load_schema
 from streams.records import NO_LABELS
 from streams.telemetry.monitor import open_monitor
 from streams.topics import Topics
+from trainer.commands.publish_options import publish_config, publish_options
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
@@ -235,6 +236,7 @@ def _model_config(options: dict[str, Any]) -> ModelConfig:
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@publish_options
 @dry_run_option
 @max_bad_option
 @kafka_options
@@ -280,8 +282,8 @@ def command(
     from trainer.serving.export import export  # noqa: PLC0415
 
     report, request, session = Report("train"), StopRequest(), None
-    if threads := options.pop("threads"):
-        torch.set_num_threads(threads)
+    torch.set_num_threads(options.pop("threads") or torch.get_num_threads())
+    roles, publish = publish_config(options)
     limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
     size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
@@ -298,7 +300,7 @@ def command(
         if log_schema.label is None:
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
-            open_kafka(roles=["train"], should_stop=lambda: request.is_made, **options) as kafka,
+            open_kafka(roles=["train", *roles], should_stop=lambda: request.is_made, **options) as kafka,
             open_monitor("train", port=metrics_port, host=metrics_host) as monitor,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
@@ -320,6 +322,7 @@ def command(
                     batch=size,
                     limit_rows=limit_rows,
                     idle_timeout_s=idle_timeout_s,
+                    publish=publish,
                 ),
                 should_stop=lambda: request.is_made,
                 on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),

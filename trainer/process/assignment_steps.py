@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from streams.assignments.columns import Fetch, Record
 from streams.clients.topic_feed import Taken
+from streams.keys import Keys
 from streams.records import Assignment, BadRecord
 from streams.telemetry.bad_record_log import BadRecordLog
 from trainer.process.outbox import Outbox
@@ -22,9 +23,17 @@ class AssignmentSteps:
         run: the run whose model follows.
         outbox: sends dead letters.
         bad_records: logs bad records.
+        on_applied: called with the keys of the changes that were applied.
     """
 
-    def __init__(self, run: TrainingRun, outbox: Outbox, bad_records: BadRecordLog) -> None:
+    def __init__(
+        self,
+        run: TrainingRun,
+        outbox: Outbox,
+        bad_records: BadRecordLog,
+        on_applied: Callable[[Keys], None] = lambda _keys: None,
+    ) -> None:
+        self._on_applied = on_applied
         self._run, self._outbox, self._bad_records = run, outbox, bad_records
 
     def apply(self, changes: list[Taken], log_ends: Mapping[int, int]) -> None:
@@ -45,7 +54,10 @@ class AssignmentSteps:
             )
             for partition, accepted in by_partition.items()
         ]
-        for accepted, outcome in zip(by_partition.values(), self._run.apply(fetches), strict=True):
+        outcomes = self._run.apply(fetches)
+        for outcome in outcomes:
+            self._on_applied(outcome.changes.key)
+        for accepted, outcome in zip(by_partition.values(), outcomes, strict=True):
             for index, reason in outcome.refused.items():
                 self._refuse(accepted[index], reason)
         now_ms = time.time_ns() // 1_000_000

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from streams.clients.topic_feed import Taken, TopicFeed
 from streams.records import ClickBatch
 from streams.telemetry.bad_record_log import BadRecordLog
+from trainer.embedding.lookup import Importance
 from trainer.learning.trainer import StartedStep
 from trainer.process.journal import Train, TrainTogether
 from trainer.process.outbox import Outbox
@@ -106,6 +107,7 @@ class ClickSteps:
         bad_records: logs bad records.
         size: the size of a step.
         on_progress: called after every trained step.
+        on_trained: called with the importance of each trained click record.
         clock: seconds, for the wait.
     """
 
@@ -118,10 +120,11 @@ class ClickSteps:
         *,
         size: BatchSize,
         on_progress: Callable[[TrainingRun], None],
+        on_trained: Callable[[Importance], None] = lambda _importance: None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._run, self._clicks, self._outbox, self._bad_records = run, clicks, outbox, bad_records
-        self._size, self._on_progress, self._clock = size, on_progress, clock
+        self._size, self._on_progress, self._on_trained, self._clock = size, on_progress, on_trained, clock
         self._waiting: _Step | None = None
         self._since_s: float | None = None
 
@@ -237,4 +240,5 @@ class ClickSteps:
         for importance, record in zip(report.importances, step.records, strict=True):
             self._outbox.send_importance(importance, record.taken.record, record.batch)
             run.progress.importance_rows += len(importance.keys)
+            self._on_trained(importance)
         self._on_progress(run)

@@ -24,6 +24,7 @@ from trainer.process.checkpoint import Captured
 from trainer.process.click_steps import BatchSize, ClickSteps
 from trainer.process.journal import Apply
 from trainer.process.outbox import Outbox
+from trainer.process.publication import Publication, PublishConfig
 from trainer.process.reports import ProgressReports, describe_run
 from trainer.process.run import RunConfig, TrainingRun
 from trainer.process.topic_changes import TrainerTopics
@@ -55,6 +56,7 @@ class SessionConfig:
         metrics_interval_s: the time between two records to the metrics topic.
         log_interval_s: the time between two lines in the log.
         topics_interval_s: the time between two comparisons of the topics with those that training began with.
+        publish: how to publish the rows for replicas; None for not at all.
     """
 
     kafka: Connector
@@ -68,6 +70,7 @@ class SessionConfig:
     metrics_interval_s: float = 1.0
     log_interval_s: float = 5.0
     topics_interval_s: float = 3.0
+    publish: PublishConfig | None = None
 
 
 class Session:
@@ -115,6 +118,7 @@ class Session:
             columns=(config.fields, len(config.dense_names)),
         )
         self._bad_records = BadRecordLog(logger)
+        self._published: dict[str, Any] | None = None
         self.reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
 
     def train(self) -> None:
@@ -159,12 +163,14 @@ class Session:
                 self._partitions[names.importance],
                 clicks_id=self._topics.identities[names.clicks].topic_id,
             ) as outbox,
+            Publication(config.publish, kafka, self.run) as self._publication,
         ):
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
             self._steps = ClickSteps(
-                self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress
-            )
-            self._changes = AssignmentSteps(self.run, outbox, self._bad_records)
+                self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress,
+                on_trained=self._publication.note_importance,
+            )  # fmt: skip
+            self._changes = AssignmentSteps(self.run, outbox, self._bad_records, self._publication.note_changes)
             self._sent_before = self.run.progress.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
             self._begin_again()
@@ -196,6 +202,8 @@ class Session:
     def _finish(self) -> None:
         """Sends what waits, and writes the checkpoint at the end."""
         self._steps.settle()
+        self._publication.finish()
+        self._published = self._publication.report()
         self._outbox.flush()
         self._writer.drain()
         self.run.progress.importance_records = self._sent_before + self._outbox.importance_records
@@ -313,6 +321,7 @@ class Session:
         if self.run.wants_checkpoint:
             self._steps.settle()
             self._checkpoint()
+        self._publication.publish()
         self._report_progress()
 
     def _checkpoint(self) -> None:
@@ -336,4 +345,4 @@ class Session:
 
     def report(self) -> dict[str, Any]:
         """The figures of the final report."""
-        return describe_run(self.run)
+        return {**describe_run(self.run), **({"published": self._published} if self._published else {})}

@@ -1,8 +1,5 @@
 """`HalfWidthRows`: rows of D / 2 float32 values (rounded down), read as vectors of D whose right half is zero."""
 
-# mypy: allow-untyped-defs, allow-untyped-calls
-# The loops at the end are numba kernels; numba infers their types.
-
 from __future__ import annotations
 
 from typing import Any, ClassVar
@@ -10,11 +7,11 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 import torch
-from numba import njit
 from torch import Tensor
 
 from trainer.embedding.stores.formats import Float32Rows
-from trainer.embedding.stores.kernels import entry_of, row_kernels
+from trainer.embedding.stores.half_width_kernels import gather
+from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.noise import Noise
 from trainer.errors import PlanError
 
@@ -57,14 +54,3 @@ class HalfWidthRows(Float32Rows):
         self, rows: npt.NDArray[np.int32], sums: npt.NDArray[np.float32], noise: Noise, keep: float
     ) -> None:
         super()._step_numba(rows, np.ascontiguousarray(sums[:, : self.dim // 2]), noise, keep)
-
-
-@njit(nogil=True, cache=True)
-def gather(values, scales, addresses, fields, gates, inverse, out):  # noqa: ARG001
-    """`gather` of `stores.kernels.row_kernels` for rows (R, D / 2) and vectors (N, D)."""
-    for i in range(out.shape[0]):
-        key = entry_of(inverse, i)
-        gate = gates[fields[key], 0] if gates.shape[0] > 0 else np.float32(1)
-        out[i, values.shape[1] :] = 0
-        for column in range(values.shape[1]):
-            out[i, column] = values[addresses[key, 0], column] * gate

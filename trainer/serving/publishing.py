@@ -1,0 +1,312 @@
+"""`EmbeddingPublisher`: which rows of an embedding a trainer publishes next, within so many bytes a second.
+
+Between steps it copies the rows that changed the most since they were last published; changes of the hot set come
+first. It keeps the digest term of every row as published, finds by them rows that differ, and so proves at quiet that
+nothing was forgotten.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.keymap import KeyMap
+from streams.assignments.shard_view import ShardView
+from streams.keys import FIELD_SHIFT
+from streams.records.embeddings import NoteRecord, RowRecord, encode_chunk, encode_note, encode_row
+from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
+from trainer.embedding.stores.two_level_kernels import hash_keys
+from trainer.serving.dense_versions import split_version
+from trainer.serving.shape import ServedShape
+from trainer.serving.terms import row_terms
+from trainer.serving.units import Units
+
+__all__ = ["EmbeddingPublisher", "Sender"]
+
+_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
+_OVERHEAD = 64  # bytes a record: prefix, key and the batch's own
+_MOST_UNITS = 1024  # a step
+_PLAN_S, _DIGEST_S, _BURST_S = 1.0, 1.0, 0.25
+_SWEEP = 4096  # rows that are compared between two steps while there is nothing to send
+_UNSENT = 1e-6  # priority of a row that was not published in this run and did not change
+_FIRST_HOT = 1e-3
+
+Item = tuple[bytes | None, bytes | None, Sequence[tuple[str, bytes | None]]]
+
+
+class Sender(Protocol):
+    """Sends records in the background, such as `streams.clients.publisher_thread.PublisherThread`."""
+
+    @property
+    def waiting_bytes(self) -> int:
+        """Bytes that are not acknowledged."""
+
+    def send(self, batch: Mapping[int, Sequence[Item]]) -> None:
+        """Queues records by partition."""
+
+
+class EmbeddingPublisher:
+    """Publishes an embedding.
+
+    Args:
+        embedding: the embedding.
+        shape: its shape, of this run.
+        sender: sends the records.
+        bytes_per_s: the most bytes a second, on average over a quarter of a second.
+        read_dense: returns the bytes of the dense part; None to publish none.
+        dense_interval_s: the least time between two versions of the dense part; they take at most a quarter of the
+            bytes.
+        clock: monotonic seconds.
+
+    Attributes:
+        sent_bytes: bytes given to the sender; `sent_rows` records of rows.
+    """
+
+    def __init__(
+        self,
+        embedding: AdaptiveEmbedding,
+        shape: ServedShape,
+        sender: Sender,
+        *,
+        bytes_per_s: float,
+        read_dense: Callable[[], bytes] | None = None,
+        dense_interval_s: float = 10.0,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._embedding, self._shape, self._sender, self._clock = embedding, shape, sender, clock
+        self._model = shape.fingerprint
+        self._rate, self._read_dense, self._dense_interval_s = bytes_per_s, read_dense, dense_interval_s
+        self.units = units = Units(embedding, shape)
+        self._priority = np.full(units.count, _UNSENT, np.float32)
+        self._terms = np.zeros(units.count, np.uint64)
+        self._is_unsent = np.ones(units.count, np.bool_)
+        self._sums = [0] * shape.partitions
+        self._allowed = np.zeros(256, np.bool_)
+        self._allowed[list(shape.published)] = True
+        self._routes, self._owners = KeyMap(), np.zeros(units.num_unique, np.uint64)
+        self._urgent: list[int] = []
+        self._queue, self._at, self._planned_s = np.empty(0, np.int64), 0, -math.inf
+        self._swept, self._clean_since = 0, 0
+        self._budget, self._filled_s = 0.0, clock()
+        self._digest_s, self._dense_s, self._dense_step, self._num_digests = -math.inf, -math.inf, -1, 0
+        self._slot = 0
+        self.sent_bytes = self.sent_rows = 0
+        self._take_routes()
+        self._send_shape()
+
+    def _take_routes(self) -> None:
+        """Takes the hot set as it is, and leaves out what is not published and what is free."""
+        keys, rows = self._embedding.router.unsorted_items()
+        mine = self._allowed[keys >> FIELD_SHIFT]
+        self._routes.put(keys[mine], rows[mine])
+        self._owners[rows[mine]] = keys[mine]
+        self._priority[: self.units.num_unique] = np.where(self._owners != 0, _FIRST_HOT, 0)
+        self._is_unsent[: self.units.num_unique] = self._owners != 0
+        first = self.units.starts["1"]
+        hidden = first + np.flatnonzero(~self._allowed[1 : self._shape.layout.num_fields + 1])
+        self._priority[hidden], self._is_unsent[hidden] = 0, False
+        self._hidden = np.zeros(self.units.count, np.bool_)
+        self._hidden[hidden] = True
+
+    def _send_shape(self) -> None:
+        item = encode_note(NoteRecord(kind="s", number=0, content=self._shape.to_json()))
+        self._give({number: [item] for number in range(self._shape.partitions)})
+
+    # ---- what changed ----
+
+    def note_keys(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> None:
+        """Notes the distinct keys (K,) that a step trained, and how much: scores (K,)."""
+        rows, units, layout = self._routes.get(keys), self.units, self._shape.layout
+        is_hot = rows >= 0
+        np.add.at(self._priority, rows[is_hot], scores[is_hot])
+        cold, weights = keys[~is_hot], scores[~is_hot]
+        addresses = np.empty((len(cold), 5 if layout.level_2_rows else 1), np.int32)
+        hash_keys(cold, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        fields = np.bincount(addresses[:, 0] // layout.level_1_per_field, weights, minlength=layout.num_fields)
+        self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(fields, _UNSENT)
+        for column in range(1, addresses.shape[1]):
+            blocks = np.bincount(
+                addresses[:, column] // self._shape.block_rows, weights, minlength=self._shape.num_blocks
+            )
+            self._priority[units.starts["2"] : units.starts["g"]] += blocks
+        self._priority[self._hidden] = 0
+        self._priority[units.starts["g"]] += scores.mean() if len(scores) else 0
+        self._clean_since = 0
+
+    def note_changes(self, keys: npt.NDArray[np.uint64]) -> None:
+        """Notes keys (K,), repeated or not, whose tier may have changed; after the embedding's `migrate`."""
+        values = self._embedding.router.values
+        after = values(keys)
+        evicted = self._owners[after[after >= 0]]  # they have lost the row, whether a change names them or not
+        keys = np.unique(np.concatenate([keys, evicted]))
+        keys = keys[self._allowed[keys >> FIELD_SHIFT]]
+        before, after = self._routes.get(keys), values(keys)
+        moved = before != after
+        keys, before, after = keys[moved], before[moved], after[moved]
+        taken, freed = after[after >= 0], before[before >= 0]
+        self._routes.remove(keys[after < 0])
+        self._routes.put(keys[after >= 0], taken)
+        self._owners[freed] = 0
+        self._owners[taken] = keys[after >= 0]
+        changed = list(dict.fromkeys([*taken.tolist(), *freed.tolist()]))  # a key that moves never lacks a row
+        self._urgent += changed
+        self._priority[changed] = np.inf
+        self._clean_since = 0
+
+    # ---- sending ----
+
+    @property
+    def lag(self) -> dict[str, float]:
+        """Rows and bytes that changed and were not sent, and bytes that the broker has not acknowledged."""
+        dirty = self._priority > 0
+        return {
+            "rows": int(dirty.sum()), "bytes": int(self.units.nbytes[dirty].sum()),
+            "unacknowledged_bytes": self._sender.waiting_bytes,
+        }  # fmt: skip
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether every row was compared with what was published, and found equal, since the last change."""
+        return self._clean_since >= self.units.count
+
+    def publish(self, step: int, shards: Sequence[ShardView], *, force: bool = False) -> None:
+        """Copies and sends rows as far as the budget allows; between steps.
+
+        Args:
+            step: rows of clicks trained so far.
+            shards: the applied history of each shard, for epoch and seq.
+            force: whether a digest is due, if all rows were sent once.
+        """
+        now_s = self._clock()
+        self._budget = min(self._rate * _BURST_S, self._budget + self._rate * (now_s - self._filled_s))
+        self._filled_s = now_s
+        if self._sender.waiting_bytes > self._rate or self._budget <= 0:
+            return
+        if self._at >= len(self._queue) and now_s - self._planned_s >= _PLAN_S:
+            self._plan(now_s)
+        units = self._pick()
+        if len(units):
+            self._send_units(units, step, shards)
+        elif self._at >= len(self._queue):
+            self._sweep()
+        if not self._is_unsent.any() and (force or now_s - self._digest_s >= _DIGEST_S):
+            self._digest_s = now_s
+            self._send_digests(step)
+        self._send_dense(now_s, step)
+
+    def _plan(self, now_s: float) -> None:
+        """Orders what changed, the most changed first, as far as a second's bytes reach."""
+        dirty = np.flatnonzero(self._priority > 0)
+        most = max(1, int(self._rate * _PLAN_S / (_OVERHEAD + 1)))
+        if len(dirty) > most:
+            dirty = dirty[np.argpartition(-self._priority[dirty], most)[:most]]
+        self._queue, self._at = dirty[np.argsort(-self._priority[dirty], kind="stable")], 0
+        self._planned_s = now_s if len(dirty) else -math.inf
+
+    def _pick(self) -> npt.NDArray[np.int64]:
+        """The next units within the budget; at least one if there is any."""
+        urgent, waiting = self._urgent[:_MOST_UNITS], self._queue[self._at : self._at + _MOST_UNITS]
+        units = np.concatenate([np.array(urgent, np.int64), waiting])
+        cost = np.cumsum(self.units.nbytes[units] + _OVERHEAD)
+        count = min(int(np.searchsorted(cost, self._budget, side="right")) + 1, len(units), _MOST_UNITS)
+        self._urgent = self._urgent[min(count, len(urgent)) :]
+        self._at += max(0, count - len(urgent))
+        units = np.array(list(dict.fromkeys(units[:count].tolist())), np.int64)
+        return units[self._priority[units] > 0]
+
+    def _send_units(self, units: npt.NDArray[np.int64], step: int, shards: Sequence[ShardView]) -> None:
+        time_ms, batch = time.time_ns() // 1_000_000, defaultdict[int, list[Item]](list)
+        self._priority[units], self._is_unsent[units] = 0, False
+        unique = units[units < self.units.num_unique]
+        bodies, owners = self.units.read_unique(unique), self._owners[unique]
+        terms = np.where(owners != 0, row_terms("u", unique, owners, bodies), np.uint64(0))
+        partitions = self.units.partitions[unique]
+        for row, owner, body, partition in zip(
+            unique.tolist(), owners.tolist(), bodies, partitions.tolist(), strict=True
+        ):
+            view = shards[partition]
+            record = RowRecord(
+                kind="u", number=row, model=self._model, feature=owner, epoch=max(0, view.epoch), seq=max(0, view.seq),
+                step=step, time_ms=time_ms, body=body.tobytes() if owner else None,
+            )  # fmt: skip
+            batch[partition].append(encode_row(record))
+        self._note_terms(unique, terms)
+        for unit in units[units >= self.units.num_unique].tolist():
+            kind = self.units.kind_of(unit)
+            number = unit - self.units.starts[kind]
+            body = self.units.read_shared(kind, number)
+            term = row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])
+            self._note_terms(np.array([unit]), term)
+            record = RowRecord(
+                kind=kind, number=number, model=self._model, step=step, time_ms=time_ms, body=body.tobytes()
+            )
+            batch[int(self.units.partitions[unit])].append(encode_row(record))
+        self.sent_rows += len(units)
+        self._give(batch)
+
+    def _note_terms(self, units: npt.NDArray[np.int64], terms: npt.NDArray[np.uint64]) -> None:
+        """Replaces the terms of units, and updates the sums."""
+        change, partitions = terms - self._terms[units], self.units.partitions[units]
+        for partition in np.unique(partitions).tolist():
+            total = int(np.add.reduce(change[partitions == partition], dtype=np.uint64))
+            self._sums[partition] = (self._sums[partition] + total) % (1 << 64)
+        self._terms[units] = terms
+
+    def _sweep(self) -> None:
+        """Compares some rows with what was published; what differs is sent next."""
+        units = np.arange(self._swept, min(self._swept + _SWEEP, self.units.count))
+        self._swept = (self._swept + len(units)) % self.units.count
+        terms, unique = self._terms[units].copy(), units[units < self.units.num_unique]
+        owned = self._owners[unique] != 0
+        terms[: len(unique)] = 0
+        found = row_terms("u", unique[owned], self._owners[unique[owned]], self.units.read_unique(unique[owned]))
+        terms[: len(unique)][owned] = found
+        for index, unit in enumerate(units[len(unique) :].tolist(), len(unique)):
+            if self._hidden[unit]:
+                continue
+            kind = self.units.kind_of(unit)
+            body = self.units.read_shared(kind, unit - self.units.starts[kind])
+            number = np.array([unit - self.units.starts[kind]])
+            terms[index] = row_terms(kind, number, np.zeros(1, np.uint64), body[None])[0]
+        differs = units[terms != self._terms[units]]
+        self._priority[differs] = np.maximum(self._priority[differs], _UNSENT)
+        self._clean_since = 0 if len(differs) else self._clean_since + len(units)
+
+    def _send_digests(self, step: int) -> None:
+        batch: dict[int, list[Item]] = {}
+        self._num_digests += 1
+        lag_rows = int((self._priority > 0).sum())
+        for partition, total in enumerate(self._sums):
+            content = {
+                "kind": "digest", "model": f"{self._model:016x}", "number": self._num_digests, "step": step,
+                "time_ms": time.time_ns() // 1_000_000, "digest": f"{total:016x}", "lag_rows": lag_rows,
+            }  # fmt: skip
+            batch[partition] = [encode_note(NoteRecord(kind="x", number=0, content=content))]
+        self._give(batch)
+
+    def _send_dense(self, now_s: float, step: int) -> None:
+        """Sends a version of the dense part if one is due: its interval is over, and its share of the bytes saved."""
+        if self._read_dense is None or now_s - self._dense_s < self._dense_interval_s or step == self._dense_step:
+            return
+        data = self._read_dense()
+        self._dense_s, self._dense_step = now_s + 4 * len(data) / self._rate, step
+        version, items = time.time_ns() // 1_000_000, list[Item]()
+        for one in split_version(data, version=version, slot=self._slot, model=self._model):
+            items.append(encode_note(one) if isinstance(one, NoteRecord) else encode_chunk(one))
+        self._slot = 1 - self._slot
+        self._give({0: items})
+
+    def _give(self, batch: Mapping[int, Sequence[Item]]) -> None:
+        size = sum(
+            len(key or b"") + len(value or b"") + _OVERHEAD for items in batch.values() for key, value, _ in items
+        )
+        self._budget -= size
+        self.sent_bytes += size
+        self._sender.send(batch)

@@ -1,0 +1,230 @@
+"""`ServedTables`: the rows of a published embedding in memory, and their lookup; numpy and numba, without torch.
+
+The kernels are those of the trainer on a CPU, so that vectors are equal to its own, bit for bit.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from sketch.keymap import ABSENT, KeyMap
+from streams.keys import FIELD_SHIFT
+from streams.records.embeddings import RowRecord
+from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
+from trainer.embedding.stores import half_width_kernels, int4_kernels
+from trainer.embedding.stores.kernels import row_kernels
+from trainer.embedding.stores.two_level_kernels import hash_keys, two_level_kernels
+from trainer.errors import KeyRangeError, ReplicaError
+from trainer.serving.shape import RowForm, ServedShape, row_form
+from trainer.serving.terms import add_modulo, row_terms
+
+__all__ = ["Rows", "ServedTables"]
+
+_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
+_PARTS = 4
+_PIECE = 4096  # rows that are written under one lock
+_GATHERS: Mapping[str, Callable[..., None]] = {"int4": int4_kernels.gather, "half_width": half_width_kernels.gather}
+
+
+class Rows:
+    """R rows in their stored form.
+
+    Args:
+        form: the form of a row.
+        num_rows: R.
+
+    Attributes:
+        values: (R, W).
+        scales: (R,) uint16, (0,) without scales.
+    """
+
+    def __init__(self, form: RowForm, num_rows: int) -> None:
+        self.form = form
+        self.values = np.zeros((num_rows, form.width), form.dtype)
+        self.scales = np.zeros(num_rows if form.has_scales else 0, np.uint16)
+
+    def write(self, rows: Any, bodies: npt.NDArray[np.uint8]) -> None:
+        """Overwrites rows (K,) with bodies (K, bytes a row)."""
+        size = self.values.itemsize * self.form.width
+        self.values[rows] = np.ascontiguousarray(bodies[:, :size]).view(self.form.dtype)
+        if self.form.has_scales:
+            self.scales[rows] = np.ascontiguousarray(bodies[:, size:]).view(np.uint16)[:, 0]
+
+    def read(self, rows: Any) -> npt.NDArray[np.uint8]:
+        """The bodies (K, bytes a row) of rows (K,)."""
+        return join_rows(self.values[rows], self.scales[rows] if self.form.has_scales else self.scales)
+
+
+def join_rows(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
+    """The bodies (K, bytes a row) of values (K, W) and scales (K,) or (0,)."""
+    parts = [np.ascontiguousarray(values).view(np.uint8)]
+    if len(scales):
+        parts.append(np.ascontiguousarray(scales)[:, None].view(np.uint8))
+    return np.concatenate(parts, axis=1)
+
+
+class ServedTables:
+    """The tables of one shape.
+
+    Guarantee: each lookup sees each of its rows, and its owner, as one record wrote them.
+
+    Args:
+        shape: the sizes and formats.
+
+    Attributes:
+        hits: (F, 2) int64, lookups by field that unique rows and that shared rows served.
+    """
+
+    def __init__(self, shape: ServedShape) -> None:
+        self.shape, layout, dim = shape, shape.layout, shape.dim
+        self._lock = threading.Lock()
+        self._router = KeyMap()
+        self._owners = np.zeros(layout.capacity_rows, np.uint64)
+        self.unique = Rows(row_form(shape.hot_store, dim), layout.capacity_rows)
+        shared = row_form(shape.row_format, dim)
+        self.levels = {"1": Rows(shared, layout.level_1_rows), "2": Rows(shared, layout.level_2_rows)}
+        self.gates = np.ones((layout.num_fields, 3), np.float32)
+        self._has: dict[str, set[int]] = {"1": set(), "2": set(), "g": set()}
+        self._parts = _PARTS if layout.level_2_rows else 0
+        self._gather_unique = _GATHERS.get(shape.hot_store) or row_kernels(dim).gather
+        self._gather_shared = two_level_kernels(dim, self._parts).gather
+        self.hits = np.zeros((layout.num_fields, 2), np.int64)
+        self._is_published = np.isin(np.arange(1, layout.num_fields + 1), shape.published)
+
+    @property
+    def num_hot(self) -> int:
+        """Keys with a unique row."""
+        return len(self._router)
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether all shared rows and the gates were read."""
+        blocks = {"1": len(self.shape.published), "2": self.shape.num_blocks, "g": 1}
+        return all(len(self._has[kind]) == count for kind, count in blocks.items())
+
+    # ---- writing ----
+
+    def apply(self, records: Sequence[RowRecord]) -> None:
+        """Applies records in order.
+
+        Raises:
+            ReplicaError: a record has another size or number than the shape allows.
+        """
+        latest: dict[int, RowRecord] = {}
+        for record in records:
+            if record.kind == "u":
+                self._check_unique(record)
+                latest.pop(record.number, None)  # so that the latest record of a key comes last
+                latest[record.number] = record
+            else:
+                self._apply_shared(record)
+        unique = list(latest.values())
+        for start in range(0, len(unique), _PIECE):
+            self._apply_unique(unique[start : start + _PIECE])
+
+    def _check_unique(self, record: RowRecord) -> None:
+        if record.number >= len(self._owners):
+            raise ReplicaError(f"unique row {record.number}: expected less than {len(self._owners)}")
+        size = self.unique.form.row_bytes
+        if record.body is not None and len(record.body) != size:
+            raise ReplicaError(f"unique row {record.number}: got {len(record.body)} bytes, expected {size}")
+
+    def _apply_unique(self, records: list[RowRecord]) -> None:
+        """Writes rows and their owners together."""
+        rows = np.array([record.number for record in records], np.int64)
+        keys = np.array([record.feature for record in records], np.uint64)
+        bodies = b"".join(record.body for record in records if record.body is not None)
+        with self._lock:
+            before = self._owners[rows]
+            routed = self._router.get(before)
+            self._router.remove(before[(before != keys) & (routed == rows)])
+            self._owners[rows] = keys
+            used = keys != 0
+            if used.any():
+                self.unique.write(rows[used], np.frombuffer(bodies, np.uint8).reshape(int(used.sum()), -1))
+                self._router.put(keys[used], rows[used].astype(np.int32))
+
+    def _apply_shared(self, record: RowRecord) -> None:
+        body = np.frombuffer(record.body or b"", np.uint8)
+        if record.kind == "g":
+            size, rows = self.gates.nbytes, slice(0, 1)
+        else:
+            rows = self.shape.block(record.kind, record.number)
+            size = self.levels[record.kind].form.row_bytes * (rows.stop - rows.start)
+        if len(body) != size:
+            raise ReplicaError(f"{record.kind} {record.number}: got {len(body)} bytes, expected {size}")
+        with self._lock:
+            if record.kind == "g":
+                self.gates = body.view(np.float32).reshape(self.gates.shape).copy()
+            else:
+                self.levels[record.kind].write(rows, body.reshape(rows.stop - rows.start, -1))
+            self._has[record.kind].add(record.number)
+
+    # ---- reading ----
+
+    def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+        """The vectors (..., D) float32 of keys of any shape.
+
+        Raises:
+            KeyRangeError: the field of a key is not one of the model's, or its rows are not published.
+        """
+        flat = np.ascontiguousarray(keys, np.uint64).reshape(-1)
+        fields = (flat >> FIELD_SHIFT).astype(np.int64) - 1
+        known = (fields >= 0) & (fields < len(self._is_published))
+        if not known.all() or not self._is_published[fields].all():
+            raise KeyRangeError(f"a key's field is not among the published ones, {list(self.shape.published)}")
+        numbers, out = fields.astype(np.uint8), np.empty((len(flat), self.shape.dim), np.float32)
+        with self._lock:
+            rows = self._router.get(flat)
+            is_hot = rows >= 0
+            hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
+            out[hot] = self._read_unique(rows[hot], numbers[hot])
+            out[cold] = self._read_shared(flat[cold], numbers[cold])
+            for tier, found in enumerate((hot, cold)):
+                self.hits[:, tier] += np.bincount(fields[found], minlength=len(self.hits))
+        return out.reshape(*np.shape(keys), self.shape.dim)
+
+    def _read_unique(self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        out, gates = np.empty((len(rows), self.shape.dim), np.float32), self.gates[:, :1]
+        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, gates, None, out)
+        return out
+
+    def _read_shared(self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+        addresses, layout = np.empty((len(keys), 1 + self._parts), np.int32), self.shape.layout
+        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        out, first, second = np.empty((len(keys), self.shape.dim), np.float32), self.levels["1"], self.levels["2"]
+        tables = (first.values, first.scales, second.values, second.scales)
+        self._gather_shared(*tables, addresses, fields, self.gates[:, 1:], out)
+        return out
+
+    def digests(self) -> list[int]:
+        """The digest of each partition, computed from the rows in memory. O(rows)."""
+        with self._lock:
+            sums = self._unique_sums()
+            for kind in "12g":
+                for number in self._has[kind]:
+                    body = self._body(kind, number)
+                    term = row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])
+                    sums[self.shape.partition_of(kind, number)] += int(term[0])
+        return [one % (1 << 64) for one in sums]
+
+    def _unique_sums(self) -> list[int]:
+        used = np.flatnonzero(self._owners)
+        partitions = self.shape.partitions_of(used)
+        terms = row_terms("u", used, self._owners[used], self.unique.read(used))
+        return [add_modulo(terms[partitions == number]) for number in range(self.shape.partitions)]
+
+    def _body(self, kind: str, number: int) -> npt.NDArray[np.uint8]:
+        if kind == "g":
+            return self.gates.reshape(-1).view(np.uint8)
+        return self.levels[kind].read(self.shape.block(kind, number)).reshape(-1)
+
+    def routed(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:
+        """Whether each key (K,) has a unique row."""
+        with self._lock:
+            return self._router.get(keys) != ABSENT
