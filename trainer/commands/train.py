@@ -266,7 +266,6 @@ def command(
 
     \b
         hotstream train --capacity 20000 --compare hash --checkpoint-dir run1
-        hotstream train --embedding-bytes 2000000 --idle-timeout --json -
     """
     import torch  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
 
