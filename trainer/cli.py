@@ -31,6 +31,7 @@ _ORDER = (
     "agent",
     "train",
     "watch",
+    "top",
     "values",
     "compare",
     "evaluate",

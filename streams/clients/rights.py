@@ -61,6 +61,11 @@ ROLES: Mapping[str, Mapping[str, frozenset[str]]] = {
     "names": {"values": frozenset({"READ"})},
     "subscribe": {"assignments": frozenset({"READ"})},
     "compare": {"clicks": frozenset({"READ"}), "assignments": frozenset({"READ"}), "metrics": frozenset({"READ"})},
+    "top": {
+        "importance": frozenset({"READ"}),
+        "assignments": frozenset({"READ"}),
+        "metrics": frozenset({"READ"}),
+    },
     "observe": {
         "clicks": frozenset({"READ"}),
         "importance": frozenset({"READ"}),

@@ -1,0 +1,220 @@
+"""`TopApp`: the live view in a terminal; it draws the views of a `TopModel`, which follows in a thread of its own."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import ClassVar
+
+from rich.text import Text
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.message import Message
+from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
+
+from streams.errors import StreamsError
+from streams.escapes import escape
+from streams.top.model import TopModel, View
+from streams.top.words import age, describe_agents, describe_hot_set, describe_trainer, number
+
+__all__ = ["TopApp"]
+
+_LOOK_MS = 100
+_COLUMNS: dict[str, tuple[str, ...]] = {
+    "features": ("feature", "score", "row", "age", "shard"),
+    "changes": ("age", "change", "feature", "row", "score"),
+    "fields": ("field", "hot", "share", "promoted", "demoted"),
+    "shards": ("shard", "hot", "events/s", "behind", "epoch", "seq", "state"),
+}
+Row = tuple[str, ...]
+
+
+def _rows(view: View) -> dict[str, list[Row]]:
+    """The cells of each table."""
+    hot = max(1, view.hot)
+    return {
+        "features": [
+            (escape(one.feature), number(one.score), str(one.row), age(one.age_s), str(one.shard))
+            for one in view.features
+        ],
+        "changes": [
+            (age(one.age_s), one.tier, escape(one.feature), "-" if one.row is None else str(one.row), number(one.score))
+            for one in view.changes
+        ],
+        "fields": [
+            (escape(one.field), str(one.hot), f"{one.hot / hot:.0%}", str(one.promotions), str(one.demotions))
+            for one in view.fields
+        ],
+        "shards": [
+            (
+                str(one.shard), str(one.hot), number(one.events_per_s), f"{one.lag:,}", str(one.epoch), str(one.seq),
+                f"silent {age(one.silent_s)}" if one.silent_s is not None else _verdict(is_equal=one.is_verified),
+            )
+            for one in view.shards
+        ],
+    }  # fmt: skip
+
+
+def _verdict(*, is_equal: bool) -> str:
+    return "equal" if is_equal else "not compared yet"
+
+
+class _Looked(Message):
+    """A new view."""
+
+    def __init__(self, view: View) -> None:
+        super().__init__()
+        self.view = view
+
+
+class _Failed(Message):
+    """The model cannot follow any more."""
+
+    def __init__(self, error: StreamsError) -> None:
+        super().__init__()
+        self.error = error
+
+
+class TopApp(App[None]):
+    """The live view.
+
+    Args:
+        open_model: opens the model in the thread that follows.
+        title: the first line.
+        interval_s: the time between two pictures.
+
+    Attributes:
+        error: why the view has ended by itself; None if it has not.
+    """
+
+    CSS = """
+    #title { height: 1; text-style: bold; }
+    #summary { height: auto; max-height: 6; }
+    #search { height: 1; border: none; padding: 0; display: none; }
+    #search.shown { display: block; }
+    DataTable { height: 1fr; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("q", "quit", "Quit"),
+        Binding("space", "pause", "Pause"),
+        Binding("slash", "search", "Search"),
+        Binding("escape", "clear", "Clear", show=False),
+        Binding("1", "tab('features')", "Features"),
+        Binding("2", "tab('changes')", "Changes"),
+        Binding("3", "tab('fields')", "Fields"),
+        Binding("4", "tab('shards')", "Shards"),
+    ]
+    ENABLE_COMMAND_PALETTE = False
+    AUTO_FOCUS = "#table-features"
+
+    def __init__(self, open_model: Callable[[], TopModel], *, title: str, interval_s: float = 1.0) -> None:
+        super().__init__()
+        self.error: StreamsError | None = None
+        self._open_model, self._heading, self._interval_s = open_model, title, interval_s
+        self._search, self._is_paused = "", False
+        self._ends = threading.Event()
+
+    def compose(self) -> ComposeResult:
+        """The title, three lines of state, a search line and a table in each tab."""
+        yield Static(self._heading, id="title", markup=False)
+        yield Static("reading the assignments topic ...", id="summary", markup=False)
+        yield Input(placeholder="part of a feature, such as C14: or C14:7e0c; Enter keeps it, Esc clears", id="search")
+        with TabbedContent(*(name.capitalize() for name in _COLUMNS)):
+            for name in _COLUMNS:
+                with TabPane(name.capitalize(), id=name):
+                    yield DataTable(id=f"table-{name}", cursor_type="row", zebra_stripes=True)
+        yield Footer()
+
+    def on_mount(self) -> None:
+        """Begins to follow."""
+        for name, columns in _COLUMNS.items():
+            self._table(name).add_columns(*columns)
+        threading.Thread(target=self._follow, name="top", daemon=True).start()
+
+    async def action_quit(self) -> None:
+        """Ends the view."""
+        self._ends.set()
+        self.exit()
+
+    def on_unmount(self) -> None:
+        """Ends the thread."""
+        self._ends.set()
+
+    def _table(self, name: str) -> DataTable[Text]:
+        return self.query_one(f"#table-{name}", DataTable)
+
+    def _follow(self) -> None:
+        """Keeps the view current, in a thread of its own, which owns the model."""
+        try:
+            with self._open_model() as model:
+                while not self._ends.is_set():
+                    model.look(_LOOK_MS)
+                    if not self._is_paused:
+                        self.post_message(_Looked(model.view(search=self._search)))
+                    self._ends.wait(self._interval_s)
+        except StreamsError as error:
+            self.post_message(_Failed(error))
+
+    @on(_Failed)
+    def _end(self, message: _Failed) -> None:
+        self.error = message.error
+        self.exit()
+
+    @on(_Looked)
+    def _draw(self, message: _Looked) -> None:
+        if self._ends.is_set():
+            return
+        view = message.view
+        lines = [describe_hot_set(view), describe_agents(view), describe_trainer(view)]
+        self.query_one("#summary", Static).update("\n".join(lines))
+        for name, rows in _rows(view).items():
+            self._fill(self._table(name), rows)
+
+    def _fill(self, table: DataTable[Text], rows: Sequence[Row]) -> None:
+        """Replaces the rows, and keeps the cursor and the scroll position."""
+        cursor, scroll = table.cursor_row, table.scroll_y
+        table.clear()
+        for row in rows:
+            table.add_row(*(Text(cell) for cell in row))  # a `Text`, not markup: brackets in a name are no commands
+        if rows:
+            table.move_cursor(row=min(cursor, len(rows) - 1), animate=False, scroll=False)
+            table.scroll_to(y=scroll, animate=False)
+
+    def action_pause(self) -> None:
+        """Stops the picture, or lets it go on; the topics are followed all the time."""
+        self._is_paused = not self._is_paused
+        self._show_title()
+
+    def _show_title(self) -> None:
+        notes = [*(["PAUSED"] if self._is_paused else []), *([f"search {self._search!r}"] if self._search else [])]
+        self.query_one("#title", Static).update("  ".join([self._heading, *notes]))
+
+    def action_search(self) -> None:
+        """Opens the search line."""
+        line = self.query_one("#search", Input)
+        line.add_class("shown")
+        line.focus()
+
+    def on_input_changed(self, event: Input.Changed) -> None:
+        """Searches while the text is typed."""
+        self._search = event.value
+        self._show_title()
+
+    def on_input_submitted(self) -> None:
+        """Keeps the search, and goes back to the table."""
+        self._leave_search()
+
+    def action_clear(self) -> None:
+        """Ends the search."""
+        self.query_one("#search", Input).value = ""
+        self._leave_search()
+
+    def _leave_search(self) -> None:
+        self.query_one("#search", Input).remove_class("shown")
+        self._table(self.query_one(TabbedContent).active).focus()
+
+    def action_tab(self, name: str) -> None:
+        """Shows a tab."""
+        self.query_one(TabbedContent).active = name
+        self._table(name).focus()
