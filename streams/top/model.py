@@ -10,7 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
 from itertools import chain
 
@@ -21,13 +21,13 @@ from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.topic_reader import TopicReader
 from streams.records import AgentMetrics, Assignment, BadRecord, ShardMetrics, TrainerMetrics, decode_metrics
+from streams.top.rates import Rate
 from streams.topics import Topics
 
 __all__ = ["ChangeLine", "FeatureLine", "FieldLine", "ShardLine", "TopModel", "View"]
 
 _KEPT_CHANGES = 500
 _CHURN_MS = 60_000
-_RATE_MS = 10_000
 _ENDS_S = 1.0
 _LOOK_MS, _PAUSE_S = 100, 0.1  # many small records come together, not one by one
 _STALE_MS = 10_000  # after so long without a report a process is shown as silent
@@ -111,7 +111,7 @@ class View:
         fields: by field, most hot features first.
         shards: by number.
         latency_ms: from click to change, p50 and p99 of the last minute's changes; None without one.
-        trainer: the trainer's last report; None before the first.
+        trainer: the trainer's last report, with the rate of the last 10 s; None before the first.
         trainer_silent_s: as `ShardLine.silent_s`.
     """
 
@@ -163,7 +163,8 @@ class TopModel:
         self._counts: dict[str, list[int]] = {}  # field -> promotions, demotions
         self._capacity: int | None = None
         self._shards: dict[int, tuple[ShardMetrics, int]] = {}  # the last report and its time
-        self._counted: dict[int, deque[tuple[int, int]]] = {}  # times and events of the reports of the last 10 s
+        self._rates: dict[int, Rate] = {}
+        self._trainer_rate = Rate()
         self._trainer: TrainerMetrics | None = None
         self._ends: Mapping[int, int] = {}
         self._ends_due_s = 0.0
@@ -226,21 +227,14 @@ class TopModel:
 
     def _report(self, metrics: AgentMetrics | TrainerMetrics | BadRecord) -> None:
         if isinstance(metrics, TrainerMetrics):
-            self._trainer = metrics
+            self._trainer_rate.add(metrics.time_ms, metrics.rows)
+            rate = self._trainer_rate.per_s
+            self._trainer = metrics if rate is None else replace(metrics, rows_per_s=rate)
         elif isinstance(metrics, AgentMetrics):
             self._capacity = metrics.capacity
             for number, shard in metrics.shards.items():
                 self._shards[number] = shard, metrics.time_ms
-                counted = self._counted.setdefault(number, deque())
-                if counted and (metrics.time_ms, shard.events) < counted[-1]:  # another agent, or clock: begin again
-                    counted.clear()
-                counted.append((metrics.time_ms, shard.events))
-                while metrics.time_ms - counted[0][0] > _RATE_MS:
-                    counted.popleft()
-
-    def _rate(self, number: int) -> float | None:
-        (first_ms, before), (last_ms, events) = self._counted[number][0], self._counted[number][-1]
-        return max(0, events - before) * 1000 / (last_ms - first_ms) if last_ms > first_ms else None
+                self._rates.setdefault(number, Rate()).add(metrics.time_ms, shard.events)
 
     def view(self, *, search: str = "", most: int = 200) -> View:
         """The present moment.
@@ -323,7 +317,7 @@ class TopModel:
             epoch=report.epoch,
             seq=report.seq,
             hot=report.hot,
-            events_per_s=self._rate(number),
+            events_per_s=self._rates[number].per_s,
             lag=max(0, self._ends.get(number, report.next_offset) - report.next_offset),
             silent_s=_silent_s(time_ms, now_ms),
             is_verified=number < len(known) and known[number].seq == known[number].verified_seq,
