@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NULL_HEADER",
     "NULL_VALUE",
+    "NetClient",
     "NullSerializer",
     "PartitionRecords",
     "create_async_consumer",
@@ -59,6 +60,23 @@ _TRANSACTION_RETRY_MS = 10
 _SLICE_MS = 500  # of a wait; between two the process may be asked to stop
 
 
+class NetClient(KafkaNetClient):
+    """kafka-python's network client, for which a broker that cannot be reached is one that is not ready."""
+
+    def await_ready(self, node_id: Any, timeout_ms: float = 30_000) -> bool:
+        """Whether a broker is connected within the time.
+
+        kafka-python raises instead, and its sender then forgets the request of a transaction that it was about to send
+        to that broker, if it is the coordinator: the records of the transaction wait for ever.
+        """
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except KafkaError as error:
+            if not may_pass(error):
+                raise
+            return False
+
+
 def _connect(config: KafkaConfig, make: Callable[..., Any], timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Any:
     """A connected client. Once the broker has answered this process, it is waited for as `config.waits` allows.
 
@@ -79,10 +97,10 @@ def _connect(config: KafkaConfig, make: Callable[..., Any], timeout_ms: int = _C
 
 def _connect_once(config: KafkaConfig, make: Callable[..., Any], timeout_ms: int, *, is_patient: bool) -> Any:
     """A connected client; None if no broker has answered and the caller waits for one."""
-    opened = list[KafkaNetClient]()
+    opened = list[NetClient]()
 
-    def open_net_client(**arguments: Any) -> KafkaNetClient:
-        opened.append(KafkaNetClient(**arguments))
+    def open_net_client(**arguments: Any) -> NetClient:
+        opened.append(NetClient(**arguments))
         return opened[-1]
 
     try:
