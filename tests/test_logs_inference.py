@@ -58,12 +58,12 @@ def test_a_log_without_a_header_of_labels_of_another_kind(tmp_path: Path) -> Non
 
 def test_json_lines_with_members_and_lists(tmp_path: Path) -> None:
     rows = [
-        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n % 60:02d}Z"}
+        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n:02d}{'.5' * (n % 2)}Z"}
         for n in range(ROWS)
     ]
     schema = infer(tmp_path, "\n".join(map(json.dumps, rows)))
     assert (schema.label, schema.field_columns) == ("y", ("user.id",))
-    assert (schema.time, schema.time_format) == ("at", "%Y-%m-%dT%H:%M:%S%z")
+    assert (schema.time, schema.time_format) == ("at", "iso")
     assert (
         '# "genres": a list: name its elements, such as { name = "genres_1", column = "genres[0]" }'
         in (tmp_path / "inferred.toml").read_text()
@@ -78,6 +78,13 @@ def test_libsvm_and_ffm(tmp_path: Path) -> None:
     schema = infer(tmp_path, "".join(f"{n % 2} {200 + n % 50} {n % 7}:1\n" for n in range(ROWS)))  # iPinYou
     assert (schema.columns, schema.field_columns) == (("c0", "c1"), ("f1",))  # the second one is a price, no feature
     assert '# "c1": stands before the pairs' in (tmp_path / "inferred.toml").read_text()
+
+
+def test_a_time_with_a_few_malformed_cells(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("click,time,a\n" + "".join(f"{n % 2},{'?' if n == 0 else 1_700_000_000 + n},s{n % 7}\n"
+                                             for n in range(ROWS)))  # fmt: skip
+    assert 'time = "time"\ntime_format = "s"' in infer_schema(take_sample(LocalFile(log)))
 
 
 def test_a_label_of_words_and_one_with_a_few_malformed_cells(tmp_path: Path) -> None:

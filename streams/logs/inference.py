@@ -10,11 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from streams.logs.labels import LabelRule
 from streams.logs.sample import Sample
 from streams.logs.texts import parse_number
-from streams.logs.times import parse_time_ms
+from streams.logs.times import fitting_formats
 
 __all__ = ["infer_schema"]
 
@@ -24,15 +25,9 @@ _TIMES = re.compile(r"(.*[_.])?(ts|time|timestamp|date|datetime|hour|day|at)([_.
 _NUMBERS = re.compile(
     r".*(price|amount|count|cnt|score|rate|ratio|age|duration|length|ctr|cost|bid|width|height|num).*", re.IGNORECASE
 )
-_FORMATS = (
-    *("%Y%m%d%H", "%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M%S%f"),  # 2013060600 would be a time of 2033 in s
-    *("s", "ms", "us", "ns", "%y%m%d%H", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S"),
-    *("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"),
-)
 _YES = ("yes", "y", "t", "click", "clicked", "pos", "positive")
 _NO = ("no", "n", "f", "none", "noclick", "not clicked", "neg", "negative")
-_MOST_BAD = 0.05  # of the label's cells
-_YEAR_2000_MS = 946_684_800_000
+_MOST_BAD = 0.05  # of the cells of the label, and of the time
 _MISSING = ("NULL", "null", "NaN", "nan", "None", "none", r"\N", "N/A", "NA", "-")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -111,11 +106,10 @@ def _choose_time(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[s
 
 
 def _time_format_of(texts: Sequence[str]) -> str | None:
-    for time_format in _FORMATS:
-        times_ms = [parse_time_ms(text, time_format) for text in texts]
-        if times_ms and all(time_ms is not None and time_ms >= _YEAR_2000_MS for time_ms in times_ms):
-            return time_format
-    return None
+    """The first format by which the texts, but for a few malformed ones, are times; None if there is none."""
+    counts = Counter(time_format for text in texts for time_format in fitting_formats(text))
+    best, count = max(counts.items(), key=itemgetter(1), default=("", 0))
+    return best if count > (1 - _MOST_BAD) * len(texts) else None
 
 
 def _choose_role(roles: _Roles, name: str, texts: Sequence[str], num_rows: int) -> None:
