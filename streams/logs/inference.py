@@ -61,10 +61,22 @@ def infer_schema(sample: Sample) -> str:
             roles.left_out[name] = f"stands before the pairs; {reason}"
         elif name not in (roles.label, roles.time):
             _choose_role(roles, name, present[name], len(texts))
+    _warn_of_positions(roles, sample)
     for name in sample.lists:
         element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
         roles.left_out[name] = f"a list: name its elements, such as {element}"
     return "\n".join(_write(roles, sample, present)) + "\n"
+
+
+def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
+    """Notes where the rows of a libsvm log have different numbers of pairs."""
+    pairs = [texts for name, texts in sample.columns.items() if name not in sample.leading]
+    fewest = sum(all(texts) for texts in pairs)
+    if sample.format == "libsvm" and fewest < len(pairs):
+        roles.left_out[f"f{fewest + 1}"] = (
+            f"rows have {fewest} to {len(pairs)} pairs, and a field is the pair at a position: if a row leaves one "
+            "out, those behind it are values of the wrong fields; write such a log as ffm"
+        )
 
 
 def _choose_label(roles: _Roles, present: Mapping[str, Sequence[str]], *, is_named: bool) -> None:
