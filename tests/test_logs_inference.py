@@ -89,6 +89,14 @@ def test_a_time_with_a_few_malformed_cells(tmp_path: Path) -> None:
     assert 'time = "time"\ntime_format = "s"' in infer_schema(take_sample(LocalFile(log)))
 
 
+def test_numbers_of_another_notation_are_pointed_out(tmp_path: Path) -> None:
+    schema = infer(
+        tmp_path, "click,price,a\n" + "".join(f'{n % 2},"{n % 7},{n % 5:03d}",s{n % 7}\n' for n in range(ROWS))
+    )
+    assert (schema.dense, schema.categorical) == ((), (Field("price"), Field("a")))
+    assert "# \"price\": has '0,000'; write it without separators of thousands in a copy" in read_inferred(tmp_path)
+
+
 def read_inferred(tmp_path: Path) -> str:
     return (tmp_path / "inferred.toml").read_text()
 
