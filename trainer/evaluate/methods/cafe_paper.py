@@ -22,7 +22,7 @@ from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
-__all__ = ["CafePaper", "build"]
+__all__ = ["CafePaper", "build", "plan"]
 
 _FREE_BYTES = 4
 _MEDIUM = 0.2  # fraction of the threshold
@@ -107,8 +107,8 @@ class CafePaper(RowTables):
         return {"hot": sketch.num_hot, "promotions": sketch.num_promoted, "demotions": sketch.num_demoted}
 
 
-def build(brief: Brief) -> CafePaper | Infeasible:
-    """Spends `unique_share` of the bytes on unique rows and the sketch, the rest on shared rows."""
+def plan(brief: Brief) -> tuple[int, int, int] | Infeasible:
+    """Unique rows, buckets and shared rows: `unique_share` of the bytes for the first two, the rest for the last."""
     row_bytes = brief.row_bytes(brief.row_format)
     per_hot = row_bytes + brief.number("slots_per_row", 4) * SLOT_BYTES + _FREE_BYTES
     fewest = len(brief.field_sizes) * int(brief.number("levels", 1))
@@ -120,4 +120,10 @@ def build(brief: Brief) -> CafePaper | Infeasible:
         return Infeasible(f"a unique row and {fewest} shared ones need {least} bytes, got {brief.budget_bytes}")
     num_buckets = max(1, int(num_hot * brief.number("slots_per_row", 4) / 4))
     rest = brief.budget_bytes - num_hot * (row_bytes + _FREE_BYTES) - num_buckets * 4 * SLOT_BYTES
-    return CafePaper(brief, num_hot, num_buckets, rest // row_bytes - 1)
+    return num_hot, num_buckets, rest // row_bytes - 1
+
+
+def build(brief: Brief) -> CafePaper | Infeasible:
+    """Builds the method by the plan of its bytes."""
+    planned = plan(brief)
+    return planned if isinstance(planned, Infeasible) else CafePaper(brief, *planned)

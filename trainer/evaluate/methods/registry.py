@@ -9,6 +9,7 @@ from trainer.evaluate.methods import (
     adaembed,
     cafe,
     cafe_paper,
+    cafe_plus,
     full,
     hashing,
     mixed_dim,
@@ -88,6 +89,16 @@ METHODS: dict[str, Entry] = {
         about="CAFE as published, two levels",
         knobs={"levels": 2.0},
         search=_PAPER,
+    ),
+    "cafe-plus": Entry(
+        build=cafe_plus.build,
+        about="CAFE+: a window before the sketch, and a threshold that sets itself",
+        search={
+            "growth": (1.0000005, 1.001),
+            "score": _SCORES,
+            "unique_share": (0.7, 0.5, 0.9),
+            **_LEARNING_RATES,
+        },
     ),
     "cafe-bytes": Entry(
         build=cafe_paper.build,
