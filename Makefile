@@ -32,7 +32,7 @@ demo: $(READY)  ## run all of hotstream on a broker of its own, with a report at
 	$(BIN)/hotstream demo
 
 test: $(READY)  ## run all tests, on both brokers, with lint and type checks
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 chaos: $(READY)  ## disturb a whole pipeline on Apache Kafka, scenario by scenario (10 to 30 minutes)
 	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py tests/test_process_away.py tests/test_agent_broker.py

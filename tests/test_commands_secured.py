@@ -61,7 +61,7 @@ RUNS = {
     "names": role(("watch", "--until-end", "--values"), "subscribe", "names"),
     "values": role(("values", LOG, "--schema", "criteo-kaggle"), "values"),
     "compare": Role(("compare", "s"), frozenset(role_rights(PREFIX, "compare") | role_rights(SHADOW, "compare"))),
-    "observe": role(("demo", "--data", LOG), "replay", "agent", "train", "observe", group=GROUP),
+    "observe": role(("demo", "--quiet", "--data", LOG), "replay", "agent", "train", "observe", group=GROUP),
     "dlq show": Role(("dlq", "show", "clicks"), dead_letter_rights(READS_LETTERS)),
     "dlq replay": Role(("dlq", "replay", "clicks"), dead_letter_rights(READS_LETTERS, ("WRITE", f"{PREFIX}.clicks"))),
 }

@@ -96,7 +96,7 @@ def test_without_reports_the_lines_name_what_to_start() -> None:
 
 def test_the_screen_shows_the_view_searches_and_pauses(broker: InMemoryBroker) -> None:
     async def run() -> None:
-        app = TopApp(lambda: TopModel(broker, clock_ms=lambda: NOW_MS), title="top", interval_s=0.01)
+        app = TopApp(lambda: TopModel(broker, clock_ms=lambda: NOW_MS), title="top", interval_s=0.2)
         async with app.run_test(size=(80, 24)) as pilot:
             features = app.query_one("#table-features", DataTable)
 
@@ -106,6 +106,7 @@ def test_the_screen_shows_the_view_searches_and_pauses(broker: InMemoryBroker) -
 
             whole = len(view_of(broker).features)
             await until(lambda: features.row_count == whole)
+            assert not app.screen.show_vertical_scrollbar
             summary = str(app.query_one("#summary", Static).render())
             assert "unique rows 62%; AUC 0.7500 (hash 0.7400)" in summary
             assert all(len(line) <= 80 for line in summary.splitlines()), summary

@@ -39,6 +39,7 @@ _LOOK_S = 0.2
 _REBALANCE_TIMEOUT_S = (
     20.0  # the others wait so long for a member that is stopped; their snapshots must be written in it
 )
+_CRASH_SHUTDOWN_S = 8.0  # for a shutdown after an error, which has been logged
 _ADOPTION_TIMEOUT_S = 86_400.0  # Faust ends the loading of shards after it, and then does nothing more
 
 
@@ -129,6 +130,21 @@ class _Worker(faust.Worker):
         self.request.signal = self.request.signal or number
         threading.Thread(target=self._end_in_time, name="shutdown", daemon=True).start()
         self._schedule_shutdown(number)
+
+    def _crash(self, reason: BaseException) -> None:
+        """Notes the error that ends the process, and limits the time of the shutdown after it.
+
+        Faust waits in it for its own tasks, and one of them may wait for a consumer that has ended.
+        """
+        if not self.crashed:
+            threading.Thread(target=self._end_soon, name="crash", daemon=True).start()
+        super()._crash(reason)
+
+    def _end_soon(self) -> None:
+        time.sleep(_CRASH_SHUTDOWN_S)
+        self.on_end(False)
+        logging.shutdown()
+        os._exit(1)
 
     def _end_in_time(self) -> None:
         """Ends the process once its patience is over: Faust's own requests may wait for minutes."""

@@ -88,7 +88,11 @@ class TopApp(App[None]):
         error: why the view has ended by itself; None if it has not.
     """
 
+    TITLE = "hotstream top"
     CSS = """
+    Screen { overflow: hidden; }
+    TabbedContent { height: 1fr; }
+    ContentSwitcher, TabPane { height: 1fr; padding: 0; }
     #title { height: 1; text-style: bold; }
     #summary { height: auto; max-height: 6; }
     #search { height: 1; border: none; padding: 0; display: none; }
