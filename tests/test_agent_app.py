@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import ssl
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -85,3 +87,32 @@ def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None
     }
     assert not seen.filter(logging.makeLogRecord(stopping))
     assert seen.filter(logging.makeLogRecord({"name": "streams.agent.app", "msg": "stopped while it waits"}))
+
+
+def test_an_error_of_the_consumer_ends_the_process_though_the_shutdown_hangs() -> None:
+    program = """
+import asyncio
+from streams.agent import app as module
+from streams.agent.progress import AgentProgress
+from streams.agent.shard_config import ShardConfig
+from streams.agent.worker import AgentConfig, AgentWorker
+from streams.clients.config import KafkaConfig
+from streams.errors import BrokerError
+from streams.logs.schema import load_schema
+
+module._CRASH_SHUTDOWN_S = 0.2
+
+async def run():
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1")
+    config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
+    app = module.create_app(AgentProgress(AgentWorker(config, kafka)), kafka)
+    worker = module._Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker.on_end = lambda in_order: print("in order:", in_order, flush=True)
+    worker.on_init_dependencies()  # as at its start: an error of the app is one of the worker, too
+    await app.consumer.crash(BrokerError("a right was taken away"))
+    await asyncio.sleep(300)
+
+asyncio.run(run())
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120, check=False)
+    assert (done.returncode, done.stdout) == (1, "in order: False\n"), done.stderr

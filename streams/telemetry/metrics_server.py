@@ -27,7 +27,7 @@ _PLAIN = "text/plain; charset=utf-8"
 class MetricsServer:
     """Serves in threads of its own until it is closed.
 
-    It answers whoever can connect, without a password: bind it to the loopback device or a private network.
+    It answers anybody who can connect, without a password: bind it to the loopback device or a private network.
 
     Args:
         host: the address to bind to.

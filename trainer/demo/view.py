@@ -116,7 +116,10 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         ("importance", f"{report['importance']['records']:,} records, {report['importance']['counted']:,} counted"),
         ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (at most {hot['max']:,} during the run); {recall}"),
         ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
-        *((f"latency, {name.replace('_', ' ')}", _quantiles(quantiles_ms)) for name, quantiles_ms in latency.items()),
+        *(
+            (f"latency, {name.replace('_', ' ')}", _latency(name, quantiles_ms))
+            for name, quantiles_ms in latency.items()
+        ),
         *((f"part: {part['part']}", _describe_part(part)) for part in report.get("parts", [])),
         ("AUC, adaptive", f"{_number(report['auc'].get('adaptive'))} in {size['adaptive'] or 0:,} bytes"),
         ("AUC, plain hash", f"{_number(report['auc'].get('hash'))} in {size['hash'] or 0:,} bytes"),
@@ -125,6 +128,11 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     for name, value in lines:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
+
+
+def _latency(name: str, quantiles_ms: dict[str, float | None]) -> str:
+    """The trainer's histogram is that of the whole run; the other is that of the paced part, if there is one."""
+    return _quantiles(quantiles_ms) + ("" if name == "event_to_assignment" else ", all parts")
 
 
 def _bad_lines(lines: dict[str, Any]) -> list[tuple[str, str]]:

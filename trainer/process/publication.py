@@ -27,6 +27,8 @@ from trainer.serving.shape import ServedShape
 
 __all__ = ["Publication", "PublishConfig"]
 
+_PACE_S = 0.005  # between two looks at what may be sent by now
+
 
 @dataclass(frozen=True, kw_only=True)
 class PublishConfig:
@@ -100,7 +102,7 @@ class Publication:
         embedding, model = run.trainer.embedding, run.trainer.learners[ADAPTIVE].model
         names = [field.name for field in fields]
         if unknown := set(config.fields) - set(names):
-            raise PlanError(f"--publish-fields: {', '.join(sorted(unknown))}: expected some of {', '.join(names)}")
+            raise PlanError(f"--publish-field: {', '.join(sorted(unknown))}: expected some of {', '.join(names)}")
         plan = embedding.plan
         shape = ServedShape(
             model=run.config.model.model,
@@ -119,12 +121,17 @@ class Publication:
         )
 
     def finish(self, *, most_s: float = 10.0) -> None:
-        """Sends what has changed, for at most so long, and a last digest."""
+        """Sends what has changed and a last digest, and waits for the broker's acknowledgement; at most so long.
+
+        What is not acknowledged then stands in `report`, and leaving the context waits for it.
+        """
         end_s = time.monotonic() + most_s
         while self._publisher is not None and not self._publisher.is_quiet and time.monotonic() < end_s:
             self.publish()
-            time.sleep(0.005)
+            time.sleep(_PACE_S)
         self.publish(force=True)
+        while self._publisher is not None and self._sender.waiting_bytes and time.monotonic() < end_s:
+            time.sleep(_PACE_S)
 
     def report(self) -> dict[str, Any] | None:
         """Bytes and records sent, and the lag; None if nothing is published."""
