@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.plus_sketch import PlusSketch
+from trainer.evaluate.methods.registry import METHODS
 
 
 def ones(features):
@@ -95,3 +100,17 @@ def test_an_old_score_loses_against_a_new_one_by_the_growth_even_after_the_scale
 def test_the_bytes_are_those_of_the_planned_slots():
     sketch = PlusSketch(40, 7, growth=1.0, seed=0)
     assert sketch.nbytes == {"slots": 40 * 4 * 12, "free": 7 * 4}
+
+
+@pytest.mark.parametrize("name", ["cafe", "cafe-ml", "cafe-plus", "cafe-bytes"])
+@pytest.mark.parametrize("unique_share", [0.5, 0.9, 0.05])
+def test_an_infeasible_budget_is_reported_with_the_fewest_bytes_that_suffice(name, unique_share):
+    knobs = {**METHODS[name].default, "unique_share": unique_share}
+    brief = Brief(budget_bytes=100, dim=16, field_sizes=(50, 60, 70), knobs=knobs)
+    refused = METHODS[name].build(brief)
+    assert isinstance(refused, Infeasible)
+    assert refused.reason.endswith("bytes, got 100")
+    (least,) = (int(word) for word in re.findall(r"need (\d+) bytes", refused.reason))
+    for too_few in (0, 1):
+        method = METHODS[name].build(replace(brief, budget_bytes=least - too_few))
+        assert isinstance(method, Infeasible) == bool(too_few)

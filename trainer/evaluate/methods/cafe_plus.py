@@ -6,10 +6,16 @@
 Kept of the paper: the window; main buckets that replace the smallest slot without a row; a threshold that starts at 1
 and, when 1.2 times as many features as rows exceed it, becomes the score of the last feature that has a row, at which
 point rows move to the highest scores. The decay is the paper's (added scores grow by a factor each step), but applied:
-the published code never multiplies by it. Not kept: the retrieval models. A demotion loses the row, as in CAFE.
+the published code never multiplies by it. A demotion loses the row, as in CAFE. Not kept: the retrieval models.
+
+One rule is ours: while no row is free, the row of a feature whose score fell below the threshold goes to a feature
+that exceeds it and waits for one. Under the published rules that row stays where it is until 1.2 times as many
+features as rows exceed the threshold.
 """
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 import torch
@@ -21,6 +27,7 @@ from trainer.evaluate.methods.plus_sketch import PlusSketch
 __all__ = ["CafePlus", "build"]
 
 _GROWTH = 1.0000005  # of the scores in one step, as published
+_FEWEST_BUCKETS = 2  # one of them the window's
 
 
 class CafePlus(CafePaper):
@@ -59,10 +66,6 @@ class CafePlus(CafePaper):
 
 
 def build(brief: Brief) -> CafePlus | Infeasible:
-    """Spends the bytes as `cafe` does; the window's buckets are part of the sketch's."""
-    planned = plan(brief)
-    if isinstance(planned, Infeasible):
-        return planned
-    if planned[1] < 2:
-        return Infeasible(f"the sketch needs 2 buckets, one of them the window's; got {brief.budget_bytes} bytes")
-    return CafePlus(brief, *planned)
+    """Spends the bytes as `cafe` does; the window's buckets are part of the sketch's, which has two at least."""
+    planned = plan(brief, fewest_hot=math.ceil(_FEWEST_BUCKETS * 4 / brief.number("slots_per_row", 4)))
+    return planned if isinstance(planned, Infeasible) else CafePlus(brief, *planned)
