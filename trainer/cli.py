@@ -34,6 +34,7 @@ _ORDER = (
     "top",
     "values",
     "compare",
+    "advise",
     "evaluate",
     "bench",
     "dlq",
