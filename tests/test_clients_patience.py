@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -10,12 +12,15 @@ import aiokafka.errors
 import kafka.errors
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
+from kafka import TopicPartition
+from kafka.consumer.subscription_state import SubscriptionState
 from silent_connection import find_end
 
 from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.async_consumers import read_all_async_records
 from streams.clients.config import KafkaConfig
 from streams.clients.in_memory import InMemoryBroker
+from streams.clients.kafka_clients import PromptConsumer
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.patience import answered, may_pass
 from streams.clients.topic_identity import TopicWatch, require_topics
@@ -143,3 +148,38 @@ def test_a_process_that_is_asked_to_stop_does_not_wait_for_it(request_of):
     broker.lose_questions(2**31)
     with pytest.raises(BrokerError, match="lost on demand"):
         request_of(broker)
+
+
+def kafka_threads() -> set[str]:
+    """The threads of kafka-python."""
+    return {thread.name for thread in threading.enumerate() if "kafka" in thread.name}
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda kafka: kafka.open_admin(timeout_ms=300),
+        lambda kafka: kafka.open_consumer(max_poll_records=1),
+        lambda kafka: kafka.open_producer(transactional_id=None),
+    ],
+    ids=["admin", "consumer", "producer"],
+)
+def test_an_attempt_to_connect_that_fails_leaves_no_thread(
+    attempt: Callable[[KafkaConfig], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.clients.kafka_clients._CONNECT_TIMEOUT_MS", 300)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kafka = KafkaConfig(bootstrap_servers=f"127.0.0.1:{silent.getsockname()[1]}")
+        before = kafka_threads()
+        with pytest.raises(BrokerError, match="no broker answered"):
+            attempt(kafka)
+    assert kafka_threads() == before
+
+
+def test_a_position_that_is_known_is_read_without_a_broker() -> None:
+    consumer = object.__new__(PromptConsumer)  # without a connection
+    consumer._subscription = subscription = SubscriptionState("earliest")
+    partition = TopicPartition("t", 0)
+    subscription.assign_from_user([partition])
+    subscription.seek(partition, 7)
+    assert consumer.position(partition) == 7

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 from conftest import require_java
-from processes import Running, publish_by_rule, read_topic, running, sources_of, wait_until, where, write_criteo_log
+from processes import (
+    Running,
+    change,
+    once_each,
+    publish_by_rule,
+    read_changes,
+    read_topic,
+    running,
+    sources_of,
+    wait_until,
+    where,
+    write_criteo_log,
+)
 
 from benchmarks.chaos.proxy import Proxy
 from streams.agent.shard import ShardConfig
@@ -24,6 +36,8 @@ from streams.topics import Topics
 
 SHARDS, CAPACITY, ROWS, BATCH_ROWS = 2, 60, 16_000, 100
 RATE_ROWS_S = 500
+AWAY_S = float(os.environ.get("HOTSTREAM_AWAY_S", "20"))  # how long the broker is away at least
+MOST_GROWTH_MIB = 100.0
 
 pytestmark = [
     pytest.mark.broker,
@@ -70,6 +84,22 @@ class Site:
     def num_lines(self, command: str) -> int:
         return len(self.log(command).splitlines())
 
+    def peaks_mib(self) -> dict[str, float]:
+        """The peak of each process's resident memory so far."""
+        peaks = {}
+        for name, process in self.processes.items():
+            status = Path(f"/proc/{process.process.pid}/status").read_text()
+            peaks[name] = int(status.split("VmHWM:")[1].split()[0]) / 1024
+        return peaks
+
+    def cpu_s(self) -> dict[str, float]:
+        """The processor time that each process has used so far."""
+        used = {}
+        for name, process in self.processes.items():
+            columns = Path(f"/proc/{process.process.pid}/stat").read_text().rpartition(")")[2].split()
+            used[name] = (int(columns[11]) + int(columns[12])) / os.sysconf("SC_CLK_TCK")
+        return used
+
     def wait_for_reports(self, number: int) -> None:
         """Waits until each process has so many lines about the broker, 5 s apart."""
 
@@ -96,8 +126,15 @@ def test_all_go_on_by_themselves_after_a_network_that_holds_and_a_broker_that_is
     wait_until(lambda: "answers again" in site.log("agent"), *site.processes.values())
     site.proxy.refuse()  # as the port of a dead broker
     site.broker.kill()
+    peaks_mib, used_s, killed_s = site.peaks_mib(), site.cpu_s(), time.monotonic()
     site.wait_for_reports(4)
+    wait_until(lambda: time.monotonic() - killed_s > AWAY_S, *site.processes.values(), timeout_s=AWAY_S + 30)
     away_s = time.monotonic() - started_s
+    growth_mib = {name: peak - peaks_mib[name] for name, peak in site.peaks_mib().items()}
+    assert max(growth_mib.values()) < MOST_GROWTH_MIB, growth_mib
+    lines = {name: site.num_lines(name) - number for name, number in before.items()}
+    cpu = {name: round((used - used_s[name]) / (time.monotonic() - killed_s), 3) for name, used in site.cpu_s().items()}
+    print(f"away for {away_s:.0f} s: log lines {lines}, growth in MiB {growth_mib}, processors used {cpu}")  # noqa: T201
     for name, number in before.items():
         assert site.num_lines(name) - number < away_s, log_tail(site.folder / f"{name}.log", 40)
     site.broker.start(deadline_s=120)
@@ -119,9 +156,8 @@ def test_all_go_on_by_themselves_after_a_network_that_holds_and_a_broker_that_is
     assert first_rows == list(range(1, ROWS + 1, BATCH_ROWS))
     assert [len(sources) for sources in sources_of(site.kafka)] == [batches, batches]
     _, expected = publish_by_rule(site.kafka, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
-    for shard, records in read_topic(site.kafka, "away.assignments").items():
-        written = [(record.key, record.value, list(record.headers)) for record in records]
-        assert [change for number, change in enumerate(written) if change not in written[:number]] == expected[shard]
+    for shard, records in read_changes(site.kafka).items():
+        assert once_each(records) == expected[shard]
     with HotFeatureTable(site.kafka) as hot:
         assert hot.table.is_verified
 
@@ -134,8 +170,8 @@ def is_trained(site: Site, rows: int) -> bool:
 def counted_all(site: Site) -> Iterator[bool]:
     """Whether the agent has written the digest of each shard's last importance record."""
     _, expected = publish_by_rule(site.kafka, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
-    for shard, records in read_topic(site.kafka, "away.assignments").items():
-        yield (records[-1].key, records[-1].value) == expected[shard][-1][:2]
+    for shard, records in read_changes(site.kafka).items():
+        yield change(records[-1])[:2] == expected[shard][-1][:2]
 
 
 FAULTS: dict[str, Callable[[Site], None]] = {

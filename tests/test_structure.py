@@ -107,6 +107,7 @@ def imported_rooms(path: Path, package: str) -> set[str]:
 # processes, read logs or start brokers, and say why.
 TRAINER_SEES = {"assignments", "cli", "clients", "errors", "importance", "keys", "records", "telemetry", "topics"}
 TRAINER_ALSO_SEES = {
+    "trainer.advise": {"logs"},  # profiles a log, without a broker
     "trainer.bench": {"agent", "generator", "processes"},  # measures agents and replays as processes, on made-up rows
     "trainer.commands": {"broker", "doctor", "generator", "logs"},  # starts brokers, reads schemas, looks at all
     "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows

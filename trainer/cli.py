@@ -35,6 +35,7 @@ _ORDER = (
     "dashboard",
     "values",
     "compare",
+    "advise",
     "evaluate",
     "bench",
     "dlq",

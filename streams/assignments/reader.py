@@ -175,7 +175,7 @@ class AssignmentReader:
         self._corrected.add(partition)
         logger.warning("%s[%d]: a digest differs, so a change was lost; reading it again", self._topic, partition)
         with open_partition_log(self._connector) as log:
-            after, hot = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])
+            after, hot, _ = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])
         self.table.shards[partition] = after
         corrections = find_corrections(view, after, hot)
         return [(self._cold(key, after), newest) if found is None else found for key, found in corrections]

@@ -9,6 +9,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("trainer.commands.demo", "Run all of hotstream on a real broker and report the result."),
     "train": ("trainer.commands.train", "Train online from the clicks and assignments topics."),
     "evaluate": ("trainer.commands.evaluate", "Compare embedding compression methods on the same rows and bytes."),
+    "advise": ("trainer.commands.advise", "Profile a log, and show what each size of its embedding costs."),
     "doctor": ("trainer.commands.doctor", "Show what is missing for what, and the command that mends it."),
     "bench": ("trainer.commands.bench", "Measure the sketch, the pipeline or the trainer."),
 }

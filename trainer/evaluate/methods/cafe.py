@@ -19,7 +19,7 @@ from trainer.errors import PlanError
 from trainer.evaluate.methods.method import Brief, Infeasible, Method
 from trainer.evaluate.methods.row_tables import scale_initial_values
 
-__all__ = ["Cafe", "build", "build_remote"]
+__all__ = ["Cafe", "agent_bytes", "build", "build_remote", "fixed_bytes"]
 
 _DEFAULTS = {
     "unique_share": 0.2,  # less than in `trainer.embedding.plans`: here a unique row also costs agent memory
@@ -32,13 +32,13 @@ _FEW_BUCKETS = 256  # a smaller sketch has wider tags
 
 
 @lru_cache(maxsize=1)
-def _fixed_bytes() -> int:
+def fixed_bytes() -> int:
     """Bytes of a hot set that do not depend on its size: the histogram and the candidates of one review."""
     smallest = HotSet(1, HotSketch(1))
-    return smallest.nbytes - _agent_bytes(1, 1)
+    return smallest.nbytes - agent_bytes(1, 1)
 
 
-def _agent_bytes(capacity_rows: int, num_buckets: int) -> int:
+def agent_bytes(capacity_rows: int, num_buckets: int) -> int:
     """Bytes of sketch and hot set that grow with their sizes."""
     few = HotSketch(min(num_buckets, _FEW_BUCKETS))
     return HotSet.growing_bytes(capacity_rows, num_buckets) + num_buckets * (few.nbytes // few.num_buckets)
@@ -94,7 +94,7 @@ class Cafe(Method):
     @property
     def sketch_bytes(self) -> int:
         """Bytes of sketch and hot set, without the buffers of fixed size that serve one review."""
-        return self.hot_set.nbytes - _fixed_bytes()
+        return self.hot_set.nbytes - fixed_bytes()
 
     @property
     def nbytes(self) -> int:
@@ -132,7 +132,7 @@ def _build(brief: Brief, *, is_remote: bool) -> Cafe | Infeasible:
         return max(1, round(per_row * capacity_rows))
 
     def agent(capacity_rows: int) -> int:
-        return 0 if is_remote else _agent_bytes(capacity_rows, buckets(capacity_rows))
+        return 0 if is_remote else agent_bytes(capacity_rows, buckets(capacity_rows))
 
     def total(capacity_rows: int) -> int:
         plan = _plan(brief, capacity_rows)

@@ -11,6 +11,7 @@ and it replaces the last slot of a bucket, where the paper requires the smallest
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import numpy as np
@@ -22,7 +23,7 @@ from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
-__all__ = ["CafePaper", "build"]
+__all__ = ["CafePaper", "build", "plan"]
 
 _FREE_BYTES = 4
 _MEDIUM = 0.2  # fraction of the threshold
@@ -107,17 +108,25 @@ class CafePaper(RowTables):
         return {"hot": sketch.num_hot, "promotions": sketch.num_promoted, "demotions": sketch.num_demoted}
 
 
-def build(brief: Brief) -> CafePaper | Infeasible:
-    """Spends `unique_share` of the bytes on unique rows and the sketch, the rest on shared rows."""
-    row_bytes = brief.row_bytes(brief.row_format)
+def plan(brief: Brief, fewest_hot: int = 1) -> tuple[int, int, int] | Infeasible:
+    """Unique rows, buckets and shared rows: `unique_share` of the bytes for the first two, the rest for the last."""
+    row_bytes, share = brief.row_bytes(brief.row_format), brief.number("unique_share", 0.7)
     per_hot = row_bytes + brief.number("slots_per_row", 4) * SLOT_BYTES + _FREE_BYTES
     fewest = len(brief.field_sizes) * int(brief.number("levels", 1))
-    room = brief.budget_bytes - row_bytes - 4 * SLOT_BYTES
-    num_hot = int(room * brief.number("unique_share", 0.7) / per_hot)
-    num_hot = max(0, min(num_hot, int((room - (fewest + 1) * row_bytes) / per_hot)))
-    if num_hot < 1:
-        least = int((fewest + 2) * row_bytes + per_hot + 4 * SLOT_BYTES)
-        return Infeasible(f"a unique row and {fewest} shared ones need {least} bytes, got {brief.budget_bytes}")
+    fixed, shared_bytes = row_bytes + 4 * SLOT_BYTES, (fewest + 1) * row_bytes
+    room = brief.budget_bytes - fixed
+    num_hot = min(int(room * share / per_hot), int((room - shared_bytes) / per_hot))
+    if num_hot < fewest_hot:
+        least = fixed + math.ceil(fewest_hot * per_hot + max(shared_bytes, fewest_hot * per_hot * (1 / share - 1)))
+        return Infeasible(
+            f"unique rows: {fewest_hot}, and shared ones: {fewest} need {least} bytes, got {brief.budget_bytes}"
+        )
     num_buckets = max(1, int(num_hot * brief.number("slots_per_row", 4) / 4))
     rest = brief.budget_bytes - num_hot * (row_bytes + _FREE_BYTES) - num_buckets * 4 * SLOT_BYTES
-    return CafePaper(brief, num_hot, num_buckets, rest // row_bytes - 1)
+    return num_hot, num_buckets, rest // row_bytes - 1
+
+
+def build(brief: Brief) -> CafePaper | Infeasible:
+    """Builds the method by the plan of its bytes."""
+    planned = plan(brief)
+    return planned if isinstance(planned, Infeasible) else CafePaper(brief, *planned)

@@ -10,14 +10,15 @@ from numba import njit
 
 from sketch.hashing import mix64
 
-__all__ = ["NUM_FREE", "decay", "find", "insert"]
+__all__ = ["NUM_DEMOTED", "NUM_FREE", "bucket_of", "decay", "find", "insert"]
 
 NUM_FREE, NUM_DEMOTED = 0, 1  # indices in `counts`
 _HALF = np.uint64(32)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _bucket_of(word, num_buckets, seed):
+def bucket_of(word, num_buckets, seed):
+    """The bucket of an id."""
     return np.int64((mix64(np.uint64(word) ^ seed) >> _HALF) * np.uint64(num_buckets) >> _HALF)
 
 
@@ -27,7 +28,7 @@ def find(features, slot_ids, slot_scores, slot_rows, seed, rows, scores):
     num_buckets, num_slots = slot_ids.shape
     for i in range(features.shape[0]):
         word = features[i] + 1
-        bucket = _bucket_of(word, num_buckets, seed)
+        bucket = bucket_of(word, num_buckets, seed)
         rows[i] = -1
         scores[i] = 0
         for slot in range(num_slots):
@@ -60,7 +61,7 @@ def insert(features, added, slot_ids, slot_scores, slot_rows, seed, threshold, f
     num_promoted = 0
     for i in range(features.shape[0]):
         word = features[i] + 1
-        bucket = _bucket_of(word, num_buckets, seed)
+        bucket = bucket_of(word, num_buckets, seed)
         chosen = -1
         least = 0
         for slot in range(num_slots):

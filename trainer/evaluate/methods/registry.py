@@ -9,9 +9,13 @@ from trainer.evaluate.methods import (
     adaembed,
     cafe,
     cafe_paper,
+    cafe_plus,
+    cprec,
     full,
     hashing,
+    low_rank,
     mixed_dim,
+    mpe,
     offline,
     quotient,
     robe,
@@ -58,6 +62,7 @@ _PAPER: Mapping[str, tuple[Knob, ...]] = {
     "unique_share": (0.7, 0.5, 0.9),
     **_LEARNING_RATES,
 }
+_TIERED: Mapping[str, tuple[Knob, ...]] = {"unique_share": (0.5, 0.8), **_ROWS}
 _OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw"}
 
 METHODS: dict[str, Entry] = {
@@ -89,6 +94,21 @@ METHODS: dict[str, Entry] = {
         knobs={"levels": 2.0},
         search=_PAPER,
     ),
+    "cafe-plus": Entry(
+        build=cafe_plus.build,
+        about="CAFE+: a window before the sketch, and a threshold that sets itself",
+        search={
+            "growth": (1.0000005, 1.001),
+            "score": _SCORES,
+            "unique_share": (0.7, 0.5, 0.9),
+            **_LEARNING_RATES,
+        },
+    ),
+    "cprec": Entry(build=cprec.build, about="nested widths by popularity within a field", search=_TIERED),
+    "low-rank": Entry(
+        build=low_rank.build, about="rare features in the principal directions of the frequent ones", search=_TIERED
+    ),
+    "mpe": Entry(build=mpe.build, about="precision by rank", search={"unique_share": (0.5, 0.8), **_LEARNING_RATES}),
     "cafe-bytes": Entry(
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and raw norm",

@@ -7,8 +7,8 @@ A document marks a region with the name of a file in `benchmarks/results` and a 
     <!-- /figures -->
 
 A region on one line is filled on that line. `python -m trainer.evaluate.report.documents` writes the regions of
-README.md and docs/*.md, the tables `evaluate-*.md` beside the result files, and the pictures; run it in the root of the
-repository. A test fails if a document differs from its files.
+README.md and docs/*.md, the tables `evaluate-*.md` beside the result files, the figures of `hotstream advise`, and the
+pictures; run it in the root of the repository. A test fails if a document differs from its files.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from trainer.errors import TrainerError
+from trainer.evaluate.report.advice import render_measured
 from trainer.evaluate.report.figures import KINDS, all_tables, read_recoveries
 from trainer.evaluate.report.pictures import draw_auc, draw_curves, draw_recovery
 from trainer.evaluate.report.tables import summarise
@@ -27,6 +28,7 @@ from trainer.evaluate.report.tables import summarise
 __all__ = ["FiguresError", "draw_pictures", "fill", "main", "render_all"]
 
 _RESULTS = Path("benchmarks") / "results"
+_ADVICE = Path("trainer") / "advise" / "measured.json"
 _WIDTH = 125  # characters of a line of text
 _OPENING = "<!-- figures:"
 _REGION = re.compile(r"(<!-- figures: ([\w-]+) ([\w-]+) -->)(.*?)(<!-- /figures -->)", re.DOTALL)
@@ -93,6 +95,8 @@ def render_all(root: Path) -> dict[Path, str]:
         path.with_suffix(".md"): all_tables(json.loads(path.read_text()))
         for path in sorted((root / _RESULTS).glob("evaluate-*.json"))
     }
+    if (advice := root / _ADVICE).exists():
+        rendered[advice] = render_measured(root / _RESULTS)
     for path in (root / "README.md", *sorted((root / "docs").glob("*.md"))):
         text = path.read_text()
         try:

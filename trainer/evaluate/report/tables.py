@@ -29,7 +29,7 @@ AUC_TITLES = {"auc": "AUC", "auc_last_60": "AUC of the last 60 %", "auc_last": "
 _TITLES = {**AUC_TITLES, "logloss": "log loss"}
 _OURS = ("hotstream", "hotstream-remote")
 _ORACLE = "offline"
-_REFERENCES = ("hash", "cafe", "cafe-ml", "cafe-bytes")
+_REFERENCES = ("hash", "cafe", "cafe-ml", "cafe-plus", "cafe-bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

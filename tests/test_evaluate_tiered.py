@@ -1,0 +1,182 @@
+"""Methods with tiers: each tracked feature owns one row, and a move keeps of its vector what the new tier can hold."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.ranks import COLD, Moves, Ranks, ranks_bytes
+from trainer.evaluate.methods.registry import METHODS
+
+FIELD_SIZES = (300, 500, 20)
+TIERED = ("cprec", "low-rank", "mpe")
+
+
+def make(name, **knobs):
+    brief = Brief(budget_bytes=40_000, dim=16, field_sizes=FIELD_SIZES, knobs={**METHODS[name].default, **knobs})
+    method = METHODS[name].build(brief)
+    assert not isinstance(method, Infeasible)
+    return method
+
+
+def vectors_of(method, ids):
+    """Vectors (K, D) of feature numbers of any field."""
+    with torch.no_grad():
+        return method(torch.tensor(ids)[:, None])[:, 0]
+
+
+def move(method, ids, tiers, to_tiers, rows=0, to_rows=0):
+    """Moves features, as a review would; the map is told, too, so that lookups find them."""
+    count = len(ids)
+    moved = Moves(
+        ids=np.asarray(ids),
+        tier=np.full(count, tiers),
+        row=np.arange(count) + rows,
+        to_tier=np.full(count, to_tiers),
+        to_row=np.arange(count) + to_rows,
+    )
+    method.move(moved)
+    ranks = method.ranks
+    slots = np.arange(count)
+    ranks._slots.put((moved.ids + 1).view(np.uint64), slots.astype(np.int32))  # noqa: SLF001
+    ranks._tier[slots], ranks._row[slots] = moved.to_tier, moved.to_row  # noqa: SLF001
+
+
+def train(method, steps=130, seed=0):
+    """Steps towards a target vector of each feature, with a skewed stream that changes once."""
+    rng = np.random.default_rng(seed)
+    firsts = np.concatenate([[0], np.cumsum(FIELD_SIZES)[:-1]])
+    targets = torch.randn(sum(FIELD_SIZES), 16, generator=torch.Generator().manual_seed(1))
+    losses = []
+    for step in range(steps):
+        local = np.floor(np.array(FIELD_SIZES) * rng.random((64, 3)) ** 4).astype(np.int64)
+        local = (local + 100 * (step > 60)) % np.array(FIELD_SIZES)
+        ids = torch.from_numpy(local + firsts)
+        loss = (method(ids) - targets[ids]).square().sum(dim=2).mean()
+        loss.backward()
+        losses.append(loss.item())
+        method.learn()
+    return losses
+
+
+def test_a_tracked_feature_owns_its_row_through_changes_of_the_stream_and_reviews():
+    ranks = Ranks((4, 8, 16), seed=0)
+    rng = np.random.default_rng(3)
+    seen_tiers = set()
+    held: dict[int, tuple[int, int]] = {}
+    for step in range(300):
+        ids = np.unique(np.floor(200 * rng.random(400) ** 3).astype(np.int64) + 50 * (step // 100))
+        moves = ranks.update(ids, rng.random(len(ids), np.float32) + np.float32(ids < 30))
+        for feature, *state in zip(
+            *(one.tolist() for one in (moves.ids, moves.tier, moves.row, moves.to_tier, moves.to_row)), strict=True
+        ):
+            assert held.pop(feature, None) == (None if state[0] == COLD else (state[0], state[1]))
+            if state[2] != COLD:
+                held[feature] = (state[2], state[3])
+                seen_tiers.add(state[2])
+        assert len(set(held.values())) == len(held) == ranks.hot_set.num_hot
+        found = ranks.find(np.array(list(held)))
+        assert list(zip(*(one.tolist() for one in found), strict=True)) == list(held.values())
+        assert all(row < ranks.capacities[tier] for tier, row in held.values())
+    assert seen_tiers == {0, 1, 2}
+    assert ranks.nbytes <= ranks_bytes(28)
+
+
+def test_a_review_gives_the_most_important_features_the_best_tier():
+    ranks = Ranks((2, 4, 8), seed=0)
+    ids = np.arange(40)
+    for _ in range(2000):
+        ranks.update(ids, (1000.0 * 0.7**ids + 1).astype(np.float32))
+    tier, _ = ranks.find(ids)
+    assert tier[:2].tolist() == [0, 0]
+    assert tier[2:6].tolist() == [1] * 4
+
+
+@pytest.mark.parametrize("name", TIERED)
+def test_a_tiered_method_learns_repeats_itself_and_keeps_its_bytes(name):
+    row_format = {"cprec": "int8", "low-rank": "int8"}.get(name, "float32")  # mpe has formats of its own
+    first, again = (make(name, row_format=row_format) for _ in range(2))
+    losses = train(first)
+    assert losses[:70] == train(again, 70)
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10])
+    assert first.ranks.num_promoted > 50
+    assert first.nbytes <= 40_000
+
+
+@pytest.mark.parametrize("name", ["cprec", "low-rank"])
+def test_a_promotion_changes_no_vector(name):
+    method, ids = make(name), [3, 4, 310]
+    train(method, steps=20)
+    ids = [at for at in range(250, 299) if method.ranks.find(np.array([at]))[0][0] == COLD][:3]
+    cold = vectors_of(method, ids)
+    for tier, to in ((COLD, 1), (1, 0)):
+        move(method, ids, tier, to)
+        assert torch.allclose(vectors_of(method, ids), cold, atol=1e-6)
+
+
+def test_nested_widths_demote_by_a_cut():
+    method, ids = make("cprec"), [3, 4, 310]
+    train(method, steps=20)
+    move(method, ids, COLD, 0)
+    method.rows.copy_from(np.arange(3), torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    wide = vectors_of(method, ids)
+    for tier, width in ((1, 8), (2, 4)):
+        move(method, ids, tier - 1, tier)
+        narrow = vectors_of(method, ids)
+        assert torch.equal(narrow[:, :width], wide[:, :width])
+        assert not narrow[:, width:].any()
+
+
+def test_a_low_rank_demotion_is_the_nearest_vector_of_the_span():
+    method, ids = make("low-rank"), [3, 4, 310]
+    move(method, ids, COLD, 0)
+    method.rows.copy_from(np.arange(3), torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    wide = vectors_of(method, ids)
+    move(method, ids, 0, 1)
+    rest = wide - vectors_of(method, ids)
+    assert torch.allclose(rest @ method.basis.T, torch.zeros(3, len(method.basis)), atol=1e-5)
+    assert rest.norm() > 0.5 * wide.norm()
+
+
+def test_a_renewed_basis_is_orthonormal_and_keeps_the_vectors_that_lie_in_it():
+    method, ids = make("low-rank"), [3, 4, 310]
+    train(method, steps=20)
+    before = vectors_of(method, ids)
+    span = method.basis.clone()
+    method._moment.copy_(span.T @ torch.diag(torch.tensor([4.0, 3.0, 2.0, 1.0])) @ span)  # noqa: SLF001
+    is_cold = method.ranks.find(np.array(ids))[0] != 0
+    method.renew()
+    assert torch.allclose(method.basis @ method.basis.T, torch.eye(len(span)), atol=1e-5)
+    assert torch.allclose((method.basis @ span.T).abs(), torch.eye(len(span)), atol=1e-4)
+    assert torch.allclose(vectors_of(method, ids)[is_cold], before[is_cold], atol=1e-5)
+
+
+def test_the_basis_finds_the_directions_that_are_looked_up():
+    method = make("low-rank")
+    directions = torch.linalg.qr(torch.randn(16, 4, generator=torch.Generator().manual_seed(5))).Q
+    method._count(torch.randn(500, 4, generator=torch.Generator().manual_seed(6)) @ directions.T)  # noqa: SLF001
+    method.renew()
+    assert torch.allclose((method.basis @ directions).norm(dim=1), torch.ones(4), atol=1e-4)
+
+
+@pytest.mark.parametrize(("tier", "error"), [(0, 2**-8), (1, 1 / 127), (2, 1 / 7)])
+def test_a_change_of_precision_costs_at_most_that_of_the_new_tier(tier, error):
+    method, ids = make("mpe"), [3, 4, 310]
+    cold = vectors_of(method, ids)
+    move(method, ids, COLD, tier)
+    difference = (vectors_of(method, ids) - cold).abs().amax(dim=1)
+    assert (difference <= 1.01 * error * cold.abs().amax(dim=1)).all()
+    assert bool(difference.any()) == (tier != 1)  # the cold rows are int8, too
+
+
+@pytest.mark.parametrize("name", TIERED)
+def test_an_infeasible_budget_names_the_bytes_that_suffice(name):
+    brief = Brief(budget_bytes=100, dim=16, field_sizes=FIELD_SIZES, knobs=METHODS[name].default)
+    refused = METHODS[name].build(brief)
+    assert isinstance(refused, Infeasible)
+    needed = int(refused.reason.split("need ")[1].split()[0])
+    for missing in (0, 1):
+        found = METHODS[name].build(Brief(**{**vars(brief), "budget_bytes": needed - missing}))
+        assert isinstance(found, Infeasible) == bool(missing)

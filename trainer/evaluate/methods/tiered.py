@@ -1,0 +1,222 @@
+"""`TieredRows`: tracked features have own rows in one of several tiers, all others a hashed row of their field.
+
+A tier is a table and two maps: `expand` from its rows to vectors of D values, `shrink` back. A feature that changes
+tier takes its vector with it, as far as the new tier can hold it; a promoted feature starts from the vector that it had
+when it was cold. A demotion to cold loses the row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from trainer.embedding.plans import largest_fitting
+from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.ranks import COLD, Moves, Order, Ranks, ranks_bytes
+from trainer.evaluate.methods.row_hash import RowHash, split_rows
+from trainer.evaluate.methods.row_tables import Rows, RowTables
+
+__all__ = ["Tier", "TierPlan", "TieredRows", "plan_tiers"]
+
+_UNIQUE_SHARE = 0.5
+Ids = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tier:
+    """The rows of one tier.
+
+    Args:
+        row_format: the name of the store.
+        dim: values per row.
+        part: how many features it holds, relative to the other tiers.
+    """
+
+    row_format: str
+    dim: int
+    part: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class TierPlan:
+    """The sizes of a method.
+
+    Attributes:
+        tiers: the tiers of tracked features, the best first.
+        capacities: rows of each.
+        cold: the rows of all other features; its `part` is not used.
+        num_shared: rows of it.
+    """
+
+    tiers: tuple[Tier, ...]
+    capacities: tuple[int, ...]
+    cold: Tier
+    num_shared: int
+
+
+def plan_tiers(brief: Brief, tiers: Sequence[Tier], cold: Tier, *, fixed_bytes: int = 0) -> TierPlan | Infeasible:
+    """Spends `unique_share` of the budget (a knob, .5 by default) on tracked features, the rest on shared rows.
+
+    Args:
+        brief: with the knob.
+        tiers: the tiers, in proportion to whose parts the tracked features are divided.
+        cold: the shared rows.
+        fixed_bytes: what the method needs besides.
+    """
+    parts = np.array([tier.part for tier in tiers])
+    cold_bytes, fewest = brief.row_bytes(cold.row_format, cold.dim), len(brief.field_sizes)
+
+    def capacities(num_tracked: int) -> tuple[int, ...]:
+        return tuple(int(rows) for rows in np.maximum(1, np.floor(num_tracked * parts / parts.sum())))
+
+    def nbytes(num_tracked: int) -> int:
+        rows = capacities(num_tracked)
+        sizes = [brief.row_bytes(tier.row_format, tier.dim) for tier in tiers]
+        return sum((count + 1) * size for count, size in zip(rows, sizes, strict=True)) + ranks_bytes(sum(rows))
+
+    room = brief.budget_bytes - fixed_bytes - cold_bytes
+    least = nbytes(1) + fewest * cold_bytes
+    if least > room:
+        needed = least + fixed_bytes + cold_bytes
+        return Infeasible(
+            f"one row in each of {len(tiers)} tiers and one shared row per field need {needed} bytes, "
+            f"got {brief.budget_bytes}"
+        )
+    most = min(brief.number("unique_share", _UNIQUE_SHARE) * room, room - fewest * cold_bytes)
+    tracked = largest_fitting(lambda count: nbytes(count) <= most, 1, max(2, brief.budget_bytes // 8))
+    tracked = min(tracked, brief.num_features)
+    return TierPlan(
+        tiers=tuple(tiers),
+        capacities=capacities(tracked),
+        cold=cold,
+        num_shared=(room - nbytes(tracked)) // cold_bytes,
+    )
+
+
+class TieredRows(RowTables):
+    """Rows in tiers; a subclass says how a tier's rows and vectors map to each other.
+
+    Args:
+        brief: the inputs.
+        plan: the sizes.
+        order: what the tracked features are ranked by; their importance by default.
+    """
+
+    capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
+
+    def __init__(self, brief: Brief, plan: TierPlan, order: Order = lambda _, scores: scores) -> None:
+        split = split_rows(plan.num_shared, brief.field_sizes, "equal")
+        row_hash = RowHash(brief.field_sizes, split, brief.seed)
+        counts = (*plan.capacities, row_hash.num_rows)
+        super().__init__(
+            *(
+                Rows(count, brief, dim=tier.dim, row_format=tier.row_format, salt=salt)
+                for salt, (count, tier) in enumerate(zip(counts, (*plan.tiers, plan.cold), strict=True))
+            )
+        )
+        self.dim, self._row_hash, self._cold = brief.dim, row_hash, len(plan.tiers)
+        self.ranks = Ranks(plan.capacities, brief.seed, order)
+        self._ids: Ids = np.empty(0, np.int64)
+        self._gradient: Tensor | None = None
+
+    def expand(self, tier: int, rows: Tensor) -> Tensor:  # noqa: ARG002
+        """Vectors (K, D) of a tier's rows (K, d); the shared rows are the last tier. Here they are equal."""
+        return rows
+
+    def shrink(self, tier: int, vectors: Tensor) -> Tensor:  # noqa: ARG002
+        """Rows (K, d) of a tier that hold vectors (K, D) as well as they can. Here they are equal."""
+        return vectors
+
+    def _find(self, ids: Ids) -> tuple[Ids, Ids]:
+        """Tables (N,) and rows (N,) of feature numbers (N,)."""
+        tier, row = self.ranks.find(ids)
+        is_cold = tier == COLD
+        fields = np.searchsorted(self._row_hash.first_ids, ids, side="right") - 1
+        return np.where(is_cold, self._cold, tier), np.where(is_cold, self._row_hash.of_fields(ids, fields), row)
+
+    def _read(self, tables: Ids, rows: Ids, *, learns: bool) -> Tensor:
+        """Vectors (N, D) of rows (N,) of tables (N,)."""
+        order = np.argsort(tables, kind="stable")
+        parts = []
+        for number, table in enumerate(self._rows):
+            wanted = rows[order[tables[order] == number]]
+            if len(wanted):
+                parts.append(self.expand(number, table(wanted) if learns else table.gather(wanted)))
+        inverse = np.empty_like(order)
+        inverse[order] = np.arange(len(order))
+        return torch.cat(parts)[torch.from_numpy(inverse)]
+
+    def forward(self, words: Tensor) -> Tensor:
+        """As `Method.forward`."""
+        ids = words.numpy().reshape(-1).astype(np.int64)
+        vectors = self._read(*self._find(ids), learns=True)
+        if vectors.requires_grad:
+            self._ids = ids
+            vectors.register_hook(self._keep)  # type: ignore[no-untyped-call]
+        return vectors.view(*words.shape, self.dim)
+
+    def _keep(self, gradient: Tensor) -> None:
+        self._gradient = gradient
+
+    @torch.no_grad()
+    def learn(self) -> None:
+        """As `Method.learn`."""
+        super().learn()
+        if self._gradient is None:
+            return
+        norms = self._gradient.norm(dim=1).numpy() * len(self._ids)  # (N,) of the gradient of the sum of the losses
+        ids, inverse = np.unique(self._ids, return_inverse=True)
+        scores = np.bincount(inverse.reshape(-1), weights=norms).astype(np.float32)
+        self._gradient = None
+        moves = self.ranks.update(ids, scores)
+        if len(moves):
+            self.move(moves)
+
+    @torch.no_grad()
+    def move(self, moves: Moves) -> None:
+        """Copies the vectors of features that change tier or row; optimizer state goes with those of tracked ones."""
+        fields = np.searchsorted(self._row_hash.first_ids, moves.ids, side="right") - 1
+        was_cold = moves.tier == COLD
+        tables = np.where(was_cold, self._cold, moves.tier)
+        rows = np.where(was_cold, self._row_hash.of_fields(moves.ids, fields), moves.row)
+        vectors, state = self._read(tables, rows, learns=False), self._states(tables, rows)
+        state[torch.from_numpy(was_cold)] = 0.0
+        for number, table in enumerate(self._rows[:-1]):
+            to = np.flatnonzero(moves.to_tier == number)
+            if len(to):
+                chosen = torch.from_numpy(to)
+                addresses = torch.from_numpy(moves.to_row[to])[:, None]
+                table.store.write(addresses, self.shrink(number, vectors[chosen]), state=state[chosen])
+        self.demote(moves, vectors)
+
+    def demote(self, moves: Moves, vectors: Tensor) -> None:
+        """Called with the moves and the vectors (M, D) before them; here what becomes cold loses its vector."""
+
+    def _states(self, tables: Ids, rows: Ids) -> Tensor:
+        """Optimizer sums (M,) of rows."""
+        found = torch.zeros(len(rows))
+        for number, table in enumerate(self._rows):
+            at = np.flatnonzero(tables == number)
+            found[torch.from_numpy(at)] = table.store.state_of(torch.from_numpy(rows[at])[:, None])
+        return found
+
+    @property
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`: the tracker and the map."""
+        return self.ranks.nbytes
+
+    @property
+    def extra_paper_bytes(self) -> int:
+        """As `RowTables.extra_paper_bytes`: the sketch."""
+        return self.ranks.hot_set.sketch.nbytes
+
+    def describe(self) -> dict[str, float]:
+        """As `Method.describe`."""
+        ranks = self.ranks
+        return {"hot": ranks.hot_set.num_hot, "promotions": ranks.num_promoted, "demotions": ranks.num_demoted}
