@@ -1,7 +1,7 @@
 // Line charts in SVG. A chart is a figure whose caption has the values at the pointer, or the latest ones.
 
 const SVG = "http://www.w3.org/2000/svg";
-const EDGE = { left: 46, right: 10, top: 8, bottom: 20 };
+const EDGE = { left: 54, right: 10, top: 8, bottom: 20 };
 const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone: "UTC" });
 
 function element(name, attributes, text) {

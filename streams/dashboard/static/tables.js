@@ -15,7 +15,7 @@ export const whole = (value) => (value === null || value === undefined ? "-" : v
 export const percent = (value) => (value === null || value === undefined ? "-" : `${(100 * value).toFixed(1)} %`);
 export const time = (timeMs) => new Date(timeMs).toISOString().replace("T", " ").slice(0, 19);
 export const milliseconds = (value) =>
-  value === null || value === undefined ? "-" : value < 10000 ? `${Math.round(value)} ms` : `${number(value / 1000)} s`;
+  value === null || value === undefined ? "-" : value < 1000 ? `${Math.round(value)} ms` : `${number(value / 1000)} s`;
 
 export function age(seconds) {
   for (const [size, unit] of [[86400, "d"], [3600, "h"], [60, "m"]]) {
