@@ -200,3 +200,29 @@ def publish_by_rule(kafka: KafkaConfig, config: ShardConfig) -> tuple[list[Shard
             assert isinstance(changes, list)
             published[number] += changes
     return shards, published
+
+
+def change(record: Any) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]:
+    """A record without the generation of its owner."""
+    return record.key, record.value, [header for header in record.headers if header[0] != "generation"]
+
+
+def read_changes(kafka: KafkaConfig) -> dict[int, list[Any]]:
+    """The changes and digests by shard, without the claims."""
+    records_of = read_topic(kafka, Topics(kafka.prefix).assignments)
+    return {shard: [r for r in records if r.key != (1).to_bytes(8, "big")] for shard, records in records_of.items()}
+
+
+def seq_of(record: Any) -> int:
+    """The sequence number of a change, a digest or a claim."""
+    return int(dict(record.headers)["seq"])
+
+
+def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
+    """The records of a shard without copies; checks that copies are identical and that no change is missing."""
+    distinct: dict[tuple[int, bool], tuple[Any, ...]] = {}
+    for record in records:
+        known = distinct.setdefault((seq_of(record), record.key == bytes(8)), change(record))
+        assert known == change(record), f"two records with seq {seq_of(record)}"
+    assert [seq for seq, is_digest in distinct if not is_digest] == list(range(1, max(map(seq_of, records)) + 1))
+    return list(distinct.values())

@@ -10,11 +10,24 @@ import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-from processes import Metrics, Running, Tail, publish_by_rule, read_topic, running, sources_of, wait_until, where
+from processes import (
+    Metrics,
+    Running,
+    Tail,
+    change,
+    once_each,
+    publish_by_rule,
+    read_changes,
+    read_topic,
+    running,
+    seq_of,
+    sources_of,
+    wait_until,
+    where,
+)
 
 from sketch.hashing import shard_of
 from streams.agent.shard_config import ShardConfig
@@ -97,31 +110,6 @@ def session(request: pytest.FixtureRequest) -> tuple[object, ...]:
 def metrics(kafka: KafkaConfig) -> Iterator[Metrics]:
     with Metrics(kafka) as metrics:
         yield metrics
-
-
-def change(record: Any) -> tuple[bytes, bytes | None, list[tuple[str, bytes]]]:
-    """A record without the generation of its owner."""
-    return record.key, record.value, [header for header in record.headers if header[0] != "generation"]
-
-
-def read_changes(kafka: KafkaConfig) -> dict[int, list[Any]]:
-    """The changes and digests by shard, without the claims."""
-    records_of = read_topic(kafka, Topics(kafka.prefix).assignments)
-    return {shard: [r for r in records if r.key != (1).to_bytes(8, "big")] for shard, records in records_of.items()}
-
-
-def seq_of(record: Any) -> int:
-    return int(dict(record.headers)["seq"])
-
-
-def once_each(records: list[Any]) -> list[tuple[Any, ...]]:
-    """The records of a shard without copies; checks that copies are identical and that no change is missing."""
-    distinct: dict[tuple[int, bool], tuple[Any, ...]] = {}
-    for record in records:
-        known = distinct.setdefault((seq_of(record), record.key == bytes(8)), change(record))
-        assert known == change(record), f"two records with seq {seq_of(record)}"
-    assert [seq for seq, is_digest in distinct if not is_digest] == list(range(1, max(map(seq_of, records)) + 1))
-    return list(distinct.values())
 
 
 def wait_for_all(kafka: KafkaConfig, metrics: Metrics, clicks: int, *agents: Running) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -143,3 +145,29 @@ def test_a_process_that_is_asked_to_stop_does_not_wait_for_it(request_of):
     broker.lose_questions(2**31)
     with pytest.raises(BrokerError, match="lost on demand"):
         request_of(broker)
+
+
+def kafka_threads() -> set[str]:
+    """The threads of kafka-python."""
+    return {thread.name for thread in threading.enumerate() if "kafka" in thread.name}
+
+
+@pytest.mark.parametrize(
+    "attempt",
+    [
+        lambda kafka: kafka.open_admin(timeout_ms=300),
+        lambda kafka: kafka.open_consumer(max_poll_records=1),
+        lambda kafka: kafka.open_producer(transactional_id=None),
+    ],
+    ids=["admin", "consumer", "producer"],
+)
+def test_an_attempt_to_connect_that_fails_leaves_no_thread(
+    attempt: Callable[[KafkaConfig], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("streams.clients.kafka_clients._CONNECT_TIMEOUT_MS", 300)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        kafka = KafkaConfig(bootstrap_servers=f"127.0.0.1:{silent.getsockname()[1]}")
+        before = kafka_threads()
+        with pytest.raises(BrokerError, match="no broker answered"):
+            attempt(kafka)
+    assert kafka_threads() == before

@@ -91,6 +91,23 @@ def test_the_lag_counts_what_came_since_the_last_fetch(lists_last_batch):
         assert lists_last_batch or feed.lag() == 8
 
 
+def test_the_end_of_a_transaction_is_no_record_that_waits():
+    broker = broker_with(0)
+    producer = broker.open_producer(transactional_id="replay")
+    producer.init_transactions()
+    with feeding(broker) as feed:
+        for number in range(2):
+            producer.begin_transaction()
+            producer.send("t", b"7", partition=0)
+            producer.commit_transaction()
+            assert feed.fetch() == 1
+            assert feed.lag() == 2  # a record, and the end of its transaction
+            feed.take_all(limit=1)
+            assert feed.offsets[0] == 2 * number + 1
+            assert feed.fetch() == 0
+            assert feed.lag() == 0
+
+
 @pytest.mark.parametrize("lists_last_batch", [False, True])
 def test_a_feed_is_at_the_end_when_all_is_taken_and_not_before(lists_last_batch):
     broker = broker_with(3, 1, lists_last_batch=lists_last_batch)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from contextlib import suppress
 
 import pytest
 from kafka import KafkaProducer, TopicPartition
+from kafka.producer.record_accumulator import RecordAccumulator
+from kafka.producer.sender import Sender
+from kafka.producer.transaction_manager import TransactionManager
 
 from streams.broker import BrokerProcess
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
 from streams.clients.in_memory import InMemoryBroker
+from streams.clients.kafka_clients import NetClient
 from streams.clients.partition_reader import fetch_partition, open_partition_log
 from streams.clients.producer import RecordProducer
 from streams.clients.topic_reader import TopicReader
@@ -186,3 +191,17 @@ def test_compaction_leaves_an_open_transaction_alone():
         assert visible(broker) == [b"1", b"2"]
     broker.compact("hotstream.clicks")
     assert visible(broker) == [b"2"]
+
+
+def test_a_request_of_a_transaction_is_kept_while_its_coordinator_does_not_answer():
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        net = NetClient(bootstrap_servers=[f"127.0.0.1:{silent.getsockname()[1]}"])
+        transactions = TransactionManager("replay", 1000, metadata=net.cluster)
+        accumulator = RecordAccumulator(transaction_manager=transactions)
+        sender = Sender(net, net.cluster, accumulator, transaction_manager=transactions, request_timeout_ms=100)
+        transactions.initialize_transactions()
+        transactions._transaction_coordinator = net.cluster.bootstrap_brokers()[0].node_id  # noqa: SLF001
+        [(_, _, request)] = transactions._pending_requests  # noqa: SLF001
+        sender._maybe_send_pending_request()  # noqa: SLF001
+        assert request in [waiting for _, _, waiting in transactions._pending_requests]  # noqa: SLF001
+        net.close()

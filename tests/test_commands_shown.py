@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
+import json
 from types import SimpleNamespace
 
+from agent_driver import clicks_of
 from rich.console import Console
 
 from streams.clients.dead_letter_topics import DeadLetterTopics, Resent, read_dead_letters, resend
@@ -13,6 +16,7 @@ from streams.clients.producer import RecordProducer
 from streams.commands.dlq import _describe
 from streams.commands.watch import _field_table, _Watcher
 from streams.records import Assignment, DeadLetter
+from streams.records.readable import letter_as_json
 
 HOSTILE = "[/red][bold]a\x1b[2J\r\nhot   forged row 1\x07"
 
@@ -43,6 +47,39 @@ def test_the_table_shows_a_field_of_markup_and_escapes_as_it_is():
     assert r"[/red][bold]a\x1b[2J\r\nhot" in terminal.getvalue()
     assert "\x1b" not in terminal.getvalue()
     assert len(terminal.getvalue().splitlines()) == 2
+
+
+def test_the_table_as_json_is_printed_when_it_has_changed(capsys):
+    watcher = _Watcher(Console(), "json")
+    for changes in ([(hostile_change(), None)], []):
+        watcher.take(SimpleNamespace(poll=lambda changes=changes: changes), show_changes=False, limit=None)
+        watcher.print_table(is_last=True)
+    (line,) = capsys.readouterr().out.splitlines()
+    (field,) = json.loads(line)["fields"]
+    assert (field["field"], field["hot"], field["best"][0]["row"]) == (HOSTILE.partition(":")[0], 1, 3)
+
+
+def letter(value: bytes | None, key: bytes | None = None, *headers: tuple[str, bytes | None]) -> DeadLetter:
+    broker = InMemoryBroker({"t": 1, "t.dlq": 1})
+    addressed = DeadLetterTopics(broker, ["t"]).reject(Record("t", 0, 7, 0, key, value, list(headers)), "reason")
+    return DeadLetter.of(Record("t.dlq", 0, 0, 0, *addressed[2:]))
+
+
+def test_a_dead_letter_shows_its_headers_key_and_readable_value():
+    shown = _describe(letter('{"a": "café"}'.encode(), b"\x00k", ("content-type", b"text"), ("none", None)))
+    assert shown.splitlines()[1:] == [
+        "    headers: content-type='text', none=null", r"    key: '\x00k'", """    '{"a": "café"}'""",
+    ]  # fmt: skip
+    assert _describe(letter(clicks_of(0))).splitlines()[-1].startswith("    200 rows, the first: label=0, dense=")
+    assert _describe(letter(clicks_of(0)[:300])).splitlines()[-1].startswith(r"    '\xff\xff\xff\xff")
+
+
+def test_a_dead_letter_as_json_has_all_of_its_bytes():
+    shown = json.loads(json.dumps(letter_as_json(letter(b"\xff\x00" * 999, b"k", ("h", b"\xfe")))))
+    assert base64.b64decode(shown["value_base64"]) == b"\xff\x00" * 999
+    assert (shown["key"], shown["origin"], shown["message"], shown["is_cut"]) == ("k", "t[0]@7", "reason", False)
+    assert shown["headers"] == [{"name": "h", "value": r"'\xfe'", "value_base64": "/g=="}]
+    assert letter_as_json(letter(None))["value"] is None
 
 
 def test_a_dead_letter_is_shown_on_two_lines_whatever_it_holds():

@@ -156,9 +156,12 @@ def test_a_table_that_differs_from_its_digest_fails(kafka: KafkaConfig, log: Pat
     with RecordProducer(kafka) as producer:
         wrong = dataclasses.replace(shards[1].describe(), digest=shards[1].table.digest ^ 1)
         send(kafka, producer, 1, [encode_digest(wrong)])
-    done = run_hotstream("watch", "--until-end", "--table", "--json", "-", *where(kafka))
+    done = run_hotstream("watch", "--until-end", "--table", "--format", "json", "--json", "-", *where(kafka))
     assert done.returncode == 1
     assert "a digest differs" in done.stderr
+    tables = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    assert tables[-1]["hot"] == sum(field["hot"] for field in tables[-1]["fields"])
+    assert tables[-1]["hot"] == sum(shard.table.num_hot for shard in shards)
     report = json.loads(done.stdout)
     assert (report["ok"], report["verified"]) == (False, False)
 

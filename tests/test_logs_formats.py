@@ -301,6 +301,72 @@ def test_times_of_every_unit_are_read(unit: str, cells: list[str], expected: lis
         assert (read(tmp_path / "log", schema).batch.event_time_ms - 1_700_000_000_000).tolist() == expected
 
 
+def test_iso_times_with_and_without_fractions_are_read_from_one_column(tmp_path: Path) -> None:
+    cells = {
+        "2023-11-14T22:13:20": 0,
+        "2023-11-14T22:13:20.1": 100,
+        "2023-11-14 22:13:20,123": 123,
+        "2023-11-14T22:13:20.123999999Z": 123,
+        "2023-11-14 22:13:20.5 UTC": 500,
+        "2023-11-15T00:13:20.25+02:00": 250,
+        "2023-11-14 14:43:20-0730": 0,
+        "2023-11-14T22:13": -20_000,
+        "2023-11-14": -80_000_000,
+    }
+    schema = LogSchema(name="s", time_format="iso", **TIMED)  # type: ignore[arg-type]
+    malformed = ["2023-11-31", "2023-11-14T22", "2023-11-14T24:00", "2023-11-14T22:13:20.", "0000-00-00", "1969-12-31"]
+    rows = read_text(tmp_path, "y,a,t\n" + "".join(f'1,x,"{cell}"\n' for cell in [*cells, *malformed]), schema)
+    assert (rows.batch.event_time_ms - 1_700_000_000_000).tolist() == list(cells.values())
+    assert [bad.error for bad in rows.bad] == ["Time"] * len(malformed)
+
+
+@pytest.mark.parametrize(
+    ("time_format", "cell", "remedy"),
+    [
+        ("%Y-%m-%d %H:%M:%S.%f", "2023-11-14 22:13:20", "iso"),
+        ("%Y-%m-%d %H:%M:%S", "2023-11-14 22:13:20.5", "iso"),
+        ("s", "2023-11-14T22:13:20Z", "iso"),
+        ("s", "20231114221320", "%Y%m%d%H%M%S"),
+        ("ms", "14/Nov/2023:22:13:20 +0000", "%d/%b/%Y:%H:%M:%S %z"),
+        ("iso", "1700000000", "s"),
+    ],
+)
+def test_a_time_of_another_format_is_refused_with_the_format(
+    time_format: str, cell: str, remedy: str, tmp_path: Path
+) -> None:
+    schema = LogSchema(name="s", time_format=time_format, **TIMED)  # type: ignore[arg-type]
+    (bad,) = read_text(tmp_path, f"y,a,t\n1,x,{cell}\n", schema).bad
+    assert f"got '{cell}', expected a time" in bad.reason
+    assert bad.reason.endswith(f'; write time_format = "{remedy}" in the schema')
+
+
+@pytest.mark.parametrize(
+    ("cell", "remedy"),
+    [
+        ("1,234", "write it without separators of thousands"),
+        ("-1.234.567,5", "write it without separators of thousands"),
+        ("12 345", "write it without separators of thousands"),
+        ("1_000", "write it without separators of thousands"),
+        ("0,5", "write 0.5"),
+        (" 5", "remove the spaces"),
+        ("cheap", "a column of texts belongs in 'categorical'"),
+    ],
+)
+def test_a_number_of_another_notation_is_refused_with_the_remedy(cell: str, remedy: str, tmp_path: Path) -> None:
+    rule = LabelRule(above=0)
+    schema = LogSchema(name="s", label="y", dense=("p",), categorical=(Field("a"),), weight="w", label_rule=rule)
+    (bad,) = read_text(tmp_path, f'y,a,p,w\n1,x,"{cell}",1\n', schema).bad
+    assert bad.reason.startswith(f"column 'p': got '{cell}', expected a finite decimal number")
+    assert remedy in bad.reason
+    faults = [{"p": cell}, {"w": cell}, {"y": cell}]
+    text = "".join(json.dumps({"y": 1, "a": "x", "p": 1, "w": 1, **fault}) + "\n" for fault in faults)
+    bad_number, bad_weight, bad_label = read_text(tmp_path, text, schema).bad
+    assert remedy in bad_number.reason
+    if cell != "cheap":  # neither labels nor weights can be texts
+        assert remedy in bad_weight.reason
+        assert remedy in bad_label.reason
+
+
 @pytest.mark.parametrize(("cell", "unit"), [("1700000000000", "ms"), ("1700000000000000", "us")])
 def test_a_time_of_a_smaller_unit_is_refused_with_the_unit(cell: str, unit: str, tmp_path: Path) -> None:
     schema = LogSchema(name="s", **TIMED)  # type: ignore[arg-type]

@@ -58,12 +58,12 @@ def test_a_log_without_a_header_of_labels_of_another_kind(tmp_path: Path) -> Non
 
 def test_json_lines_with_members_and_lists(tmp_path: Path) -> None:
     rows = [
-        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n % 60:02d}Z"}
+        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n:02d}{'.5' * (n % 2)}Z"}
         for n in range(ROWS)
     ]
     schema = infer(tmp_path, "\n".join(map(json.dumps, rows)))
     assert (schema.label, schema.field_columns) == ("y", ("user.id",))
-    assert (schema.time, schema.time_format) == ("at", "%Y-%m-%dT%H:%M:%S%z")
+    assert (schema.time, schema.time_format) == ("at", "iso")
     assert (
         '# "genres": a list: name its elements, such as { name = "genres_1", column = "genres[0]" }'
         in (tmp_path / "inferred.toml").read_text()
@@ -73,11 +73,32 @@ def test_json_lines_with_members_and_lists(tmp_path: Path) -> None:
 def test_libsvm_and_ffm(tmp_path: Path) -> None:
     schema = infer(tmp_path, "".join(f"{n % 2} {n % 7}:1 {9 + n % 3}:1\n" for n in range(ROWS)))
     assert (schema.format, schema.field_columns) == ("libsvm", ("f1", "f2"))
+    infer(tmp_path, "".join(f"{n % 2} {n % 7}:1 7:1{' 8:1' * (n % 3)}\n" for n in range(ROWS)))
+    assert '# "f3": rows have 2 to 4 pairs, and a field is the pair at a position' in read_inferred(tmp_path)
     schema = infer(tmp_path, "".join(f"{n % 2} 0:{n % 7}:1 3:{9 + n % 3}:1\n" for n in range(ROWS)))
     assert (schema.format, schema.field_columns, schema.categorical[1].name) == ("ffm", ("0", "3"), "f3")
     schema = infer(tmp_path, "".join(f"{n % 2} {200 + n % 50} {n % 7}:1\n" for n in range(ROWS)))  # iPinYou
     assert (schema.columns, schema.field_columns) == (("c0", "c1"), ("f1",))  # the second one is a price, no feature
     assert '# "c1": stands before the pairs' in (tmp_path / "inferred.toml").read_text()
+
+
+def test_a_time_with_a_few_malformed_cells(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("click,time,a\n" + "".join(f"{n % 2},{'?' if n == 0 else 1_700_000_000 + n},s{n % 7}\n"
+                                             for n in range(ROWS)))  # fmt: skip
+    assert 'time = "time"\ntime_format = "s"' in infer_schema(take_sample(LocalFile(log)))
+
+
+def test_numbers_of_another_notation_are_pointed_out(tmp_path: Path) -> None:
+    schema = infer(
+        tmp_path, "click,price,a\n" + "".join(f'{n % 2},"{n % 7},{n % 5:03d}",s{n % 7}\n' for n in range(ROWS))
+    )
+    assert (schema.dense, schema.categorical) == ((), (Field("price"), Field("a")))
+    assert "# \"price\": has '0,000'; write it without separators of thousands in a copy" in read_inferred(tmp_path)
+
+
+def read_inferred(tmp_path: Path) -> str:
+    return (tmp_path / "inferred.toml").read_text()
 
 
 def test_a_label_of_words_and_one_with_a_few_malformed_cells(tmp_path: Path) -> None:
@@ -145,18 +166,19 @@ def test_what_has_no_schema_is_refused_with_the_reason(content: bytes, reason: s
 
 
 def test_infer_writes_a_file_and_check_shows_its_rows_as_keys(tmp_path: Path) -> None:
-    log, out = tmp_path / "log.csv", tmp_path / "log.toml"
+    log, out = tmp_path / "a log.csv", tmp_path / "log.toml"
     log.write_text("click,site\n" + "".join(f"{n % 2},s{n % 7}\n" for n in range(ROWS)) + "x,s0\n" * 3)
     run = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
     assert run.exit_code == 0, run.output
     assert "no label was found" not in run.output
+    assert f"schema check '{log}' --schema" in run.output
     again = CliRunner().invoke(command, ["infer", str(log), "--out", str(out)])
     assert isinstance(again.exception, ConfigError)
     out.write_text('[log]\nlabel = "click"\ncategorical = ["site"]\n')
     report = tmp_path / "report.json"
     done = CliRunner().invoke(command, ["check", str(log), "--schema", str(out), "--rows", "2", "--json", str(report)])
     assert isinstance(done.exception, InputError)  # exit 1: 3 of 63 lines
-    assert "3 x Label: log.csv, line 62: column 'click': got 'x', expected 0 or 1" in done.output
+    assert "3 x Label: a log.csv, line 62: column 'click': got 'x', expected 0 or 1" in done.output
     first = json.loads(report.read_text())["rows"][0]
     (block,) = read_log(log, load_schema(str(out)), 100)
     key = format_key(int(block.parse().batch.keys[0, 0]), (Field("site"),))

@@ -11,7 +11,19 @@ from pathlib import Path
 
 import pytest
 from conftest import require_java
-from processes import Running, publish_by_rule, read_topic, running, sources_of, wait_until, where, write_criteo_log
+from processes import (
+    Running,
+    change,
+    once_each,
+    publish_by_rule,
+    read_changes,
+    read_topic,
+    running,
+    sources_of,
+    wait_until,
+    where,
+    write_criteo_log,
+)
 
 from benchmarks.chaos.proxy import Proxy
 from streams.agent.shard import ShardConfig
@@ -144,9 +156,8 @@ def test_all_go_on_by_themselves_after_a_network_that_holds_and_a_broker_that_is
     assert first_rows == list(range(1, ROWS + 1, BATCH_ROWS))
     assert [len(sources) for sources in sources_of(site.kafka)] == [batches, batches]
     _, expected = publish_by_rule(site.kafka, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
-    for shard, records in read_topic(site.kafka, "away.assignments").items():
-        written = [(record.key, record.value, list(record.headers)) for record in records]
-        assert [change for number, change in enumerate(written) if change not in written[:number]] == expected[shard]
+    for shard, records in read_changes(site.kafka).items():
+        assert once_each(records) == expected[shard]
     with HotFeatureTable(site.kafka) as hot:
         assert hot.table.is_verified
 
@@ -159,8 +170,8 @@ def is_trained(site: Site, rows: int) -> bool:
 def counted_all(site: Site) -> Iterator[bool]:
     """Whether the agent has written the digest of each shard's last importance record."""
     _, expected = publish_by_rule(site.kafka, ShardConfig(capacity=CAPACITY, num_shards=SHARDS))
-    for shard, records in read_topic(site.kafka, "away.assignments").items():
-        yield (records[-1].key, records[-1].value) == expected[shard][-1][:2]
+    for shard, records in read_changes(site.kafka).items():
+        yield change(records[-1])[:2] == expected[shard][-1][:2]
 
 
 FAULTS: dict[str, Callable[[Site], None]] = {

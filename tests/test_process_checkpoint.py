@@ -22,7 +22,7 @@ from trainer.learning.learner import DenseOptimizer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import Checkpoints
-from trainer.process.journal import Apply, Journal, Train
+from trainer.process.journal import Apply, Correct, Journal, Train
 from trainer.process.run import RunConfig, TrainingRun
 
 TENSORS = {"a": torch.arange(12.0).view(3, 4), "keys": torch.tensor([-1, 1 << 62])}
@@ -194,7 +194,8 @@ def test_a_damaged_line_of_the_journal_ends_the_repetition_and_is_reported(
 
 
 def test_every_byte_of_the_journal_is_guarded(tmp_path: Path) -> None:
-    events = [Train(3, 4711), Apply({0: 3}, {0: 5}), Train(0, 0)]
+    change = ((1 << 64) - 1, 7, 0.1)
+    events = [Train(3, 4711), Apply({0: 3}, {0: 5}), Correct(1, {"seq": 9}, (change,)), Train(0, 0)]
     journal = Journal(tmp_path)
     for event in events:
         journal.record(event)

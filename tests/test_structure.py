@@ -73,11 +73,16 @@ def test_a_module_imports_only_what_lies_below_it(name):
 
 
 # What a library is needed for has one room, and everything else is handed what it makes.
-ROOM_OF = {"kafka": "streams.clients", "aiokafka": "streams.clients", "faust": "streams.agent"}
+ROOM_OF = {
+    "kafka": "streams.clients",
+    "aiokafka": "streams.clients",
+    "faust": "streams.agent",
+    "aiohttp": "streams.dashboard",
+}
 
 
 @pytest.mark.parametrize("library", sorted(ROOM_OF))
-def test_a_kafka_library_is_imported_in_one_room_only(library):
+def test_such_a_library_is_imported_in_one_room_only(library):
     importing = {name for name, path in MODULES.items() if library in imported_packages(path)}
     assert importing, f"nothing imports {library} any more: take it out of the list"
     assert {name.rpartition(".")[0] for name in importing} == {ROOM_OF[library]}, importing

@@ -8,7 +8,7 @@ import re
 import pytest
 from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance
 from test_assignments_rereading import count
-from textual.widgets import DataTable, Static
+from textual.widgets import DataTable, Input, Static
 
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
@@ -27,8 +27,7 @@ def send_metrics(broker: InMemoryBroker, *metrics: AgentMetrics | TrainerMetrics
             producer.send(TOPICS.metrics, 0, value, headers)
 
 
-@pytest.fixture
-def broker() -> InMemoryBroker:
+def reported_broker() -> InMemoryBroker:
     """A broker with the changes of an agent, and the reports of agent and trainer."""
     broker = broker_with_importance()
     worker = count(broker, 0, STEPS)
@@ -49,6 +48,11 @@ def broker() -> InMemoryBroker:
         ),
     )
     return broker
+
+
+@pytest.fixture
+def broker() -> InMemoryBroker:
+    return reported_broker()
 
 
 def view_of(broker: InMemoryBroker, *, now_ms: int = NOW_MS, search: str = "") -> View:
@@ -94,7 +98,7 @@ def test_without_reports_the_lines_name_what_to_start() -> None:
     assert re.search(r"hot 0; .*start `hotstream agent`.*start `hotstream train`", lines[0])
 
 
-def test_the_screen_shows_the_view_searches_and_pauses(broker: InMemoryBroker) -> None:
+def test_the_screen_shows_the_view_filters_and_pauses(broker: InMemoryBroker) -> None:
     async def run() -> None:
         app = TopApp(lambda: TopModel(broker, clock_ms=lambda: NOW_MS), title="top", interval_s=0.2)
         async with app.run_test(size=(80, 24)) as pilot:
@@ -110,18 +114,51 @@ def test_the_screen_shows_the_view_searches_and_pauses(broker: InMemoryBroker) -
             summary = str(app.query_one("#summary", Static).render())
             assert "unique rows 62%; AUC 0.7500 (hash 0.7400)" in summary
             assert all(len(line) <= 80 for line in summary.splitlines()), summary
-            await pilot.press("slash", *"C2:", "enter")
-            await until(lambda: 0 < features.row_count < whole)
-            assert {features.get_row_at(row)[0].plain[:3] for row in range(features.row_count)} == {"C2:"}
+            line = app.query_one("#line", Input)
+            await pilot.press("slash")
+            line.value = "C2:"
+            await pilot.press("enter")
+            await until(lambda: {features.get_row_at(row)[0].plain[:3] for row in range(features.row_count)} == {"C2:"})
             await pilot.press("escape")
             await until(lambda: features.row_count == whole)
-            await pilot.press("4", "space")
+            await pilot.press("s")
+            line.value = "c1"  # C1, C10 to C19
+            found = list[int]()
+            for key in ("enter", "n"):
+                await pilot.press(key)
+                await until(lambda: features.cursor_row not in (0, *found))
+                found.append(features.cursor_row)
+            assert all(features.get_row_at(row)[0].plain.startswith("C1") for row in found)
+            assert features.row_count == whole
+            await pilot.press("question_mark")
+            assert "Ctrl-F" in str(app.screen.query_one(Static).render())
+            await pilot.press("escape", "4", "space")
             assert app.query_one("#table-shards", DataTable).row_count == SHARDS
             assert "PAUSED" in str(app.query_one("#title", Static).render())
             await pilot.press("q")
         assert app.error is None
 
     asyncio.run(asyncio.wait_for(run(), 60))
+
+
+@pytest.mark.parametrize("is_set", [True, False])
+def test_no_color_draws_greys_only(broker: InMemoryBroker, monkeypatch: pytest.MonkeyPatch, *, is_set: bool) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    if is_set:
+        monkeypatch.setenv("NO_COLOR", "1")
+
+    async def run() -> set[str]:
+        app = TopApp(lambda: TopModel(broker, clock_ms=lambda: NOW_MS), title="top", interval_s=0.2)
+        async with app.run_test(size=(80, 24)) as pilot:
+            while not app.query_one("#table-features", DataTable).row_count:
+                await pilot.pause(0.01)
+            return set(re.findall(r"-r\d+ \{ fill: (#[0-9a-f]{6})", app.export_screenshot()))
+
+    colours = asyncio.run(asyncio.wait_for(run(), 60))
+    assert colours
+    parts = [[int(colour[first : first + 2], 16) for first in (1, 3, 5)] for colour in colours]
+    is_grey = [max(part) - min(part) < 4 for part in parts]  # the picture itself has one that is nearly grey
+    assert all(is_grey) if is_set else not all(is_grey)
 
 
 def test_a_topic_that_goes_away_ends_the_view_with_its_error(broker: InMemoryBroker) -> None:

@@ -32,6 +32,7 @@ _ORDER = (
     "train",
     "watch",
     "top",
+    "dashboard",
     "values",
     "compare",
     "advise",

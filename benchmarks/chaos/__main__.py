@@ -15,6 +15,7 @@ from benchmarks.chaos.audit import Audit
 from benchmarks.chaos.campaign import Campaign
 from benchmarks.chaos.faults import SCENARIOS
 from benchmarks.chaos.progress_lines import ProgressLines
+from benchmarks.chaos.repetition import repeat_last_checkpoint
 from benchmarks.chaos.site import Site, SiteConfig
 from streams.cli.reports import Report
 
@@ -102,12 +103,14 @@ def run(site: Site, campaign: Campaign, num_faults: int) -> tuple[list[str], dic
     audit.check_tables()
     audit.compare_table("the subscriber that followed", site.observer.reader.table)
     audit.check_trainer(trained)
+    repeated = repeat_last_checkpoint(site)
     campaign.force_compaction()
     audit.check_late_table("a new subscriber after compaction")
     starts = {process.name: process.num_starts for process in site.all_processes() if process.num_starts}
     expected = [f"{ending.name} after {ending.age_s:.0f} s: {ending.last_line}" for ending in site.expected]
-    return [*campaign.problems, *audit.differences, *site.find_faults()], {
-        "counts": audit.counts, "starts": starts, "expected_ends": expected, "small_disk": site.has_small_disk,
+    return [*campaign.problems, *audit.differences, *repeated[0], *site.find_faults()], {
+        "counts": audit.counts, "repeated": repeated[1], "starts": starts, "expected_ends": expected,
+        "small_disk": site.has_small_disk,
     }  # fmt: skip
 
 

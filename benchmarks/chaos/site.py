@@ -21,7 +21,6 @@ from streams.broker.process import BrokerProcess, free_port
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
-from streams.clients.producer import RecordProducer
 from streams.telemetry.observer import Observer
 from streams.topics import Topics, TopicSpec
 
@@ -32,8 +31,6 @@ _NO_COMPACTION = {"segment.ms": str(7 * 86_400_000)}  # the audit looks for ever
 _SESSION_S = 6  # the shortest that Apache Kafka allows
 _PREFIX = "chaos"
 _DISK_BYTES = 64 << 20
-_COMPACTION_S = 60.0
-_COPIES = 3
 MAX_AGENTS = 3
 CLICK_PARTITIONS = 2
 
@@ -93,6 +90,7 @@ class Site:
         endings: the ends that nobody asked for.
         expected: the ends that the faults must cause (`is_expected`).
         trouble_s: when broker, network or disk was last disturbed, by `time.monotonic`.
+        repeat: the folder for checkpoints of a repetition.
         disk: the folder of the checkpoints' folder, a file system of its own if this user may mount one.
         has_small_disk: whether it is one.
         fenced: replays that a later run must have ended.
@@ -108,6 +106,7 @@ class Site:
         self.log_path = config.folder / "log.tsv"
         self.disk = config.folder / "disk"
         self.checkpoints = self.disk / "checkpoints"
+        self.repeat = config.folder / "repeat"
         self.has_small_disk = False
         self.fenced: list[Supervised] = []
         self._stack = ExitStack()
@@ -161,11 +160,13 @@ class Site:
                 config.signal, "--snapshot-every", 40, "--session-timeout", _SESSION_S, *common,
             )  # fmt: skip
         train = (
-            "train", "--capacity", config.capacity, "--threads", 1, "--checkpoint-dir", self.checkpoints,
-            "--checkpoint-every", 2000, "--window", 5000, "--max-bad", config.max_bad, *common,
+            "train", "--capacity", config.capacity, "--threads", 1, "--checkpoint-every", 2000, "--window", 5000,
+            "--max-bad", config.max_bad, *common,
         )  # fmt: skip
-        self._add("train", *train)
-        self._add("train-rest", *train, "--idle-timeout", 6, "--json", folder / "train.json")
+        self._add("train", *train, "--checkpoint-dir", self.checkpoints)
+        rest = (*train, "--idle-timeout", 6)
+        self._add("train-rest", *rest, "--checkpoint-dir", self.checkpoints, "--json", folder / "train.json")
+        self._add("train-repeat", *rest, "--checkpoint-dir", self.repeat)
         replay = ("replay", self.log_path, "--batch-rows", config.batch_rows, "--resume", *common)
         self._add("replay", *replay, "--rate", config.rate_rows_s)
         self._add("replay-again", *replay, "--rate", config.rate_rows_s)
@@ -300,27 +301,6 @@ class Site:
         with open_partition_log(self.kafka) as log:
             bounds = log.all_bounds(self.topics.importance, self.config.shards)
         return {number: end for number, (_, end) in enumerate(bounds)}
-
-    def roll_until_compacted(self) -> bool:
-        """Sends copies of each shard's last record, as compaction reaches a segment only when a newer one has begun.
-
-        A copy changes nothing for readers. Returns whether no superseded record is left but such copies.
-        """
-        deadline_s = time.monotonic() + _COMPACTION_S
-        while time.monotonic() < deadline_s:
-            with open_partition_log(self.kafka) as log, RecordProducer(self.kafka) as producer:
-                is_compacted = True
-                for number in range(self.config.shards):
-                    records = list(
-                        log.read(self.topics.assignments, number, *log.bounds(self.topics.assignments, number))
-                    )
-                    is_compacted &= len(records) <= len({record.key for record in records}) + _COPIES
-                    last = records[-1]
-                    producer.send(self.topics.assignments, number, last.value, last.headers, key=last.key)
-            if is_compacted:
-                return True
-            time.sleep(1.2)
-        return False
 
     def start_broker(self) -> None:
         """Begins to start the broker, which may take a minute on a busy machine."""

@@ -49,13 +49,10 @@ def read_hot_set(connector: Connector, lookups: Keys | None) -> HotSetFigures:
     """
     features: dict[int, Assignment] = {}
     with AssignmentReader(connector) as reader:
-        ends = reader.end_offsets()
-        while any(position < ends[number] for number, position in reader.positions().items()):
-            for change, _ in reader.poll():
-                if isinstance(change, Assignment):
-                    features.pop(change.key, None)
-                    if change.tier == "hot":
-                        features[change.key] = change
+        for change, _ in reader.changes_to(reader.end_offsets()):
+            features.pop(change.key, None)
+            if change.tier == "hot":
+                features[change.key] = change
         hot = [features[key] for key, _ in reader.table.items() if key in features]
         served = None if lookups is None else float((reader.table.lookup(lookups) >= 0).mean())
     return HotSetFigures({change.key: change for change in hot}, _churn(connector), served)

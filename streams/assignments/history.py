@@ -97,6 +97,21 @@ class History:
         again.bound(num_rows=self._num_rows, num_fields=self._num_fields)
         return again
 
+    def correct(self, partition: int, changes: Changes, state: Mapping[str, int], end: int) -> None:
+        """Makes a shard that of a reader which has read the topic again.
+
+        Args:
+            partition: the shard.
+            changes: what makes its table that of the other reader.
+            state: the attributes of the other reader's view.
+            end: the offset that both have reached; no change before it is missing any more.
+        """
+        view = self.shards[partition]
+        view.table.apply(changes)
+        view.gap, view.complete_from = None, end
+        for name, number in state.items():
+            setattr(view, name, number)
+
     def take(self, fetch: Fetch) -> Outcome:
         """Applies the records of one fetch."""
         accepted, refused = self._accept(fetch)

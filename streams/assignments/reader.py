@@ -175,7 +175,7 @@ class AssignmentReader:
         self._corrected.add(partition)
         logger.warning("%s[%d]: a digest differs, so a change was lost; reading it again", self._topic, partition)
         with open_partition_log(self._connector) as log:
-            after, hot = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])
+            after, hot, _ = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])
         self.table.shards[partition] = after
         corrections = find_corrections(view, after, hot)
         return [(self._cold(key, after), newest) if found is None else found for key, found in corrections]
@@ -250,8 +250,18 @@ class AssignmentReader:
         """
         with self._explained():
             ends = dict(until) if until is not None else self.end_offsets()
+        for _ in self.changes_to(ends, timeout_s=timeout_s):
+            pass
+
+    def changes_to(self, ends: Mapping[int, int], *, timeout_s: float = 60.0) -> Iterator[tuple[Assignment, Any]]:
+        """The changes that `poll` gives, up to these offsets by partition at least; each with Kafka's record.
+
+        Raises:
+            BrokerError: the offsets are not reached within `timeout_s`.
+            TopicError: the topic is no longer the one that was opened.
+        """
         deadline_s = time.monotonic() + timeout_s
         while any(position < ends[number] for number, position in self.positions().items()):
             if time.monotonic() > deadline_s:
                 raise BrokerError(f"{self._topic}: at {self.positions()} after {timeout_s:.0f} s, expected {ends}")
-            self.poll()
+            yield from ((change, record) for change, record in self.poll() if isinstance(change, Assignment))

@@ -19,15 +19,17 @@ __all__ = ["as_changes", "find_corrections", "read_again"]
 Hot = dict[int, tuple[Assignment, Any]]  # key -> the change that made it hot, decoded and as Kafka's record
 
 
-def read_again(log: PartitionLog, topic: str, partition: int, like: History, end: int) -> tuple[ShardView, Hot]:
-    """The state of a shard that a new reader has at the offset `end`, and the newest change of each hot key.
+def read_again(
+    log: PartitionLog, topic: str, partition: int, like: History, end: int | None = None
+) -> tuple[ShardView, Hot, int]:
+    """The state of a shard that a new reader has at the offset `end`, the newest change of each hot key, and `end`.
 
     Args:
         log: reads the topic.
         topic: its name.
         partition: the shard's partition.
         like: the history whose shards and bounds count.
-        end: the offset to stop before.
+        end: the offset to stop before; by default the present end.
 
     Raises:
         BrokerError: the broker does not answer.
@@ -35,6 +37,7 @@ def read_again(log: PartitionLog, topic: str, partition: int, like: History, end
     """
     history, hot = like.begin_again(), Hot()
     begin, log_end = log.bounds(topic, partition)
+    end = log_end if end is None else end
     for records in log.read_fetches(topic, partition, begin, end):
         known = [(decode_assignment(record.key, record.value, record.headers), record) for record in records]
         decoded = [(one, record) for one, record in known if isinstance(one, Record)]
@@ -45,7 +48,7 @@ def read_again(log: PartitionLog, topic: str, partition: int, like: History, end
             {one.key: (one, record) for count, (one, record) in zip(counts, decoded, strict=True)
              if count and isinstance(one, Assignment) and one.tier == "hot"}
         )  # fmt: skip
-    return history.shards[partition], hot
+    return history.shards[partition], hot, end
 
 
 def find_corrections(

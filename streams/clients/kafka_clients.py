@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -11,6 +12,7 @@ from kafka import KafkaConsumer, KafkaProducer
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
+from kafka.net.compat import KafkaNetClient
 from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 __all__ = [
     "NULL_HEADER",
     "NULL_VALUE",
+    "NetClient",
     "NullSerializer",
     "PartitionRecords",
     "create_async_consumer",
@@ -57,7 +60,24 @@ _TRANSACTION_RETRY_MS = 10
 _SLICE_MS = 500  # of a wait; between two the process may be asked to stop
 
 
-def _connect(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Any:
+class NetClient(KafkaNetClient):
+    """kafka-python's network client, for which a broker that cannot be reached is one that is not ready."""
+
+    def await_ready(self, node_id: Any, timeout_ms: float = 30_000) -> bool:
+        """Whether a broker is connected within the time.
+
+        kafka-python raises instead, and its sender then forgets the request of a transaction that it was about to send
+        to that broker, if it is the coordinator: the records of the transaction wait for ever.
+        """
+        try:
+            return bool(super().await_ready(node_id, timeout_ms=timeout_ms))
+        except KafkaError as error:
+            if not may_pass(error):
+                raise
+            return False
+
+
+def _connect(config: KafkaConfig, make: Callable[..., Any], timeout_ms: int = _CONNECT_TIMEOUT_MS) -> Any:
     """A connected client. Once the broker has answered this process, it is waited for as `config.waits` allows.
 
     Raises:
@@ -75,10 +95,19 @@ def _connect(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: int = 
     return client
 
 
-def _connect_once(config: KafkaConfig, make: Callable[[int], Any], timeout_ms: int, *, is_patient: bool) -> Any:
+def _connect_once(config: KafkaConfig, make: Callable[..., Any], timeout_ms: int, *, is_patient: bool) -> Any:
+    """A connected client; None if no broker has answered and the caller waits for one."""
+    opened = list[NetClient]()
+
+    def open_net_client(**arguments: Any) -> NetClient:
+        opened.append(NetClient(**arguments))
+        return opened[-1]
+
     try:
-        return make(timeout_ms)
+        return make(bootstrap_servers=config.servers, bootstrap_timeout_ms=timeout_ms, kafka_client=open_net_client)
     except KafkaError as error:
+        for client in opened:  # a constructor that fails leaves a thread and sockets behind
+            client.close()
         if is_patient and may_pass(error):
             return None
         raise BrokerError(
@@ -92,9 +121,8 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
     """See `Connector.open_consumer`."""
     consumer = _connect(
         config,
-        lambda timeout_ms: KafkaConsumer(
-            bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=timeout_ms,
+        partial(
+            KafkaConsumer,
             enable_auto_commit=False,
             auto_offset_reset=auto_offset_reset,
             max_poll_records=max_poll_records,
@@ -250,9 +278,8 @@ def open_producer(config: KafkaConfig, *, transactional_id: str | None) -> Any:
         }
     producer = _connect(
         config,
-        lambda timeout_ms: kind(
-            bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=timeout_ms,
+        partial(
+            kind,
             max_block_ms=_CONNECT_TIMEOUT_MS,
             request_timeout_ms=_REQUEST_TIMEOUT_MS,
             delivery_timeout_ms=_FOR_EVER_MS,
@@ -296,9 +323,8 @@ def open_admin(config: KafkaConfig, *, timeout_ms: int) -> Any:
     """See `Connector.open_admin`."""
     return _connect(
         config,
-        lambda timeout_ms: KafkaAdminClient(
-            bootstrap_servers=config.servers,
-            bootstrap_timeout_ms=timeout_ms,
+        partial(
+            KafkaAdminClient,
             request_timeout_ms=max(timeout_ms, _CONNECT_TIMEOUT_MS),
             reconnect_backoff_max_ms=1000,
             **config.client_arguments(),

@@ -302,11 +302,15 @@ class TopicFeed:
             except KafkaError as error:
                 reason = explain_refusal(error, "READ", self.topic)
                 raise BrokerError(f"{self._servers}: {self.topic}: {reason}") from error
-        ends = {
-            partition.partition: max(listed.get(partition, 0), self._consumer.highwater(partition) or 0)
+        return sum(
+            max(0, max(listed.get(partition, 0), self._consumer.highwater(partition) or 0) - self._taken_to(partition))
             for partition in self._partitions
-        }
-        return sum(max(0, end - self.offsets[number]) for number, end in ends.items())
+        )
+
+    def _taken_to(self, partition: TopicPartition) -> int:
+        """The offset up to which all records of a partition were taken, the ends of transactions included."""
+        taken = self.offsets[partition.partition]
+        return taken if self._waiting[partition.partition] else max(taken, self._consumer.position(partition))
 
     def is_at_end(self) -> bool:
         """Whether all present records of the topic were taken. Asks the broker: call it only when no record comes.

@@ -14,6 +14,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance and publishes assignments."),
     "watch": ("streams.commands.watch", "Print the changes of the hot set as they are published."),
     "top": ("streams.commands.top", "Show the hot set, agents and trainer live in the terminal."),
+    "dashboard": ("streams.commands.dashboard", "Serve a page with the hot set, agents, trainer and their history."),
     "values": ("streams.commands.values", "Publish which values the hot hashed features are."),
     "compare": ("streams.commands.compare", "Compare the hot set with that of a shadow."),
     "dlq": ("streams.commands.dlq", "Show or replay dead-lettered records."),

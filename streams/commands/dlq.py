@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
@@ -17,11 +18,10 @@ from streams.clients.rights import require_rights
 from streams.escapes import escape
 from streams.records import DeadLetter
 from streams.records.headers import MAX_TIME_MS
+from streams.records.readable import letter_as_json, readable
 from streams.topics import Topics
 
 __all__ = ["command"]
-
-_SHOWN_BYTES = 100
 
 
 @click.group(short_help="Show or replay dead-lettered records.")
@@ -39,11 +39,13 @@ def _topic_name(config: KafkaConfig, topic: str) -> str:
 def _describe(letter: DeadLetter) -> str:
     time_s = min(max(letter.time_ms, 0), MAX_TIME_MS) // 1000
     when = datetime.fromtimestamp(time_s, timezone.utc).strftime("%Y-%m-%d %H:%M:%S")
-    value = letter.value
-    start = "null" if value is None else repr(value[:_SHOWN_BYTES])[1:]
-    if value is not None and len(value) > _SHOWN_BYTES:
-        start += f" ... {len(value)} bytes"
-    return f"{when}  {escape(letter.origin)}  {escape(letter.error, 50)}: {escape(letter.message)}\n    {start}"
+    lines = [f"{when}  {escape(letter.origin)}  {escape(letter.error, 50)}: {escape(letter.message)}"]
+    if letter.headers:
+        shown = ", ".join(f"{escape(name, 50)}={readable(value)}" for name, value in letter.headers)
+        lines.append(f"    headers: {escape(shown)}")
+    if letter.key is not None:
+        lines.append(f"    key: {readable(letter.key)}")
+    return "\n".join([*lines, f"    {readable(letter.value)}"])
 
 
 @command.command()
@@ -54,16 +56,30 @@ def _describe(letter: DeadLetter) -> str:
     type=click.Path(dir_okay=False, path_type=Path),
     help="Write the malformed lines of log files to this file, unchanged, to correct and replay them.",
 )
+@click.option(
+    "--format",
+    "letter_format",
+    type=click.Choice(["text", "json"]),
+    default="text",
+    show_default=True,
+    help="Format of a letter; json has one object a line, with all bytes.",
+)
 @kafka_options
 @json_option
-def show(topic: str, limit: int | None, out: Path | None, json_path: str | None, **kafka: Any) -> None:
-    """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a full name): origin, reason, bytes."""
+def show(
+    topic: str, limit: int | None, out: Path | None, letter_format: str, json_path: str | None, **kafka: Any
+) -> None:
+    """Show the dead letters of TOPIC (`clicks`, `importance`, `assignments` or a full name).
+
+    Each has its origin, the reason, and the headers, key and value that it had.
+    """
     report, shown, lines = Report("dlq show"), 0, []
     with open_kafka(**kafka) as config:
         name = _topic_name(config, topic)
         require_rights(config, topics={Topics.dead_letters(name): {"READ"}})
         for letter in islice(read_dead_letters(config, name), limit):
-            click.echo(_describe(letter), err=json_path == "-")
+            text = json.dumps(letter_as_json(letter)) if letter_format == "json" else _describe(letter)
+            click.echo(text, err=json_path == "-")
             shown += 1
             if letter.topic is None and letter.value is not None:
                 lines.append(letter.value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -53,7 +54,7 @@ def infer(file: str, out: Path | None) -> None:
         if note.startswith("#"):
             click.echo(note.removeprefix("# "), err=True)
     load_schema(str(out))
-    click.echo(f"written to {out}; next: hotstream schema check {file} --schema {out}", err=True)
+    click.echo(f"written to {out}; next: hotstream schema check {shlex.quote(file)} --schema {out}", err=True)
 
 
 @command.command()

@@ -30,8 +30,9 @@ def command(plain: bool, interval_s: float, **kafka: Any) -> None:
 
     \b
     1 2 3 4   features, changes, fields, shards
-    /         search: part of a feature, such as C14: or C14:7e0c; Esc clears it
-    space     pause;  arrows and PgUp/PgDn scroll;  q quits
+    /         filter: only rows with this text in their feature, such as C14: or C14:7e0c; Esc clears it
+    s  n      search: go to the next row with this text
+    space     pause;  arrows and PgUp/PgDn scroll;  ? help;  q quits
 
     Scores are those of the last change of a feature; the topic has no later ones. Without a terminal, and with
     --plain, it prints a line at each interval. NO_COLOR=1 turns colours off.

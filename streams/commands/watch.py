@@ -31,6 +31,8 @@ from streams.telemetry.monitor import open_monitor
 
 __all__ = ["command"]
 
+_BEST = 4  # features shown of a field
+_TABLE_S = 1.0  # between two tables as JSON
 _COLOURS = {"hot": "bold red", "cold": "blue"}
 
 
@@ -62,7 +64,7 @@ _COLOURS = {"hot": "bold red", "cold": "blue"}
     type=click.Choice(["text", "json"]),
     default="text",
     show_default=True,
-    help="Format of a change.",
+    help="Format of a change; with --table, json prints the table as one object a line when it has changed.",
 )
 @kafka_options
 @metrics_options
@@ -104,14 +106,19 @@ def command(
         ends = reader.end_offsets() if until_end else None
         if moment is not None:
             ends = reader.stop_at(moment)
-        with Live(console=watcher.console, auto_refresh=False, transient=not show_table) as live:
+        draws = show_table and line_format == "text"
+        with Live(console=watcher.console, auto_refresh=False, transient=not draws) as live:
             while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
                 figures.note()
-                if show_table:
+                if draws:
                     live.update(_field_table(watcher.features), refresh=True)
+                elif show_table:
+                    watcher.print_table()
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
+        if show_table and not draws:
+            watcher.print_table(is_last=True)
         ok = reader.table.history.verified is not False
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
@@ -134,6 +141,7 @@ class _Watcher:
         self._line_format = line_format
         self.latency = LatencyHistogram()
         self.tiers: Counter[str] = Counter()
+        self._printed_changes, self._printed_s = -1, -_TABLE_S
 
     def take(self, reader: AssignmentReader, *, show_changes: bool, limit: int | None) -> None:
         """Processes the records that one poll returns."""
@@ -170,6 +178,15 @@ class _Watcher:
         else:
             click.echo(f"{change.tier:<5} {line}", err=self.console.stderr)
 
+    def print_table(self, *, is_last: bool = False) -> None:
+        """Prints the hot set by field as a line of JSON, if it has changed since the last line a second ago or more."""
+        now_s = time.monotonic()
+        if self.num_changes == self._printed_changes or (now_s - self._printed_s < _TABLE_S and not is_last):
+            return
+        self._printed_changes, self._printed_s = self.num_changes, now_s
+        table = {"hot": len(self.features), "fields": [_field_as_json(*one) for one in _by_field(self.features)]}
+        click.echo(json.dumps(table), err=self.console.stderr)
+
     def summary(self, reader: AssignmentReader) -> dict[str, Any]:
         """The content of the report."""
         shards = [
@@ -193,14 +210,24 @@ def _field_table(features: dict[int, Assignment]) -> Table:
 
     The topic has no later score of a feature, so these are not the best of now.
     """
-    fields: dict[str, list[Assignment]] = {}
-    for change in features.values():
-        fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
     table = Table("field", "hot", "scores when they became hot", box=None)
-    for name in sorted(fields, key=lambda name: (len(name), name)):
-        changes = sorted(fields[name], key=lambda change: -(change.score or 0))
+    for name, changes in _by_field(features):
         best = "  ".join(
-            f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:4]
+            f"{(change.feature or '').partition(':')[2]} {change.score or 0:.3g}" for change in changes[:_BEST]
         )
         table.add_row(Text(escape(name)), str(len(changes)), Text(escape(best)))
     return table
+
+
+def _field_as_json(name: str, changes: list[Assignment]) -> dict[str, object]:
+    best = [{"feature": change.feature, "score": change.score, "row": change.row} for change in changes[:_BEST]]
+    return {"field": name, "hot": len(changes), "best": best}
+
+
+def _by_field(features: dict[int, Assignment]) -> list[tuple[str, list[Assignment]]]:
+    """The fields with their hot features, best score first."""
+    fields: dict[str, list[Assignment]] = {}
+    for change in features.values():
+        fields.setdefault((change.feature or "?").partition(":")[0], []).append(change)
+    names = sorted(fields, key=lambda name: (len(name), name))
+    return [(name, sorted(fields[name], key=lambda change: -(change.score or 0))) for name in names]

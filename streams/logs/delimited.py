@@ -28,7 +28,7 @@ from streams.logs.cells import (
 from streams.logs.lines import MAX_LINE_BYTES, LineBlock
 from streams.logs.log_rows import BadLine, LogRows, take_rows
 from streams.logs.schema import LogSchema
-from streams.logs.texts import BAD_PAYLOAD, MAX_CACHED, Payloads, parse_number, split_cells
+from streams.logs.texts import BAD_PAYLOAD, MAX_CACHED, TEXTS_REMEDY, Payloads, number_remedy, parse_number, split_cells
 from streams.logs.times import describe_bad_time
 from streams.records import ClickBatch
 
@@ -246,7 +246,7 @@ class DelimitedParser:
             return self._schema.label_rule.expected(cell)
         if kind == FAULT_TIME:
             return describe_bad_time(cell, self._schema.time_format)
-        return _EXPECTED[kind]
+        return _EXPECTED[kind] + (number_remedy(cell, TEXTS_REMEDY) if kind == FAULT_NUMBER else "")
 
 
 class _Cells:

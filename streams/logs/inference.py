@@ -10,11 +10,12 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 from streams.logs.labels import LabelRule
 from streams.logs.sample import Sample
-from streams.logs.texts import parse_number
-from streams.logs.times import parse_time_ms
+from streams.logs.texts import number_remedy, parse_number
+from streams.logs.times import fitting_formats
 
 __all__ = ["infer_schema"]
 
@@ -24,15 +25,9 @@ _TIMES = re.compile(r"(.*[_.])?(ts|time|timestamp|date|datetime|hour|day|at)([_.
 _NUMBERS = re.compile(
     r".*(price|amount|count|cnt|score|rate|ratio|age|duration|length|ctr|cost|bid|width|height|num).*", re.IGNORECASE
 )
-_FORMATS = (
-    *("%Y%m%d%H", "%Y%m%d", "%Y%m%d%H%M%S", "%Y%m%d%H%M%S%f"),  # 2013060600 would be a time of 2033 in s
-    *("s", "ms", "us", "ns", "%y%m%d%H", "%Y-%m-%d", "%Y-%m-%d %H:%M:%S"),
-    *("%Y-%m-%d %H:%M:%S.%f", "%Y-%m-%dT%H:%M:%S", "%Y-%m-%dT%H:%M:%S%z", "%Y-%m-%dT%H:%M:%S.%f%z"),
-)
 _YES = ("yes", "y", "t", "click", "clicked", "pos", "positive")
 _NO = ("no", "n", "f", "none", "noclick", "not clicked", "neg", "negative")
-_MOST_BAD = 0.05  # of the label's cells
-_YEAR_2000_MS = 946_684_800_000
+_MOST_BAD = 0.05  # of the cells of the label, and of the time
 _MISSING = ("NULL", "null", "NaN", "nan", "None", "none", r"\N", "N/A", "NA", "-")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
@@ -42,7 +37,7 @@ _MANY_ROWS = 50
 
 @dataclass
 class _Roles:
-    """The roles of the columns; those without a role have the reason."""
+    """The roles of the columns, and what is not certain of some, or why they have no role."""
 
     label: str | None = None
     rule: LabelRule | None = None
@@ -51,7 +46,7 @@ class _Roles:
     time_format: str | None = None
     dense: list[str] = field(default_factory=list)
     categorical: list[str] = field(default_factory=list)
-    left_out: dict[str, str] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
 
 
 def infer_schema(sample: Sample) -> str:
@@ -63,13 +58,25 @@ def infer_schema(sample: Sample) -> str:
     for name, texts in sample.columns.items():
         if name in sample.leading and name != roles.label:
             reason = "add it to dense or categorical if it is known before the click (a price that was paid is not)"
-            roles.left_out[name] = f"stands before the pairs; {reason}"
+            roles.notes[name] = f"stands before the pairs; {reason}"
         elif name not in (roles.label, roles.time):
             _choose_role(roles, name, present[name], len(texts))
+    _warn_of_positions(roles, sample)
     for name in sample.lists:
         element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
-        roles.left_out[name] = f"a list: name its elements, such as {element}"
+        roles.notes[name] = f"a list: name its elements, such as {element}"
     return "\n".join(_write(roles, sample, present)) + "\n"
+
+
+def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
+    """Notes where the rows of a libsvm log have different numbers of pairs."""
+    pairs = [texts for name, texts in sample.columns.items() if name not in sample.leading]
+    fewest = sum(all(texts) for texts in pairs)
+    if sample.format == "libsvm" and fewest < len(pairs):
+        roles.notes[f"f{fewest + 1}"] = (
+            f"rows have {fewest} to {len(pairs)} pairs, and a field is the pair at a position: if a row leaves one "
+            "out, those behind it are values of the wrong fields; write such a log as ffm"
+        )
 
 
 def _choose_label(roles: _Roles, present: Mapping[str, Sequence[str]], *, is_named: bool) -> None:
@@ -111,11 +118,10 @@ def _choose_time(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[s
 
 
 def _time_format_of(texts: Sequence[str]) -> str | None:
-    for time_format in _FORMATS:
-        times_ms = [parse_time_ms(text, time_format) for text in texts]
-        if times_ms and all(time_ms is not None and time_ms >= _YEAR_2000_MS for time_ms in times_ms):
-            return time_format
-    return None
+    """The first format by which the texts, but for a few malformed ones, are times; None if there is none."""
+    counts = Counter(time_format for text in texts for time_format in fitting_formats(text))
+    best, count = max(counts.items(), key=itemgetter(1), default=("", 0))
+    return best if count > (1 - _MOST_BAD) * len(texts) else None
 
 
 def _choose_role(roles: _Roles, name: str, texts: Sequence[str], num_rows: int) -> None:
@@ -126,9 +132,11 @@ def _choose_role(roles: _Roles, name: str, texts: Sequence[str], num_rows: int) 
     elif are_numbers and (_NUMBERS.fullmatch(name) or any(number != int(number or 0) for number in numbers)):
         roles.dense.append(name)
     elif len(set(texts)) == num_rows >= _MANY_ROWS:
-        roles.left_out[name] = "has another value in every row of the sample; if it does not name the row, add it"
+        roles.notes[name] = "has another value in every row of the sample; if it does not name the row, add it"
     else:
         roles.categorical.append(name)
+        if odd := next((text for text in texts if number_remedy(text)), None):
+            roles.notes[name] = f"has {odd!r}{number_remedy(odd)}, and add it to dense, if it holds numbers"
 
 
 def _write(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) -> list[str]:
@@ -144,7 +152,7 @@ def _write(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) 
     lines += ["categorical = [", *(f"    {_entry(name, present[name], sample)}," for name in roles.categorical), "]"]
     if len(roles.categorical) > _MAX_FIELDS:
         lines.insert(2, f"# {len(roles.categorical)} categorical columns, but at most {_MAX_FIELDS}: delete some")
-    lines += [f"# {_quoted(name)}: {reason}" for name, reason in roles.left_out.items()]
+    lines += [f"# {_quoted(name)}: {reason}" for name, reason in roles.notes.items()]
     missing = [word for word in _MISSING if any(word in present[name] for name in roles.categorical)]
     if missing:
         lines.append(f"missing = [{', '.join(map(_quoted, missing))}]")

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from streams.errors import ConfigError
+from streams.logs.texts import number_remedy
 
 __all__ = ["LabelRule"]
 
@@ -64,7 +65,7 @@ class LabelRule:
         """What a cell that is no label should be, with the remedy."""
         listed = [repr(text) for text in (*self.positive, *self.negative)]
         if self.above is not None:
-            return " or ".join(["a number", *listed])
+            return " or ".join(["a number", *listed]) + number_remedy(cell)
         usual = ", ".join([*listed, _USUAL])
         if cell in ("-1", "-1.0"):
             return f'{usual}; write label_negative = ["{cell}"] in the schema if it means no click'

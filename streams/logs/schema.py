@@ -42,7 +42,7 @@ class LogSchema:
         weight: the column of the rows' weights; None if all weigh the same.
         dense: the D dense columns.
         time: the column of the event time; None if the log has none.
-        time_format: `s`, `ms`, `us` or `ns` since 1970, or a strptime format, in UTC.
+        time_format: `s`, `ms`, `us` or `ns` since 1970, `iso`, or a strptime format, in UTC.
         missing: texts of a categorical cell that mean that its value is missing, as an empty cell does.
         format: `auto`: JSON if the text begins with `{`, else delimited. A Parquet file is known by its first bytes.
         delimiter: 1 to 8 ASCII characters.

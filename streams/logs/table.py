@@ -32,7 +32,7 @@ from streams.logs.columns import (
 from streams.logs.faults import Faults
 from streams.logs.log_rows import LogRows, take_rows
 from streams.logs.schema import LogSchema
-from streams.logs.texts import BAD_PAYLOAD, Payloads
+from streams.logs.texts import BAD_PAYLOAD, TEXTS_REMEDY, Payloads, number_remedy
 from streams.logs.times import MAX_LOG_TIME_MS, UNITS, describe_bad_time, numbers_to_ms
 from streams.records import ClickBatch
 
@@ -129,7 +129,10 @@ class TableParser:
         with columns.reading(name) as column:
             values, is_bad = floats_of(column)
         faults.mark_bad(
-            is_bad | ~((values >= 0) & (values <= _MAX_FLOAT32)), name, "Weight", lambda _: "a finite number, 0 or more"
+            is_bad | ~((values >= 0) & (values <= _MAX_FLOAT32)),
+            name,
+            "Weight",
+            lambda cell: "a finite number, 0 or more" + number_remedy(cell),
         )
         return _to_float32(values)
 
@@ -140,7 +143,10 @@ class TableParser:
             with columns.reading(name) as column:
                 values, is_bad = floats_of(column)
             faults.mark_bad(
-                is_bad | (np.abs(values) > _MAX_FLOAT32), name, "Number", lambda _: "a finite number or null"
+                is_bad | (np.abs(values) > _MAX_FLOAT32),
+                name,
+                "Number",
+                lambda cell: "a finite number or null" + number_remedy(cell, TEXTS_REMEDY),
             )
             dense[:, number] = _to_float32(values)
         return dense

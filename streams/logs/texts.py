@@ -9,14 +9,26 @@ import numpy as np
 
 from streams.keys import MISSING, Field, hash_token
 
-__all__ = ["BAD_PAYLOAD", "MAX_CACHED", "Payloads", "parse_number", "split_cells", "split_path"]
+__all__ = [
+    "BAD_PAYLOAD",
+    "MAX_CACHED",
+    "TEXTS_REMEDY",
+    "Payloads",
+    "number_remedy",
+    "parse_number",
+    "split_cells",
+    "split_path",
+]
 
 BAD_PAYLOAD = -1
 MAX_CACHED = 1 << 18
+TEXTS_REMEDY = "; a column of texts belongs in 'categorical'"
 _MAX_FLOAT32 = float(np.finfo(np.float32).max)
 _NO_NUMBER = frozenset({b"nan", b"null", b"none", b"na", b"n/a", rb"\n"})  # in lower case
 _HEX_DIGITS = re.compile(rb"[0-9a-fA-F]{8}")
 _STEP = re.compile(r"([^.\[\]]+)|\[([0-9]{1,4})\]")
+_THOUSANDS = re.compile(r"[-+]?[0-9]{1,3}(?:[ ,.'_\u00a0\u202f][0-9]{3})+(?:[.,][0-9]+)?")
+_DECIMAL_COMMA = re.compile(r"[-+]?[0-9]+,[0-9]+")
 _QUOTED = re.compile(rb'"((?:[^"]|"")*)"')
 
 
@@ -57,6 +69,24 @@ def parse_number(cell: bytes) -> float | None:
     except ValueError:
         return None
     return value if abs(value) <= _MAX_FLOAT32 else None
+
+
+def number_remedy(cell: str, otherwise: str = "") -> str:
+    """What to do about a cell that is no number, as the end of a message; empty for a number.
+
+    Args:
+        cell: the text.
+        otherwise: what to do about a text that does not look like a number.
+    """
+    if parse_number(cell.encode()) is not None:
+        return ""
+    if _THOUSANDS.fullmatch(cell):
+        return "; write it without separators of thousands in a copy of the log"
+    if _DECIMAL_COMMA.fullmatch(cell):
+        return f"; write {cell.replace(',', '.')} in a copy of the log"
+    if parse_number(cell.strip().encode()) is not None:
+        return "; remove the spaces around it in a copy of the log"
+    return otherwise
 
 
 def split_cells(line: bytes, delimiter: bytes, *, is_quoted: bool) -> list[bytes]:

@@ -11,6 +11,7 @@ from textual import on
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.message import Message
+from textual.screen import ModalScreen
 from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, TabPane
 
 from streams.errors import StreamsError
@@ -20,7 +21,6 @@ from streams.top.words import age, describe_agents, describe_hot_set, describe_t
 
 __all__ = ["TopApp"]
 
-_LOOK_MS = 100
 _COLUMNS: dict[str, tuple[str, ...]] = {
     "features": ("feature", "score", "row", "age", "shard"),
     "changes": ("age", "change", "feature", "row", "score"),
@@ -28,6 +28,20 @@ _COLUMNS: dict[str, tuple[str, ...]] = {
     "shards": ("shard", "hot", "events/s", "behind", "epoch", "seq", "state"),
 }
 Row = tuple[str, ...]
+_HELP = """\
+1 2 3 4      features, changes, fields, shards
+/  Ctrl-F    filter: only rows with this text in their feature, such as C14: or C14:7e0c
+s            search: go to the next row with this text;  n  the next one
+Esc          clear filter and search, or close this help
+space        pause and go on
+arrows PgUp PgDn Home End   move in the table
+q            quit
+
+Scores are those of the last change of a feature. NO_COLOR=1 turns colours off."""
+_PLACEHOLDERS = {
+    "filter": "filter by part of a feature, such as C14: or C14:7e0c; Enter keeps it, Esc clears",
+    "search": "search for part of a feature; Enter goes to it, then n to the next, Esc clears",
+}
 
 
 def _rows(view: View) -> dict[str, list[Row]]:
@@ -76,6 +90,20 @@ class _Failed(Message):
         self.error = error
 
 
+class _Help(ModalScreen[None]):
+    """The keys."""
+
+    CSS = """
+    _Help { align: center middle; }
+    _Help Static { width: auto; max-width: 100%; height: auto; border: round; padding: 0 1; }
+    """
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,question_mark,q,enter", "dismiss", "Close")]
+
+    def compose(self) -> ComposeResult:
+        """A box of text."""
+        yield Static(_HELP, markup=False)
+
+
 class TopApp(App[None]):
     """The live view.
 
@@ -95,19 +123,22 @@ class TopApp(App[None]):
     ContentSwitcher, TabPane { height: 1fr; padding: 0; }
     #title { height: 1; text-style: bold; }
     #summary { height: auto; max-height: 6; }
-    #search { height: 1; border: none; padding: 0; display: none; }
-    #search.shown { display: block; }
+    #line { height: 1; border: none; padding: 0; display: none; }
+    #line.shown { display: block; }
     DataTable { height: 1fr; }
     """
     BINDINGS: ClassVar[list[BindingType]] = [
         Binding("q", "quit", "Quit"),
         Binding("space", "pause", "Pause"),
-        Binding("slash", "search", "Search"),
+        Binding("slash,ctrl+f", "ask('filter')", "Filter", key_display="/"),
+        Binding("s", "ask('search')", "Search"),
+        Binding("n", "next", "Next", show=False),
         Binding("escape", "clear", "Clear", show=False),
         Binding("1", "tab('features')", "Features"),
         Binding("2", "tab('changes')", "Changes"),
         Binding("3", "tab('fields')", "Fields"),
         Binding("4", "tab('shards')", "Shards"),
+        Binding("question_mark,f1", "help", "Help", key_display="?"),
     ]
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = "#table-features"
@@ -116,14 +147,16 @@ class TopApp(App[None]):
         super().__init__()
         self.error: StreamsError | None = None
         self._open_model, self._heading, self._interval_s = open_model, title, interval_s
-        self._search, self._is_paused = "", False
+        self._texts = {"filter": "", "search": ""}
+        self._shown: dict[str, list[Row]] = {}
+        self._asked, self._is_paused = "filter", False
         self._ends = threading.Event()
 
     def compose(self) -> ComposeResult:
         """The title, three lines of state, a search line and a table in each tab."""
         yield Static(self._heading, id="title", markup=False)
         yield Static("reading the assignments topic ...", id="summary", markup=False)
-        yield Input(placeholder="part of a feature, such as C14: or C14:7e0c; Enter keeps it, Esc clears", id="search")
+        yield Input(id="line")
         with TabbedContent(*(name.capitalize() for name in _COLUMNS)):
             for name in _COLUMNS:
                 with TabPane(name.capitalize(), id=name):
@@ -152,11 +185,9 @@ class TopApp(App[None]):
         """Keeps the view current, in a thread of its own, which owns the model."""
         try:
             with self._open_model() as model:
-                while not self._ends.is_set():
-                    model.look(_LOOK_MS)
+                for _ in model.follow(self._interval_s, self._ends):
                     if not self._is_paused:
-                        self.post_message(_Looked(model.view(search=self._search)))
-                    self._ends.wait(self._interval_s)
+                        self.post_message(_Looked(model.view(search=self._texts["filter"])))
         except StreamsError as error:
             self.post_message(_Failed(error))
 
@@ -173,7 +204,9 @@ class TopApp(App[None]):
         lines = [describe_hot_set(view), describe_agents(view), describe_trainer(view)]
         self.query_one("#summary", Static).update("\n".join(lines))
         for name, rows in _rows(view).items():
-            self._fill(self._table(name), rows)
+            if self._shown.get(name) != rows:  # drawing takes more time than all else
+                self._shown[name] = rows
+                self._fill(self._table(name), rows)
 
     def _fill(self, table: DataTable[Text], rows: Sequence[Row]) -> None:
         """Replaces the rows, and keeps the cursor and the scroll position."""
@@ -191,31 +224,51 @@ class TopApp(App[None]):
         self._show_title()
 
     def _show_title(self) -> None:
-        notes = [*(["PAUSED"] if self._is_paused else []), *([f"search {self._search!r}"] if self._search else [])]
+        texts = [f"{name} {text!r}" for name, text in self._texts.items() if text]
+        notes = [*(["PAUSED"] if self._is_paused else []), *texts]
         self.query_one("#title", Static).update("  ".join([self._heading, *notes]))
 
-    def action_search(self) -> None:
-        """Opens the search line."""
-        line = self.query_one("#search", Input)
+    def action_help(self) -> None:
+        """Shows the keys."""
+        self.push_screen(_Help())
+
+    def action_ask(self, what: str) -> None:
+        """Opens the line for the text of the filter or of the search."""
+        self._asked, line = what, self.query_one("#line", Input)
+        line.placeholder = _PLACEHOLDERS[what]
+        line.value = self._texts[what]
         line.add_class("shown")
         line.focus()
 
     def on_input_changed(self, event: Input.Changed) -> None:
-        """Searches while the text is typed."""
-        self._search = event.value
-        self._show_title()
+        """Applies the text while it is typed."""
+        if self.query_one("#line").has_class("shown"):
+            self._texts[self._asked] = event.value
+            self._show_title()
 
     def on_input_submitted(self) -> None:
-        """Keeps the search, and goes back to the table."""
-        self._leave_search()
+        """Keeps the text, and goes back to the table; a search goes to its first row."""
+        self._leave_line()
+        if self._asked == "search":
+            self.action_next()
+
+    def action_next(self) -> None:
+        """Moves the cursor to the next row that contains the text of the search, around the end."""
+        wanted, table = self._texts["search"].casefold(), self._table(self.query_one(TabbedContent).active)
+        count, cursor = table.row_count, table.cursor_row
+        for row in ((cursor + step) % count for step in range(1, count + 1)):
+            if wanted and any(wanted in cell.plain.casefold() for cell in table.get_row_at(row)):
+                table.move_cursor(row=row)
+                return
 
     def action_clear(self) -> None:
-        """Ends the search."""
-        self.query_one("#search", Input).value = ""
-        self._leave_search()
+        """Ends filter and search."""
+        self._texts = {"filter": "", "search": ""}
+        self._show_title()
+        self._leave_line()
 
-    def _leave_search(self) -> None:
-        self.query_one("#search", Input).remove_class("shown")
+    def _leave_line(self) -> None:
+        self.query_one("#line", Input).remove_class("shown")
         self._table(self.query_one(TabbedContent).active).focus()
 
     def action_tab(self, name: str) -> None:

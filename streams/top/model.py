@@ -5,11 +5,15 @@ assignments, metrics, ends of importance  --look-->  TopModel  --view-->  View (
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
+from heapq import nlargest
+
+import numpy as np
 
 from streams.assignments.reader import AssignmentReader
 from streams.clients.connector import Connector
@@ -21,8 +25,10 @@ from streams.topics import Topics
 __all__ = ["ChangeLine", "FeatureLine", "FieldLine", "ShardLine", "TopModel", "View"]
 
 _KEPT_CHANGES = 500
+_KEPT_LATENCIES = 5000
 _CHURN_S = 60.0
 _ENDS_S = 1.0
+_LOOK_MS, _PAUSE_S = 100, 0.1  # many small records come together, not one by one
 _STALE_MS = 10_000  # after so long without a report a process is shown as silent
 
 
@@ -103,6 +109,7 @@ class View:
         changes: the last changes, newest first.
         fields: by field, most hot features first.
         shards: by number.
+        latency_ms: from click to change, p50 and p99 of the last minute's changes; None without one.
         trainer: the trainer's last report; None before the first.
         trainer_silent_s: as `ShardLine.silent_s`.
     """
@@ -117,6 +124,7 @@ class View:
     changes: tuple[ChangeLine, ...]
     fields: tuple[FieldLine, ...]
     shards: tuple[ShardLine, ...]
+    latency_ms: tuple[float, float] | None
     trainer: TrainerMetrics | None
     trainer_silent_s: float | None
 
@@ -151,6 +159,7 @@ class TopModel:
         self._hot: dict[int, tuple[Assignment, int]] = {}  # key -> the change that made it hot, and its time in ms
         self._changes: deque[tuple[Assignment, str, int]] = deque(maxlen=_KEPT_CHANGES)
         self._times: deque[int] = deque()  # of the changes of the last minute
+        self._latencies: deque[tuple[int, int]] = deque(maxlen=_KEPT_LATENCIES)  # time and latency of a change, in ms
         self._counts: dict[str, list[int]] = {}  # field -> promotions, demotions
         self._capacity: int | None = None
         self._shards: dict[int, tuple[ShardMetrics, int]] = {}  # the last report and its time
@@ -186,6 +195,21 @@ class TopModel:
             self._ends = {number: end for number, (_, end) in enumerate(bounds)}
             self._ends_due_s = time.monotonic() + _ENDS_S
 
+    def follow(self, interval_s: float, ends: threading.Event) -> Iterator[None]:
+        """Reads without a pause, and yields whenever a picture is due, until `ends` is set.
+
+        Raises:
+            BrokerError: the broker refuses.
+            TopicError: the topic is no longer the one that was opened.
+        """
+        due_s = time.monotonic()
+        while not ends.is_set():
+            self.look(_LOOK_MS)
+            if time.monotonic() >= due_s:
+                yield
+                due_s = time.monotonic() + interval_s
+            ends.wait(_PAUSE_S)
+
     def _take(self, change: Assignment, time_ms: int) -> None:
         name, was_hot = change.feature or f"{change.key:016x}", change.key in self._hot
         counts = self._counts.setdefault(_field_of(name), [0, 0])
@@ -196,6 +220,8 @@ class TopModel:
         counts[1] += change.tier != "hot" and was_hot
         self._changes.appendleft((change, name, time_ms))
         self._times.append(time_ms)
+        if change.ingest_ms is not None:
+            self._latencies.append((time_ms, max(0, time_ms - change.ingest_ms)))
 
     def _report(self, metrics: AgentMetrics | TrainerMetrics | BadRecord) -> None:
         if isinstance(metrics, TrainerMetrics):
@@ -231,23 +257,31 @@ class TopModel:
             changes=self._last_changes(wanted, most, now_ms),
             fields=self._fields(wanted),
             shards=tuple(self._shard(number, now_ms) for number in sorted(self._shards)),
+            latency_ms=self._latency(now_ms),
             trainer=self._trainer,
             trainer_silent_s=None if self._trainer is None else _silent_s(self._trainer.time_ms, now_ms),
         )
 
     def _features(self, wanted: str, most: int, now_ms: int) -> tuple[FeatureLine, ...]:
-        lines = [
+        found = (one for one in self._hot.values() if wanted in (one[0].feature or "").casefold())
+        best = nlargest(most, found, key=lambda one: one[0].score or 0.0)
+        return tuple(
             FeatureLine(
-                feature=change.feature or f"{key:016x}",
+                feature=change.feature or f"{change.key:016x}",
                 row=-1 if change.row is None else change.row,
                 score=change.score or 0.0,
                 age_s=max(0, now_ms - time_ms) / 1000,
                 shard=change.shard,
             )
-            for key, (change, time_ms) in self._hot.items()
-            if wanted in (change.feature or "").casefold()
-        ]
-        return tuple(sorted(lines, key=lambda line: -line.score)[:most])
+            for change, time_ms in best
+        )
+
+    def _latency(self, now_ms: int) -> tuple[float, float] | None:
+        recent = [latency for time_ms, latency in self._latencies if now_ms - time_ms <= _CHURN_S * 1000]
+        if not recent:
+            return None
+        p50, p99 = np.percentile(recent, [50, 99])
+        return float(p50), float(p99)
 
     def _last_changes(self, wanted: str, most: int, now_ms: int) -> tuple[ChangeLine, ...]:
         found = [

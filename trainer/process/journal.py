@@ -4,6 +4,8 @@
     {"event": 813, "clicks": [[3, 4712], [0, 99]]}    these click records were trained as one batch
     {"event": 814, "assignments": {"0": 96},    the assignments before these offsets were applied; at their fetch the
      "log_ends": {"0": 120}}                    partitions ended at log_ends (which decides what counts in a gap)
+    {"event": 815, "correct": 0,                shard 0 was read again, and these keys, rows (-1: cold) and scores
+     "shard": {"seq": 97, ...}, "changes": [[72057594037927937, 5, 1.5]]}    corrected the model
 
 A line is the checksum of its JSON (xxh3, 64 bits, as 16 hexadecimal digits), a space, and the JSON. Each is written,
 unbuffered, before its event; a checkpoint names its last event. After a kill the run repeats the events after the
@@ -24,11 +26,13 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import xxhash
 
+from sketch.changes import Changes
 from trainer.errors import CheckpointError
 
-__all__ = ["Apply", "Event", "Journal", "Train", "TrainTogether"]
+__all__ = ["Apply", "Correct", "Event", "Journal", "Train", "TrainTogether"]
 
 logger = logging.getLogger(__name__)
 
@@ -67,7 +71,33 @@ class Apply:
     log_ends: dict[int, int] = field(default_factory=dict)
 
 
-Event = Train | TrainTogether | Apply
+@dataclass(frozen=True)
+class Correct:
+    """The event of correcting a shard of which a change had been lost.
+
+    Attributes:
+        partition: the shard's partition.
+        state: the attributes of its view after it was read again.
+        changes: key, row (-1: cold) and score of each correction, in order.
+    """
+
+    partition: int
+    state: dict[str, int]
+    changes: tuple[tuple[int, int, float], ...]
+
+    @classmethod
+    def of(cls, partition: int, state: dict[str, int], changes: Changes) -> Correct:
+        """The event of these changes."""
+        columns = (changes.key.tolist(), changes.row.tolist(), changes.score.tolist())
+        return cls(partition, state, tuple(zip(*columns, strict=True)))
+
+    def to_changes(self) -> Changes:
+        """The changes as arrays."""
+        keys, rows, scores = zip(*self.changes, strict=True) if self.changes else ((), (), ())
+        return Changes(np.array(keys, np.uint64), np.array(rows, np.int32), np.array(scores, np.float32))
+
+
+Event = Train | TrainTogether | Apply | Correct
 
 
 def _encode(number: int, event: Event) -> bytes:
@@ -76,6 +106,8 @@ def _encode(number: int, event: Event) -> bytes:
         line = {"event": number, "click": [event.partition, event.offset]}
     elif isinstance(event, TrainTogether):
         line = {"event": number, "clicks": event.records}
+    elif isinstance(event, Correct):
+        line = {"event": number, "correct": event.partition, "shard": event.state, "changes": event.changes}
     else:
         line = {"event": number, "assignments": event.ends, "log_ends": event.log_ends}
     text = json.dumps(line, separators=(",", ":")).encode()
@@ -94,6 +126,10 @@ def _decode(line: bytes) -> tuple[int, Event] | None:
         if "clicks" in decoded:
             records = tuple((int(partition), int(offset)) for partition, offset in decoded["clicks"])
             return int(decoded["event"]), TrainTogether(records)
+        if "correct" in decoded:
+            state = {str(name): int(known) for name, known in decoded["shard"].items()}
+            changes = tuple((int(key), int(row), float(score)) for key, row, score in decoded["changes"])
+            return int(decoded["event"]), Correct(int(decoded["correct"]), state, changes)
         return int(decoded["event"]), Apply(_offsets(decoded["assignments"]), _offsets(decoded["log_ends"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -22,7 +22,7 @@ from trainer.process.assignment_steps import AssignmentSteps
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.checkpoint import Captured
 from trainer.process.click_steps import BatchSize, ClickSteps
-from trainer.process.journal import Apply
+from trainer.process.journal import Apply, Correct
 from trainer.process.outbox import Outbox
 from trainer.process.publication import Publication, PublishConfig
 from trainer.process.reports import ProgressReports, describe_run
@@ -170,7 +170,9 @@ class Session:
                 self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress,
                 on_trained=self._publication.note_importance,
             )  # fmt: skip
-            self._changes = AssignmentSteps(self.run, outbox, self._bad_records, self._publication.note_changes)
+            self._changes = AssignmentSteps(
+                self.run, assignments, kafka, outbox, self._bad_records, self._publication.note_changes
+            )
             self._sent_before = self.run.progress.importance_records
             self.run.offsets = {"clicks": clicks.offsets, "assignments": assignments.offsets}
             self._begin_again()
@@ -225,14 +227,7 @@ class Session:
     def _begin_again(self) -> None:
         """After topics were made again: reads the hot set, if it is another, and keeps the new identities."""
         if self.run.resumption.assignments_again:
-            ends, offsets = self._assignments.ends(), self._assignments.offsets
-            while part := {
-                number: min(end, offsets[number] + _ASSIGNMENTS_AHEAD)
-                for number, end in ends.items()
-                if offsets[number] < end
-            }:
-                taken = self._assignments.take_until(part)
-                self._changes.apply(taken, {take.record.partition: take.log_end for take in taken})
+            self._changes.read_to_end()
             self.run.end_replacement()
         if self.run.resumption.drops_journal:
             self.run.checkpoint()
@@ -254,8 +249,8 @@ class Session:
         repeated = 0
         while not self._is_stopped and (event := self.run.journal.next_scripted()) is not None:
             repeated += 1
-            if isinstance(event, Apply):
-                self._changes.apply(self._assignments.take_until(event.ends), event.log_ends)
+            if isinstance(event, Apply | Correct):
+                self._changes.repeat(event)
             else:
                 self._steps.repeat(event)
             self._between_steps()
@@ -268,14 +263,11 @@ class Session:
         came_s = time.monotonic()
         while not self._is_finished():
             self._assignments.fetch(limit=4 * self._pacer.limit)
-            if self.run.trainer is not None and self._assignments.num_waiting:
+            if self.run.trainer is not None:
                 started_s = time.perf_counter()
-                changes = self._assignments.take_all(self._pacer.limit)
-                ends = {taken.record.partition: taken.record.offset + 1 for taken in changes}
-                event = Apply(ends, {taken.record.partition: taken.log_end for taken in changes})
-                self.run.journal.record(event)
-                self._changes.apply(changes, event.log_ends)
-                self._pacer.note_changes(len(changes), time.perf_counter() - started_s)
+                num_changes = self._changes.follow(self._pacer.limit)
+                self._pacer.note_changes(num_changes, time.perf_counter() - started_s)
+                self._changes.heal()
             can_train = self._clicks.num_waiting and not self._steps.is_collecting
             self._clicks.fetch(0 if can_train else _IDLE_POLL_MS)
             started_s = time.perf_counter()

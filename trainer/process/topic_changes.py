@@ -5,7 +5,8 @@
 | clicks made again | reads the new topic from its oldest record | ends; the next start goes on |
 | partitions added to clicks | reads them from their oldest record | the same |
 | assignments made again | the history begins again | ends; the next start goes on |
-| a change of assignments was lost, or tombstones may be gone | the history begins again | reports it |
+| a change of assignments was lost | the history begins again | reads the shard again |
+| tombstones may be gone | the history begins again | the next digest shows it |
 | importance made again | goes on | goes on |
 | partitions added to importance or assignments | refuses: a feature's shard must not change | ends |
 | one of them deleted | refuses | ends |
