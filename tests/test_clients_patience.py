@@ -12,12 +12,15 @@ import aiokafka.errors
 import kafka.errors
 import pytest
 from aiokafka.consumer.fetcher import Fetcher
+from kafka import TopicPartition
+from kafka.consumer.subscription_state import SubscriptionState
 from silent_connection import find_end
 
 from streams.clients.admin import create_topics, describe_topics, require_partitions
 from streams.clients.async_consumers import read_all_async_records
 from streams.clients.config import KafkaConfig
 from streams.clients.in_memory import InMemoryBroker
+from streams.clients.kafka_clients import PromptConsumer
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.patience import answered, may_pass
 from streams.clients.topic_identity import TopicWatch, require_topics
@@ -171,3 +174,12 @@ def test_an_attempt_to_connect_that_fails_leaves_no_thread(
         with pytest.raises(BrokerError, match="no broker answered"):
             attempt(kafka)
     assert kafka_threads() == before
+
+
+def test_a_position_that_is_known_is_read_without_a_broker() -> None:
+    consumer = object.__new__(PromptConsumer)  # without a connection
+    consumer._subscription = subscription = SubscriptionState("earliest")
+    partition = TopicPartition("t", 0)
+    subscription.assign_from_user([partition])
+    subscription.seek(partition, 7)
+    assert consumer.position(partition) == 7

@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
-from kafka import KafkaConsumer, KafkaProducer
+from kafka import KafkaConsumer, KafkaProducer, TopicPartition
 from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
@@ -34,6 +34,7 @@ __all__ = [
     "NetClient",
     "NullSerializer",
     "PartitionRecords",
+    "PromptConsumer",
     "create_async_consumer",
     "create_batch_producer",
     "mark_nulls",
@@ -122,7 +123,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
     consumer = _connect(
         config,
         partial(
-            KafkaConsumer,
+            PromptConsumer,
             enable_auto_commit=False,
             auto_offset_reset=auto_offset_reset,
             max_poll_records=max_poll_records,
@@ -137,6 +138,22 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
     )
     _read_all_records(consumer)
     return consumer
+
+
+class PromptConsumer(KafkaConsumer):
+    """kafka-python's consumer, which knows its own position without the broker."""
+
+    def position(self, partition: TopicPartition, timeout_ms: float | None = None) -> int | None:
+        """The offset of the next record that `poll` returns.
+
+        kafka-python asks the broker here whether a known position is valid after a restart, and raises if none answers;
+        `poll` does so anyway.
+        """
+        state = self._subscription.assignment.get(partition)
+        if state is not None and state.position is not None:
+            return int(state.position.offset)
+        offset: int | None = super().position(partition, timeout_ms)
+        return offset
 
 
 class PartitionRecords(Fetcher.PartitionRecords):

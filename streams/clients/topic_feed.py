@@ -309,8 +309,10 @@ class TopicFeed:
 
     def _taken_to(self, partition: TopicPartition) -> int:
         """The offset up to which all records of a partition were taken, the ends of transactions included."""
-        taken = self.offsets[partition.partition]
-        return taken if self._waiting[partition.partition] else max(taken, self._consumer.position(partition))
+        number = partition.partition
+        if waiting := self._waiting[number]:
+            return int(waiting[0].record.offset)
+        return max(self.offsets[number], self._consumer.position(partition))
 
     def is_at_end(self) -> bool:
         """Whether all present records of the topic were taken. Asks the broker: call it only when no record comes.
