@@ -11,7 +11,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "topics": ("streams.commands.topics", "Create or describe hotstream's topics."),
     "schema": ("streams.commands.schema", "Write and try the schema of a click log."),
     "replay": ("streams.commands.replay", "Send click logs to the clicks topic; can be resumed."),
-    "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance and publishes assignments."),
+    "agent": ("streams.commands.agent", "Run a sketch agent: it reads importance, publishes assignments."),
     "watch": ("streams.commands.watch", "Print the changes of the hot set as they are published."),
     "top": ("streams.commands.top", "Show the hot set, agents and trainer live in the terminal."),
     "dashboard": ("streams.commands.dashboard", "Serve a page with the hot set, agents, trainer and their history."),
