@@ -33,7 +33,7 @@ NUM_ROWS = 8192
 SOURCE = GeneratorSource(seed=3)
 PRESET = replace(PRESETS["reference"], batch_rows=128)
 LARGE_BATCHES = ("--batch-rows", "2048")  # few steps, as the tests look at the tables
-TIERED = ("cprec", "low-rank")  # test_evaluate_tiered.py trains them in int8
+TIERED = ("cprec", "low-rank", "saec")  # test_evaluate_tiered.py trains them in int8
 RATIOS = (2.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 

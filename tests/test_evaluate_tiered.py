@@ -11,7 +11,7 @@ from trainer.evaluate.methods.ranks import COLD, Moves, Ranks, ranks_bytes
 from trainer.evaluate.methods.registry import METHODS
 
 FIELD_SIZES = (300, 500, 20)
-TIERED = ("cprec", "low-rank", "mpe")
+TIERED = ("cprec", "low-rank", "mpe", "saec")
 
 
 def make(name, **knobs):
@@ -96,7 +96,7 @@ def test_a_review_gives_the_most_important_features_the_best_tier():
 
 @pytest.mark.parametrize("name", TIERED)
 def test_a_tiered_method_learns_repeats_itself_and_keeps_its_bytes(name):
-    row_format = {"cprec": "int8", "low-rank": "int8"}.get(name, "float32")  # mpe has formats of its own
+    row_format = {"mpe": "float32"}.get(name, "int8")  # mpe has formats of its own
     first, again = (make(name, row_format=row_format) for _ in range(2))
     losses = train(first)
     assert losses[:70] == train(again, 70)
@@ -105,7 +105,7 @@ def test_a_tiered_method_learns_repeats_itself_and_keeps_its_bytes(name):
     assert first.nbytes <= 40_000
 
 
-@pytest.mark.parametrize("name", ["cprec", "low-rank"])
+@pytest.mark.parametrize("name", ["cprec", "low-rank", "saec"])
 def test_a_promotion_changes_no_vector(name):
     method, ids = make(name), [3, 4, 310]
     train(method, steps=20)
@@ -180,3 +180,22 @@ def test_an_infeasible_budget_names_the_bytes_that_suffice(name):
     for missing in (0, 1):
         found = METHODS[name].build(Brief(**{**vars(brief), "budget_bytes": needed - missing}))
         assert isinstance(found, Infeasible) == bool(missing)
+
+
+def test_a_demoted_feature_reads_the_nearest_centroid_of_its_field_which_moves_towards_it():
+    method, ids = make("saec"), [3, 4, 310]
+    move(method, ids, COLD, 0)
+    method.rows.copy_from(np.arange(3), torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    method.ranks.hot_set.sketch.insert(np.array(ids, np.uint64) + np.uint64(1), 5.0)
+    method.mass[:] = 5.0
+    hot, centroids = vectors_of(method, ids), method.tables[1].gather(np.arange(method.tables[1].padding))
+    move(method, ids, 0, 1)
+    codes = method.codes[:3]
+    coded = vectors_of(method, ids)
+    for field, code, vector, after in zip((0, 0, 1), codes, hot, coded, strict=True):
+        first, count = method._row_hash.first_rows[field], method._row_hash.rows[field]  # noqa: SLF001
+        own = centroids[first : first + count]
+        assert code == first + int((own - vector).norm(dim=1).argmin())
+        assert (after - vector).norm() < (centroids[code] - vector).norm()
+    share = 5.0 / (5.0 * 0.99 + 5.0)  # of the one feature that came; the mass of a centroid ages
+    assert torch.allclose(coded[2], centroids[codes[2]] + share * (hot[2] - centroids[codes[2]]), atol=1e-4)

@@ -1,7 +1,7 @@
 """`Ranks`: gives the features that a hot set tracks rows of several tiers, the best tier to the most important ones.
 
     HotSet --changes--> tracked: slot --> (tier, row)      a new feature gets a row of the lowest tier with a free one
-                        review, every 64 steps:            all tracked features are ranked, and change tiers
+                        review, every 16 steps:            all tracked features are ranked, and change tiers
 
 K features; T tiers, the best first, of `capacities[t]` rows each.
 """
@@ -23,7 +23,7 @@ from trainer.evaluate.methods.cafe import agent_bytes, fixed_bytes
 __all__ = ["COLD", "Moves", "Ranks", "ranks_bytes"]
 
 COLD = -1  # the tier of a feature that is not tracked
-_STEPS = 64  # between two reviews
+_STEPS = 16  # between two reviews
 _BUCKETS_PER_ROW = 0.34  # of the sketch, as `hotstream` has here
 _SLOT_BYTES = 5  # the tier and the row of a slot
 _FEWEST_KEYS, _BUCKET_BYTES = 512, 48  # a smaller map may grow once, by a quarter

@@ -11,6 +11,7 @@ from trainer.evaluate.methods import (
     cafe_paper,
     cafe_plus,
     cprec,
+    dqrm,
     full,
     hashing,
     low_rank,
@@ -19,6 +20,7 @@ from trainer.evaluate.methods import (
     offline,
     quotient,
     robe,
+    saec,
 )
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 
@@ -108,7 +110,15 @@ METHODS: dict[str, Entry] = {
     "low-rank": Entry(
         build=low_rank.build, about="rare features in the principal directions of the frequent ones", search=_TIERED
     ),
+    "dqrm": Entry(
+        build=dqrm.build,
+        about="hashed rows in four bits, with a scale for each field that is renewed periodically",
+        search={"period": (200.0, 50.0), "split": ("equal", "proportional"), **_LEARNING_RATES},
+    ),
     "mpe": Entry(build=mpe.build, about="precision by rank", search={"unique_share": (0.5, 0.8), **_LEARNING_RATES}),
+    "saec": Entry(
+        build=saec.build, about="rows for the hottest, codes of their field's centroids for the next", search=_TIERED
+    ),
     "cafe-bytes": Entry(
         build=cafe_paper.build,
         about="CAFE's rules over our row format, slots and raw norm",

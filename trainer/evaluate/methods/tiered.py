@@ -106,11 +106,14 @@ class TieredRows(RowTables):
         brief: the inputs.
         plan: the sizes.
         order: what the tracked features are ranked by; their importance by default.
+        num_coded: features of one more tier below, without rows of its own; `locate` says what they read.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
 
-    def __init__(self, brief: Brief, plan: TierPlan, order: Order = lambda _, scores: scores) -> None:
+    def __init__(
+        self, brief: Brief, plan: TierPlan, order: Order = lambda _, scores: scores, num_coded: int = 0
+    ) -> None:
         split = split_rows(plan.num_shared, brief.field_sizes, "equal")
         row_hash = RowHash(brief.field_sizes, split, brief.seed)
         counts = (*plan.capacities, row_hash.num_rows)
@@ -121,7 +124,7 @@ class TieredRows(RowTables):
             )
         )
         self.dim, self._row_hash, self._cold = brief.dim, row_hash, len(plan.tiers)
-        self.ranks = Ranks(plan.capacities, brief.seed, order)
+        self.ranks = Ranks((*plan.capacities, *([num_coded] if num_coded else [])), brief.seed, order)
         self._ids: Ids = np.empty(0, np.int64)
         self._gradient: Tensor | None = None
 
@@ -133,12 +136,18 @@ class TieredRows(RowTables):
         """Rows (K, d) of a tier that hold vectors (K, D) as well as they can. Here they are equal."""
         return vectors
 
-    def _find(self, ids: Ids) -> tuple[Ids, Ids]:
-        """Tables (N,) and rows (N,) of feature numbers (N,)."""
-        tier, row = self.ranks.find(ids)
+    def locate(self, ids: Ids, tier: Ids, row: Ids) -> tuple[Ids, Ids]:
+        """Tables (N,) and rows (N,) of features (N,) that have a row (N,) of a tier (N,); the shared rows come last."""
         is_cold = tier == COLD
-        fields = np.searchsorted(self._row_hash.first_ids, ids, side="right") - 1
-        return np.where(is_cold, self._cold, tier), np.where(is_cold, self._row_hash.of_fields(ids, fields), row)
+        return np.where(is_cold, self._cold, tier), np.where(is_cold, self.shared_rows(ids), row)
+
+    def shared_rows(self, ids: Ids) -> Ids:
+        """The hashed rows (N,) of features (N,)."""
+        return self._row_hash.of_fields(ids, self.fields(ids))
+
+    def fields(self, ids: Ids) -> Ids:
+        """The fields (N,) of features (N,), counted from 0."""
+        return np.searchsorted(self._row_hash.first_ids, ids, side="right") - 1
 
     def _read(self, tables: Ids, rows: Ids, *, learns: bool) -> Tensor:
         """Vectors (N, D) of rows (N,) of tables (N,)."""
@@ -155,7 +164,7 @@ class TieredRows(RowTables):
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
         ids = words.numpy().reshape(-1).astype(np.int64)
-        vectors = self._read(*self._find(ids), learns=True)
+        vectors = self._read(*self.locate(ids, *self.ranks.find(ids)), learns=True)
         if vectors.requires_grad:
             self._ids = ids
             vectors.register_hook(self._keep)  # type: ignore[no-untyped-call]
@@ -181,12 +190,9 @@ class TieredRows(RowTables):
     @torch.no_grad()
     def move(self, moves: Moves) -> None:
         """Copies the vectors of features that change tier or row; optimizer state goes with those of tracked ones."""
-        fields = np.searchsorted(self._row_hash.first_ids, moves.ids, side="right") - 1
-        was_cold = moves.tier == COLD
-        tables = np.where(was_cold, self._cold, moves.tier)
-        rows = np.where(was_cold, self._row_hash.of_fields(moves.ids, fields), moves.row)
+        tables, rows = self.locate(moves.ids, moves.tier, moves.row)
         vectors, state = self._read(tables, rows, learns=False), self._states(tables, rows)
-        state[torch.from_numpy(was_cold)] = 0.0
+        state[torch.from_numpy(tables == self._cold)] = 0.0
         for number, table in enumerate(self._rows[:-1]):
             to = np.flatnonzero(moves.to_tier == number)
             if len(to):
