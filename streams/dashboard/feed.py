@@ -88,7 +88,7 @@ class Feed:
         self._call(self._take, text, self._history.columns())
 
     def _call(self, take: Callable[..., None], *news: Any) -> None:
-        """Runs a method in the event loop, unless that has ended, and with it everybody who would be told."""
+        """Runs a method in the event loop, unless that has ended, and with it all connections."""
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(take, *news)
 
