@@ -34,7 +34,7 @@ from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.topics import Topics
 
-SHARDS, CAPACITY, ROWS, BATCH_ROWS = 2, 60, 16_000, 100
+SHARDS, CAPACITY, ROWS, BATCH_ROWS = 2, 60, 40_000, 100
 RATE_ROWS_S = 500
 AWAY_S = float(os.environ.get("HOTSTREAM_AWAY_S", "20"))  # how long the broker is away at least
 MOST_GROWTH_MIB = 100.0
