@@ -3,15 +3,17 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# TorchRec fits one version of torch only, and has an environment of its own.
+TORCHREC := .venv-torchrec
 READY := $(VENV)/.ready
 # Processes that share the tests; each starts brokers of its own.
 JOBS := 2
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test chaos lint bench gpu reference figures clean
+.PHONY: help install demo test test-torchrec chaos lint bench gpu reference figures clean
 
 help:  ## list the targets
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## */\t/' | expand -t 10
 
 # The stamp file is newer than pyproject.toml when all its dependencies are installed.
 $(READY): pyproject.toml
@@ -33,6 +35,17 @@ demo: $(READY)  ## run all of hotstream on a broker of its own, with a report at
 
 test: $(READY)  ## run all tests, on both brokers, with lint and type checks
 	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
+
+$(TORCHREC)/.ready: pyproject.toml
+	test -x $(TORCHREC)/bin/python || $(PYTHON) -m venv $(TORCHREC)
+	$(TORCHREC)/bin/pip install --quiet --upgrade pip
+	$(TORCHREC)/bin/pip install --quiet --editable '.[torchrec]' 'pytest>=8.2' 'pytest-timeout>=2.3'
+	$(TORCHREC)/bin/pip uninstall --quiet --yes fbgemm-gpu fbgemm-gpu-cpu  # both have the same files; one needs a GPU
+	$(TORCHREC)/bin/pip install --quiet --no-deps fbgemm-gpu-cpu==1.9.0
+	@touch $@
+
+test-torchrec: $(TORCHREC)/.ready  ## run the tests of the TorchRec adapter, in an environment of its own (9 GB)
+	$(TORCHREC)/bin/python -m pytest --noconftest -W ignore tests/test_embedding_managed_collision.py
 
 chaos: $(READY)  ## disturb a whole pipeline on Apache Kafka, scenario by scenario (10 to 30 minutes)
 	HOTSTREAM_CHAOS=1 $(BIN)/python -m pytest tests/test_chaos.py tests/test_process_away.py tests/test_agent_broker.py
@@ -59,5 +72,5 @@ figures: $(READY)  ## fill the documents' tables from benchmarks/results
 	$(BIN)/python -m trainer.evaluate.report.documents
 
 clean:  ## remove .venv, the demo's files and all caches
-	rm -rf $(VENV) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(TORCHREC) demo .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find sketch streams trainer tests -name __pycache__ -type d -prune -exec rm -rf {} +

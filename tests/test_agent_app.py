@@ -75,6 +75,26 @@ def test_an_agent_leaves_no_folder_where_it_was_started(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_faust_starts_no_producer_of_its_own_which_would_not_wait_for_a_broker() -> None:
+    kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1")
+    config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
+
+    async def services() -> list[Any]:
+        app = create_app(AgentProgress(AgentWorker(config, kafka)), kafka)
+        return [app.producer, *app.boot_strategy.server()]
+
+    producer, *started = asyncio.run(services())
+    assert started
+    assert producer not in started
+
+
+def test_the_error_that_ends_the_process_is_logged_though_it_is_of_a_connection() -> None:
+    waits = KafkaConfig(bootstrap_servers="127.0.0.1:1").waits
+    error = {"msg": "KafkaConnectionError: Unable to bootstrap from [...]", "levelno": logging.ERROR}
+    assert waits.filter(logging.makeLogRecord({"name": "faust.worker", **error}))
+    assert not waits.filter(logging.makeLogRecord({"name": "aiokafka.client", **error}))
+
+
 def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None:
     first = BrokerError("this user lacks READ on topic t.importance")
     seen = _OneLine()

@@ -61,6 +61,8 @@ RUNS = {
     "names": role(("watch", "--until-end", "--values"), "subscribe", "names"),
     "values": role(("values", LOG, "--schema", "criteo-kaggle"), "values"),
     "compare": Role(("compare", "s"), frozenset(role_rights(PREFIX, "compare") | role_rights(SHADOW, "compare"))),
+    "top": role(("top", "--plain"), "top"),
+    "dashboard": role(("dashboard", "--port", "0"), "top"),
     "observe": role(("demo", "--quiet", "--data", LOG), "replay", "agent", "train", "observe", group=GROUP),
     "dlq show": Role(("dlq", "show", "clicks"), dead_letter_rights(READS_LETTERS)),
     "dlq replay": Role(("dlq", "replay", "clicks"), dead_letter_rights(READS_LETTERS, ("WRITE", f"{PREFIX}.clicks"))),

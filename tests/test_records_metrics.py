@@ -85,6 +85,7 @@ def test_what_is_malformed_is_a_bad_record_with_its_reason(value: bytes | None, 
     [
         (TRAINER, "rows", True),
         (TRAINER, "rows", "7"),
+        (TRAINER, "rows", 1 << 63),
         (TRAINER, "rows_per_s", None),
         (TRAINER, "auc", {"adaptive": "0.7"}),
         (TRAINER, "latency_ms", {"assignment_to_trainer": 4}),
@@ -99,6 +100,11 @@ def test_a_member_of_another_type_is_a_bad_record(
 ) -> None:
     body = json.loads(encode_metrics(metrics)[0])
     assert isinstance(decode_metrics(json.dumps({**body, name: broken}).encode()), BadRecord)
+
+
+def test_a_number_over_all_bounds_is_a_bad_record() -> None:
+    value = encode_metrics(replace(TRAINER, rows_per_s=12.5))[0]
+    assert isinstance(decode_metrics(value.replace(b"12.5", b"1e999")), BadRecord)  # JSON's parser makes it infinite
 
 
 @given(st.binary(max_size=200) | st.recursive(st.none() | st.integers() | st.text(max_size=9), st.lists).map(

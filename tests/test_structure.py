@@ -180,6 +180,12 @@ def isort_style(name: str) -> tuple[int, str]:
     return (0 if name.isupper() and len(name) > 1 else 1 if name[:1].isupper() else 2), name
 
 
+# Modules that need a library that is not always there.
+OPTIONAL = {
+    "fused": ("triton", "Triton is for Linux"),
+    "managed_collision": ("torchrec", "TorchRec has an environment of its own"),
+    "torchrec": ("torchrec", "TorchRec has an environment of its own"),
+}
 # A module of kernels is imported as a whole, and `kernels.insert` names one; `__main__` is only run.
 WITH_NAMES = sorted(name for name in MODULES if name.split(".")[-1] not in ("kernels", "__main__"))
 
@@ -189,8 +195,9 @@ def test_every_module_lists_its_public_names_in_order_and_has_them(name):
     listed = listed_names(MODULES[name])
     assert listed is not None, f"{MODULES[name]} has no __all__"
     assert listed == sorted(set(listed), key=isort_style)
-    if "fused" in name:
-        pytest.importorskip("triton", reason="Triton is for Linux")
+    for part, (library, reason) in OPTIONAL.items():
+        if part in name:
+            pytest.importorskip(library, reason=reason)
     module = importlib.import_module(name)
     assert [public for public in listed if not hasattr(module, public)] == []
     assert module.__doc__, f"{MODULES[name]} has no docstring"

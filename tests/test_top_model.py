@@ -74,6 +74,16 @@ def test_a_view_has_the_hot_set_and_the_reports_of_the_topics(broker: InMemoryBr
     assert view.trainer.unique_share == 0.62
 
 
+def test_only_the_changes_of_the_last_minute_are_counted_and_the_newest_come_first(broker: InMemoryBroker) -> None:
+    for shard, age_ms in ((0, 1000), (1, 120_000)):  # a reader gets all of a partition before it gets the next one
+        log = broker.partition(TOPICS.assignments, shard)
+        log.records = [record._replace(timestamp=NOW_MS - age_ms) for record in log.records]
+    view = view_of(broker)
+    assert view.churn_per_min == view.shards[0].seq > 0
+    assert view.latency_ms is not None
+    assert [line.age_s for line in view.changes] == sorted(line.age_s for line in view.changes)
+
+
 def test_a_process_that_reports_no_more_is_silent_and_importance_that_waits_is_lag(broker: InMemoryBroker) -> None:
     with RecordProducer(broker) as producer:
         producer.send(TOPICS.importance, 1, b"not counted yet", [])

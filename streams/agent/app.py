@@ -18,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 import faust
+from faust.app.base import BootStrategy
 from faust.types import TP
 
 from streams.agent.own_offsets import use_own_offsets
@@ -156,8 +157,19 @@ class _Worker(faust.Worker):
         os._exit(1)
 
 
+class _BootStrategy(BootStrategy):
+    """Faust's services without its producer, which the agent does not use.
+
+    It would end the process if the broker went away just before it connects; all other clients wait.
+    """
+
+    enable_kafka_producer = False
+
+
 class _App(faust.App):
     """Faust's app without the folders for tables, which agents do not have: `ID-data`, empty, where it was started."""
+
+    BootStrategy = _BootStrategy
 
     def _create_directories(self) -> None:
         pass

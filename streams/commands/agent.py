@@ -36,7 +36,7 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
         ) from None
 
 
-@click.command(short_help="Run a sketch agent: it reads importance, publishes assignments.")
+@click.command(short_help="Run a sketch agent: reads importance, publishes assignments.")
 @click.option(
     "--capacity",
     type=click.IntRange(1),

@@ -19,7 +19,7 @@ from streams.clients.config import KafkaConfig
 __all__ = ["command"]
 
 
-@click.command("dashboard", short_help="Serve a page with the hot set, agents, trainer and their history.")
+@click.command("dashboard", short_help="Serve a page of the hot set, agents, trainer and history.")
 @click.option(
     "--host",
     default="127.0.0.1",

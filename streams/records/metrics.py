@@ -177,8 +177,15 @@ def _decode(kind: type[Kind], body: Mapping[str, Any]) -> Kind:
 def _fits(value: Any, wanted: str) -> bool:
     """Whether a value has the type of a member's annotation; of nested objects only the first level is checked."""
     if wanted in _PLAIN:
-        return type(value) in _PLAIN[wanted]
-    return isinstance(value, dict) and all(type(item) in _VALUES[wanted] for item in value.values())
+        return _is_one_of(value, _PLAIN[wanted])
+    return isinstance(value, dict) and all(_is_one_of(item, _VALUES[wanted]) for item in value.values())
+
+
+def _is_one_of(value: Any, kinds: tuple[type, ...]) -> bool:
+    """Whether a value has one of the types, an integer has 64 bits, and a number is finite (`1e999` is not)."""
+    if type(value) is int:
+        return int in kinds and -(1 << 63) <= value < 1 << 63
+    return type(value) in kinds and (type(value) is not float or math.isfinite(value))
 
 
 def _refuse_constant(name: str) -> None:

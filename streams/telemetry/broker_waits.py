@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 _INTERVAL_S = 5.0
 _NOTICE_S = 5.0  # a shorter wait is not worth a line: a new leader, a slow disk
 _GRACE_S = 4.0
+_ENDING = "faust.worker"  # it logs one error, after which the process ends
 _LIBRARIES = ("kafka", "aiokafka", "faust", "mode")
 # How the libraries report that a connection failed, was lost, or got no answer, and that they try again.
 _CHATTER = re.compile(
@@ -42,7 +43,9 @@ _REFUSAL = re.compile(r"auth|sasl|ssl|certificate", re.IGNORECASE)
 
 
 def _is_chatter(record: logging.LogRecord) -> bool:
-    """Whether a library reports a connection that failed or was lost."""
+    """Whether a library reports a connection that failed or was lost; not the error that ends the process."""
+    if record.name == _ENDING:
+        return False
     error = record.exc_info[1] if record.exc_info else None
     text = f"{record.getMessage()} {type(error).__name__} {error}"
     return (isinstance(error, OSError) or _CHATTER.search(text) is not None) and _REFUSAL.search(text) is None

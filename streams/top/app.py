@@ -134,11 +134,8 @@ class TopApp(App[None]):
         Binding("s", "ask('search')", "Search"),
         Binding("n", "next", "Next", show=False),
         Binding("escape", "clear", "Clear", show=False),
-        Binding("1", "tab('features')", "Features"),
-        Binding("2", "tab('changes')", "Changes"),
-        Binding("3", "tab('fields')", "Fields"),
-        Binding("4", "tab('shards')", "Shards"),
         Binding("question_mark,f1", "help", "Help", key_display="?"),
+        *(Binding(str(number), f"tab('{name}')", show=False) for number, name in enumerate(_COLUMNS, 1)),
     ]
     ENABLE_COMMAND_PALETTE = False
     AUTO_FOCUS = "#table-features"
@@ -157,9 +154,9 @@ class TopApp(App[None]):
         yield Static(self._heading, id="title", markup=False)
         yield Static("reading the assignments topic ...", id="summary", markup=False)
         yield Input(id="line")
-        with TabbedContent(*(name.capitalize() for name in _COLUMNS)):
-            for name in _COLUMNS:
-                with TabPane(name.capitalize(), id=name):
+        with TabbedContent():
+            for number, name in enumerate(_COLUMNS, 1):
+                with TabPane(f"{number} {name.capitalize()}", id=name):
                     yield DataTable(id=f"table-{name}", cursor_type="row", zebra_stripes=True)
         yield Footer()
 

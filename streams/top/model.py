@@ -10,8 +10,9 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from heapq import nlargest
+from itertools import chain
 
 import numpy as np
 
@@ -20,13 +21,13 @@ from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.topic_reader import TopicReader
 from streams.records import AgentMetrics, Assignment, BadRecord, ShardMetrics, TrainerMetrics, decode_metrics
+from streams.top.rates import Rate
 from streams.topics import Topics
 
 __all__ = ["ChangeLine", "FeatureLine", "FieldLine", "ShardLine", "TopModel", "View"]
 
 _KEPT_CHANGES = 500
-_KEPT_LATENCIES = 5000
-_CHURN_S = 60.0
+_CHURN_MS = 60_000
 _ENDS_S = 1.0
 _LOOK_MS, _PAUSE_S = 100, 0.1  # many small records come together, not one by one
 _STALE_MS = 10_000  # after so long without a report a process is shown as silent
@@ -80,7 +81,7 @@ class ShardLine:
         shard: its number.
         epoch: the epoch of its configuration; `seq`: of its last change.
         hot: its hot features.
-        events_per_s: feature events counted per second, between the last two reports; None before the second.
+        events_per_s: feature events counted per second, in the last 10 s of its reports; None before the second.
         lag: importance records that wait.
         silent_s: the time since its last report, if that is more than 10 s; otherwise None.
         is_verified: whether the table that was read equals the agent's by its digest.
@@ -110,7 +111,7 @@ class View:
         fields: by field, most hot features first.
         shards: by number.
         latency_ms: from click to change, p50 and p99 of the last minute's changes; None without one.
-        trainer: the trainer's last report; None before the first.
+        trainer: the trainer's last report, with the rate of the last 10 s; None before the first.
         trainer_silent_s: as `ShardLine.silent_s`.
     """
 
@@ -132,7 +133,7 @@ class View:
 class TopModel:
     """Follows the assignments and metrics topics. Use `look` and `view` from one thread.
 
-    Memory: the hot features, and the last 500 changes.
+    Memory: the hot features, the last 500 changes of each shard, and the times of the changes of a minute.
 
     Args:
         connector: the broker.
@@ -157,13 +158,13 @@ class TopModel:
             self._opened.close()
             raise
         self._hot: dict[int, tuple[Assignment, int]] = {}  # key -> the change that made it hot, and its time in ms
-        self._changes: deque[tuple[Assignment, str, int]] = deque(maxlen=_KEPT_CHANGES)
-        self._times: deque[int] = deque()  # of the changes of the last minute
-        self._latencies: deque[tuple[int, int]] = deque(maxlen=_KEPT_LATENCIES)  # time and latency of a change, in ms
+        self._changes: dict[int, deque[tuple[Assignment, str, int]]] = {}  # by shard: only there they come in order
+        self._recent: list[tuple[int, int | None]] = []  # time and latency, in ms, of the changes of the last minute
         self._counts: dict[str, list[int]] = {}  # field -> promotions, demotions
         self._capacity: int | None = None
         self._shards: dict[int, tuple[ShardMetrics, int]] = {}  # the last report and its time
-        self._rates: dict[int, float] = {}
+        self._rates: dict[int, Rate] = {}
+        self._trainer_rate = Rate()
         self._trainer: TrainerMetrics | None = None
         self._ends: Mapping[int, int] = {}
         self._ends_due_s = 0.0
@@ -218,22 +219,22 @@ class TopModel:
             self._hot[change.key] = change, time_ms
         counts[0] += change.tier == "hot" and not was_hot
         counts[1] += change.tier != "hot" and was_hot
-        self._changes.appendleft((change, name, time_ms))
-        self._times.append(time_ms)
-        if change.ingest_ms is not None:
-            self._latencies.append((time_ms, max(0, time_ms - change.ingest_ms)))
+        kept = self._changes.setdefault(change.shard, deque(maxlen=_KEPT_CHANGES))
+        kept.appendleft((change, name, time_ms))
+        if self._clock_ms() - time_ms <= _CHURN_MS:
+            latency_ms = None if change.ingest_ms is None else max(0, time_ms - change.ingest_ms)
+            self._recent.append((time_ms, latency_ms))
 
     def _report(self, metrics: AgentMetrics | TrainerMetrics | BadRecord) -> None:
         if isinstance(metrics, TrainerMetrics):
-            self._trainer = metrics
+            self._trainer_rate.add(metrics.time_ms, metrics.rows)
+            rate = self._trainer_rate.per_s
+            self._trainer = metrics if rate is None else replace(metrics, rows_per_s=rate)
         elif isinstance(metrics, AgentMetrics):
             self._capacity = metrics.capacity
             for number, shard in metrics.shards.items():
-                before, before_ms = self._shards.get(number, (shard, metrics.time_ms))
-                if metrics.time_ms > before_ms:
-                    grown = max(0, shard.events - before.events)
-                    self._rates[number] = grown * 1000 / (metrics.time_ms - before_ms)
                 self._shards[number] = shard, metrics.time_ms
+                self._rates.setdefault(number, Rate()).add(metrics.time_ms, shard.events)
 
     def view(self, *, search: str = "", most: int = 200) -> View:
         """The present moment.
@@ -243,21 +244,20 @@ class TopModel:
             most: the most features and changes.
         """
         now_ms, wanted = self._clock_ms(), search.casefold()
-        while self._times and now_ms - self._times[0] > _CHURN_S * 1000:
-            self._times.popleft()
+        self._recent = [one for one in self._recent if now_ms - one[0] <= _CHURN_MS]
         promotions, demotions = (sum(counts[index] for counts in self._counts.values()) for index in (0, 1))
         return View(
             hot=self._reader.table.num_hot,
             capacity=self._capacity,
             verified=self._reader.table.history.verified,
-            churn_per_min=len(self._times),
+            churn_per_min=len(self._recent),
             promotions=promotions,
             demotions=demotions,
             features=self._features(wanted, most, now_ms),
             changes=self._last_changes(wanted, most, now_ms),
             fields=self._fields(wanted),
             shards=tuple(self._shard(number, now_ms) for number in sorted(self._shards)),
-            latency_ms=self._latency(now_ms),
+            latency_ms=self._latency(),
             trainer=self._trainer,
             trainer_silent_s=None if self._trainer is None else _silent_s(self._trainer.time_ms, now_ms),
         )
@@ -276,11 +276,11 @@ class TopModel:
             for change, time_ms in best
         )
 
-    def _latency(self, now_ms: int) -> tuple[float, float] | None:
-        recent = [latency for time_ms, latency in self._latencies if now_ms - time_ms <= _CHURN_S * 1000]
-        if not recent:
+    def _latency(self) -> tuple[float, float] | None:
+        known = [latency_ms for _, latency_ms in self._recent if latency_ms is not None]
+        if not known:
             return None
-        p50, p99 = np.percentile(recent, [50, 99])
+        p50, p99 = np.percentile(known, [50, 99])
         return float(p50), float(p99)
 
     def _last_changes(self, wanted: str, most: int, now_ms: int) -> tuple[ChangeLine, ...]:
@@ -292,7 +292,7 @@ class TopModel:
                 score=change.score,
                 age_s=max(0, now_ms - time_ms) / 1000,
             )
-            for change, name, time_ms in self._changes
+            for change, name, time_ms in sorted(chain(*self._changes.values()), key=lambda one: -one[2])
             if wanted in name.casefold()
         ]
         return tuple(found[:most])
@@ -317,7 +317,7 @@ class TopModel:
             epoch=report.epoch,
             seq=report.seq,
             hot=report.hot,
-            events_per_s=self._rates.get(number),
+            events_per_s=self._rates[number].per_s,
             lag=max(0, self._ends.get(number, report.next_offset) - report.next_offset),
             silent_s=_silent_s(time_ms, now_ms),
             is_verified=number < len(known) and known[number].seq == known[number].verified_seq,

@@ -2,7 +2,7 @@
 
 const SVG = "http://www.w3.org/2000/svg";
 const EDGE = { left: 46, right: 10, top: 8, bottom: 20 };
-const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium" });
+const clock = new Intl.DateTimeFormat("en-GB", { timeStyle: "medium", timeZone: "UTC" });
 
 function element(name, attributes, text) {
   const made = document.createElementNS(SVG, name);

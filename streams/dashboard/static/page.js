@@ -1,7 +1,7 @@
 // The live part: one EventSource, tiles, tables and the charts of the history.
 
 import { Chart } from "./charts.js";
-import { age, fill, find, milliseconds, number, percent, put, whole } from "./tables.js";
+import { age, fill, find, milliseconds, number, percent, put, share, whole } from "./tables.js";
 
 const MOST_SAMPLES = 2400;
 const state = { view: null, isPaused: false, times: [], columns: {}, loads: 0 };
@@ -75,11 +75,17 @@ function drawTrainer(trainer) {
     : isSilent ? `silent for ${age(trainer.silent_s)}` : `${whole(trainer.rows)} rows, ${whole(trainer.lag_records)} records behind`);
   find("rows-note").classList.toggle("bad", isSilent);
   put(find("served"), percent(trainer?.unique_share));
-  const known = Object.values(trainer?.window_auc ?? {}).some((value) => value !== null);
-  const scores = Object.entries((known ? trainer.window_auc : trainer?.auc) ?? {}).filter(([, value]) => value !== null);
-  put(find("auc"), scores.length ? scores[0][1].toFixed(4) : "-");
+  const isWindow = Object.values(trainer?.window_auc ?? {}).some((value) => value !== null);
+  drawScores("auc", isWindow ? trainer.window_auc : trainer?.auc);
+  drawScores("loss", trainer?.log_loss);
+}
+
+// The adaptive embedding's figure, and under it those of the others.
+function drawScores(id, figures) {
+  const scores = Object.entries(figures ?? {}).filter(([, value]) => value !== null);
+  put(find(id), scores.length ? scores[0][1].toFixed(4) : "-");
   const others = scores.slice(1).map(([name, value]) => `${name} ${value.toFixed(4)}`).join(", ");
-  put(find("auc-note"), scores.length ? `${scores[0][0]}${others ? `; ${others}` : ""}` : "");
+  put(find(`${id}-note`), scores.length ? `${scores[0][0]}${others ? `; ${others}` : ""}` : "");
 }
 
 function drawTables(view) {
@@ -89,7 +95,7 @@ function drawTables(view) {
   fill(find("changes"), view.changes.filter((one) => isFound(one.feature)).map((one) => [
     { number: age(one.age_s) }, { tier: one.tier }, { feature: one.feature }, row(one.row), { number: number(one.score) }]));
   fill(find("fields"), view.fields.map((one) => [
-    one.field, { number: whole(one.hot) }, { share: one.hot / Math.max(1, view.hot), name: one.field },
+    one.field, { number: whole(one.hot) }, share(one, view),
     { number: whole(one.promotions) }, { number: whole(one.demotions) }]));
   fill(find("shards"), view.shards.map((one) => [
     row(one.shard), { number: whole(one.hot) }, { number: number(one.events_per_s) }, { number: whole(one.lag) },

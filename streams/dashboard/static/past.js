@@ -1,7 +1,7 @@
 // What is read on demand: one feature's story, the table at an earlier moment, and the shadow.
 
 import { Chart } from "./charts.js";
-import { fill, find, number, percent, put, time, whole } from "./tables.js";
+import { fill, find, number, percent, put, share, time, whole } from "./tables.js";
 
 // The answer of the server, or an Error with its reason. A newer question to the same path makes an older one void.
 const newest = {};
@@ -41,7 +41,7 @@ export function tell(feature) {
       time(one.time_ms), { tier: one.tier }, { number: one.row === null ? "-" : String(one.row) }, { number: number(one.score) },
       { number: String(one.epoch) }, { number: whole(one.seq) }, { number: whole(one.offset) }]));
     storyChart.draw(story.events.map((one) => one.time_ms), { score: story.events.map((one) => one.score) });
-    const now = story.tier === "hot" ? `hot in row ${story.row} with score ${number(story.score)} then` : story.tier;
+    const now = story.tier === "hot" ? `hot in row ${story.row}, with a score of ${number(story.score)} at its last change` : story.tier;
     const shown = story.events.length < story.num_events ? `, the last ${story.events.length} shown` : "";
     const counts = `${whole(story.num_events)} change${story.num_events === 1 ? "" : "s"}${shown}`;
     return `${story.feature} (key ${story.key}, shard ${story.shard}) is ${now}; ${counts}`;
@@ -72,7 +72,7 @@ function showMoment(at) {
     fill(find("past-features"), then.features.map((one) => [
       { feature: one.feature }, { number: number(one.score) }, { number: String(one.row ?? "-") }, time(one.since_ms)]));
     fill(find("past-fields"), then.fields.map((one) => [
-      one.field, { number: whole(one.hot) }, { share: one.hot / Math.max(1, then.hot), name: one.field }]));
+      one.field, { number: whole(one.hot) }, share(one, then)]));
     const offsets = Object.entries(then.offsets).map(([partition, offset]) => `${partition}:${offset}`).join(",");
     const name = /^\d+$/.test(at) ? `${time(Number(at))} UTC` : at;
     const verdict = then.verified ? ", equal to the agents' table then" : "";

@@ -30,7 +30,13 @@ export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-// A cell is a text, {number: text}, {feature: name} (a button that opens its story), {tier: name} or {share: 0 to 1, name}.
+// The share of a field, drawn beside that of the field with most.
+export function share(field, { fields, hot }) {
+  const part = (one) => one.hot / Math.max(1, hot);
+  return { share: part(field), of: Math.max(...fields.map(part)) || 1, name: field.field };
+}
+
+// A cell is a text, {number: text}, {feature: name} (a button that opens its story), {tier: name} or {share, of, name}.
 export function fill(table, rows) {
   const body = table.tBodies[0];
   while (body.rows.length > rows.length) body.deleteRow(-1);
@@ -55,6 +61,7 @@ function fillCell(td, cell) {
     td.firstChild.dataset.feature = cell.feature;
   } else {
     const meter = child(td, "meter");
+    meter.max = cell.of;
     meter.value = cell.share;
     meter.setAttribute("aria-label", `share of ${cell.name}`);
     meter.title = percent(cell.share);
