@@ -74,9 +74,13 @@ class Site:
         self.start("agent", "--signal", "both", *size, "--snapshot-every", 20, "--session-timeout", 6)
         self.start("train", *size, "--threads", 1, "--checkpoint-dir", checkpoints, "--checkpoint-every", 1000)
         self.start("watch")
-        wait_until(lambda: "ready" in self.log("train"), *self.processes.values())
+        wait_until(self.are_ready, *self.processes.values(), timeout_s=300)  # a new checkout compiles first
         self.start("replay", path, "--rate", RATE_ROWS_S, "--batch-rows", BATCH_ROWS)
         wait_until(lambda: any(checkpoints.glob("*")) and "hot" in self.log("watch"), *self.processes.values())
+
+    def are_ready(self) -> bool:
+        """Whether trainer and agent have compiled everything, and the agent has its shards."""
+        return "ready" in self.log("train") and self.log("agent").count("continues at offset") == SHARDS
 
     def log(self, command: str) -> str:
         return (self.folder / f"{command}.log").read_text()
