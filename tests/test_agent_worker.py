@@ -178,6 +178,17 @@ def test_an_agent_without_dead_letter_topics_does_not_start():
         count_all(broker)
 
 
+def test_an_agent_that_stops_while_it_checks_its_shards_ends_without_an_error():
+    broker = broker_with_importance()
+
+    async def check_and_stop() -> None:
+        worker = AgentWorker(GRADIENT, broker)
+        await worker.adopt_all(set(range(SHARDS)))
+        await asyncio.gather(worker.check(), worker.stop())
+
+    asyncio.run(check_and_stop())
+
+
 def test_bad_importance_goes_to_the_dead_letters_with_its_key_its_nulls_and_its_partition():
     broker = broker_with_importance()
     with RecordProducer(broker) as producer:

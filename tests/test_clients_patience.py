@@ -183,3 +183,12 @@ def test_a_position_that_is_known_is_read_without_a_broker() -> None:
     subscription.assign_from_user([partition])
     subscription.seek(partition, 7)
     assert consumer.position(partition) == 7
+
+
+def test_asking_a_reader_for_its_position_is_no_answer_of_the_broker() -> None:
+    broker = InMemoryBroker({"t": 1})
+    with TopicReader(broker, "t") as reader:
+        reader.poll(0)
+        broker.waits.note_wait(reader, 0.0)
+        reader.positions()
+        assert broker.waits.is_suspected

@@ -197,14 +197,18 @@ class AgentWorker:
             ConfigError: the agents have agreed on another configuration.
             TopicError: a topic was deleted, or the number of shards has changed.
         """
-        if self._clients is not None:
-            if self._watch is not None:
-                await follow_changes(self._watch.take(), self.topics, self._clients.ownership, self._agreement)
-            fields = max((shard.fields for shard in self.shards.values()), key=len, default=())
-            await self._agreement.check(self._clients.ownership.ends, fields)
-            await self._clients.ownership.check()
-            for shard in self.shards.values():
-                self._reports.note_quiet(shard)
+        clients = self._clients
+        if clients is None:
+            return
+        if self._watch is not None:
+            await follow_changes(self._watch.take(), self.topics, clients.ownership, self._agreement)
+        fields = max((shard.fields for shard in self.shards.values()), key=len, default=())
+        await self._agreement.check(clients.ownership.ends, fields)
+        if self._clients is not clients:
+            return  # stopped meanwhile
+        await clients.ownership.check()
+        for shard in self.shards.values():
+            self._reports.note_quiet(shard)
 
     # ---- records -----------------------------------------------------------------------------------------------
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from types import TracebackType
 from typing import Any
 
@@ -95,16 +94,8 @@ class TopicReader:
         return {partition.partition: records for partition, records in fetched.items()}
 
     def positions(self) -> dict[int, int]:
-        """The offset of the next record of each partition.
-
-        Raises:
-            BrokerError: the broker does not answer, and patience has ended.
-            KafkaError: the broker refuses.
-        """
-        return {
-            partition.partition: wait_for_answer(partial(self._consumer.position, partition), self._waits)
-            for partition in self._assigned
-        }
+        """The offset of the next record of each partition."""
+        return {partition.partition: self._consumer.position(partition) for partition in self._assigned}
 
     def known_end(self, partition: int) -> int | None:
         """The end of a partition that the last fetch reported; None before the first fetch."""
