@@ -417,7 +417,8 @@ def test_dead_letters_are_shown_exported_and_replayed(config: KafkaConfig, tmp_p
     shown = run_command("dlq", "show", "clicks", "--out", tmp_path / "mended", *command_options(config))
     assert shown.returncode == 0, shown.stderr
     assert "log.tsv:97  Columns: 1 columns, expected 40; the first missing is 'I1'" in shown.stdout
-    assert f"{topic}[2]@17  BadRecord: empty value, expected Arrow\n    'not Arrow'" in shown.stdout
+    expected = f"{topic}[2]@17  BadRecord: empty value, expected Arrow\n    headers: content-type='x'\n    key: 'key'\n"
+    assert f"{expected}    'not Arrow'" in shown.stdout
     assert (tmp_path / "mended").read_bytes() == b"broken\nbroken\n"
     again = run_command("dlq", "replay", "clicks", *command_options(config), "--json", "-")
     assert json.loads(again.stdout)["records"] == {"sent": 2, "left": 2, "cut": 0}
