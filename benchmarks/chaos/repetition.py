@@ -24,7 +24,9 @@ def repeat_last_checkpoint(site: Site) -> tuple[list[str], dict[str, Any]]:
     """
     shutil.copytree(site.checkpoints, site.repeat, ignore=shutil.ignore_patterns(".*"))
     checkpoints = Checkpoints(site.repeat)
-    *newer, oldest = checkpoints.paths()
+    if len(paths := checkpoints.paths()) < 2:
+        return [f"checkpoints: {len(paths)} of them, expected two or more to repeat the way between them"], {}
+    *newer, oldest = paths
     expected = {path.name: (path / _TENSORS).read_bytes() for path in newer}
     for path in newer:
         shutil.rmtree(path)

@@ -46,7 +46,7 @@ class CpRec(TieredRows):
         return torch.nn.functional.pad(rows, (0, self.dim - rows.shape[1]))
 
     def shrink(self, tier: int, vectors: Tensor) -> Tensor:
-        """As `TieredRows.shrink`: the first values."""
+        """The leading columns (K, d) of the vectors, as `TieredRows.shrink`: a promotion pads them with zeros."""
         return vectors[:, : self._rows[tier].store.dim].contiguous()
 
 
