@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from contextlib import suppress
 from dataclasses import replace
+from threading import Timer
 
 import pytest
 from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance, inputs
@@ -14,6 +15,7 @@ from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.broker import BrokerProcess
 from streams.clients.admin import create_topics
+from streams.clients.agreed_configuration import read_configuration
 from streams.clients.config import KafkaConfig
 from streams.clients.connector import Connector
 from streams.clients.in_memory import InMemoryBroker
@@ -187,3 +189,21 @@ def test_a_configuration_in_an_aborted_transaction_never_counts(apache_broker: B
     mine = agreement(kafka)
     mine.join()
     asyncio.run(mine.check())
+
+
+@pytest.mark.broker
+def test_an_agent_joins_while_the_first_transaction_of_the_topic_is_open(
+    bootstrap_servers: str, topic_prefix: str
+) -> None:
+    kafka = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=topic_prefix)
+    create_topics(kafka, Topics(topic_prefix).specs())
+    with TransactionalProducer(kafka, topic_prefix) as producer:
+        producer.send(Topics(topic_prefix).control, 0, b"{}", [], key=b"replay:another")
+        producer.wait()
+        commit = Timer(1.0, producer.commit)  # the records behind its start are hidden until then
+        commit.start()
+        agreement(kafka).join()
+        commit.join()
+    known = read_configuration(kafka)
+    assert known is not None
+    assert known.settings["capacity"] == SHARD_CONFIG.capacity

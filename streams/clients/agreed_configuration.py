@@ -19,12 +19,14 @@ logger = logging.getLogger(__name__)
 def read_configuration(connector: Connector) -> AgentConfiguration | None:
     """The configuration that counts; None if no agent has started yet, or the topic is missing.
 
+    Waits for the transaction of a replay that is open, which hides the records behind its start.
+
     Raises:
         BrokerError: the broker does not answer or refuses.
     """
     topic = Topics(connector.prefix).control
     with open_partition_log(connector) as log:
-        if log.is_empty(topic):
+        if not log.exists(topic):
             return None
         return newest_of(list(log.read(topic, 0, *log.bounds(topic, 0))), topic)
 

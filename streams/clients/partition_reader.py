@@ -77,11 +77,20 @@ class PartitionLog:
         bounds = self.all_bounds(topic, partitions)
         return [end if found[log] is None else found[log].offset for log, (_, end) in zip(logs, bounds, strict=True)]
 
+    def exists(self, topic: str) -> bool:
+        """Whether the broker has a topic."""
+        return bool(self._partitions_of(topic))
+
     def is_empty(self, topic: str) -> bool:
-        """Whether a topic never had a record that is visible; needs no right to read it."""
+        """Whether a topic never had a record that is visible; needs no right to read it.
+
+        All records behind the start of an open transaction are not visible yet.
+        """
+        return not any(ask(self._consumer.end_offsets, self._partitions_of(topic), self._waits).values())
+
+    def _partitions_of(self, topic: str) -> list[TopicPartition]:
         numbers = wait_for_answer(lambda: self._consumer.partitions_for_topic(topic), self._waits) or ()
-        logs = [TopicPartition(topic, number) for number in numbers]
-        return not any(ask(self._consumer.end_offsets, logs, self._waits).values())
+        return [TopicPartition(topic, number) for number in numbers]
 
     def read(self, topic: str, partition: int, start: int, end: int) -> Iterator[Any]:
         """The records with offsets from `start` to `end` - 1, in order.
