@@ -31,6 +31,7 @@ from streams.records import (
     ClickBatch,
     Digest,
     ImportanceBatch,
+    MoreValues,
     ReplayProgress,
     ShardMetrics,
     Source,
@@ -125,7 +126,9 @@ def examples() -> dict[str, dict[str, Any]]:
         "replay": (*encode_progress("6f9619ff8b86d011", _progress()), []),
         "importance": (None, *encode_importance(_importance())),
         "clicks": (None, encode_clicks(_clicks()), []),
-        "click": (None, _click(), [("content-type", JSON)]),
+        "clicks-more": (None, encode_clicks(replace(_clicks(), more=_more())), []),
+        "click": (None, _click("example.org"), [("content-type", JSON)]),
+        "click-more": (None, _click(["example.org", "example.net", None]), [("content-type", JSON)]),
         "agent-metrics": (None, *encode_metrics(_agent_metrics())),
         "trainer-metrics": (None, *encode_metrics(_trainer_metrics())),
     }
@@ -141,8 +144,8 @@ def written(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str,
     return {"key": None if key is None else key.hex(), "value": text, "value_hex": raw, "headers": named}
 
 
-def _click() -> bytes:
-    body = {"label": 1, "dense": {"I1": 2.0}, "features": {"C1": "68fd1e64", "site": "example.org"}}
+def _click(site: str | list[str | None]) -> bytes:
+    body = {"label": 1, "dense": {"I1": 2.0}, "features": {"C1": "68fd1e64", "site": site}}
     return json.dumps({**body, "event_time_ms": TIME_MS}, separators=(",", ":")).encode()
 
 
@@ -156,6 +159,11 @@ def _clicks() -> ClickBatch:
         fields=FIELDS,
         dense_names=("I1",),
     )
+
+
+def _more() -> MoreValues:
+    keys = [make_key(2, "hash", "example.net"), make_key(1, "hex32", "7e0ccccf"), make_key(2, "hash", "a")]
+    return MoreValues(offsets=np.array([0, 1, 3]), keys=np.array(keys, np.uint64))
 
 
 def _importance() -> ImportanceBatch:
