@@ -37,7 +37,7 @@ from streams.records.metrics import (
     decode_metrics,
     encode_metrics,
 )
-from streams.records.more_values import MAX_MORE, MoreValues, merge_more
+from streams.records.more_values import MAX_MORE, MoreValues, merge_more, more_of_rows
 from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
 from streams.records.values import decode_value, encode_value
@@ -97,6 +97,7 @@ __all__ = [
     "has_foreign_key",
     "header_int",
     "merge_more",
+    "more_of_rows",
     "newest_configuration",
     "write_letter",
     "write_line_letter",

@@ -18,7 +18,16 @@ from streams.keys import FIELD_SHIFT, Field, Keys
 from streams.records.arrow import lists_of
 from streams.records.key_checks import find_invalid
 
-__all__ = ["MAX_MORE", "MORE", "MoreValues", "merge_more", "more_from_lists", "more_to_lists", "type_of_more"]
+__all__ = [
+    "MAX_MORE",
+    "MORE",
+    "MoreValues",
+    "merge_more",
+    "more_from_lists",
+    "more_of_rows",
+    "more_to_lists",
+    "type_of_more",
+]
 
 MAX_MORE = 1 << 20  # of a record: as many as 8 MiB hold
 MORE = "more"
@@ -51,6 +60,25 @@ class MoreValues:
         """(M,) the column of each key's field, from 0."""
         return (self.keys >> FIELD_SHIFT).astype(np.int64) - 1
 
+    def to_bags(self, first: Keys) -> tuple[Keys, npt.NDArray[np.int64]]:
+        """The keys of all values, bag by bag, and where each bag begins, as `torch.nn.EmbeddingBag` takes them.
+
+        Args:
+            first: (B, F) the first values.
+
+        Returns:
+            (B F + M,) keys, those of a field in their order, and (B F,) the offsets of the bags, row by row.
+        """
+        bag_of_key = self.rows * first.shape[1] + self.columns  # (M,)
+        counts = 1 + np.bincount(bag_of_key, minlength=first.size)  # (B F,)
+        starts = np.cumsum(counts) - counts
+        words = np.empty(first.size + len(self.keys), np.uint64)
+        is_first = np.zeros(len(words), np.bool_)
+        is_first[starts] = True
+        words[is_first] = first.reshape(-1)
+        words[~is_first] = self.keys[np.argsort(bag_of_key, kind="stable")]
+        return words, starts
+
     def between(self, first: int, last: int) -> MoreValues:
         """Those of the rows from `first` to before `last`."""
         offsets = self.offsets[first : last + 1]
@@ -73,6 +101,17 @@ class MoreValues:
 
 def _ends(counts: npt.NDArray[np.int64]) -> npt.NDArray[np.int64]:
     return np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+
+
+def more_of_rows(rows: npt.NDArray[np.int64], keys: Keys, num_rows: int) -> MoreValues | None:
+    """The further values of a batch, from the row (M,) of each key (M,) in any order; None if there are none.
+
+    The keys of a row stay in their order.
+    """
+    if not len(keys):
+        return None
+    order = np.argsort(rows, kind="stable")
+    return MoreValues(offsets=_ends(np.bincount(rows, minlength=num_rows)), keys=keys[order])
 
 
 def merge_more(parts: Sequence[MoreValues | None], sizes: Sequence[int]) -> MoreValues | None:

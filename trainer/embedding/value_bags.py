@@ -50,22 +50,14 @@ class Bags:
     @classmethod
     def of(cls, keys: Keys, more: MoreValues, device: torch.device) -> Bags:
         """The bags of first values (B, F) and the further ones."""
-        num_rows, num_fields = keys.shape
-        bag_of_more = more.rows * num_fields + more.columns  # (M,)
-        counts = 1 + np.bincount(bag_of_more, minlength=num_rows * num_fields)  # (B F,)
-        ends = np.cumsum(counts)
-        starts = ends - counts
-        words = np.empty(keys.size + len(more.keys), np.uint64)
-        is_first = np.zeros(len(words), np.bool_)
-        is_first[starts] = True
-        words[is_first] = keys.reshape(-1)
-        words[~is_first] = more.keys[np.argsort(bag_of_more, kind="stable")]
+        words, starts = more.to_bags(keys)
+        ends = np.append(starts[1:], len(words))
         return cls(
             keys=to_device(words.view(np.int64), device),
             starts=to_device(starts, device),
-            bags=to_device(np.repeat(np.arange(len(counts)), counts), device),
-            row_ends=ends[num_fields - 1 :: num_fields],
-            num_fields=num_fields,
+            bags=to_device(np.repeat(np.arange(len(starts)), ends - starts), device),
+            row_ends=ends[keys.shape[1] - 1 :: keys.shape[1]],
+            num_fields=keys.shape[1],
         )
 
     @property

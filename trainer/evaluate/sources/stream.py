@@ -150,6 +150,11 @@ def _read(source: FileSource, num_rows: int | None) -> Stream:
     schema, bad_lines = load_schema(source.schema), BadLines()
     if schema.label is None:
         raise ConfigError(f"--schema: {schema} has no label, and an evaluation needs one; add 'label' to the schema")
+    if schema.lists:
+        raise ConfigError(
+            f"--schema: field {schema.lists[0]!r} of {schema} is a list, expected one value a field; evaluate on one "
+            f'element: {{ name = "{schema.lists[0]}", column = "...[0]" }}'
+        )
     batches, num_read = [], 0
     for batch in _parse(source, schema, bad_lines):
         batches.append(batch)
