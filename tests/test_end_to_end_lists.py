@@ -16,11 +16,13 @@ from agent_driver import inputs
 from streams import HotFeatureTable
 from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
+from streams.bulk_keys import key_bags, keys
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.keys import Field, make_key
 from streams.logs.inference import infer_schema
 from streams.logs.locations import LocalFile
+from streams.logs.reader import read_log
 from streams.logs.sample import take_sample
 from streams.logs.schema import LogSchema, load_schema
 from streams.records import ClickBatch, ImportanceBatch, decode_clicks, decode_importance
@@ -28,9 +30,14 @@ from streams.replay.batch_writer import MAX_CLICKS_BYTES
 from streams.replay.plan import ReplayPlan
 from streams.replay.sender import replay_logs
 from streams.topics import Topics
+from trainer.embedding.value_bags import Bags, sum_values
+from trainer.errors import BagError
 from trainer.learning.model_config import ModelConfig
+from trainer.process.publication import PublishConfig
 from trainer.process.run import RunConfig, TrainingRun
 from trainer.process.session import Session, SessionConfig
+from trainer.serving.replica import Replica, sum_bags
+from trainer.serving.served import ServedModel
 
 SHARDS, ROWS, BATCH_ROWS, CAPACITY = 2, 400, 50, 24
 TOPICS = Topics()
@@ -65,6 +72,7 @@ def broker(schema: tuple[Path, LogSchema]) -> InMemoryBroker:
     path, log_schema = schema
     broker = InMemoryBroker()
     create_topics(broker, TOPICS.specs(click_partitions=1, shards=SHARDS))
+    broker.add_topic(TOPICS.embeddings, SHARDS)
     counts = replay_logs(broker, ReplayPlan(paths=(path,), schema=log_schema, batch_rows=BATCH_ROWS))
     assert (counts.sent, counts.bad) == (ROWS, 0)
     return broker
@@ -113,8 +121,10 @@ RUN = RunConfig(model=MODEL, device=torch.device("cpu"))
 SECOND_ONLY = {make_key(2, "hash", tag) for tag in FREQUENT}
 
 
-def train(broker: InMemoryBroker, log_schema: LogSchema) -> Session:
-    config = SessionConfig(kafka=broker, run=RUN, fields=log_schema.categorical, dense_names=(), idle_timeout_s=0.1)
+def train(broker: InMemoryBroker, log_schema: LogSchema, publish: PublishConfig | None = None) -> Session:
+    config = SessionConfig(
+        kafka=broker, run=RUN, fields=log_schema.categorical, dense_names=(), idle_timeout_s=0.1, publish=publish
+    )
     session = Session(config)
     session.train()
     assert session.run.progress.rows == ROWS
@@ -145,9 +155,37 @@ def test_a_trainer_sends_the_importance_of_every_value_and_follows(
     assert sums.keys() == occurrences().keys()
     assert sums == pytest.approx(dict(expected))
     run_agent(broker, schema[1], "gradient")
-    following = train(broker, schema[1])
-    assert following.run.trainer is not None
-    assert set(following.run.trainer.embedding.hot_keys().tolist()) >= SECOND_ONLY
+    following = train(broker, schema[1], PublishConfig(bytes_per_s=100_000_000)).run.trainer
+    assert following is not None
+    assert set(following.embedding.hot_keys().tolist()) >= SECOND_ONLY
+    sites, tags = log_rows()
+    dense, bags = np.empty((ROWS, 0), np.float32), key_bags(schema[1], {"site": sites, "tags": tags})
+    replica = Replica(broker)
+    replica.catch_up()
+    learner = following.learners["adaptive"]
+    served = ServedModel(learner.model, following.embedding)
+    words, offsets = (torch.from_numpy(one) for one in (bags[0].view(np.int64), bags[1]))
+    with torch.no_grad():
+        vectors = sum_values(following.embedding, bags_of(schema[0], schema[1]))
+        expected_logits = learner.model(torch.from_numpy(dense), vectors).numpy()
+        np.testing.assert_allclose(
+            served(torch.from_numpy(dense), words, offsets), expected_logits, rtol=1e-4, atol=1e-5
+        )
+    summed = sum_bags(replica.lookup(bags[0]), bags[1], 2)
+    np.testing.assert_allclose(summed, vectors, rtol=1e-4, atol=1e-6)
+    first = keys((Field("site"), Field("tags")), {"site": sites, "tags": sites})
+    plain = replica.predict(dense, first)  # by the newest dense part, which is older than the rows
+    np.testing.assert_array_equal(replica.predict(dense, first.reshape(-1), np.arange(2 * ROWS)), plain)
+    assert (replica.predict(dense, *bags) != plain).any()
+    with pytest.raises(BagError, match="a bag of one or more keys for each row"):
+        replica.predict(dense, bags[0], bags[1][1:])
+
+
+def bags_of(path: Path, log_schema: LogSchema) -> Bags:
+    (block,) = read_log(path, log_schema, ROWS)
+    batch = block.parse().batch
+    assert batch.more is not None
+    return Bags.of(batch.keys, batch.more, torch.device("cpu"))
 
 
 def test_a_batch_whose_lists_are_too_long_for_a_record_becomes_several(tmp_path: Path) -> None:

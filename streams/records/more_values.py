@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +30,7 @@ __all__ = [
     "type_of_more",
 ]
 
+W = TypeVar("W", bound=np.generic)
 MAX_MORE = 1 << 20  # of a record: as many as 8 MiB hold
 MORE = "more"
 
@@ -60,11 +62,14 @@ class MoreValues:
         """(M,) the column of each key's field, from 0."""
         return (self.keys >> FIELD_SHIFT).astype(np.int64) - 1
 
-    def to_bags(self, first: Keys) -> tuple[Keys, npt.NDArray[np.int64]]:
+    def to_bags(
+        self, first: npt.NDArray[W], further: npt.NDArray[W] | None = None
+    ) -> tuple[npt.NDArray[W], npt.NDArray[np.int64]]:
         """The keys of all values, bag by bag, and where each bag begins, as `torch.nn.EmbeddingBag` takes them.
 
         Args:
             first: (B, F) the first values.
+            further: (M,) other words of the further values than their keys, if `first` has others.
 
         Returns:
             (B F + M,) keys, those of a field in their order, and (B F,) the offsets of the bags, row by row.
@@ -72,11 +77,11 @@ class MoreValues:
         bag_of_key = self.rows * first.shape[1] + self.columns  # (M,)
         counts = 1 + np.bincount(bag_of_key, minlength=first.size)  # (B F,)
         starts = np.cumsum(counts) - counts
-        words = np.empty(first.size + len(self.keys), np.uint64)
+        words = np.empty(first.size + len(self.keys), first.dtype)
         is_first = np.zeros(len(words), np.bool_)
         is_first[starts] = True
         words[is_first] = first.reshape(-1)
-        words[~is_first] = self.keys[np.argsort(bag_of_key, kind="stable")]
+        words[~is_first] = (self.keys if further is None else further)[np.argsort(bag_of_key, kind="stable")]
         return words, starts
 
     def between(self, first: int, last: int) -> MoreValues:

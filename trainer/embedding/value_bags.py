@@ -17,16 +17,16 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from streams.keys import Keys
 from streams.records import MoreValues
 from trainer.embedding.key_embedding import CapturingEmbedding
 from trainer.embedding.transfers import to_device
 
-__all__ = ["Bags", "sum_values"]
+__all__ = ["Bags", "sum_values", "sum_vectors"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,9 +48,9 @@ class Bags:
     num_fields: int
 
     @classmethod
-    def of(cls, keys: Keys, more: MoreValues, device: torch.device) -> Bags:
-        """The bags of first values (B, F) and the further ones."""
-        words, starts = more.to_bags(keys)
+    def of(cls, keys: npt.NDArray[Any], more: MoreValues, device: torch.device, further: Any = None) -> Bags:
+        """The bags of first values (B, F) and the further ones; `further` (M,) as in `MoreValues.to_bags`."""
+        words, starts = more.to_bags(keys, further)
         ends = np.append(starts[1:], len(words))
         return cls(
             keys=to_device(words.view(np.int64), device),
@@ -98,5 +98,10 @@ def sum_values(embedding: CapturingEmbedding, bags: Bags, record_rows: Sequence[
     """
     lookups = None if record_rows is None else bags.lookups_of(record_rows)
     vectors = embedding.vectors_of(bags.keys, batch_rows=bags.num_rows, record_lookups=lookups)  # (N, D)
+    return sum_vectors(vectors, bags)
+
+
+def sum_vectors(vectors: Tensor, bags: Bags) -> Tensor:
+    """The sums (B, F, D) of the vectors (N, D) of the values."""
     summed: Tensor = _Sum.apply(vectors, bags.starts, bags.bags)
     return summed.view(bags.num_rows, bags.num_fields, -1)

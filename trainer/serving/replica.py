@@ -26,11 +26,11 @@ from streams.records.embeddings import EmbeddingRecord, decode_embedding
 from streams.records.headers import BadRecord
 from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
-from trainer.errors import ReplicaError
+from trainer.errors import BagError, ReplicaError
 from trainer.serving.replica_state import ReplicaState
 from trainer.serving.tables import ServedTables
 
-__all__ = ["Replica"]
+__all__ = ["Replica", "sum_bags"]
 
 logger = logging.getLogger(__name__)
 
@@ -175,11 +175,23 @@ class Replica:
         """
         return self._tables.lookup(keys)
 
-    def predict(self, dense: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    def predict(
+        self,
+        dense: npt.NDArray[np.float32],
+        keys: npt.NDArray[np.uint64],
+        offsets: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """The logits (B,) of dense (B, M) and keys (B, F) by the newest dense part; needs torch.
+
+        Args:
+            dense: dense features.
+            keys: (B, F), or (N,) with `offsets`.
+            offsets: (B F,) where the values of each row and field begin, as `hotstream.key_bags` gives them; their
+                vectors are summed, as the trainer does.
 
         Raises:
             KeyRangeError: as `lookup`.
+            BagError: the offsets do not fit the keys.
             ReplicaError: as `lookup`, or no dense part of this model was read yet.
         """
         from trainer.serving.dense_part import compute, load_dense_part  # noqa: PLC0415  torch is optional
@@ -189,7 +201,10 @@ class Replica:
             raise ReplicaError(f"{self._topic}: no dense part of this model was read yet")
         if self._dense is None or self._dense[0] != versions.version:
             self._dense = (versions.version, load_dense_part(tables.shape, versions.data))
-        return compute(self._dense[1], dense, tables.lookup(keys))
+        vectors = tables.lookup(keys)
+        if offsets is not None:
+            vectors = sum_bags(vectors, offsets, tables.shape.layout.num_fields)
+        return compute(self._dense[1], dense, vectors)
 
     # ---- what is known of it ----
 
@@ -220,3 +235,21 @@ class Replica:
     def verify(self) -> list[bool | None]:
         """Whether the rows in memory have the trainer's last digest, by partition; None while rows are under way."""
         return self.state.check_rows()
+
+
+def sum_bags(
+    vectors: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], num_fields: int
+) -> npt.NDArray[np.float32]:
+    """The sums (B, F, D) of the vectors (N, D) of bags that begin at offsets (B F,).
+
+    Raises:
+        BagError: a bag is empty, or the offsets do not begin at 0 or are not those of whole rows.
+    """
+    ends = np.append(offsets[1:], len(vectors))
+    if len(offsets) % num_fields or (len(offsets) and offsets[0] != 0) or (ends <= offsets).any():
+        raise BagError(
+            f"offsets: got {len(offsets)}, expected a bag of one or more keys for each row and each of {num_fields} "
+            "fields, from 0 on; hotstream.key_bags gives a key to a field without a value"
+        )
+    sums: npt.NDArray[np.float32] = np.add.reduceat(vectors, offsets, axis=0) if len(offsets) else vectors
+    return sums.reshape(-1, num_fields, vectors.shape[1])
