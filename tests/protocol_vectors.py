@@ -20,6 +20,7 @@ from assignment_sequences import SEQUENCES, SHARDS
 from sketch.hashing import entry_digest, mix64_array, shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
+from streams.importance import count_keys
 from streams.keys import CRITEO_FIELDS, Field, format_key, hash_token, make_key
 from streams.records import (
     JSON,
@@ -37,6 +38,7 @@ from streams.records import (
     Source,
     TrainerMetrics,
     decode_assignment,
+    decode_clicks,
     encode_assignment,
     encode_claim,
     encode_clicks,
@@ -62,6 +64,11 @@ _KEYS = [
     (3, "hex32", ""), (11, "hash", "ddd2926e"), (255, "hash", "x"), (2, "hash", ""), (2, "hash", "example.org"),
 ]  # fmt: skip
 _PARTITIONS = (1, 2, 3, 4, 7, 64)
+_CLICKS: list[dict[str, Any]] = [
+    {"C1": "68fd1e64", "site": "example.org"}, {"site": None},
+    {"C1": ["68fd1e64", "7e0ccccf"], "site": ["b", "a", "b"]},
+    {"C1": [None, "", "0000000a"], "site": []}, {"C1": "", "site": [None]},
+]  # fmt: skip
 
 
 def keys() -> dict[str, Any]:
@@ -74,6 +81,7 @@ def keys() -> dict[str, Any]:
             for text in _TOKENS
         ],
         "keys": [_key(*one) for one in _KEYS],
+        "clicks": [_counted(value) for value in _CLICKS],
     }  # fmt: skip
 
 
@@ -86,6 +94,20 @@ def _key(number: int, kind: str, token: str) -> dict[str, Any]:
     return {
         "field": number, "kind": kind, "token": token, "key": _hex(key), "printed": printed, "shards": shards,
         "digest_terms_by_row": terms,
+    }  # fmt: skip
+
+
+def _counted(features: dict[str, Any]) -> dict[str, Any]:
+    """A single click, and how often an agent counts each of its keys."""
+    click = json.dumps({"features": features, "event_time_ms": TIME_MS}, separators=(",", ":"))
+    batch = decode_clicks(click.encode(), [("content-type", JSON)], fields=FIELDS)
+    if not isinstance(batch, ClickBatch):
+        raise TypeError(batch.reason)
+    keys, counts = count_keys(batch.every_key)
+    counted = zip(keys.tolist(), counts.tolist(), strict=True)
+    return {
+        "fields": [[field.name, field.kind] for field in FIELDS], "click": click,
+        "counts": {_hex(key): int(count) for key, count in sorted(counted)},
     }  # fmt: skip
 
 
