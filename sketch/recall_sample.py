@@ -17,7 +17,7 @@ Keys = npt.NDArray[np.uint64]
 Scores = npt.NDArray[np.float64]
 
 _SEED = np.uint64(0x52454341_4C4C0001)  # "RECALL", 1: independent of shards and buckets
-_LEAST_BEST = 64  # of the features that should be hot, in the sample
+_LEAST_BEST = 32  # of the features that should be hot, in the sample
 _SLOTS = 8192
 _SLOT_SHIFT = np.uint64(40)
 _SLOT_MASK = np.uint64(_SLOTS - 1)
@@ -26,10 +26,10 @@ _MOST_EXPONENT = 500.0  # of a weight; a double holds 2^1023
 
 
 class RecallSample:
-    """Counts the features whose hash ends with enough zero bits, so that 64 to 128 of the best ones are among them.
+    """Counts the features whose hash ends with enough zero bits, so that 32 to 64 of the best ones are among them.
 
     Every feature is in the sample or not, whatever its score; so the share of the sample's best features that is hot
-    estimates that of all. The standard error is about sqrt(recall * (1 - recall) / 64).
+    estimates that of all. The standard error is about sqrt(recall * (1 - recall) / 32), and less over several shards.
 
     Memory: 128 KiB. When the sample has 4,096 features, it keeps the best 2,048.
 
