@@ -110,7 +110,7 @@ TRAINER_ALSO_SEES = {
     "trainer.advise": {"logs"},  # profiles a log, without a broker
     "trainer.bench": {"agent", "generator", "processes"},  # measures agents and replays as processes, on made-up rows
     "trainer.commands": {"broker", "doctor", "generator", "logs"},  # starts brokers, reads schemas, looks at all
-    "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows
+    "trainer.demo": {"agent", "escapes", "logs", "processes"},  # runs every process, audits them, shows their names
     "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker
 }
 
