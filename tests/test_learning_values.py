@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from test_learning_queued import FAST, make_trainer
+from test_learning_queued import FAST, make_trainer, no_synchronisation
 from torch.nn.functional import binary_cross_entropy_with_logits
 from trainer_batches import NUM_FIELDS, click_batch
 
@@ -143,3 +143,14 @@ def test_a_model_of_fewer_fields_takes_the_further_values_of_its_own() -> None:
     assert batch.more is not None
     assert set((shorter.more.keys >> FIELD_SHIFT).tolist()) == {2}
     assert len(shorter.more.keys) == ((batch.more.keys >> FIELD_SHIFT) == 2).sum()
+
+
+@pytest.mark.parametrize(("device", "backend"), FAST)
+def test_a_step_with_further_values_does_not_wait_for_the_device(device: str, backend: Backend) -> None:
+    trainer = make_trainer(device, backend)
+    for step in range(2):  # compiles, and allocates
+        trainer.step(with_more(click_batch(64, step), step), record_rows=[30, 34])
+    batch = with_more(click_batch(64, 2), 2)
+    with no_synchronisation(device):
+        started = trainer.start(batch, record_rows=[30, 34])
+    assert started.finish().importance is not None

@@ -14,9 +14,12 @@ import pytest
 from streams.bulk_keys import key_bags, keys
 from streams.errors import ConfigError
 from streams.keys import MISSING, Field, make_key
+from streams.logs.bad_lines import BadLines
+from streams.logs.locations import find_logs
 from streams.logs.log_rows import LogRows
 from streams.logs.reader import check_logs, read_log
 from streams.logs.schema import LogSchema, load_schema
+from streams.logs.value_finder import find_values
 from streams.logs.value_lists import MAX_VALUES
 from streams.records import ClickBatch
 
@@ -199,3 +202,9 @@ def test_bags_of_raw_values_are_those_that_an_embedding_takes() -> None:
     plain, starts = key_bags([Field("site")], {"site": SITES})
     np.testing.assert_array_equal(plain, keys([Field("site")], {"site": SITES})[:, 0])
     assert starts.tolist() == list(range(6))
+
+
+def test_the_values_of_keys_that_are_second_ones_are_found(tmp_path: Path) -> None:
+    write_parquet(tmp_path / "log", pa.list_(pa.string()))
+    found = dict(find_values(find_logs([tmp_path / "log"]), LOG, {key(2, "b"), key(2, "c"), key(1, "x")}, BadLines()))
+    assert found == {key(2, "b"): b"b", key(2, "c"): b"c", key(1, "x"): b"x"}
