@@ -6,8 +6,8 @@
 
     vectors (N, D) --summed by bag--> (B, F, D)
 
-The sum, not the mean: the gradient at each value's vector is that at the field's vector, so importance is not divided by
-the number of values that stand beside a value, and a field of one value is what it is without bags.
+The sum, not the mean: the gradient at each value's vector is that at the field's vector, so importance is not divided
+by the number of values that stand beside a value, and a field of one value is what it is without bags.
 """
 
 from __future__ import annotations
