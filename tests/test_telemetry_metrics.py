@@ -22,6 +22,7 @@ import pytest
 import torch
 from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, count_all, inputs
 from prometheus_client import CollectorRegistry, generate_latest
+from serving_site import KEYS, Site, caught_up, hot_keys
 from trainer_batches import click_batch
 from trainer_driver import ROWS, assignments_of
 
@@ -132,6 +133,15 @@ def figures_of_a_watch() -> list[Figure]:
         return list(figures.figures())
 
 
+def figures_of_a_serve() -> list[Figure]:
+    site = Site()
+    site.move(hot_keys(9))
+    site.settle()
+    replica = caught_up(site.broker)
+    replica.lookup(KEYS)
+    return list(replica.figures())
+
+
 def figures_of(process: str, directory: Path) -> list[Figure]:
     """The figures of a process that has done all that figures are about."""
     makers: dict[str, Callable[[], list[Figure]]] = {
@@ -139,6 +149,7 @@ def figures_of(process: str, directory: Path) -> list[Figure]:
         "train": lambda: figures_of_a_trainer(directory),
         "replay": figures_of_a_replay,
         "watch": figures_of_a_watch,
+        "serve": figures_of_a_serve,
     }
     return makers[process]()
 

@@ -30,12 +30,12 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.finiteness import find_non_finite
+from trainer.process.checksums import describe_bytes
 
 __all__ = [
     "Captured",
     "Checkpoint",
     "Checkpoints",
-    "describe_bytes",
     "in_order",
     "sync_directory",
     "write_file",
@@ -143,11 +143,6 @@ def sync_directory(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-def describe_bytes(data: bytes) -> dict[str, Any]:
-    """The size and checksum of data, as `write_file` returns them."""
-    return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
 
 
 class Checkpoints:

@@ -101,6 +101,12 @@ class ServedTables:
         """Keys with a unique row."""
         return len(self._router)
 
+    def owners(self) -> dict[int, int]:
+        """The unique row of each key that has one."""
+        with self._lock:
+            keys, rows = self._router.items()
+        return dict(zip(keys.tolist(), rows.tolist(), strict=True))
+
     @property
     def is_complete(self) -> bool:
         """Whether all shared rows and the gates were read."""
