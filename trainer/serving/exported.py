@@ -38,6 +38,8 @@ class Exported:
         dense: the weights of the dense part, as safetensors.
         step: rows of clicks trained.
         time_ms: when it was exported.
+        rows: NAME.values and NAME.scales of each store, and gate, as in `rows.safetensors`; bfloat16 as uint16.
+        router: keys and values, as in `router.safetensors`.
     """
 
     shape: ServedShape
@@ -45,8 +47,8 @@ class Exported:
     dense: bytes
     step: int
     time_ms: int
-    _rows: Arrays
-    _router: Arrays
+    rows: Arrays
+    router: Arrays
 
     @classmethod
     def read(cls, directory: Path) -> Exported:
@@ -65,8 +67,8 @@ class Exported:
             dense=parts["dense"],
             step=manifest["rows_trained"],
             time_ms=manifest.get("time_ms", 0),
-            _rows=_arrays(parts["rows"]),
-            _router=_arrays(parts["router"]),
+            rows=_arrays(parts["rows"]),
+            router=_arrays(parts["router"]),
         )
 
     def of_partitions(self, partitions: int) -> Exported:
@@ -75,7 +77,7 @@ class Exported:
 
     def records(self) -> Iterator[RowRecord]:
         """The rows of published fields, as a trainer would send them."""
-        keys, rows = self._router["keys"].view(np.uint64), self._router["values"]
+        keys, rows = self.router["keys"].view(np.uint64), self.router["values"]
         mine = np.isin(keys >> FIELD_SHIFT, self.shape.published)
         bodies = self._bodies("u", rows[mine])
         for key, row, body in zip(keys[mine].tolist(), rows[mine].tolist(), bodies, strict=True):
@@ -84,7 +86,7 @@ class Exported:
             yield self._block("1", field - 1)
         for number in range(self.shape.num_blocks):
             yield self._block("2", number)
-        yield self._record("g", 0, self._rows["gate"].reshape(-1).view(np.uint8))
+        yield self._record("g", 0, self.rows["gate"].reshape(-1).view(np.uint8))
 
     def _block(self, kind: str, number: int) -> RowRecord:
         return self._record(kind, number, self._bodies(kind, self.shape.block(kind, number)))
@@ -92,8 +94,8 @@ class Exported:
     def _bodies(self, kind: str, rows: Any) -> npt.NDArray[np.uint8]:
         """The bodies (K, bytes a row) of rows of a store."""
         name = _STORES[kind]
-        scales = self._rows.get(f"{name}.scales", np.empty(0, np.uint16))
-        return join_rows(self._rows[f"{name}.values"][rows], scales[rows] if len(scales) else scales)
+        scales = self.rows.get(f"{name}.scales", np.empty(0, np.uint16))
+        return join_rows(self.rows[f"{name}.values"][rows], scales[rows] if len(scales) else scales)
 
     def _record(self, kind: str, number: int, body: npt.NDArray[np.uint8], feature: int = 0) -> RowRecord:
         return RowRecord(

@@ -51,10 +51,14 @@ class Predictor:
         Raises:
             CheckpointError: the export is damaged, or of another version.
         """
-        exported = Exported.read(directory)
+        return cls.of(Exported.read(directory), str(directory))
+
+    @classmethod
+    def of(cls, exported: Exported, name: str) -> Predictor:
+        """Serves what was exported."""
         state = ReplicaState(exported.shape.partitions)
         state.load(exported)
-        return cls(state, str(directory))
+        return cls(state, name)
 
     # ---- serving ----
 
@@ -88,13 +92,26 @@ class Predictor:
         Raises:
             ReplicaError: as `lookup`.
         """
-        return self._tables.shape
+        return self.tables.shape
 
     @property
-    def _tables(self) -> ServedTables:
+    def tables(self) -> ServedTables:
+        """The tables that are served.
+
+        Raises:
+            ReplicaError: as `lookup`.
+        """
         if self.state.served is None:
             raise ReplicaError(f"{self.name}: no complete model was read yet; call `catch_up` beside a trainer")
         return self.state.served
+
+    def owners(self) -> dict[int, int]:
+        """The unique row of each key that has one.
+
+        Raises:
+            ReplicaError: as `lookup`.
+        """
+        return self.tables.owners()
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
         """The vectors (..., D) float32 of feature keys of any shape.
@@ -103,7 +120,7 @@ class Predictor:
             KeyRangeError: the field of a key is not published.
             ReplicaError: no complete model was read yet, or following has failed.
         """
-        return self._tables.lookup(keys)
+        return self.tables.lookup(keys)
 
     def predict(self, dense: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
         """The logits (B,) of dense (B, M) and keys (B, F) by the newest dense part; needs torch.
@@ -124,7 +141,7 @@ class Predictor:
         """
         from trainer.serving.dense_part import compute, load_dense_part  # noqa: PLC0415  torch is optional
 
-        shape, versions = self._tables.shape, self.state.dense
+        shape, versions = self.tables.shape, self.state.dense
         if not self.can_predict:
             raise ReplicaError(f"{self.name}: no dense part of this model was read yet")
         known = self._dense
@@ -152,7 +169,7 @@ class Predictor:
 
     def hits(self) -> dict[str, dict[str, int]]:
         """Lookups by field and by the tier that served them."""
-        tables = self._tables
+        tables = self.tables
         names = [name for name, _ in tables.shape.fields]
         return {
             name: dict(zip(_TIERS, counts, strict=True))

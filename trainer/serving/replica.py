@@ -27,6 +27,7 @@ from streams.records.embeddings import EmbeddingRecord, decode_embedding
 from streams.records.headers import BadRecord
 from streams.telemetry.bad_record_log import BadRecordLog
 from streams.telemetry.figures import Figure
+from streams.telemetry.monitor import Watched
 from streams.topics import Topics
 from trainer.errors import ReplicaError
 from trainer.serving.exported import Exported
@@ -197,10 +198,19 @@ class Replica(Predictor):
         return None if self._failure is None else f"{self.name}: the replica does not follow any more ({self._failure})"
 
     @property
-    def _tables(self) -> ServedTables:
+    def tables(self) -> ServedTables:
+        """See `Predictor.tables`."""
         if self.why_not_live is not None:
             raise ReplicaError(self.why_not_live) from self._failure
-        return super()._tables
+        return super().tables
+
+    def watched(self) -> Watched:
+        """What a process that serves it shows beside its figures."""
+        return Watched(
+            connector=self._connector, topic=self._topic, num_partitions=len(self.state.partitions),
+            offsets=lambda: {number: state.offset for number, state in enumerate(self.state.partitions)},
+            figures=tuple, is_started=lambda: self.is_ready,
+        )  # fmt: skip
 
     def figures(self) -> Iterator[Figure]:
         """See `Predictor.figures`."""

@@ -60,6 +60,11 @@ class Rows:
         return join_rows(self.values[rows], self.scales[rows] if self.form.has_scales else self.scales)
 
 
+def _scales(words: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """The values of bfloat16 words."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
 def join_rows(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The bodies (K, bytes a row) of values (K, W) and scales (K,) or (0,)."""
     parts = [np.ascontiguousarray(values).view(np.uint8)]
@@ -207,6 +212,22 @@ class ServedTables:
         tables = (first.values, first.scales, second.values, second.scales)
         self._gather_shared(*tables, addresses, fields, self.gates[:, 1:], out)
         return out
+
+    def quanta(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+        """How far apart two stored values are in the vector of each key (K,); 0 for formats of floating point.
+
+        Of a key that shares rows it is that of its row of level 1.
+        """
+        rows, fields = self._router.get(keys), (keys >> FIELD_SHIFT).astype(np.int64) - 1
+        steps, layout = np.zeros(len(keys), np.float32), self.shape.layout
+        addresses = np.empty((len(keys), 1 + self._parts), np.int32)
+        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        is_hot, shared = rows >= 0, self.levels["1"]
+        if self.unique.form.has_scales:
+            steps[is_hot] = _scales(self.unique.scales[rows[is_hot]]) * self.gates[fields[is_hot], 0]
+        if shared.form.has_scales:
+            steps[~is_hot] = _scales(shared.scales[addresses[~is_hot, 0]]) * self.gates[fields[~is_hot], 1]
+        return np.abs(steps)
 
     def digests(self) -> list[int]:
         """The digest of each partition, computed from the rows in memory. O(rows)."""
