@@ -109,7 +109,14 @@ TRAINER_SEES = {"assignments", "cli", "clients", "errors", "importance", "keys",
 TRAINER_ALSO_SEES = {
     "trainer.advise": {"logs"},  # profiles a log, without a broker
     "trainer.bench": {"agent", "generator", "processes"},  # measures agents and replays as processes, on made-up rows
-    "trainer.commands": {"broker", "dashboard", "doctor", "generator", "logs"},  # starts servers, looks at all
+    "trainer.commands": {
+        "broker",
+        "dashboard",
+        "doctor",
+        "escapes",
+        "generator",
+        "logs",
+    },  # starts servers, looks at all
     "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows
     "trainer.serving": {"dashboard"},  # serves over HTTP by the same rules of access
     "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker

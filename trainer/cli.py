@@ -31,6 +31,7 @@ _ORDER = (
     "agent",
     "train",
     "serve",
+    "sink",
     "audit",
     "watch",
     "top",

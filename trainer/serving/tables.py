@@ -90,6 +90,7 @@ class ServedTables:
         self._lock = threading.Lock()
         self._router = KeyMap()
         self._owners = np.zeros(layout.capacity_rows, np.uint64)
+        self._is_changed = np.zeros(layout.capacity_rows, np.bool_)
         self.unique = Rows(row_form(shape.hot_store, dim), layout.capacity_rows)
         shared = row_form(shape.row_format, dim)
         self.levels = {"1": Rows(shared, layout.level_1_rows), "2": Rows(shared, layout.level_2_rows)}
@@ -155,6 +156,7 @@ class ServedTables:
             routed = self._router.get(before)
             self._router.remove(before[(before != keys) & (routed == rows)])
             self._owners[rows] = keys
+            self._is_changed[rows] = True
             used = keys != 0
             if used.any():
                 self.unique.write(rows[used], np.frombuffer(bodies, np.uint8).reshape(int(used.sum()), -1))
@@ -171,12 +173,39 @@ class ServedTables:
             raise ReplicaError(f"{record.kind} {record.number}: got {len(body)} bytes, expected {size}")
         with self._lock:
             if record.kind == "g":
-                self.gates = body.view(np.float32).reshape(self.gates.shape).copy()
+                self._set_gates(body.view(np.float32).reshape(self.gates.shape).copy())
             else:
                 self.levels[record.kind].write(rows, body.reshape(rows.stop - rows.start, -1))
             self._has[record.kind].add(record.number)
 
+    def _set_gates(self, gates: npt.NDArray[np.float32]) -> None:
+        """Replaces the gates, which changes the vectors of the hot keys of their fields."""
+        fields = (self._owners >> FIELD_SHIFT).astype(np.int64) - 1
+        differs = np.append(gates[:, 0] != self.gates[:, 0], False)  # the last one is that of rows without an owner
+        self._is_changed |= differs[fields]
+        self.gates = gates
+
     # ---- reading ----
+
+    def take_changed(self) -> npt.NDArray[np.int64]:
+        """The unique rows whose vector or owner may have changed since they were taken last, in order."""
+        with self._lock:
+            rows = np.flatnonzero(self._is_changed)
+            self._is_changed[rows] = False
+        return rows
+
+    def note_changed(self, rows: npt.NDArray[np.int64]) -> None:
+        """Lets unique rows (K,) be taken again."""
+        with self._lock:
+            self._is_changed[rows] = True
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+        """The owners (K,) of unique rows (K,), 0 where there is none, and the vectors (U, D) of the owned ones."""
+        with self._lock:
+            keys = self._owners[rows]
+            used = keys != 0
+            fields = ((keys[used] >> FIELD_SHIFT) - np.uint64(1)).astype(np.uint8)
+            return keys, self._read_unique(rows[used].astype(np.int32), fields)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
         """The vectors (..., D) float32 of keys of any shape.
