@@ -140,7 +140,7 @@ def test_a_store_that_is_away_is_asked_again_and_one_that_refuses_ends_the_comma
     site.move(hot_keys(3))
     site.settle()
     replica = caught_up(site.broker)
-    with redis.Redis(port=9) as away:
+    with redis.Redis(port=9, retry=redis.retry.Retry(redis.backoff.NoBackoff(), 0)) as away:
         assert write(replica, RowSink(replica, away)) is False
     store.config_set("requirepass", "secret")
     try:

@@ -100,7 +100,7 @@ class ServedTables:
         self._gather_unique = _GATHERS.get(shape.hot_store) or row_kernels(dim).gather
         self._gather_shared = two_level_kernels(dim, self._parts).gather
         self.hits = np.zeros((layout.num_fields, 2), np.int64)
-        self._is_published = np.isin(np.arange(1, layout.num_fields + 1), shape.published)
+        self._is_published = np.isin(np.arange(256), shape.published)
 
     @property
     def num_hot(self) -> int:
@@ -214,30 +214,40 @@ class ServedTables:
             KeyRangeError: the field of a key is not one of the model's, or its rows are not published.
         """
         flat = np.ascontiguousarray(keys, np.uint64).reshape(-1)
-        fields = (flat >> FIELD_SHIFT).astype(np.int64) - 1
-        known = (fields >= 0) & (fields < len(self._is_published))
-        if not known.all() or not self._is_published[fields].all():
+        numbers = (flat >> FIELD_SHIFT).astype(np.uint8)
+        if not self._is_published[numbers].all():
             raise KeyRangeError(f"a key's field is not among the published ones, {list(self.shape.published)}")
-        numbers, out = fields.astype(np.uint8), np.empty((len(flat), self.shape.dim), np.float32)
+        fields, out = numbers - np.uint8(1), np.empty((len(flat), self.shape.dim), np.float32)
         with self._lock:
             rows = self._router.get(flat)
             is_hot = rows >= 0
             hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
-            out[hot] = self._read_unique(rows[hot], numbers[hot])
-            out[cold] = self._read_shared(flat[cold], numbers[cold])
+            if len(hot) > len(cold):  # the larger part is written without a copy, to the slots of the smaller one, too
+                self._read_unique(np.maximum(rows, 0), fields, out)
+                out[cold] = self._read_shared(flat[cold], fields[cold])
+            else:
+                self._read_shared(flat, fields, out)
+                out[hot] = self._read_unique(rows[hot], fields[hot])
             for tier, found in enumerate((hot, cold)):
                 self.hits[:, tier] += np.bincount(fields[found], minlength=len(self.hits))
         return out.reshape(*np.shape(keys), self.shape.dim)
 
-    def _read_unique(self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        out, gates = np.empty((len(rows), self.shape.dim), np.float32), self.gates[:, :1]
-        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, gates, None, out)
+    def _read_unique(
+        self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of unique rows (K,), in `out` (K, D) if it is given."""
+        out = np.empty((len(rows), self.shape.dim), np.float32) if out is None else out
+        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, self.gates[:, :1], None, out)
         return out
 
-    def _read_shared(self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _read_shared(
+        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of keys (K,) that share rows, in `out` (K, D) if it is given."""
+        out = np.empty((len(keys), self.shape.dim), np.float32) if out is None else out
         addresses, layout = np.empty((len(keys), 1 + self._parts), np.int32), self.shape.layout
         hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
-        out, first, second = np.empty((len(keys), self.shape.dim), np.float32), self.levels["1"], self.levels["2"]
+        first, second = self.levels["1"], self.levels["2"]
         tables = (first.values, first.scales, second.values, second.scales)
         self._gather_shared(*tables, addresses, fields, self.gates[:, 1:], out)
         return out
