@@ -181,7 +181,7 @@ def _progress() -> ReplayProgress:
 def _agent_metrics() -> AgentMetrics:
     shard = ShardMetrics(
         epoch=3, seq=889, hot=13505, max_hot=13505, counted=420, repeated=0, rejected_scores=0, events=918000,
-        promotions=20011, demotions=6506, next_offset=421,
+        promotions=20011, demotions=6506, next_offset=421, recall=0.93,
     )  # fmt: skip
     return AgentMetrics(time_ms=TIME_MS, capacity=13505, bad=0, shards={0: shard})
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import logging
+from collections import Counter
 
 import pytest
-from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, inputs
+from agent_driver import GRADIENT, SHARD_CONFIG, SHARDS, STEPS, TOPICS, broker_with_importance, importance_of, inputs
 
 from streams.agent.progress import AgentProgress
 from streams.agent.worker import AgentWorker
@@ -50,6 +51,26 @@ def test_an_agent_logs_what_it_counted_its_lag_and_what_it_rejected(caplog: pyte
         f"{sums['promotions']} promotions, {sums['demotions']} demotions, rejects: 1 malformed records"
     )
     assert vars(record)["fields"]["rejects"] == {"malformed records": 1}
+
+
+def test_the_recall_is_that_of_the_exact_scores_and_unknown_after_a_restart() -> None:
+    broker = broker_with_importance()
+    shards = asyncio.run(live(broker, Clock())).worker.shards
+    for number, shard in shards.items():
+        exact: Counter[int] = Counter()
+        events = 0
+        for step in range(STEPS):
+            batch = importance_of(step, number)
+            events += len(batch.keys)
+            weight = 2.0 ** (events / (SHARD_CONFIG.half_life_events / SHARDS))
+            exact.update(dict(zip(batch.keys.tolist(), (batch.scores * weight).tolist(), strict=True)))
+        rows = SHARD_CONFIG.rows_of(number)[1]
+        least = exact.most_common(rows)[-1][1]
+        best = {key for key, score in exact.items() if score >= least}
+        found = len(best & set(shard.table.items()[0].tolist()))
+        assert asyncio.run(live(broker_with_importance(), Clock())).latest.shards[number].recall == found / rows > 0
+    broker_again = asyncio.run(live(broker, Clock(), records=0))
+    assert {shard.recall for shard in broker_again.latest.shards.values()} == {None}
 
 
 def test_lag_is_what_the_log_has_and_the_agent_has_not_counted() -> None:

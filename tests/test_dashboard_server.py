@@ -150,7 +150,7 @@ def test_a_feature_of_markup_and_escapes_is_sent_as_printable_text() -> None:
     hot = FeatureLine(feature=HOSTILE, row=1, score=1.0, age_s=1.0, shard=0)
     field = FieldLine(field=HOSTILE, hot=1, promotions=1, demotions=0)
     view = View(
-        hot=1, capacity=None, verified=None, churn_per_min=1, promotions=1, demotions=0, features=(hot,),
+        hot=1, capacity=None, verified=None, recall=0.9, churn_per_min=1, promotions=1, demotions=0, features=(hot,),
         changes=(change,), fields=(field,), shards=(), latency_ms=None, trainer=None, trainer_silent_s=None,
     )  # fmt: skip
     sent = view_as_json(view)

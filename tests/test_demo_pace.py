@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import re
 import threading
 
 import pytest
+from agent_driver import STEPS, broker_with_importance
+from rich.console import Console
+from test_assignments_rereading import count
 
 from streams.processes.log_tail import last_message
-from streams.records import TrainerMetrics
+from streams.records import Assignment, TrainerMetrics
+from streams.telemetry.observer import Observer
 from trainer.demo.pace import FLAT_OUT, MEASURED, PACED, CarriedRate, Part, measured_rows, merge_replays, paced_limit
 from trainer.demo.view import DemoView
 
@@ -94,3 +100,20 @@ def test_a_phase_is_shown_at_once_and_again_while_the_demo_is_busy(caplog, monke
         logging.getLogger().removeHandler(handler)
     assert caplog.messages[0] == "starting: agent and trainer"
     assert any(message.startswith("starting, 0 s: agent and trainer") for message in caplog.messages[1:])
+
+
+def test_a_terminal_shows_the_last_changes_newest_first_and_no_name_is_markup(monkeypatch):
+    broker = broker_with_importance()
+    count(broker, 0, STEPS)
+    monkeypatch.setattr("trainer.demo.view.draws_bars", lambda: True)
+    with Observer(broker) as observer, DemoView() as view:
+        observer.look()
+        observer.last_changes.append(Assignment(key=1, tier="hot", shard=0, epoch=1, seq=9, feature="[red]x\x1b[0m"))
+        view.begin("replaying", "")
+        view.show(observer)
+        console = Console(record=True, width=100, file=io.StringIO())
+        console.print(view._table())  # noqa: SLF001
+    lines = console.export_text().splitlines()
+    first = next(number for number, line in enumerate(lines) if "last changes" in line)
+    assert "hot   [red]x\\x1b[0m  score 0, row None" in lines[first]
+    assert len([line for line in lines[first:] if re.search(r"(hot|cold) +C\d+:", line)]) == 7

@@ -33,7 +33,9 @@ def stream_of(rows: int, seed: int = 0) -> tuple[Stream, Quality]:
 
 def test_the_regression_comes_near_the_truth_of_a_linear_log_and_to_one_half_without_one():
     stream, truth = stream_of(6000)
-    anchor = fit_regression(stream)
+    shown: list[tuple[int, int]] = []
+    anchor = fit_regression(stream, lambda *progress: shown.append(progress))
+    assert shown == [(done, stream.num_rows) for done in range(0, stream.num_rows, 8000)]
     assert anchor.rows == 6000
     assert 0 < (truth.auc or 0) - (anchor.auc or 0) < 0.04
     assert (truth.log_loss or 0) < (anchor.logloss or 0) < np.log(2)

@@ -9,6 +9,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from functools import cache
 from importlib.metadata import distribution
 from pathlib import Path
 
@@ -46,6 +47,7 @@ def parse(path: Path) -> ast.Module:
 # ---- imports -------------------------------------------------------------------------------------------------------
 
 
+@cache
 def imported_packages(path: Path) -> set[str]:
     """The top-level packages that a module imports anywhere, for types alone too."""
     names: set[str] = set()
@@ -88,6 +90,7 @@ def test_such_a_library_is_imported_in_one_room_only(library):
     assert {name.rpartition(".")[0] for name in importing} == ROOM_OF[library], importing
 
 
+@cache
 def imported_rooms(path: Path, package: str) -> set[str]:
     """The rooms (sub-packages, modules) of one of our packages that a module imports."""
     rooms: set[str] = set()
@@ -116,8 +119,8 @@ TRAINER_ALSO_SEES = {
         "escapes",
         "generator",
         "logs",
-    },  # starts servers, looks at all
-    "trainer.demo": {"agent", "logs", "processes"},  # runs every process, and audits them against the log's rows
+    },  # starts servers, reads schemas
+    "trainer.demo": {"agent", "escapes", "logs", "processes"},  # runs every process, audits them, shows their names
     "trainer.serving": {"dashboard"},  # serves over HTTP by the same rules of access
     "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker
 }

@@ -16,6 +16,7 @@ from streams.records import AgentMetrics, TrainerMetrics, encode_metrics
 from streams.top.app import TopApp
 from streams.top.model import TopModel, View
 from streams.top.plain import print_lines
+from streams.top.words import describe_hot_set
 
 NOW_MS = 1_700_000_000_000
 
@@ -72,6 +73,8 @@ def test_a_view_has_the_hot_set_and_the_reports_of_the_topics(broker: InMemoryBr
     assert all(line.events_per_s for line in view.shards)
     assert view.trainer is not None
     assert view.trainer.unique_share == 0.62
+    assert view.recall is not None
+    assert f"recall ~{view.recall:.0%}; " in describe_hot_set(view)
 
 
 def test_only_the_changes_of_the_last_minute_are_counted_and_the_newest_come_first(broker: InMemoryBroker) -> None:

@@ -35,6 +35,7 @@ def agent_figures(progress: AgentProgress) -> Iterator[Figure]:
 def _shard_figures(progress: AgentProgress, number: int) -> Iterator[Figure]:
     shard, labels = progress.latest.shards[number], {"shard": str(number)}
     yield Figure("agent_hot_features", shard.hot, labels)
+    yield Figure("agent_recall_ratio", shard.recall, labels)
     yield Figure("agent_hot_rows", progress.worker.config.shards.rows_of(number)[1], labels)
     yield Figure("agent_epoch", shard.epoch, labels)
     lag, record_ms = progress.lag.get(number), progress.record_times_ms.get(number)

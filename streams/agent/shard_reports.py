@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import logging
+import math
 from typing import Any
 
+from sketch.changes import NO_ROW
 from sketch.hotset import REVIEW_EVENTS
+from sketch.recall_sample import RecallSample
 from streams.agent.shard import REVIEW_MS, Shard
-from streams.records import ShardMetrics
+from streams.records import ImportanceBatch, ShardMetrics
 
 __all__ = ["ShardReports"]
 
@@ -20,6 +23,7 @@ class ShardReports:
     def __init__(self) -> None:
         self._other_signals: dict[int, int] = {}
         self._quiet: set[int] = set()
+        self._samples: dict[int, tuple[Shard, RecallSample]] = {}
 
     def metrics(self, shard: Shard) -> ShardMetrics:
         """The metrics of a shard."""
@@ -37,7 +41,23 @@ class ShardReports:
             promotions=shard.num_promotions,
             demotions=shard.num_demotions,
             next_offset=shard.next_offset,
+            recall=self._recall(shard),
         )
+
+    def note_counted(self, shard: Shard, batch: ImportanceBatch) -> None:
+        """Adds a counted record to the sample of which the shard's recall is estimated."""
+        known, sample = self._samples.get(shard.number, (None, None))
+        if known is not shard or sample is None:
+            sample = _make_sample(shard, is_complete=shard.num_events == len(batch.keys))
+            self._samples[shard.number] = shard, sample
+        moment = None if shard.clock is None else shard.clock.now_ms
+        sample.add(batch.keys, batch.scores, float(shard.num_events if moment is None else moment))
+
+    def _recall(self, shard: Shard) -> float | None:
+        known, sample = self._samples.get(shard.number, (None, None))
+        if known is not shard or sample is None:
+            return None
+        return sample.estimate(lambda keys: shard.table.lookup(keys) != NO_ROW, num_hot=shard.table.num_hot)
 
     def note_other_signal(self, shard: Shard, signal: str) -> None:
         """Counts a record whose signal this agent does not count; warns of the first one of a shard."""
@@ -69,3 +89,9 @@ class ShardReports:
                 "shard, or with a record whose event time is %d s or more after the first one's",
                 shard.number, shard.num_events, REVIEW_EVENTS, REVIEW_MS // 1000,
             )  # fmt: skip
+
+
+def _make_sample(shard: Shard, *, is_complete: bool) -> RecallSample:
+    hot_set = shard.hot_set
+    half_life = hot_set.half_life_ms or hot_set.half_life_events or math.inf
+    return RecallSample(hot_set.capacity, half_life=half_life, is_complete=is_complete)

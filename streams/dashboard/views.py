@@ -23,6 +23,7 @@ def view_as_json(view: View) -> dict[str, Any]:
         "hot": view.hot,
         "capacity": view.capacity,
         "verified": view.verified,
+        "recall": view.recall,
         "churn_per_min": view.churn_per_min,
         "promotions": view.promotions,
         "demotions": view.demotions,
@@ -54,6 +55,7 @@ def sample_of(view: View) -> dict[str, float | None]:
     sample: dict[str, float | None] = {
         "hot": view.hot,
         "capacity": view.capacity,
+        "recall": view.recall,
         "churn": view.churn_per_min,
         "change_p50": None if view.latency_ms is None else view.latency_ms[0],
         "change_p99": None if view.latency_ms is None else view.latency_ms[1],

@@ -30,6 +30,7 @@ class ShardMetrics:
         events: feature events counted.
         promotions: changes to hot; `demotions`: changes from hot.
         next_offset: the offset of the next importance record.
+        recall: the estimated share of the features that should be hot which are, 0 to 1; None as long as it is unknown.
     """
 
     epoch: int
@@ -45,6 +46,7 @@ class ShardMetrics:
     next_offset: int
     time_outliers: int = 0
     other_signals: int = 0
+    recall: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

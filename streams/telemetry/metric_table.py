@@ -59,6 +59,7 @@ _AGENT = _of("agent", "agent", [
     ("rejects_total", "counter", "Records and scores that did not count, by reason", "reason"),
     ("dead_letters_total", "counter", "Records sent to the dead letters"),
     ("hot_features", "gauge", "Hot features now", "shard"),
+    ("recall_ratio", "gauge", "Estimated share of the features that should be hot which are", "shard"),
     ("hot_rows", "gauge", "Unique rows of the shard, which hot features may have", "shard"),
     ("capacity_rows", "gauge", "Unique rows of all shards of all agents"),
     ("shards", "gauge", "Shards that this process owns"),

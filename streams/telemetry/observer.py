@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 
 import numpy as np
 
@@ -23,6 +24,8 @@ from streams.topics import Topics
 
 __all__ = ["Observer"]
 
+_LAST_CHANGES = 8
+
 
 class Observer:
     """Follows the assignments and metrics topics.
@@ -36,6 +39,7 @@ class Observer:
         num_bad: number of malformed metrics records.
         promotions: number of changes to hot.
         demotions: number of changes from hot.
+        last_changes: the last 8 changes, in the order in which they were read.
         max_hot: the largest number of hot features so far.
         history: (seconds, hot, promotions, demotions), about once a second.
         auc_history: (rows trained, AUC by learner) of every metrics record of the trainer.
@@ -47,6 +51,7 @@ class Observer:
         self.latency = LatencyHistogram()
         self.trainer: TrainerMetrics | None = None
         self.shards: dict[int, ShardMetrics] = {}
+        self.last_changes: deque[Assignment] = deque(maxlen=_LAST_CHANGES)
         self.num_bad = 0
         self.num_behind = 0
         self.promotions = self.demotions = self.max_hot = 0
@@ -73,6 +78,7 @@ class Observer:
         for change, _ in self.reader.poll(timeout_ms):
             if isinstance(change, Assignment):
                 promotions += change.tier == "hot"
+                self.last_changes.append(change)
                 if change.ingest_ms is not None:
                     ingest_ms.append(change.ingest_ms)
         if ingest_ms:

@@ -104,6 +104,7 @@ class View:
     Attributes:
         hot: hot features; `capacity`: of the agents, None before their first report.
         verified: whether the table equals the agents' (None: not compared yet).
+        recall: the estimated share of the features that should be hot which are; None before the first estimate.
         churn_per_min: changes in the last minute.
         promotions: changes to hot since the start of the view; `demotions`: changes from hot.
         features: the hot features, best score first.
@@ -118,6 +119,7 @@ class View:
     hot: int
     capacity: int | None
     verified: bool | None
+    recall: float | None
     churn_per_min: int
     promotions: int
     demotions: int
@@ -250,6 +252,7 @@ class TopModel:
             hot=self._reader.table.num_hot,
             capacity=self._capacity,
             verified=self._reader.table.history.verified,
+            recall=self._recall(),
             churn_per_min=len(self._recent),
             promotions=promotions,
             demotions=demotions,
@@ -275,6 +278,11 @@ class TopModel:
             )
             for change, time_ms in best
         )
+
+    def _recall(self) -> float | None:
+        """The mean of the shards, which have the same number of rows, but for one."""
+        known = [report.recall for report, _ in self._shards.values() if report.recall is not None]
+        return sum(known) / len(known) if known else None
 
     def _latency(self) -> tuple[float, float] | None:
         known = [latency_ms for _, latency_ms in self._recent if latency_ms is not None]

@@ -41,7 +41,8 @@ def describe_hot_set(view: View) -> str:
     """The hot set in a line."""
     verdict = {True: "equal to the agents'", False: "DIFFERS from the agents'", None: "not compared yet"}[view.verified]
     capacity = "" if view.capacity is None else f" of {view.capacity:,} rows"
-    return f"hot {view.hot:,}{capacity}; {view.churn_per_min:,} changes/min; table {verdict}"
+    recall = "" if view.recall is None else f", recall ~{view.recall:.0%}"
+    return f"hot {view.hot:,}{capacity}{recall}; {view.churn_per_min:,} changes/min; table {verdict}"
 
 
 def describe_agents(view: View) -> str:

@@ -280,7 +280,11 @@ def command(
         return
     with _progress() as show:
         grid = run_grid(config, out, jobs=jobs, on_cell=show)
-    anchor = fit_regression(load_stream(source, config.num_rows))
+    with show_progress("regression") as draw:
+        anchor = fit_regression(
+            load_stream(source, config.num_rows),
+            lambda done, total: draw(done, total, "fits the anchor that the full table must beat"),
+        )
     click.echo(write_results(grid, config, out, anchor=anchor), err=json_path == "-")
     recovered = []
     if rotate_at is not None and isinstance(source, GeneratorSource):

@@ -15,8 +15,10 @@ from rich.table import Table
 
 from streams.cli.log_lines import draws_bars
 from streams.cli.progress import log_while_silent
+from streams.escapes import escape as printable
 
 if TYPE_CHECKING:
+    from streams.records import Assignment
     from streams.telemetry.observer import Observer
 
 __all__ = ["DemoView", "print_report"]
@@ -101,7 +103,18 @@ class DemoView:
             table.add_row(escape(self._waits_for))
         for name, value in [] if self._observer is None else self._figures(self._observer):
             table.add_row(f"[bold]{name}[/]", value)
+        changes = () if self._observer is None else reversed(self._observer.last_changes)
+        for number, change in enumerate(changes):
+            table.add_row("" if number else "[bold]last changes[/]", _describe_change(change))
         return table
+
+
+def _describe_change(change: Assignment) -> str:
+    """A change in colours; a name is text, whatever brackets it has."""
+    name = escape(printable(change.feature or f"{change.key:016x}", 40))
+    if change.tier != "hot":
+        return f"[blue]cold[/]  {name}"
+    return f"[red]hot[/]   {name}  score {change.score or 0.0:.4g}, row {change.row}"
 
 
 def print_report(console: Console, report: dict[str, Any]) -> None:

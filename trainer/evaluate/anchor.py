@@ -6,7 +6,7 @@ differences between their compressions are noise.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,6 +21,7 @@ from trainer.learning.quality import Quality
 __all__ = ["Anchor", "find_too_short", "fit_regression", "scaled_batch_rows"]
 
 _BATCH_ROWS, _LEARNING_RATE = 8, 0.05
+_SHOWN_STEPS = 1000  # between two calls of `on_rows`
 _FEWEST_STEPS, _SMALLEST_BATCH_ROWS = 200, 64
 
 
@@ -39,14 +40,21 @@ class Anchor:
     logloss: float | None
 
 
-def fit_regression(stream: Stream) -> Anchor:
-    """Trains a weight for each feature and each dense column with Adagrad, 8 rows a step. O(N F)."""
+def fit_regression(stream: Stream, on_rows: Callable[[int, int], None] = lambda _done, _total: None) -> Anchor:
+    """Trains a weight for each feature and each dense column with Adagrad, 8 rows a step. O(N F).
+
+    Args:
+        stream: the rows.
+        on_rows: called now and then with the number of rows trained and that of all.
+    """
     inputs = np.log1p(np.maximum(np.nan_to_num(stream.dense, nan=0.0, posinf=0.0, neginf=0.0), 0)).astype(np.float32)
     weights = np.zeros((2, sum(stream.field_sizes)), np.float32)  # the weight and its Adagrad sum
     others = np.zeros((2, inputs.shape[1] + 1), np.float32)  # the same of the dense columns and of the bias
     inputs = np.concatenate([inputs, np.ones((len(inputs), 1), np.float32)], axis=1)
     quality = Quality()
-    for rows in stream.batches(_BATCH_ROWS, num_rows=stream.num_rows):
+    for step, rows in enumerate(stream.batches(_BATCH_ROWS, num_rows=stream.num_rows)):
+        if step % _SHOWN_STEPS == 0:
+            on_rows(step * _BATCH_ROWS, stream.num_rows)
         ids, label, dense = stream.ids[rows], stream.label[rows], inputs[rows]
         logits = weights[0, ids].sum(axis=1) + dense @ others[0]  # (B,)
         quality.add(logits, label)

@@ -14,7 +14,7 @@ const charts = {
   change: { title: "Latency, click to change", series: [["change_p50", "p50"], ["change_p99", "p99"]], format: milliseconds },
   trainer: { title: "Latency, change to trainer", series: [["trainer_p50", "p50"], ["trainer_p99", "p99"]], format: milliseconds },
   lag: { title: "Records behind", series: [["importance_lag", "agents"], ["click_lag", "trainer"]], format: number },
-  served: { title: "Lookups served by unique rows", series: [["unique_share", "share"]], format: percent },
+  served: { title: "Lookups served by unique rows, recall", series: [["unique_share", "lookups"], ["recall", "recall, estimated"]], format: percent },
   rates: { title: "Rates a second", series: [["events_per_s", "agents, events"], ["rows_per_s", "trainer, rows"]], format: number },
 };
 for (const one of Object.values(charts)) {
@@ -53,7 +53,8 @@ function isFound(name) { return name.toLowerCase().includes(find("filter").value
 function drawTiles(view) {
   put(find("hot"), whole(view.hot));
   const verdict = { true: "equal to the agents' table", false: "DIFFERS from the agents' table" }[view.verified] ?? "not compared yet";
-  put(find("hot-note"), (view.capacity === null ? "" : `of ${whole(view.capacity)} rows; `) + verdict);
+  const recall = view.recall === null ? "" : `recall about ${percent(view.recall)}; `;
+  put(find("hot-note"), (view.capacity === null ? "" : `of ${whole(view.capacity)} rows; `) + recall + verdict);
   find("hot-note").classList.toggle("bad", view.verified === false);
   put(find("churn"), whole(view.churn_per_min));
   put(find("churn-note"), `${whole(view.promotions)} promoted, ${whole(view.demotions)} demoted since the start`);

@@ -175,6 +175,27 @@ def _pipeline(results: Results) -> str:
     )
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def _scale(results: Results) -> str:
+    """Returns what a large system needs."""
+    lines = [f"| {one['what']} | {_number(one['value'])} {one['unit']} | {one['source']} |" for one in results["lines"]]
+    return "\n".join(["| what | figure | from |", "|---" * 3 + "|", *lines])
+
+
+def _simulated(results: Results) -> str:
+    """Returns the small hot sets that the figures of a large one come from."""
+    columns = ("hot rows", "features", "lookups that are hot", "in hindsight", "changes per M features", "bytes a row")
+    lines = [
+        f"| {one['capacity']:,} | {one['features']:,} | {one['hit_share']:.1%} | {one['best_share']:.1%} | "
+        f"{one['changes_per_event'] * _MILLION:.0f} | {one['bytes_per_row']:.0f} |"
+        for one in results["simulated"]
+    ]
+    return "\n".join(["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|", *lines])
+
+
 def _demo(results: Results) -> str:
     text = StringIO()
     print_report(Console(file=text, width=120), dict(results))
@@ -203,4 +224,6 @@ KINDS: Mapping[str, Callable[[Results], str]] = {
     "device-precision": _precision,
     "pipeline": _pipeline,
     "demo": _demo,
+    "scale": _scale,
+    "simulated": _simulated,
 }
