@@ -104,7 +104,9 @@ def test_a_replica_of_a_session_is_equal_to_it_also_after_a_resume(tmp_path: Pat
     assert_equal(session, Replica(broker))
 
 
-def test_a_replica_starts_from_an_export_and_goes_on_with_later_records(tmp_path: Path) -> None:
+def test_a_replica_starts_from_an_export_and_goes_on_with_later_records(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     broker = make_broker()
     send_clicks(broker, range(4))
     send_changes(broker, 1, tier="hot")
@@ -136,6 +138,14 @@ def test_a_replica_starts_from_an_export_and_goes_on_with_later_records(tmp_path
     send_clicks(broker, range(4, 6))
     session = trained(broker, tmp_path / "run")
     assert_equal(session, replica)
+    for partitions in (SHARDS, 3):  # a topic that was made again
+        broker.delete_topic(TOPICS.embeddings)
+        broker.add_topic(TOPICS.embeddings, partitions)
+        again = Replica(broker, export=tmp_path / "out")
+        assert "not the topic of the export, so it is read from its beginning" in caplog.text
+        caplog.clear()
+        again.catch_up()
+        np.testing.assert_array_equal(again.lookup(keys), vectors.numpy())
 
 
 def _row(record: Any) -> tuple[Any, Any, Any]:

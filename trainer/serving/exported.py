@@ -72,8 +72,10 @@ class Exported:
         )
 
     def of_partitions(self, partitions: int) -> Exported:
-        """The same for a topic with so many partitions, if it was not published."""
-        return self if self.published else replace(self, shape=replace(self.shape, partitions=partitions))
+        """The same for a topic with so many partitions; if it was published to another one, as if it was not."""
+        if self.shape.partitions == partitions:
+            return self
+        return replace(self, published=None, shape=replace(self.shape, partitions=partitions))
 
     def records(self) -> Iterator[RowRecord]:
         """The rows of published fields, as a trainer would send them."""

@@ -32,6 +32,7 @@ from streams.topics import Topics
 from trainer.errors import ReplicaError
 from trainer.serving.exported import Exported
 from trainer.serving.predictor import Predictor
+from trainer.serving.published import Published
 from trainer.serving.replica_state import ReplicaState
 from trainer.serving.rereading import read_rows_again
 from trainer.serving.tables import ServedTables
@@ -95,16 +96,17 @@ class Replica(Predictor):
 
     def _begin_with(self, exported: Exported, ends: list[int]) -> None:
         """Serves an export, and skips the records that are not newer, if it knows this topic."""
+        exported = exported.of_partitions(len(ends))
+        self.state.load(exported)
         published = exported.published
-        self.state.load(exported.of_partitions(len(ends)))
-        if published is None:
-            logger.info("%s: the export was not published, so the whole topic is read beside it", self._topic)
-            return
-        topic_id = require_topics(self._connector, [self._topic])[self._topic].topic_id
-        if topic_id != published.topic_id or any(published.offsets[number] > end for number, end in enumerate(ends)):
+        if published is None or not self._is_topic_of(published, ends):
             logger.warning("%s: not the topic of the export, so it is read from its beginning", self._topic)
             return
         self._reader.seek(published.offsets)
+
+    def _is_topic_of(self, published: Published, ends: list[int]) -> bool:
+        topic_id = require_topics(self._connector, [self._topic])[self._topic].topic_id
+        return topic_id == published.topic_id and all(published.offsets[one] <= end for one, end in enumerate(ends))
 
     def _ends(self) -> list[int]:
         with open_partition_log(self._connector) as log:
