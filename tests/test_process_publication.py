@@ -138,6 +138,10 @@ def test_a_replica_starts_from_an_export_and_goes_on_with_later_records(
     send_clicks(broker, range(4, 6))
     session = trained(broker, tmp_path / "run")
     assert_equal(session, replica)
+    export(session.run, tmp_path / "unpublished")
+    unpublished = Replica(broker, export=tmp_path / "unpublished")
+    assert unpublished.is_ready
+    assert_equal(session, unpublished)
     for partitions in (SHARDS, 3):  # a topic that was made again
         broker.delete_topic(TOPICS.embeddings)
         broker.add_topic(TOPICS.embeddings, partitions)
@@ -153,18 +157,6 @@ def _row(record: Any) -> tuple[Any, Any, Any]:
     assert isinstance(decoded, RowRecord)
     body = np.frombuffer(decoded.body or b"", np.uint8)[None]
     return np.array([decoded.number]), np.array([decoded.feature], np.uint64), body
-
-
-def test_an_export_that_the_topic_does_not_continue_is_served_until_the_topic_has_a_model(tmp_path: Path) -> None:
-    broker = make_broker()
-    send_clicks(broker, range(4))
-    session = trained(broker, tmp_path / "run", None)
-    assert session.published is None
-    export(session.run, tmp_path / "out")
-    replica = Replica(broker, export=tmp_path / "out")
-    assert replica.is_ready
-    with_later = trained(broker, tmp_path / "run")
-    assert_equal(with_later, replica)
 
 
 def test_a_session_that_does_not_publish_needs_no_topic(tmp_path: Path) -> None:
