@@ -15,15 +15,17 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 
-from streams.errors import InputError
+from streams.errors import ConfigError, InputError
 from streams.escapes import escape
 from streams.keys import CRITEO_FIELDS, Field, Keys, format_key, parse_key
 from streams.logs.schema import LogSchema, load_schema
 from streams.logs.table import TableParser
+from streams.records import ClickBatch
 
-__all__ = ["Schema", "format_keys", "keys", "parse_keys"]
+__all__ = ["Schema", "format_keys", "key_bags", "keys", "parse_keys"]
 
 Schema = LogSchema | str | Sequence[Field]
 
@@ -41,13 +43,43 @@ def keys(schema: Schema, columns: Any) -> Keys:
         InputError: a value is not of its field's kind; the message names the row and the column.
     """
     wanted = _categorical_part(schema)
+    if wanted.lists:
+        raise ConfigError(
+            f"schema: field {wanted.lists[0]!r} is a list, expected one value a field and row; call key_bags, which "
+            "gives the values of each row and field"
+        )
+    return _parse(wanted, columns).keys
+
+
+def key_bags(schema: Schema, columns: Any) -> tuple[Keys, npt.NDArray[np.int64]]:
+    """The keys (N,) uint64 of raw values, some of them lists, and the offsets (B F,) of the bags of rows and fields.
+
+    `AdaptiveEmbeddingBag` takes both: a bag for each field of each row, with one key, that of the missing value, if
+    there is no value.
+
+    Args:
+        schema: a log schema, or the file of one, that names the fields that hold lists (`list = true`).
+        columns: as in `keys`.
+
+    Raises:
+        ConfigError: a column is missing, or its type does not fit the field.
+        InputError: a value is not of its field's kind; the message names the row and the column.
+    """
+    batch = _parse(_categorical_part(schema), columns)
+    if batch.more is None:
+        return batch.keys.reshape(-1), np.arange(batch.keys.size)
+    return batch.more.to_bags(batch.keys)
+
+
+def _parse(wanted: LogSchema, columns: Any) -> ClickBatch:
+    """The rows of the columns."""
     table = _as_table(columns, wanted)
     types = {column.name: column.type for column in table.schema}
     rows = TableParser(wanted, types, "columns").parse(0, table)
     if rows.bad:
         first = rows.bad[0]
         raise InputError(f"columns, row {first.line} (from 0): {first.reason}; {len(rows.bad)} rows are malformed")
-    return rows.batch.keys
+    return rows.batch
 
 
 def parse_keys(names: Iterable[str], schema: Schema = CRITEO_FIELDS) -> Keys:

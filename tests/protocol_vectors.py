@@ -21,6 +21,7 @@ from embedding_vectors import embedding_examples, embedding_file
 from sketch.hashing import entry_digest, mix64_array, shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
+from streams.importance import count_keys
 from streams.keys import CRITEO_FIELDS, Field, format_key, hash_token, make_key
 from streams.records import (
     JSON,
@@ -32,11 +33,13 @@ from streams.records import (
     ClickBatch,
     Digest,
     ImportanceBatch,
+    MoreValues,
     ReplayProgress,
     ShardMetrics,
     Source,
     TrainerMetrics,
     decode_assignment,
+    decode_clicks,
     encode_assignment,
     encode_claim,
     encode_clicks,
@@ -62,6 +65,11 @@ _KEYS = [
     (3, "hex32", ""), (11, "hash", "ddd2926e"), (255, "hash", "x"), (2, "hash", ""), (2, "hash", "example.org"),
 ]  # fmt: skip
 _PARTITIONS = (1, 2, 3, 4, 7, 64)
+_CLICKS: list[dict[str, Any]] = [
+    {"C1": "68fd1e64", "site": "example.org"}, {"site": None},
+    {"C1": ["68fd1e64", "7e0ccccf"], "site": ["b", "a", "b"]},
+    {"C1": [None, "", "0000000a"], "site": []}, {"C1": "", "site": [None]},
+]  # fmt: skip
 
 
 def keys() -> dict[str, Any]:
@@ -74,6 +82,7 @@ def keys() -> dict[str, Any]:
             for text in _TOKENS
         ],
         "keys": [_key(*one) for one in _KEYS],
+        "clicks": [_counted(value) for value in _CLICKS],
     }  # fmt: skip
 
 
@@ -86,6 +95,20 @@ def _key(number: int, kind: str, token: str) -> dict[str, Any]:
     return {
         "field": number, "kind": kind, "token": token, "key": _hex(key), "printed": printed, "shards": shards,
         "digest_terms_by_row": terms,
+    }  # fmt: skip
+
+
+def _counted(features: dict[str, Any]) -> dict[str, Any]:
+    """A single click, and how often an agent counts each of its keys."""
+    click = json.dumps({"features": features, "event_time_ms": TIME_MS}, separators=(",", ":"))
+    batch = decode_clicks(click.encode(), [("content-type", JSON)], fields=FIELDS)
+    if not isinstance(batch, ClickBatch):
+        raise TypeError(batch.reason)
+    keys, counts = count_keys(batch.every_key)
+    counted = zip(keys.tolist(), counts.tolist(), strict=True)
+    return {
+        "fields": [[field.name, field.kind] for field in FIELDS], "click": click,
+        "counts": {_hex(key): int(count) for key, count in sorted(counted)},
     }  # fmt: skip
 
 
@@ -126,7 +149,9 @@ def examples() -> dict[str, dict[str, Any]]:
         "replay": (*encode_progress("6f9619ff8b86d011", _progress()), []),
         "importance": (None, *encode_importance(_importance())),
         "clicks": (None, encode_clicks(_clicks()), []),
-        "click": (None, _click(), [("content-type", JSON)]),
+        "clicks-more": (None, encode_clicks(replace(_clicks(), more=_more())), []),
+        "click": (None, _click("example.org"), [("content-type", JSON)]),
+        "click-more": (None, _click(["example.org", "example.net", None]), [("content-type", JSON)]),
         "agent-metrics": (None, *encode_metrics(_agent_metrics())),
         "trainer-metrics": (None, *encode_metrics(_trainer_metrics())),
         **embedding_examples(),
@@ -143,8 +168,8 @@ def written(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str,
     return {"key": None if key is None else key.hex(), "value": text, "value_hex": raw, "headers": named}
 
 
-def _click() -> bytes:
-    body = {"label": 1, "dense": {"I1": 2.0}, "features": {"C1": "68fd1e64", "site": "example.org"}}
+def _click(site: str | list[str | None]) -> bytes:
+    body = {"label": 1, "dense": {"I1": 2.0}, "features": {"C1": "68fd1e64", "site": site}}
     return json.dumps({**body, "event_time_ms": TIME_MS}, separators=(",", ":")).encode()
 
 
@@ -158,6 +183,11 @@ def _clicks() -> ClickBatch:
         fields=FIELDS,
         dense_names=("I1",),
     )
+
+
+def _more() -> MoreValues:
+    keys = [make_key(2, "hash", "example.net"), make_key(1, "hex32", "7e0ccccf"), make_key(2, "hash", "a")]
+    return MoreValues(offsets=np.array([0, 1, 3]), keys=np.array(keys, np.uint64))
 
 
 def _importance() -> ImportanceBatch:

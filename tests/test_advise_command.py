@@ -11,6 +11,7 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
+from streams.errors import InputError
 from streams.logs.schema import load_schema
 from trainer.advise.measured import load_measured
 from trainer.advise.sample import read_sample
@@ -152,3 +153,10 @@ def test_wrong_ratios_are_refused(options, message, tmp_path):
     done = CliRunner().invoke(command, [str(log), "--schema", str(schema), *options])
     assert done.exit_code == 2
     assert message in done.output
+
+
+def test_a_log_with_lists_is_refused_with_what_to_do(tmp_path):
+    pyarrow.parquet.write_table(pa.table({"click": [0, 1], "tags": [["a"], ["b", "c"]]}), tmp_path / "log.parquet")
+    (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = [{ name = "tags", list = true }]\n')
+    with pytest.raises(InputError, match=r"field 'tags' of schema log is a list.*advise on one element"):
+        read_sample([str(tmp_path / "log.parquet")], load_schema(str(tmp_path / "log.toml")), 10)

@@ -58,14 +58,22 @@ def test_a_log_without_a_header_of_labels_of_another_kind(tmp_path: Path) -> Non
 
 def test_json_lines_with_members_and_lists(tmp_path: Path) -> None:
     rows = [
-        {"y": n % 2 == 0, "user": {"id": n % 7}, "genres": [1, 2], "at": f"2024-01-02T03:04:{n:02d}{'.5' * (n % 2)}Z"}
+        {
+            "y": n % 2 == 0,
+            "user": {"id": n % 7},
+            "genres": [1, 2],
+            "ids": ["0000000a"] * (n % 3),
+            "vector": [0.5, 1.0],
+            "at": f"2024-01-02T03:04:{n:02d}{'.5' * (n % 2)}Z",
+        }
         for n in range(ROWS)
     ]
     schema = infer(tmp_path, "\n".join(map(json.dumps, rows)))
-    assert (schema.label, schema.field_columns) == ("y", ("user.id",))
+    assert (schema.label, schema.field_columns) == ("y", ("user.id", "genres", "ids"))
+    assert (schema.lists, schema.categorical[2].kind) == (("genres", "ids"), "hex32")
     assert (schema.time, schema.time_format) == ("at", "iso")
     assert (
-        '# "genres": a list: name its elements, such as { name = "genres_1", column = "genres[0]" }'
+        '# "vector": a list: name its elements, such as { name = "vector_1", column = "vector[0]" }'
         in (tmp_path / "inferred.toml").read_text()
     )
 

@@ -71,7 +71,7 @@ def produce(hotset: Path, kafka: KafkaConfig, numbers: range) -> None:
             "features": {
                 "site": f"s{random.zipf(1.3) % 50 + number // 100}.example",
                 "ad": f"{random.zipf(1.3) % 50 + number // 100:08x}",
-                "city": "ünïcødé",
+                "city": ["a", "ünïcødé"],  # a second value
             },
             "event_time_ms": START_MS + 2000 * number,
         }

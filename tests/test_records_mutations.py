@@ -28,6 +28,7 @@ from streams.records import (
     DeadLetter,
     Digest,
     ImportanceBatch,
+    MoreValues,
     OtherKind,
     ReplayProgress,
     ShardMetrics,
@@ -93,9 +94,14 @@ def compressed_clicks(codec: str, num_rows: int = 64) -> bytes:
     return sink.getvalue().to_pybytes()
 
 
+MORE = replace(
+    make_clicks(20),
+    more=MoreValues(offsets=np.minimum(np.arange(21) * 2, 30), keys=np.full(30, make_clicks(1).keys[0, 1])),
+)
 Decode = Callable[[Any, Any, Any], Any]
 CASES: dict[str, tuple[tuple[Any, Any, Any], Decode]] = {
     "clicks": ((None, encode_clicks(make_clicks(20)), []), lambda _, value, named: decode_clicks(value, named)),
+    "clicks-more": ((None, encode_clicks(MORE), []), lambda _, value, named: decode_clicks(value, named)),
     "clicks-zstd": ((None, compressed_clicks("zstd"), []), lambda _, value, named: decode_clicks(value, named)),
     "clicks-lz4": ((None, compressed_clicks("lz4"), []), lambda _, value, named: decode_clicks(value, named)),
     "single-click": (

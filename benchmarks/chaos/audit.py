@@ -121,7 +121,7 @@ class Audit:
         shards = self._config.shards
         expected: dict[int, set[tuple[str, int, int]]] = {number: set() for number in range(shards)}
         for partition, record, batch in self._click_batches():
-            for number in np.unique(shard_of(np.unique(batch.keys), shards)).tolist():
+            for number in np.unique(shard_of(np.unique(batch.every_key), shards)).tolist():
                 expected[number] |= {(signal, partition, record.offset) for signal in self._config.signals}
         copies = 0
         for number, records in self._importance.items():
@@ -279,7 +279,7 @@ class Audit:
 
 def _contents(batch: ClickBatch) -> bytes:
     """What a row is, without its event time, which is that of sending."""
-    return b"".join(np.ascontiguousarray(part).tobytes() for part in (batch.label, batch.dense, batch.keys))
+    return b"".join(np.ascontiguousarray(part).tobytes() for part in (batch.label, batch.dense, batch.every_key))
 
 
 def _rows(table: Any) -> dict[int, int]:

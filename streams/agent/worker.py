@@ -275,7 +275,7 @@ class AgentWorker:
             topic_id=self._clicks_id,
         )
         parts = split_by_shard(
-            *count_keys(batch.keys),
+            *count_keys(batch.every_key),
             batch,
             source,
             num_shards=self.config.shards.num_shards,

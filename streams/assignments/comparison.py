@@ -90,7 +90,7 @@ def read_lookups(connector: Connector, num_partitions: int, *, records: int) -> 
                     break
                 batch = decode_clicks(record.value, record.headers)
                 if isinstance(batch, ClickBatch):
-                    found.append(batch.keys.reshape(-1))
+                    found.append(batch.every_key.reshape(-1))
     return np.concatenate(found) if found else None
 
 

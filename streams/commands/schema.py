@@ -93,5 +93,6 @@ def _describe(rows: LogRows, row: int, schema: LogSchema) -> dict[str, Any]:
         single["weight"] = float(batch.weight[row])  # type: ignore[assignment]
     time = {} if schema.time is None else {"time": f"{np.datetime64(int(batch.event_time_ms[row]), 'ms')}"}
     dense = dict(zip(map(escape, schema.dense), batch.dense[row].tolist(), strict=True))
-    keys = " ".join(format_key(int(key), schema.categorical) for key in batch.keys[row])
+    of_row = batch.keys[row] if batch.more is None else [*batch.keys[row], *batch.more.between(row, row + 1).keys]
+    keys = " ".join(format_key(int(key), schema.categorical) for key in of_row)
     return {**single, **time, **dense, "keys": keys}

@@ -85,13 +85,12 @@ def is_list(kind: pa.DataType) -> bool:
 
 
 def describe_type(kind: pa.DataType, column: str, name: str) -> str:
-    """The remedy for a column of several values; empty for others."""
+    """The remedy for a categorical column of several values; empty for others."""
     if is_list(kind):
         one = f'{{ name = "{name}_1", column = "{column}[0]" }}'
-        return (
-            f"; a field has one value a row: name elements of the list as fields of their own, such as {one}, or write "
-            "one row for each value"
-        )
+        read_from = "" if name == column else f', column = "{column}"'
+        whole = f'{{ name = "{name}"{read_from}, list = true }}'
+        return f"; to read all values of its lists: {whole}; to read elements as fields of their own: {one}"
     if pa.types.is_struct(kind) and kind.num_fields:
         member = f"{column}.{kind.field(0).name}"
         return f'; name its members, such as {{ name = "{name}.{kind.field(0).name}", column = "{member}" }}'

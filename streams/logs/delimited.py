@@ -30,10 +30,12 @@ from streams.logs.log_rows import BadLine, LogRows, take_rows
 from streams.logs.schema import LogSchema
 from streams.logs.texts import BAD_PAYLOAD, MAX_CACHED, TEXTS_REMEDY, Payloads, number_remedy, parse_number, split_cells
 from streams.logs.times import describe_bad_time
+from streams.logs.value_lists import MAX_VALUES, FurtherValues
 from streams.records import ClickBatch
 
 __all__ = ["DelimitedParser"]
 
+_FAULT_VALUES = 100  # beside those of the kernel
 # fault code -> `BadLine.error`
 _ERRORS = {
     FAULT_COLUMNS: "Columns",
@@ -44,12 +46,14 @@ _ERRORS = {
     FAULT_TIME: "Time",
     FAULT_QUOTE: "Quote",
     FAULT_WEIGHT: "Weight",
+    _FAULT_VALUES: "Values",
 }
 _EXPECTED = {
     FAULT_NUMBER: "a finite decimal number or an empty cell",
     FAULT_TOKEN: "8 hex digits or an empty cell",
     FAULT_QUOTE: "a quote at its end, on the same line; if quotes have no meaning in this log, write quote = false",
     FAULT_WEIGHT: "a finite number, 0 or more",
+    _FAULT_VALUES: f"at most {MAX_VALUES} values in a list",
 }
 _BAD_LABEL = -1
 
@@ -96,7 +100,7 @@ class DelimitedParser:
         if name in schema.field_columns:
             index = schema.field_columns.index(name)
             field = schema.categorical[index]
-            if field.kind == "hex32" and not schema.missing:
+            if field.kind == "hex32" and not schema.missing and field.name not in schema.lists:
                 roles[HEX] = index
             else:
                 self.tokens[index] = Payloads(field, schema.missing)
@@ -133,7 +137,8 @@ class DelimitedParser:
         )
         self._parse_unread(block.data, unread[:num_unread], label, numbers, faults)
         cells = _Cells(block.data, spans, has_doubled=has_doubled)
-        self._hash_tokens(cells, keys, faults)
+        more = FurtherValues(num_lines)
+        self._hash_tokens(cells, keys, faults, more)
         event_time_ms = self._parse_times(cells, faults)
         num_dense = len(self._schema.dense)
         weight = None if self._schema.weight is None else self._weights(numbers[:, num_dense], faults)
@@ -145,6 +150,7 @@ class DelimitedParser:
             fields=self._schema.categorical,
             dense_names=self._schema.dense,
             weight=weight,
+            more=more.collected(),
         )
         lines = np.arange(block.first_line, block.first_line + num_lines)
         is_good = faults[:, 0] == FAULT_NONE
@@ -185,14 +191,34 @@ class DelimitedParser:
             self._labels[cell] = _BAD_LABEL if label is None else label
         return self._labels[cell]
 
-    def _hash_tokens(self, cells: _Cells, keys: npt.NDArray[np.uint64], faults: npt.NDArray[np.int32]) -> None:
+    def _hash_tokens(
+        self, cells: _Cells, keys: npt.NDArray[np.uint64], faults: npt.NDArray[np.int32], more: FurtherValues
+    ) -> None:
         """Fills in the keys (L, F) of the fields whose tokens Python reads."""
         for index, span, payloads in self._spelled:
-            found = np.fromiter(map(payloads.__getitem__, cells.of(span)), np.int64, len(keys))
+            if self._schema.categorical[index].name in self._schema.lists:
+                found = self._hash_lists(index, cells.of(span), payloads, faults, more)
+            else:
+                found = np.fromiter(map(payloads.__getitem__, cells.of(span)), np.int64, len(keys))
             if self._schema.categorical[index].kind == "hex32":
                 column = self._columns.index(self._schema.field_columns[index])
                 faults[(found == BAD_PAYLOAD) & (faults[:, 0] == FAULT_NONE)] = FAULT_TOKEN, column
             keys[:, index] = found.view(np.uint64) | field_key(index + 1)
+
+    def _hash_lists(
+        self, index: int, cells: list[bytes], payloads: Payloads, faults: npt.NDArray[np.int32], more: FurtherValues
+    ) -> npt.NDArray[np.int64]:
+        """(L,) payloads of the first values of a field's lists; `BAD_PAYLOAD` if a value is not of its kind."""
+        separator = self._schema.list_separator.encode()
+        lists = [cell.split(separator) for cell in cells]
+        counts = np.fromiter(map(len, lists), np.int64, len(lists))
+        found = np.fromiter((payloads[token] for tokens in lists for token in tokens), np.int64, int(counts.sum()))
+        rows = np.repeat(np.arange(len(lists)), counts)
+        first = more.take(index, rows, found)
+        first[rows[found == BAD_PAYLOAD]] = BAD_PAYLOAD
+        column = self._columns.index(self._schema.field_columns[index])
+        faults[(counts > MAX_VALUES) & (faults[:, 0] == FAULT_NONE)] = _FAULT_VALUES, column
+        return first
 
     def _parse_times(self, cells: _Cells, faults: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """(L,) int64 event times in ms."""

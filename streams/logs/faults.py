@@ -76,6 +76,8 @@ class Faults:
 
 def _shown(scalar: pa.Scalar) -> str:
     cell = _cell(scalar)
+    if isinstance(cell, list):
+        return str([one.decode("utf-8", "replace") if isinstance(one, bytes) else one for one in cell])
     return cell.decode("utf-8", "replace") if isinstance(cell, bytes) else str(cell)
 
 

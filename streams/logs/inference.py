@@ -62,10 +62,20 @@ def infer_schema(sample: Sample) -> str:
         elif name not in (roles.label, roles.time):
             _choose_role(roles, name, present[name], len(texts))
     _warn_of_positions(roles, sample)
-    for name in sample.lists:
-        element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
-        roles.notes[name] = f"a list: name its elements, such as {element}"
-    return "\n".join(_write(roles, sample, present)) + "\n"
+    for name, texts in sample.lists.items():
+        _choose_role_of_list(roles, name, [text for text in texts if text])
+    listed = {name: [text for text in texts if text] for name, texts in sample.lists.items()}
+    return "\n".join(_write(roles, sample, {**present, **listed})) + "\n"
+
+
+def _choose_role_of_list(roles: _Roles, name: str, texts: Sequence[str]) -> None:
+    """Lists of categories are several values of a field; lists of objects or of numbers with decimals are not."""
+    numbers = [parse_number(text.encode()) for text in texts]
+    if texts and not any(number is not None and number % 1 for number in numbers):
+        roles.categorical.append(name)
+        return
+    element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
+    roles.notes[name] = f"a list: name its elements, such as {element}"
 
 
 def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
@@ -191,7 +201,8 @@ def _entry(name: str, texts: Sequence[str], sample: Sample) -> str:
     field_name = _field_name(f"f{name}" if sample.format == "ffm" else name)
     column = "" if field_name == name or sample.format == "libsvm" else f", column = {_quoted(name)}"
     kind = ', kind = "hex32"' if is_hex else ""
-    return f"{{ name = {_quoted(field_name)}{kind}{column} }}" if kind or column else _quoted(field_name)
+    options = f"{kind}{column}{', list = true' if name in sample.lists else ''}"
+    return f"{{ name = {_quoted(field_name)}{options} }}" if options else _quoted(field_name)
 
 
 def _field_name(column: str) -> str:

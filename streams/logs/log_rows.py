@@ -77,4 +77,5 @@ def take_rows(batch: ClickBatch, is_kept: npt.NDArray[np.bool_]) -> ClickBatch:
         keys=batch.keys[is_kept],
         event_time_ms=batch.event_time_ms[is_kept],
         weight=None if batch.weight is None else batch.weight[is_kept],
+        more=None if batch.more is None else batch.more.of_rows(is_kept),
     )

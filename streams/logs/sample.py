@@ -37,7 +37,7 @@ class Sample:
         format: `parquet`, `json`, `libsvm`, `ffm` or `delimited`.
         columns: the texts of each column, empty where a value is missing.
         times: the columns that hold timestamps or dates.
-        lists: the columns that hold several values.
+        lists: the columns that hold several values, with the texts of these; without texts if they are no texts.
         leading: the columns before the pairs of libsvm and ffm.
         delimiter: that of a delimited file.
         has_header: whether its first line names the columns.
@@ -47,7 +47,7 @@ class Sample:
     format: str
     columns: Mapping[str, list[str]]
     times: tuple[str, ...] = ()
-    lists: tuple[str, ...] = ()
+    lists: Mapping[str, list[str]] = field(default_factory=dict)
     leading: tuple[str, ...] = ()
     delimiter: str = ","
     has_header: bool = True
@@ -82,8 +82,8 @@ def _of_parquet(file: LogFile) -> Sample:
     columns = {name: _texts(read_column(found[1], name)) for name, kind in leaves.items() if not is_list(kind)}
     dates = [name for name, kind in leaves.items() if pa.types.is_date(kind)]
     times = [name for name, kind in leaves.items() if pa.types.is_timestamp(kind)]
-    lists = [name for name, kind in leaves.items() if is_list(kind)]
-    return Sample(format="parquet", columns=columns, times=(*times, *dates), lists=tuple(lists))
+    lists = {name: _list_texts(read_column(found[1], name)) for name, kind in leaves.items() if is_list(kind)}
+    return Sample(format="parquet", columns=columns, times=(*times, *dates), lists=lists)
 
 
 def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
@@ -93,6 +93,11 @@ def _leaves(name: str, kind: pa.DataType) -> Iterator[tuple[str, pa.DataType]]:
         return
     for index in range(kind.num_fields):
         yield from _leaves(f"{name}.{kind.field(index).name}", kind.field(index).type)
+
+
+def _list_texts(column: pa.Array) -> list[str]:
+    kind = column.type.value_type
+    return [] if is_list(kind) or pa.types.is_struct(kind) or pa.types.is_map(kind) else _texts(column.flatten())
 
 
 def _texts(column: pa.Array) -> list[str]:
@@ -122,18 +127,21 @@ def _of_lines(lines: Sequence[bytes], where: str) -> Sample:
 
 
 def _of_json(lines: Sequence[bytes]) -> Sample:
-    rows, lists = [], set()
+    rows: list[dict[str, Any]] = []
+    lists: dict[str, list[str]] = {}
     for line in lines:
         try:
             row = json.loads(line, parse_float=str, parse_int=str)
         except ValueError:
             continue
         flat = dict(_flat("", row)) if isinstance(row, dict) else {}
-        lists |= {name for name, value in flat.items() if isinstance(value, list)}
+        for name, value in flat.items():
+            if isinstance(value, list):
+                lists.setdefault(name, []).extend(_shown(one) for one in value if not isinstance(one, list | dict))
         rows.append(flat)
     names = dict.fromkeys(name for row in rows for name in row if name not in lists)
     columns = {name: [_shown(row.get(name)) for row in rows] for name in names}
-    return Sample(format="json", columns=columns, lists=tuple(sorted(lists)))
+    return Sample(format="json", columns=columns, lists=dict(sorted(lists.items())))
 
 
 def _flat(prefix: str, row: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

@@ -50,6 +50,8 @@ class LogSchema:
         header: whether the first line of a delimited file names the columns.
         columns: all columns of a line in order, for delimited files without a header; in libsvm and ffm files the
             columns before the pairs, by default the label.
+        lists: the names of the categorical columns that hold lists of values.
+        list_separator: the text between the values of a list in a delimited file.
 
     Raises:
         ConfigError: an argument is invalid; the message names it.
@@ -70,6 +72,8 @@ class LogSchema:
     quote: bool = True
     header: bool = True
     columns: tuple[str, ...] = ()
+    lists: tuple[str, ...] = ()
+    list_separator: str = "|"
 
     def __post_init__(self) -> None:
         if not self.categorical:
@@ -84,6 +88,7 @@ class LogSchema:
             raise ConfigError(f"{self}: {len(self.dense)} dense columns, expected at most {MAX_DENSE}")
         self._check_names()
         self._check_text_format()
+        self._check_lists()
         check_time_format(self.time_format, str(self))
 
     def _check_names(self) -> None:
@@ -119,6 +124,23 @@ class LogSchema:
                 f"{self}: header is false and 'columns' is empty, expected every column of a line, in order"
             )
 
+    def _check_lists(self) -> None:
+        if not self.lists:
+            return
+        unknown = set(self.lists) - {one.name for one in self.categorical}
+        if unknown:
+            raise ConfigError(f"{self}: list {min(unknown)!r} is not a categorical column, expected one")
+        if self.format == "libsvm":
+            raise ConfigError(
+                f"{self}: {self.lists[0]!r} is a list, but a libsvm file has one value at each position; write it as "
+                "ffm, where pairs of one field are its values"
+            )
+        if not self.list_separator or set(self.list_separator) & {*'\r\n"', *self.delimiter}:
+            raise ConfigError(
+                f"{self}: list_separator {self.list_separator!r}, expected characters that the delimiter "
+                f"{self.delimiter!r} lacks; set list_separator, such as ';'"
+            )
+
     def __str__(self) -> str:
         return f"schema {self.name}"
 
@@ -127,6 +149,12 @@ class LogSchema:
         """The F columns that the categorical ones are read from."""
         renamed = dict(self.renamed)
         return tuple(renamed.get(one.name, one.name) for one in self.categorical)
+
+    @cached_property
+    def list_columns(self) -> frozenset[str]:
+        """The columns that hold lists of values."""
+        pairs = zip(self.categorical, self.field_columns, strict=True)
+        return frozenset(column for one, column in pairs if one.name in self.lists)
 
     @cached_property
     def used_columns(self) -> tuple[str, ...]:
@@ -163,6 +191,8 @@ class LogSchema:
     def fingerprint(self) -> str:
         """16 hex digits that identify how files are read: they depend on every argument but `name`."""
         content = {**asdict(self), "name": ""}
+        if not self.lists:  # as before there were lists
+            del content["lists"], content["list_separator"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -30,6 +30,7 @@ _KEYS: dict[str, type | tuple[type, ...]] = {
     "quote": bool,
     "header": bool,
     "columns": list,
+    "list_separator": str,
 }
 _LISTS_OF_TEXTS = ("label_positive", "label_negative", "dense", "missing", "columns")
 
@@ -60,8 +61,9 @@ def read_schema_file(path: Path) -> dict[str, Any]:
         **arguments,
         "name": path.stem,
         "label_rule": LabelRule(**rule),
-        "categorical": tuple(field for _, field in named),
-        "renamed": tuple((field.name, column) for column, field in named if field.name != column),
+        "categorical": tuple(field for _, field, _ in named),
+        "renamed": tuple((field.name, column) for column, field, _ in named if field.name != column),
+        "lists": tuple(field.name for _, field, is_list in named if is_list),
     }
 
 
@@ -92,18 +94,18 @@ def _check(where: str, log: dict[str, Any]) -> None:
             raise ConfigError(f"{where}: {key} is {escape(repr(log[key]))}, expected a list of {expected}")
 
 
-def _field(where: str, entry: object) -> tuple[str, Field]:
-    """A categorical column and its field: its name, or `{name, kind, column}`."""
+def _field(where: str, entry: object) -> tuple[str, Field, bool]:
+    """A categorical column, its field, and whether it holds lists: its name, or `{name, kind, column, list}`."""
     if isinstance(entry, str):
-        return entry, _named(where, entry, "hash")
-    if isinstance(entry, dict) and set(entry) <= {"name", "kind", "column"}:
-        name = entry.get("name")
+        return entry, _named(where, entry, "hash"), False
+    if isinstance(entry, dict) and set(entry) <= {"name", "kind", "column", "list"}:
+        name, is_list = entry.get("name"), entry.get("list", False)
         column = entry.get("column", name)
-        if isinstance(name, str) and isinstance(column, str):
-            return column, _named(where, name, entry.get("kind", "hash"))
+        if isinstance(name, str) and isinstance(column, str) and isinstance(is_list, bool):
+            return column, _named(where, name, entry.get("kind", "hash")), is_list
     raise ConfigError(
         f'{where}: categorical holds {escape(repr(entry))}, expected "NAME" or '
-        '{ name = "NAME", kind = "hex32", column = "COLUMN" }'
+        '{ name = "NAME", kind = "hex32", column = "COLUMN", list = true }'
     )
 
 

@@ -17,7 +17,7 @@ from streams.logs.schema import LogSchema
 __all__ = ["SparseReader"]
 
 _ABSENT = b"0"
-Texts = dict[str, bytes | None]
+Texts = dict[str, bytes | list[bytes | None] | None]
 
 
 class SparseReader:
@@ -29,6 +29,7 @@ class SparseReader:
         self._leading = schema.columns or label or ("label",)
         self._categorical = [name for name in schema.field_columns if name not in self._leading]
         self._dense = {name.encode(): name for name in schema.dense if name not in self._leading}
+        self._lists = schema.list_columns
         self._by_field = {name.encode(): name for name in self._categorical}
         self._absent: Texts = {
             **dict.fromkeys(schema.used_columns),
@@ -78,10 +79,14 @@ class SparseReader:
                 texts[self._dense[field]] = value
             elif field in self._by_field:
                 name = self._by_field[field]
-                if texts[name] is not None:
-                    reason = f"column {name!r}: got several features, expected one; write one line for each of them"
+                before = texts[name]
+                if name in self._lists:
+                    texts[name] = [*before, feature] if isinstance(before, list) else [feature]
+                elif before is not None:
+                    reason = f"column {name!r}: got several features, expected one; read them all with list = true"
                     return BadRow("Values", name, reason)
-                texts[name] = feature
+                else:
+                    texts[name] = feature
         return None
 
 

@@ -34,6 +34,7 @@ from streams.logs.log_rows import LogRows, take_rows
 from streams.logs.schema import LogSchema
 from streams.logs.texts import BAD_PAYLOAD, TEXTS_REMEDY, Payloads, number_remedy
 from streams.logs.times import MAX_LOG_TIME_MS, UNITS, describe_bad_time, numbers_to_ms
+from streams.logs.value_lists import MAX_VALUES, FurtherValues, flatten_lists
 from streams.records import ClickBatch
 
 __all__ = ["ARROW_ERRORS", "TableParser"]
@@ -89,7 +90,8 @@ class TableParser:
         faults = faults or Faults(table)
         label, weight = self._labels(columns, faults), self._weights(columns, faults)
         dense = self._dense_columns(columns, faults)
-        keys = self._key_columns(columns, faults)
+        more = FurtherValues(columns.num_rows)
+        keys = self._key_columns(columns, faults, more)
         event_time_ms = self._event_times(columns, faults)
         is_good = faults.is_good()
         batch = ClickBatch(
@@ -100,6 +102,7 @@ class TableParser:
             fields=self._schema.categorical,
             dense_names=self._schema.dense,
             weight=weight,
+            more=more.collected(),
         )
         lines = np.arange(first_row, first_row + table.num_rows)
         return LogRows(
@@ -151,15 +154,29 @@ class TableParser:
             dense[:, number] = _to_float32(values)
         return dense
 
-    def _key_columns(self, columns: _Columns, faults: Faults) -> npt.NDArray[np.uint64]:
-        """(B, F) keys."""
+    def _key_columns(self, columns: _Columns, faults: Faults, more: FurtherValues) -> npt.NDArray[np.uint64]:
+        """(B, F) keys; collects the further values of lists."""
         keys = np.empty((columns.num_rows, len(self._schema.categorical)), np.uint64)
         for index, (field, name) in enumerate(zip(self._schema.categorical, self._schema.field_columns, strict=True)):
             with columns.reading(name) as column:
-                payloads = self._find_payloads(index, field, column)
+                if field.name in self._schema.lists:
+                    payloads = self._take_lists(index, column, faults, more)
+                else:
+                    payloads = self._find_payloads(index, field, column)
             faults.mark_bad(payloads == BAD_PAYLOAD, name, "Token", lambda _: "8 hex digits or null")
             keys[:, index] = payloads.view(np.uint64) | field_key(index + 1)
         return keys
+
+    def _take_lists(self, index: int, column: pa.Array, faults: Faults, more: FurtherValues) -> npt.NDArray[np.int64]:
+        """(B,) payloads of the first values of lists; `BAD_PAYLOAD` if a value of the row is not of its kind."""
+        values, counts = flatten_lists(column)
+        rows = np.repeat(np.arange(len(counts)), counts)  # (V,)
+        payloads = self._find_payloads(index, self._schema.categorical[index], values)
+        first = more.take(index, rows, payloads)
+        first[rows[payloads == BAD_PAYLOAD]] = BAD_PAYLOAD
+        name = self._schema.field_columns[index]
+        faults.mark_bad(counts > MAX_VALUES, name, "Values", lambda _: f"at most {MAX_VALUES} values in a list")
+        return first
 
     def _find_payloads(self, index: int, field: Field, column: pa.Array) -> npt.NDArray[np.int64]:
         """(B,) payloads of a categorical column; `BAD_PAYLOAD` for tokens that are not of its kind."""
@@ -241,7 +258,7 @@ def _require_types(schema: LogSchema, types: dict[str, pa.DataType], where: str)
     single = [name for name in (schema.label, schema.weight) if name is not None]
     roles = [(name, name, "numbers", _is_number(types[name])) for name in (*single, *schema.dense)]
     for field, name in zip(schema.categorical, schema.field_columns, strict=True):
-        roles.append((name, field.name, "strings, numbers, dates or booleans", _is_category(types[name])))
+        roles.append((name, field.name, *_category(types[name], holds_lists=field.name in schema.lists)))
     if schema.time is not None:
         kind = types[schema.time]
         fits = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or _is_number(kind)
@@ -260,6 +277,14 @@ def _is_number(kind: pa.DataType) -> bool:
     return bool(is_numeric or types.is_null(kind) or types.is_string(kind) or types.is_large_string(kind)) or is_binary(
         kind
     )
+
+
+def _category(kind: pa.DataType, *, holds_lists: bool) -> tuple[str, bool]:
+    """What a categorical column is expected to hold, and whether it does."""
+    expected = "strings, numbers, dates or booleans"
+    if not holds_lists:
+        return expected, _is_category(kind)
+    return f"lists of {expected}; leave out list = true", is_list(kind) and _is_category(kind.value_type)
 
 
 def _is_category(kind: pa.DataType) -> bool:

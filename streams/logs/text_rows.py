@@ -34,7 +34,10 @@ class TextRowParser:
         self._columns = schema.used_columns
         self._read: Callable[[bytes], Texts | BadRow]
         self._read = partial(read_object, schema=schema) if text_format == "json" else SparseReader(schema).read
-        self._parser = TableParser(schema, dict.fromkeys(self._columns, pa.binary()), where)
+        self._types = {
+            name: pa.list_(pa.binary()) if name in schema.list_columns else pa.binary() for name in self._columns
+        }
+        self._parser = TableParser(schema, self._types, where)
         self.tokens = self._parser.tokens
 
     def parse(self, block: LineBlock) -> LogRows:
@@ -42,7 +45,7 @@ class TextRowParser:
         lines = [block.line(position) for position in range(block.num_lines)]
         read = [self._read_line(line) for line in lines]
         rows = [{} if isinstance(row, BadRow) else row for row in read]
-        table = pa.table({name: pa.array([row.get(name) for row in rows], pa.binary()) for name in self._columns})
+        table = pa.table({name: pa.array([row.get(name) for row in rows], kind) for name, kind in self._types.items()})
         faults = Faults(table, lines)
         for position, row in enumerate(read):
             if isinstance(row, BadRow):

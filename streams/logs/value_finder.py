@@ -39,7 +39,7 @@ def find_values(
                 return
             rows = block.parse()
             bad_lines.add(rows, file.name)
-            found = _present(rows.batch.keys, left)
+            found = _present(rows.batch.every_key, left)
             left -= found
             for index, payloads in block.tokens.items():
                 base = (index + 1) << PAYLOAD_BITS

@@ -37,6 +37,7 @@ from streams.records.metrics import (
     decode_metrics,
     encode_metrics,
 )
+from streams.records.more_values import MAX_MORE, MoreValues, merge_more, more_of_rows
 from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
 from streams.records.values import decode_value, encode_value
@@ -44,6 +45,7 @@ from streams.records.values import decode_value, encode_value
 __all__ = [
     "ARROW",
     "JSON",
+    "MAX_MORE",
     "MAX_RECORD_BYTES",
     "MAX_ROWS",
     "MAX_UNIQUE_ROWS",
@@ -65,6 +67,7 @@ __all__ = [
     "Letter",
     "Manifest",
     "Metrics",
+    "MoreValues",
     "OtherKind",
     "ReplayProgress",
     "ShardMetrics",
@@ -93,6 +96,8 @@ __all__ = [
     "find_invalid",
     "has_foreign_key",
     "header_int",
+    "merge_more",
+    "more_of_rows",
     "newest_configuration",
     "write_letter",
     "write_line_letter",

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
@@ -17,7 +18,15 @@ from streams.keys import MAX_FIELDS, Field
 from streams.records.arrow_messages import check_unpacked_bytes
 from streams.records.headers import MAX_RECORD_BYTES
 
-__all__ = ["column_of", "fields_from_metadata", "fields_to_json", "matrix_of", "read_stream", "write_stream"]
+__all__ = [
+    "column_of",
+    "fields_from_metadata",
+    "fields_to_json",
+    "lists_of",
+    "matrix_of",
+    "read_stream",
+    "write_stream",
+]
 
 _MAX_FIELDS_BYTES = 1 << 16  # 255 names of 64 characters take half of this
 _MAX_ROWS = 1 << 20  # of any kind of record; a score and its key take 12 bytes
@@ -139,3 +148,30 @@ def matrix_of(batch: pa.RecordBatch, name: str, item: pa.DataType, max_width: in
     if flat.null_count:
         raise ValueError(f"column {name!r}: nulls inside the lists, expected none")
     return flat.to_numpy().reshape(batch.num_rows, kind.list_size)
+
+
+def lists_of(
+    batch: pa.RecordBatch, name: str, item: pa.DataType, max_values: int
+) -> tuple[npt.NDArray[np.int64], npt.NDArray[Any]] | None:
+    """A list column as (B + 1,) offsets and (M,) values that share the record's memory; None if there is none.
+
+    Raises:
+        ValueError: the column is there twice, has another type, more than `max_values` values, or nulls.
+    """
+    if name not in batch.schema.names:
+        return None
+    index = batch.schema.get_field_index(name)
+    if index < 0:
+        raise ValueError(f"column {name!r}: got it more than once, expected it once")
+    with _refusing():
+        kind = batch.schema.field(index).type
+    if not pa.types.is_list(kind) or kind.value_type != item:
+        raise ValueError(f"column {name!r}: got {kind}, expected list<{item}>")
+    column = column_of(batch, name, kind)
+    offsets = column.offsets.to_numpy().astype(np.int64)
+    values = column.values[offsets[0] : offsets[-1]]
+    if len(values) > max_values:
+        raise ValueError(f"column {name!r}: {len(values)} values, expected at most {max_values} a record")
+    if values.null_count:
+        raise ValueError(f"column {name!r}: nulls inside the lists, expected none")
+    return offsets - offsets[0], values.to_numpy()

@@ -15,6 +15,7 @@ from streams.keys import CRITEO_FIELDS, Field, Keys, make_key
 from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, matrix_of, read_stream, write_stream
 from streams.records.headers import ARROW, JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
 from streams.records.key_checks import find_misplaced
+from streams.records.more_values import MORE, MoreValues, more_from_lists, more_to_lists, type_of_more
 
 __all__ = ["MAX_ROWS", "NO_LABELS", "ClickBatch", "decode_clicks", "encode_clicks"]
 
@@ -38,6 +39,7 @@ class ClickBatch:
         fields: F categorical columns.
         dense_names: D dense columns.
         weight: (B,) float32, finite and not negative, each row's share of the loss; None if all weigh 1.
+        more: the second and further values of fields; None if every field has one value in every row.
     """
 
     label: npt.NDArray[np.int8] | None
@@ -47,11 +49,19 @@ class ClickBatch:
     fields: tuple[Field, ...]
     dense_names: tuple[str, ...]
     weight: npt.NDArray[np.float32] | None = None
+    more: MoreValues | None = None
 
     @property
     def num_rows(self) -> int:
         """B."""
         return len(self.event_time_ms)
+
+    @property
+    def every_key(self) -> Keys:
+        """The keys of all values, each as often as it occurs: `keys`, or (B F + M,) with further values."""
+        if self.more is None:
+            return self.keys
+        return np.concatenate([self.keys.reshape(-1), self.more.keys])
 
     def require_labels(self) -> npt.NDArray[np.int8]:
         """The (B,) labels.
@@ -76,7 +86,7 @@ def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa
 
 @lru_cache(maxsize=64)
 def _clicks_schema(
-    fields: tuple[Field, ...], dense_names: tuple[str, ...], has_label: bool, has_weight: bool
+    fields: tuple[Field, ...], dense_names: tuple[str, ...], has_label: bool, has_weight: bool, has_more: bool
 ) -> pa.Schema:
     return pa.schema(
         [
@@ -85,6 +95,7 @@ def _clicks_schema(
             pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
             pa.field("event_time", _TIME, nullable=False),
             *([pa.field("weight", pa.float32(), nullable=False)] if has_weight else []),
+            *([pa.field(MORE, type_of_more(), nullable=False)] if has_more else []),
         ],
         metadata={"fields": fields_to_json(fields), "dense": json.dumps(dense_names)},
     )
@@ -94,7 +105,10 @@ def encode_clicks(batch: ClickBatch) -> bytes:
     """The rows as one Arrow IPC stream (columns and metadata as in the protocol)."""
     num_rows = batch.num_rows
     num_dense, num_fields = len(batch.dense_names), len(batch.fields)
-    schema = _clicks_schema(batch.fields, batch.dense_names, batch.label is not None, batch.weight is not None)
+    more = batch.more if batch.more is not None and len(batch.more.keys) else None
+    schema = _clicks_schema(
+        batch.fields, batch.dense_names, batch.label is not None, batch.weight is not None, more is not None
+    )
     dense = np.ascontiguousarray(batch.dense, np.float32).reshape(num_rows * num_dense)
     keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
     columns = [
@@ -103,6 +117,7 @@ def encode_clicks(batch: ClickBatch) -> bytes:
         _fixed_lists(keys, schema.field("keys").type, num_rows),
         pa.array(batch.event_time_ms).cast(_TIME),
         *([] if batch.weight is None else [pa.array(batch.weight, pa.float32())]),
+        *([] if more is None else [more_to_lists(more)]),
     ]
     return write_stream(schema, columns)
 
@@ -136,6 +151,7 @@ def decode_clicks(
         keys = matrix_of(batch, "keys", pa.uint64(), 255)
         label, weight = _column(batch, "label", pa.int8()), _column(batch, "weight", pa.float32())
         event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
+        more = more_from_lists(batch, named)
     except (ValueError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
     problem = _problem_with_clicks(named, keys, label, event_time) or _problem_with_weights(weight)
@@ -149,6 +165,7 @@ def decode_clicks(
         fields=named,
         dense_names=dense_names,
         weight=weight,
+        more=more,
     )
 
 
@@ -239,16 +256,27 @@ def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple
         number is None or (isinstance(number, int | float) and not abs(number) > _MAX_FLOAT32) for number in numbers
     ):
         raise ValueError('"dense": expected numbers of float32 or null')
-    tokens = ["" if (token := features.get(field.name)) is None else token for field in fields]
-    if not all(isinstance(token, str) for token in tokens):
-        raise ValueError('"features": expected strings or null')
-    keys = [make_key(n, field.kind, token) for n, (field, token) in enumerate(zip(fields, tokens, strict=True), 1)]
+    found = [_keys_from_json(n, field, features.get(field.name)) for n, field in enumerate(fields, 1)]
+    more = [key for keys in found for key in keys[1:]]
     return ClickBatch(
         label=None if label is None else np.array([label], np.int8),
         dense=np.array([[np.nan if x is None else x for x in numbers]], np.float32).reshape(1, len(numbers)),
-        keys=np.array([keys], np.uint64),
+        keys=np.array([[keys[0] for keys in found]], np.uint64),
         event_time_ms=np.array([event_time_ms], np.int64),
         fields=fields,
         dense_names=dense_names,
         weight=None if weight is None else np.array([weight], np.float32),
+        more=MoreValues(offsets=np.array([0, len(more)]), keys=np.array(more, np.uint64)) if more else None,
     )
+
+
+def _keys_from_json(number: int, field: Field, value: Any) -> list[int]:
+    """The keys of a field's value or list of values, at least one; nulls and empty strings of a list are left out.
+
+    Raises:
+        ValueError: a value is not a string, or not one of the field's kind.
+    """
+    values = value if isinstance(value, list) else [value]
+    if not all(one is None or isinstance(one, str) for one in values):
+        raise ValueError('"features": expected strings, lists of strings, or null')
+    return [make_key(number, field.kind, token) for token in values if token] or [make_key(number, field.kind, "")]

@@ -10,10 +10,20 @@ from streams.clients.dead_letter_topics import DeadLetterTopics
 from streams.clients.transactions import TransactionalProducer
 from streams.keys import Field
 from streams.logs.log_rows import BadLine, LogRows
-from streams.records import ARROW, VERSION, ReplayProgress, encode_clicks, encode_fields, encode_progress
+from streams.records import (
+    ARROW,
+    MAX_RECORD_BYTES,
+    VERSION,
+    ReplayProgress,
+    encode_clicks,
+    encode_fields,
+    encode_progress,
+)
 from streams.topics import Topics
 
-__all__ = ["BatchWriter"]
+__all__ = ["MAX_CLICKS_BYTES", "BatchWriter"]
+
+MAX_CLICKS_BYTES = MAX_RECORD_BYTES - (1 << 16)  # with room for headers
 
 
 class BatchWriter:
@@ -109,6 +119,12 @@ class BatchWriter:
             self.committed = self.progress
 
     def _send_rows(self, file: str, first_line: int, last_line: int, rows: LogRows) -> None:
+        value = encode_clicks(rows.batch)
+        if len(value) > MAX_CLICKS_BYTES and rows.batch.num_rows > 1:  # only lists of values make rows so large
+            middle = int(rows.lines[rows.batch.num_rows // 2])
+            self._send_rows(file, first_line, middle - 1, rows.between(first_line, middle - 1))
+            self._send_rows(file, middle, last_line, rows.between(middle, last_line))
+            return
         headers = [
             ("v", b"%d" % VERSION),
             ("content-type", ARROW),
@@ -117,7 +133,7 @@ class BatchWriter:
             ("last-row", b"%d" % last_line),
         ]
         partition = (self.progress.passes + self.progress.batch) % self._partitions
-        self._producer.send(self._topics.clicks, partition, encode_clicks(rows.batch), headers)
+        self._producer.send(self._topics.clicks, partition, value, headers)
 
     def _send_letter(self, file: str, line: BadLine) -> None:
         letter = self._letters.reject_line(

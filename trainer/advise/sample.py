@@ -54,6 +54,11 @@ def read_sample(paths: Sequence[str], schema: LogSchema, num_rows: int) -> Sampl
         ConfigError: a file does not fit the schema.
         InputError: a file cannot be read, or holds no valid row.
     """
+    if schema.lists:
+        raise InputError(
+            f"--schema: field {schema.lists[0]!r} of {schema} is a list, and the sizes are those of one value a field; "
+            f'advise on one element: {{ name = "{schema.lists[0]}", column = "...[0]" }}'
+        )
     bad_lines = BadLines()
     batches: list[ClickBatch] = []
     blocks, num_read, log_rows = _blocks(paths, schema), 0, None

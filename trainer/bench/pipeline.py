@@ -217,7 +217,7 @@ def _importance_of(record: Any, source: Source, num_shards: int) -> list[tuple[i
     batch = decode_clicks(record.value, record.headers)
     if not isinstance(batch, ClickBatch):
         raise ChildError(f"replay wrote an invalid record: {batch}")
-    keys, counts = count_keys(batch.keys)
+    keys, counts = count_keys(batch.every_key)
     return split_by_shard(keys, counts, batch, source, num_shards=num_shards, ingest_ms=record.timestamp)
 
 

@@ -230,7 +230,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
             return None
         lookup, gradient = single
         self._check_version(lookup)
-        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
+        by_record = score_records(lookup, gradient)
         keys, scores = self._fused.learn(lookup.keys, lookup.routed, gradient, lookup.batch_rows, accept)
         if by_record is not None:
             return Touched(sums={}, keys=by_record.keys, scores=by_record.scores, counts=by_record.counts)
@@ -249,7 +249,7 @@ class AdaptiveEmbedding(CapturingEmbedding):
         self._check_version(lookup)
         all_reads = lookup.reads or self._reads_torch(lookup.keys)
         each: tuple[tuple[Tensor, Tensor | None], ...]
-        by_record = score_records(lookup, gradient, self.plan.layout.num_fields)
+        by_record = score_records(lookup, gradient)
         if lookup.vectors is not None:
             keys, (merged, scores) = lookup.keys, self._merge_by_key(lookup, gradient)
             each = tuple(zip(lookup.by_store(merged), lookup.by_store(lookup.vectors), strict=True))

@@ -36,12 +36,12 @@ def _forward(
     embedding: CapturingEmbedding,
     keys: Tensor | npt.NDArray[np.uint64],
     batch_rows: int | None,
-    record_rows: Sequence[int] | None,
+    record_lookups: Sequence[int] | None,
 ) -> Tensor:
     words = as_words(keys, embedding.device)
     lookup = embedding.look_up(words.view(-1), len(words) if batch_rows is None else batch_rows)
-    if record_rows is not None and len(record_rows) > 1:
-        lookup = replace(lookup, record_rows=tuple(record_rows))
+    if record_lookups is not None and len(record_lookups) > 1:
+        lookup = replace(lookup, record_lookups=tuple(record_lookups))
     vectors = embedding.gather_learning(lookup)
     return vectors.view(*words.shape, embedding.plan.dim)
 
@@ -125,6 +125,7 @@ class CapturingEmbedding(Capturing[Lookup]):
         *,
         batch_rows: int | None = None,
         record_rows: Sequence[int] | None = None,
+        record_lookups: Sequence[int] | None = None,
     ) -> Tensor:
         """As `forward`, for keys of any shape (...,) -> (..., D).
 
@@ -132,13 +133,16 @@ class CapturingEmbedding(Capturing[Lookup]):
             keys: the feature keys.
             batch_rows: the rows over which the loss is a mean; None for the first dimension of the keys.
             record_rows: the rows of each click record in the batch, whose scores are kept apart; None for one record.
+            record_lookups: the same as numbers of keys, where rows have different numbers of them.
         """
+        if record_rows is not None:
+            record_lookups = [rows * math.prod(keys.shape[1:]) for rows in record_rows]
         if torch.compiler.is_compiling():
             # Not as a decorator: that would import the compiler, which takes seconds.
             torch._dynamo.graph_break(msg=_NOT_COMPILED)  # noqa: SLF001
             disabled: Callable[..., Tensor] = torch.compiler.disable(_forward)  # type: ignore[no-untyped-call]
-            return disabled(self, keys, batch_rows, record_rows)
-        return _forward(self, keys, batch_rows, record_rows)
+            return disabled(self, keys, batch_rows, record_lookups)
+        return _forward(self, keys, batch_rows, record_lookups)
 
     @torch.no_grad()
     def capture(self, lookup: Lookup, gradient: Tensor) -> None:

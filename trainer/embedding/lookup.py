@@ -33,7 +33,7 @@ class Lookup:
         vectors: (U, D) float32, the vectors of the keys, which `gather` fills; None in the torch body.
         batch_rows: B, the rows over which the loss is a mean.
         version: the version of the router at the lookup.
-        record_rows: the rows of each click record in the batch, if there are several.
+        record_lookups: the lookups of each click record in the batch, which follow each other, if there are several.
     """
 
     keys: Tensor
@@ -45,7 +45,7 @@ class Lookup:
     vectors: Tensor | None = None
     routed: Any = None
     version: int = 0
-    record_rows: tuple[int, ...] = ()
+    record_lookups: tuple[int, ...] = ()
 
     def by_store(self, of_keys: Tensor) -> tuple[Tensor, Tensor]:
         """The parts of a tensor (U, ...) that belong to hot keys and to the others."""

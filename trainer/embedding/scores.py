@@ -20,18 +20,17 @@ from trainer.embedding.lookup import Lookup, Scores, distinct
 __all__ = ["score_records"]
 
 
-def score_records(lookup: Lookup, gradient: Tensor, num_fields: int) -> Scores | None:
+def score_records(lookup: Lookup, gradient: Tensor) -> Scores | None:
     """The scores of the keys of each click record of a pass; None if it has one record.
 
     Args:
         lookup: the lookups (N,) of a batch, row by row.
         gradient: (N, D), at their vectors.
-        num_fields: F, the lookups of a row.
     """
-    if not lookup.record_rows:
+    if not lookup.record_lookups:
         return None
     norms = gradient.norm(dim=1) * lookup.batch_rows
-    ends = list(accumulate(rows * num_fields for rows in lookup.record_rows))
+    ends = list(accumulate(lookup.record_lookups))
     if lookup.inverse is None:
         return _score_torch(lookup.keys, norms, ends)
     return _score_numba(lookup.keys.numpy().view(np.uint64)[lookup.inverse], norms.numpy(), ends)

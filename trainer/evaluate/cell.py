@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch.nn.functional import binary_cross_entropy_with_logits
 
+from trainer.embedding.value_bags import sum_vectors
 from trainer.errors import TrainerError
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 from trainer.evaluate.methods.registry import METHODS
@@ -124,6 +125,8 @@ def run_cell(cell: Cell) -> CellResult:
         "knobs": dict(cell.knobs),
     }
     method = METHODS[cell.method].build(brief)
+    if not isinstance(method, Infeasible) and stream.more is not None and not method.reads_lists:
+        method = Infeasible("it reads one value a field, and fields of this log have several")
     if isinstance(method, Infeasible):
         return {**identity, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)
@@ -150,8 +153,12 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
     for rows in stream.batches(cell.preset.batch_rows, num_rows=num_rows):
         label = torch.from_numpy(stream.label[rows].astype(np.float32))  # (B,)
         dense = torch.from_numpy(stream.dense[rows])  # (B, M)
-        batch_words = torch.from_numpy(words[rows].astype(np.int64, copy=True))  # (B, F)
-        logits = model(dense, method(batch_words))  # (B,)
+        bags = stream.bags(rows, reads_ids=method.reads_ids)
+        if bags is None:
+            vectors = method(torch.from_numpy(words[rows].astype(np.int64, copy=True)))  # (B, F, D)
+        else:
+            vectors = sum_vectors(method.forward_values(bags.keys, bags.num_rows), bags)
+        logits = model(dense, vectors)  # (B,)
         weight = None if stream.weight is None else torch.from_numpy(stream.weight[rows])  # (B,)
         loss = binary_cross_entropy_with_logits(logits, label, weight)
         optimizer.zero_grad(set_to_none=True)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance, Scores
+from trainer.embedding.value_bags import Bags, sum_values
 from trainer.errors import CheckpointError
 from trainer.learning.dense_part import DENSE_OPTIMIZERS, Computed, DenseOptimizer, DenseOptions, DensePart
 
@@ -64,7 +65,7 @@ class Learner:
     def differentiate(
         self,
         dense: Tensor,
-        keys: Tensor,
+        keys: Tensor | Bags,
         label: Tensor,
         after_lookup: Callable[[], None] | None = None,
         *,
@@ -80,13 +81,16 @@ class Learner:
 
         Args:
             dense: dense features.
-            keys: feature keys.
+            keys: feature keys, or the bags of several values in a field.
             label: (B,) float32.
             after_lookup: called after the lookup.
             weight: (B,) float32, the weight of each row; None for 1.
             record_rows: the rows of each click record in the batch; None for one record.
         """
-        vectors = self.embedding.vectors_of(keys, record_rows=record_rows)  # (B, F, D)
+        if isinstance(keys, Bags):
+            vectors = sum_values(self.embedding, keys, record_rows)  # (B, F, D)
+        else:
+            vectors = self.embedding.vectors_of(keys, record_rows=record_rows)  # (B, F, D)
         if after_lookup is not None:
             after_lookup()
         return self._dense.differentiate(dense, vectors, label, weight)

@@ -18,6 +18,7 @@ from trainer.embedding.hashed import HashEmbedding
 from trainer.embedding.lookup import Importance, Scores, split_scores
 from trainer.embedding.migration import MigrationReport
 from trainer.embedding.transfers import to_device
+from trainer.embedding.value_bags import Bags
 from trainer.learning.dense_part import DenseOptions
 from trainer.learning.learner import DenseOptimizer, Learner
 from trainer.learning.readback import Readback, Waiting
@@ -81,6 +82,13 @@ class StartedStep:
             diverged=diverged,
             seconds=seconds,
         )
+
+
+def _keys_of(batch: ClickBatch, device: torch.device) -> Tensor | Bags:
+    """The keys (B, F) as int64, or the bags of rows with further values."""
+    if batch.more is not None:
+        return Bags.of(batch.keys, batch.more, device)
+    return to_device(np.array(batch.keys).view(np.int64), device)
 
 
 def _with_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -155,7 +163,7 @@ class Trainer:
         device = self.embedding.device
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = to_device(np.array(batch.dense, np.float32), device)
-        keys = to_device(np.array(batch.keys).view(np.int64), device)
+        keys = _keys_of(batch, device)
         label = to_device(batch.require_labels().astype(np.float32), device)
         weight = None if batch.weight is None else to_device(np.array(batch.weight), device)
         passes = {

@@ -52,4 +52,5 @@ def fit_columns(batch: ClickBatch, expected: Columns | None) -> ClickBatch | Bad
     keys[:, :shared] = batch.keys[:, :shared]
     for index in range(shared, len(fields)):
         keys[:, index] = field_key(index + 1) | np.uint64(MISSING)
-    return replace(batch, keys=keys, fields=fields)
+    more = None if batch.more is None else batch.more.of_fields(len(fields))
+    return replace(batch, keys=keys, fields=fields, more=more)

@@ -51,7 +51,7 @@ class Progress:
         reasons: the click records that this process has refused, by reason.
         latency: the time from an assignment record's timestamp until it was applied.
         step_time: the time of training steps.
-        last_keys: (B, F) keys of the last step; None before it.
+        last_keys: the keys of the last step, of any shape; None before it.
         event_time_ms: the event time of the newest trained rows; 0 before the first.
         apply_lag_s: the time from the event that caused the newest applied change until then; None before the first.
         saved_s: when this process wrote its newest checkpoint, or began, in seconds of `time.monotonic`.
@@ -125,7 +125,7 @@ class Progress:
             self.count_refusal(report, name)
             return False
         self.step_time.add_one(report.seconds * 1000)
-        self.last_keys, self.event_time_ms = batch.keys, int(batch.event_time_ms[-1])
+        self.last_keys, self.event_time_ms = batch.every_key, int(batch.event_time_ms[-1])
         self.windows.add(report.logits, batch.require_labels())
         self.rows += report.rows
         self.click_records += records

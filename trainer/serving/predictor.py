@@ -17,13 +17,13 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.telemetry.figures import Figure
-from trainer.errors import ReplicaError
+from trainer.errors import BagError, ReplicaError
 from trainer.serving.exported import Exported
 from trainer.serving.replica_state import ReplicaState
 from trainer.serving.shape import ServedShape
 from trainer.serving.tables import ServedTables
 
-__all__ = ["Predictor"]
+__all__ = ["Predictor", "sum_bags"]
 
 _TIERS = ("hot", "shared")
 
@@ -122,14 +122,29 @@ class Predictor:
         """
         return self.tables.lookup(keys)
 
-    def predict(self, dense: npt.NDArray[np.float32], keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+    def predict(
+        self,
+        dense: npt.NDArray[np.float32],
+        keys: npt.NDArray[np.uint64],
+        offsets: npt.NDArray[np.int64] | None = None,
+    ) -> npt.NDArray[np.float32]:
         """The logits (B,) of dense (B, M) and keys (B, F) by the newest dense part; needs torch.
+
+        Args:
+            dense: dense features.
+            keys: (B, F), or (N,) with `offsets`.
+            offsets: (B F,) where the values of each row and field begin, as `hotstream.key_bags` gives them; their
+                vectors are summed, as the trainer does.
 
         Raises:
             KeyRangeError: as `lookup`.
+            BagError: the offsets do not fit the keys.
             ReplicaError: as `lookup`, or no dense part of this model was read yet.
         """
-        return self.predict_vectors(dense, self.lookup(keys))
+        vectors = self.lookup(keys)
+        if offsets is not None:
+            vectors = sum_bags(vectors, offsets, self.shape.layout.num_fields)
+        return self.predict_vectors(dense, vectors)
 
     def predict_vectors(
         self, dense: npt.NDArray[np.float32], vectors: npt.NDArray[np.float32]
@@ -193,3 +208,21 @@ class Predictor:
         for name, tiers in self.hits().items():
             for tier, count in tiers.items():
                 yield Figure("replica_lookups_total", count, {"field": name, "tier": tier})
+
+
+def sum_bags(
+    vectors: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], num_fields: int
+) -> npt.NDArray[np.float32]:
+    """The sums (B, F, D) of the vectors (N, D) of bags that begin at offsets (B F,).
+
+    Raises:
+        BagError: a bag is empty, or the offsets do not begin at 0 or are not those of whole rows.
+    """
+    ends = np.append(offsets[1:], len(vectors))
+    if len(offsets) % num_fields or (len(offsets) and offsets[0] != 0) or (ends <= offsets).any():
+        raise BagError(
+            f"offsets: got {len(offsets)}, expected a bag of one or more keys for each row and each of {num_fields} "
+            "fields, from 0 on; hotstream.key_bags gives a key to a field without a value"
+        )
+    sums: npt.NDArray[np.float32] = np.add.reduceat(vectors, offsets, axis=0) if len(offsets) else vectors
+    return sums.reshape(-1, num_fields, vectors.shape[1])

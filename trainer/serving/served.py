@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
 
 from trainer.embedding import gathers
 from trainer.embedding.adaptive import AdaptiveEmbedding
@@ -43,8 +44,22 @@ class ServedEmbedding(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("gates", copy.gate.values.clone())
 
-    def forward(self, keys: Tensor) -> Tensor:
-        """The vectors (B, F, D) of keys (B, F) int64."""
+    def forward(self, keys: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """The vectors (B, F, D) of keys (B, F) int64.
+
+        Args:
+            keys: (B, F), or (N,) with `offsets`.
+            offsets: (B F,) int64, where the values of each row and field begin, whose vectors are summed, as the
+                trainer does: `hotstream.key_bags` gives both.
+        """
+        vectors = self._vectors(keys)
+        if offsets is None:
+            return vectors
+        each = torch.arange(vectors.shape[0], device=vectors.device)
+        return embedding_bag(each, vectors, offsets, mode="sum").reshape(-1, self.num_fields, self.dim)
+
+    def _vectors(self, keys: Tensor) -> Tensor:
+        """The vectors (..., D) of keys of any shape."""
         words = keys.reshape(-1)
         rows = gathers.find_values(self.slots, self.rows, words)[:, None].long()  # (N, 1)
         fields = gathers.field_indices(words, self.num_fields)
@@ -56,7 +71,7 @@ class ServedEmbedding(nn.Module):
 
 
 class ServedModel(nn.Module):
-    """A model and its embedding in one: dense (B, M) and keys (B, F) -> logits (B,).
+    """A model and its embedding in one: dense (B, M) and keys (B, F), or keys and offsets of bags -> logits (B,).
 
     Args:
         model: maps dense and vectors to logits, such as the one of `load_export`.
@@ -67,7 +82,7 @@ class ServedModel(nn.Module):
         super().__init__()
         self.model, self.embedding = model, ServedEmbedding(embedding)
 
-    def forward(self, dense: Tensor, keys: Tensor) -> Tensor:
-        """The logits (B,)."""
-        logits: Tensor = self.model(dense, self.embedding(keys))
+    def forward(self, dense: Tensor, keys: Tensor, offsets: Tensor | None = None) -> Tensor:
+        """The logits (B,); keys and offsets as in `ServedEmbedding`."""
+        logits: Tensor = self.model(dense, self.embedding(keys, offsets))
         return logits

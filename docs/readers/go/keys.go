@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strconv"
 
@@ -59,6 +60,51 @@ func makeKey(number int, kind, token string) (uint64, error) {
 		return 0, fmt.Errorf("token: got %q, expected 8 hex digits", token)
 	}
 	return base | payload, nil
+}
+
+// countKeys counts the keys of a click in JSON: a field has a string, a list of strings, null or nothing.
+func countKeys(fields []Field, click []byte) (map[uint64]int, error) {
+	var body struct {
+		Features map[string]json.RawMessage
+	}
+	if err := json.Unmarshal(click, &body); err != nil {
+		return nil, err
+	}
+	counts := map[uint64]int{}
+	for index, field := range fields {
+		tokens, err := values(body.Features[field.Name])
+		if err != nil {
+			return nil, fmt.Errorf("field %s: %w", field.Name, err)
+		}
+		for _, token := range tokens {
+			key, err := makeKey(index+1, field.Kind, token)
+			if err != nil {
+				return nil, fmt.Errorf("field %s: %w", field.Name, err)
+			}
+			counts[key]++
+		}
+	}
+	return counts, nil
+}
+
+// values are those of a field, without nulls and empty ones; a field without any has the missing value, "".
+func values(raw json.RawMessage) (tokens []string, err error) {
+	var listed []*string
+	if len(raw) > 0 && raw[0] == '[' {
+		err = json.Unmarshal(raw, &listed)
+	} else if len(raw) > 0 {
+		listed = make([]*string, 1)
+		err = json.Unmarshal(raw, &listed[0])
+	}
+	for _, one := range listed {
+		if one != nil && *one != "" {
+			tokens = append(tokens, *one)
+		}
+	}
+	if len(tokens) == 0 {
+		tokens = []string{""}
+	}
+	return tokens, err
 }
 
 // format is the printed form of a key: C14:7e0ccccf, device_ip:~0c1d2e3f4a5b6c or C3:missing.

@@ -176,3 +176,32 @@ func TestLogsLeadToTheStatesOfThePage(t *testing.T) {
 		}
 	}
 }
+
+func TestKeysOfClicksAreCounted(t *testing.T) {
+	var file struct {
+		Clicks []struct {
+			Fields [][2]string
+			Click  string
+			Counts map[string]int
+		}
+	}
+	load(t, "keys.json", &file)
+	for _, one := range file.Clicks {
+		var fields []Field
+		for _, pair := range one.Fields {
+			fields = append(fields, Field{pair[0], pair[1]})
+		}
+		counts, err := countKeys(fields, []byte(one.Click))
+		if err != nil || len(counts) != len(one.Counts) {
+			t.Errorf("keys of %s: got %v (%v)", one.Click, counts, err)
+		}
+		for key, count := range counts {
+			if one.Counts[fmt.Sprintf("%016x", key)] != count {
+				t.Errorf("count of %016x in %s: got %d", key, one.Click, count)
+			}
+		}
+	}
+	if len(file.Clicks) == 0 {
+		t.Error("no clicks in keys.json")
+	}
+}

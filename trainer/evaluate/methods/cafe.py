@@ -64,6 +64,7 @@ class Cafe(Method):
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
     reads_ids: ClassVar[bool] = False
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, plan: EmbeddingPlan, num_buckets: int, *, is_remote: bool) -> None:
         super().__init__()
@@ -83,6 +84,10 @@ class Cafe(Method):
         """As `Method.forward`."""
         vectors: Tensor = self.embedding(words)
         return vectors
+
+    def forward_values(self, words: Tensor, batch_rows: int) -> Tensor:
+        """As `Method.forward_values`."""
+        return self.embedding.vectors_of(words, batch_rows=batch_rows)
 
     def learn(self) -> None:
         """As `Method.learn`."""

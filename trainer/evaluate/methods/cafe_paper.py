@@ -15,12 +15,13 @@ import math
 from typing import ClassVar
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from torch import Tensor
 
 from trainer.evaluate.methods.cafe_sketch import SLOT_BYTES, CafeSketch, Ids, Scorer
 from trainer.evaluate.methods.method import Brief, Infeasible
-from trainer.evaluate.methods.row_hash import RowHash, split_rows
+from trainer.evaluate.methods.row_hash import RowHash, fields_of, split_rows
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["CafePaper", "build", "plan"]
@@ -42,6 +43,7 @@ class CafePaper(RowTables):
     """  # noqa: D205
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive", "needs_vocabulary"})
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_hot: int, num_buckets: int, num_shared: int) -> None:
         sizes, how = brief.field_sizes, brief.word("split", "proportional")
@@ -64,6 +66,8 @@ class CafePaper(RowTables):
         self._medium = _MEDIUM * threshold
         self._score = Scorer(brief.word("score", "field"), self._num_fields)
         self._ids: Ids = np.empty(0, np.int64)
+        self._fields: Ids | None = None  # of the ids, if they are those of lists
+        self._batch_rows = 0
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
@@ -74,18 +78,30 @@ class CafePaper(RowTables):
             is_medium = (hot < 0) & (scores > self._medium)
             vectors = vectors + self.rows(np.where(is_medium, self._level_2(ids), self.rows.padding))
         if torch.is_grad_enabled():
-            self._ids = ids.reshape(-1)
+            self._ids, self._batch_rows = ids.reshape(-1), len(ids)
+            self._fields = fields_of(ids, self._level_1.first_ids) if ids.ndim == 1 else None
         return vectors
+
+    def forward_values(self, words: Tensor, batch_rows: int) -> Tensor:
+        """As `Method.forward_values`."""
+        vectors = super().forward_values(words, batch_rows)
+        self._batch_rows = batch_rows
+        return vectors
+
+    def _scores(self, gradient: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        """The scores (N,) of the last ids."""
+        return self._score(gradient, self._fields, self._batch_rows)
 
     @torch.no_grad()
     def learn(self) -> None:
         """As `Method.learn`."""
         gradients = self.rows.learn()
         before = self.sketch.find(self._ids)[1] if self._is_two_level else None
-        promoted, rows = self.sketch.insert(self._ids, self._score(gradients[-1]))
+        promoted, rows = self.sketch.insert(self._ids, self._scores(gradients[-1]))
         if not len(promoted):
             return
-        ids, fields = self._ids[promoted], promoted % self._num_fields
+        fields = promoted % self._num_fields if self._fields is None else self._fields[promoted]
+        ids = self._ids[promoted]
         vectors = self.rows.gather(self._level_1.of_fields(ids, fields))
         if before is not None:
             second = np.where(before[promoted] > self._medium, self._level_2.of_fields(ids, fields), self.rows.padding)

@@ -51,7 +51,7 @@ class CafePlus(CafePaper):
     def learn(self) -> None:
         """As `Method.learn`."""
         gradients = self.rows.learn()
-        promoted, rows = self.sketch.insert(self._ids, self._score(gradients[-1]))
+        promoted, rows = self.sketch.insert(self._ids, self._scores(gradients[-1]))
         moved, moved_rows = self.sketch.adjust()
         ids = np.concatenate([self._ids[promoted], moved])
         if len(ids):  # a row that changed its owner twice belongs to the last one

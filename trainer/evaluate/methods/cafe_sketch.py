@@ -31,12 +31,20 @@ class Scorer:
         self._how, self._num_fields = how, num_fields
         self._sum, self._num_batches = 0.0, 0
 
-    def __call__(self, gradient: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
-        """Scores (N,) of gradients (N, D), N = B F."""
-        norms = np.linalg.norm(gradient, axis=1).reshape(-1, self._num_fields)  # (B, F)
+    def __call__(
+        self, gradient: npt.NDArray[np.float32], fields: npt.NDArray[np.int64] | None = None, batch_rows: int = 0
+    ) -> npt.NDArray[np.float32]:
+        """Scores (N,) of gradients (N, D), N = B F; of lists N is any number, with `fields` (N,) and B rows."""
+        norms = np.linalg.norm(gradient, axis=1)
+        if self._how == "field" and fields is not None:
+            sums, counts = (np.bincount(fields, weights, self._num_fields) for weights in (norms, None))
+            means = (sums / np.maximum(counts, 1)).astype(np.float32)
+            return norms / np.maximum(means[fields], np.float32(1e-30))
+        norms = norms.reshape(-1, self._num_fields) if fields is None else norms  # (B, F)
         if self._how == "field":
             return (norms / np.maximum(norms.mean(axis=0), 1e-30)).reshape(-1)
-        norms = norms * len(norms)  # the norm of the gradient of the sum of the losses
+        # The norm of the gradient of the sum of the losses.
+        norms = norms * (len(norms) if fields is None else batch_rows)
         if self._num_batches < _UNIT_BATCHES:
             self._num_batches += 1
             self._sum += float(norms.mean())

@@ -125,6 +125,7 @@ class Dqrm(Method):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
         super().__init__()

@@ -16,6 +16,7 @@ class Full(RowTables):
     """The uncompressed table."""
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary", "uncompressed"})
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief) -> None:
         super().__init__(Rows(brief.num_features, brief))

@@ -20,6 +20,7 @@ class Hash(RowTables):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
         split = split_rows(num_rows, brief.field_sizes, brief.word("split", "proportional"))
@@ -40,6 +41,7 @@ class DoubleHash(RowTables):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_rows: int) -> None:
         split = split_rows(num_rows // 2, brief.field_sizes, brief.word("split", "proportional"))

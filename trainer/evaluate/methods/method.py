@@ -100,14 +100,26 @@ class Method(nn.Module):
         capabilities: a subset of `adaptive` (follows the stream), `needs_vocabulary` (features must be numbered in
             advance), `sees_future` (an oracle), `uncompressed`.
         reads_ids: whether `forward` takes feature numbers (the vocabulary's) instead of feature keys.
+        reads_lists: whether `forward_values` is there, for logs with several values in a field.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
     reads_ids: ClassVar[bool] = True
+    reads_lists: ClassVar[bool] = False
 
     @abstractmethod
     def forward(self, words: Tensor) -> Tensor:
         """The vectors (B, F, D) of keys or ids (B, F) int64; only remembers what `learn` needs."""
+
+    def forward_values(self, words: Tensor, batch_rows: int) -> Tensor:  # noqa: ARG002
+        """The vectors (N, D) of the values (N,) of all fields of some rows, in any order.
+
+        Args:
+            words: keys or ids, int64.
+            batch_rows: B, the rows, over which the loss is a mean.
+        """
+        vectors: Tensor = self(words)
+        return vectors
 
     @abstractmethod
     def learn(self) -> None:

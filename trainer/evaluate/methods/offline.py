@@ -25,6 +25,7 @@ class Offline(RowTables):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary", "sees_future"})
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_hot: int, num_shared: int) -> None:
         assert brief.counts is not None  # noqa: S101  the harness provides them to an oracle

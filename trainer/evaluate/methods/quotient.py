@@ -10,6 +10,7 @@ from torch import Tensor
 
 from streams.generator.bisection import bisect
 from trainer.evaluate.methods.method import Brief, Infeasible
+from trainer.evaluate.methods.row_hash import fields_of
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
 __all__ = ["QuotientRemainder", "build"]
@@ -26,6 +27,7 @@ class QuotientRemainder(RowTables):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"needs_vocabulary"})
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, divisors: Integers) -> None:
         sizes = np.asarray(brief.field_sizes)
@@ -41,8 +43,14 @@ class QuotientRemainder(RowTables):
 
     def forward(self, words: Tensor) -> Tensor:
         """As `Method.forward`."""
-        quotient, remainder = np.divmod(words.numpy() - self._first_ids, self._divisors)  # (B, F)
-        row_numbers = (remainder + self._firsts[0], quotient + self._firsts[1])
+        ids, (first_remainder, first_quotient) = words.numpy(), self._firsts
+        first_ids, divisors = self._first_ids, self._divisors  # (F,), or (N,) of the values of lists
+        if ids.ndim == 1:
+            fields = fields_of(ids, first_ids)
+            first_ids, divisors = first_ids[fields], divisors[fields]
+            first_remainder, first_quotient = first_remainder[fields], first_quotient[fields]
+        quotient, remainder = np.divmod(ids - first_ids, divisors)  # (B, F) or (N,)
+        row_numbers = (remainder + first_remainder, quotient + first_quotient)
         left, right = (table(rows) for table, rows in zip(self.tables, row_numbers, strict=True))
         vectors: Tensor = left + right if self._operation == "add" else left * (1 + right)
         return vectors

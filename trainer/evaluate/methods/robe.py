@@ -28,6 +28,7 @@ class Robe(RowTables):
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset()
+    reads_lists: ClassVar[bool] = True
 
     def __init__(self, brief: Brief, num_blocks: int) -> None:
         block = int(brief.number("block", 8))
@@ -43,7 +44,7 @@ class Robe(RowTables):
         """As `Method.forward`."""
         hashed = mix64_array(words.numpy().astype(np.uint64)[..., None] ^ self._salts) >> _HALF  # (B, F, D / Z)
         blocks: Tensor = self.rows((hashed * self._num_blocks >> _HALF).astype(np.int64))  # (B, F, D / Z, Z)
-        return blocks.flatten(2)
+        return blocks.flatten(-2)
 
 
 def build(brief: Brief) -> Robe | Infeasible:

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sketch.hashing import GOLDEN_RATIO, mix64_array
 from streams.generator.bisection import bisect
 
-__all__ = ["RowHash", "split_rows"]
+__all__ = ["RowHash", "fields_of", "split_rows"]
 
 Rows = npt.NDArray[np.int64]
 _HALF = np.uint64(32)
@@ -41,6 +41,12 @@ def split_rows(total: int, sizes: Sequence[int], how: str) -> Rows:
     return split(scale)
 
 
+def fields_of(ids: Rows, first_ids: Rows) -> Rows:
+    """The fields (N,), from 0, of feature numbers (N,), from the first number of each field (F,)."""
+    fields: Rows = np.searchsorted(first_ids, ids, side="right") - 1
+    return fields
+
+
 class RowHash:
     """Maps a feature number to a row: its own if the field has enough rows, else one that a seeded hash selects.
 
@@ -64,7 +70,9 @@ class RowHash:
         return int(self.rows.sum())
 
     def __call__(self, ids: Rows) -> Rows:
-        """The rows of feature numbers (B, F)."""
+        """The rows of feature numbers (B, F), or (N,) of any fields."""
+        if ids.ndim == 1:
+            return self.of_fields(ids, fields_of(ids, self.first_ids))
         hashed = mix64_array(ids.astype(np.uint64) ^ self._salt) >> _HALF  # (B, F)
         shared = (hashed * self.rows.astype(np.uint64) >> _HALF).astype(np.int64)
         rows: Rows = np.where(self._fits, ids - self.first_ids, shared) + self.first_rows

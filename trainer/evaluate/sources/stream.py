@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import torch
 
 from streams.errors import ConfigError
 from streams.generator import Generator, GeneratorConfig
@@ -17,7 +18,8 @@ from streams.logs.bad_lines import BadLines
 from streams.logs.locations import find_logs
 from streams.logs.reader import read_log
 from streams.logs.schema import LogSchema, load_schema
-from streams.records import ClickBatch
+from streams.records import ClickBatch, MoreValues, merge_more
+from trainer.embedding.value_bags import Bags
 from trainer.evaluate.sources.tokens import TokenSource, read_tokens
 
 __all__ = ["FileSource", "GeneratorSource", "RowSource", "Stream", "load_stream"]
@@ -75,6 +77,7 @@ class Stream:
         keys: (N, F) uint64 feature keys.
         weight: (N,) float32, each row's share of the loss; None if all weigh 1.
         bad_lines: the malformed lines of the log; None if the rows are not those of a log.
+        more: the second and further values of fields; None if every field has one value in every row.
     """
 
     label: npt.NDArray[np.int8]
@@ -82,6 +85,7 @@ class Stream:
     keys: npt.NDArray[np.uint64]
     weight: npt.NDArray[np.float32] | None = None
     bad_lines: BadLines | None = None
+    more: MoreValues | None = None
 
     @property
     def num_rows(self) -> int:
@@ -94,20 +98,29 @@ class Stream:
         return self.keys.shape[1]
 
     @cached_property
-    def _vocabulary(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...]]:
+    def _vocabulary(self) -> tuple[npt.NDArray[np.int32], tuple[int, ...], npt.NDArray[np.int32]]:
         ids, sizes = np.empty(self.keys.shape, np.int32), []
+        more = np.empty(0, np.uint64) if self.more is None else self.more.keys
+        fields, more_ids = (more >> np.uint64(PAYLOAD_BITS)).astype(np.int64) - 1, np.empty(len(more), np.int32)
         first = 0
         for field, column in enumerate(self.keys.T):
-            values, inverse = np.unique(column, return_inverse=True)
-            ids[:, field] = inverse + first
+            is_mine = fields == field
+            values, inverse = np.unique(np.concatenate([column, more[is_mine]]), return_inverse=True)
+            ids[:, field] = inverse[: len(column)] + first
+            more_ids[is_mine] = inverse[len(column) :] + first
             first += len(values)
             sizes.append(len(values))
-        return ids, tuple(sizes)
+        return ids, tuple(sizes), more_ids
 
     @property
     def ids(self) -> npt.NDArray[np.int32]:
         """(N, F) feature numbers, consecutive from 0, field by field. Computed on first access."""
         return self._vocabulary[0]
+
+    @property
+    def more_ids(self) -> npt.NDArray[np.int32]:
+        """(M,) the feature numbers of the further values."""
+        return self._vocabulary[2]
 
     @property
     def field_sizes(self) -> tuple[int, ...]:
@@ -116,7 +129,19 @@ class Stream:
 
     def counts(self) -> npt.NDArray[np.int64]:
         """Returns the occurrences of each feature in all rows, which only an oracle may use."""
-        return np.bincount(self.ids.reshape(-1), minlength=sum(self.field_sizes))
+        size = sum(self.field_sizes)
+        counts = np.bincount(self.ids.reshape(-1), minlength=size)
+        return counts if self.more is None else counts + np.bincount(self.more_ids, minlength=size)
+
+    def bags(self, rows: slice, *, reads_ids: bool) -> Bags | None:
+        """The values of some rows as bags of ids or keys; None if every field of the log has one value in every row."""
+        if self.more is None:
+            return None
+        more, further = self.more.between(rows.start, rows.stop), None
+        if reads_ids:
+            further = self.more_ids[self.more.offsets[rows.start] : self.more.offsets[rows.stop]].astype(np.int64)
+        first = self.ids[rows].astype(np.int64) if reads_ids else self.keys[rows]
+        return Bags.of(first, more, torch.device("cpu"), further)
 
     def batches(self, batch_rows: int, *, num_rows: int) -> Iterator[slice]:
         """Yields the batches of the first `num_rows` rows as slices; the last batch may be smaller."""
@@ -160,12 +185,14 @@ def _read(source: FileSource, num_rows: int | None) -> Stream:
         raise ConfigError("FILES: no valid row; check the files and --schema")
     labels = [batch.label for batch in batches if batch.label is not None]
     weights = [batch.weight for batch in batches if batch.weight is not None]
+    more = merge_more([batch.more for batch in batches], [batch.num_rows for batch in batches])
     return Stream(
         label=np.concatenate(labels)[:num_rows],
         dense=np.concatenate([batch.dense for batch in batches])[:num_rows],
         keys=np.concatenate([batch.keys for batch in batches])[:num_rows],
         weight=np.concatenate(weights)[:num_rows] if weights else None,
         bad_lines=bad_lines,
+        more=more if more is None or num_rows is None else more.between(0, min(num_rows, num_read)),
     )
 
 
