@@ -16,6 +16,7 @@ import numpy as np
 import xxhash
 from agent_driver import RULE
 from assignment_sequences import SEQUENCES, SHARDS
+from embedding_vectors import embedding_examples, embedding_file
 
 from sketch.hashing import entry_digest, mix64_array, shard_of
 from streams.assignments.columns import Fetch, Record
@@ -153,6 +154,7 @@ def examples() -> dict[str, dict[str, Any]]:
         "click-more": (None, _click(["example.org", "example.net", None]), [("content-type", JSON)]),
         "agent-metrics": (None, *encode_metrics(_agent_metrics())),
         "trainer-metrics": (None, *encode_metrics(_trainer_metrics())),
+        **embedding_examples(),
     }
     return {name: written(*record) for name, record in listed.items()}  # type: ignore[misc]
 
@@ -315,7 +317,9 @@ def _encode(record: Record) -> Any:
 
 def files() -> dict[str, str]:
     """The contents of the files in docs/vectors, by name."""
-    made: dict[str, Callable[[], Any]] = {"keys": keys, "records": examples, "refused": refused, "logs": logs}
+    made: dict[str, Callable[[], Any]] = {
+        "keys": keys, "records": examples, "refused": refused, "logs": logs, "embeddings": embedding_file,
+    }  # fmt: skip
     return {f"{name}.json": json.dumps(make(), indent=1, ensure_ascii=False) + "\n" for name, make in made.items()}
 
 

@@ -36,7 +36,8 @@ from trainer.learning.model_config import ModelConfig
 from trainer.process.publication import PublishConfig
 from trainer.process.run import RunConfig, TrainingRun
 from trainer.process.session import Session, SessionConfig
-from trainer.serving.replica import Replica, sum_bags
+from trainer.serving.predictor import sum_bags
+from trainer.serving.replica import Replica
 from trainer.serving.served import ServedModel
 
 SHARDS, ROWS, BATCH_ROWS, CAPACITY = 2, 400, 50, 24

@@ -22,6 +22,7 @@ import pytest
 import torch
 from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, count_all, inputs
 from prometheus_client import CollectorRegistry, generate_latest
+from serving_site import KEYS, Site, caught_up, hot_keys
 from trainer_batches import click_batch
 from trainer_driver import ROWS, assignments_of
 
@@ -33,6 +34,7 @@ from streams.assignments.reader_figures import ReaderFigures
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.topic_feed import TopicFeed
 from streams.clients.worker import Worker
+from streams.dashboard.access import Access
 from streams.errors import ConfigError
 from streams.replay.figures import ReplayFigures
 from streams.replay.sender import ReplayCounts
@@ -45,6 +47,7 @@ from trainer.learning.model_config import ModelConfig
 from trainer.process.figures import TrainerFigures
 from trainer.process.reports import ProgressReports
 from trainer.process.run import RunConfig, TrainingRun
+from trainer.serving.server import InferenceServer
 
 ROOT = Path(__file__).resolve().parent.parent
 RULES, DASHBOARD = ROOT / "docker/prometheus/rules.yml", ROOT / "docker/grafana/hotstream.json"
@@ -132,6 +135,16 @@ def figures_of_a_watch() -> list[Figure]:
         return list(figures.figures())
 
 
+def figures_of_a_serve() -> list[Figure]:
+    site = Site()
+    site.move(hot_keys(9))
+    site.settle()
+    replica = caught_up(site.broker)
+    replica.lookup(KEYS)
+    server = InferenceServer(replica, "hotstream", Access("127.0.0.1", None))
+    return [*server.figures(), Figure("serve_requests_total", 1, {"status": "200"})]  # no request came
+
+
 def figures_of(process: str, directory: Path) -> list[Figure]:
     """The figures of a process that has done all that figures are about."""
     makers: dict[str, Callable[[], list[Figure]]] = {
@@ -139,6 +152,7 @@ def figures_of(process: str, directory: Path) -> list[Figure]:
         "train": lambda: figures_of_a_trainer(directory),
         "replay": figures_of_a_replay,
         "watch": figures_of_a_watch,
+        "serve": figures_of_a_serve,
     }
     return makers[process]()
 

@@ -9,7 +9,9 @@
     |-- DeviceError      (RuntimeError)  an embedding that is moved to another device or dtype
     |-- GradientError    (RuntimeError)  forward, backward and updates in an invalid order
     |-- CheckpointError  (ValueError)    a checkpoint that is damaged, belongs to another model, or cannot be written
-    `-- DivergedError    (ArithmeticError)  a model whose loss, gradients or weights are not finite
+    |-- DivergedError    (ArithmeticError)  a model whose loss, gradients or weights are not finite
+    |-- ReplicaError     (RuntimeError)  a replica that is asked for what its topic does not have
+    `-- RequestError     (ValueError)    a request to `hotstream serve` that is malformed
 
 A bad *record* raises none of these: `streams.records` returns it as a value (`BadRecord`), which the trainer counts and
 dead-letters.
@@ -28,6 +30,7 @@ __all__ = [
     "KeyTypeError",
     "PlanError",
     "ReplicaError",
+    "RequestError",
     "TrainerError",
 ]
 
@@ -74,3 +77,7 @@ class DivergedError(TrainerError, ArithmeticError):
 
 class ReplicaError(TrainerError, RuntimeError):
     """A replica that has not read a model yet, or is asked for what its topic does not have."""
+
+
+class RequestError(TrainerError, ValueError):
+    """A request to `hotstream serve` that is malformed, or does not fit the model."""

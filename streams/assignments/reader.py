@@ -17,7 +17,7 @@ from streams.assignments.as_of import find_offsets
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.feature_names import FeatureNames
 from streams.assignments.history import Outcome
-from streams.assignments.rereading import as_changes, find_corrections, read_again
+from streams.assignments.rereading import Losses, as_changes, find_corrections, read_again
 from streams.assignments.shard_view import ShardView
 from streams.assignments.table import HotTable
 from streams.clients.connector import Connector
@@ -73,7 +73,7 @@ class AssignmentReader:
         self.is_whole = from_beginning
         self.num_bad = 0
         self._names = FeatureNames()
-        self._corrected: set[int] = set()
+        self._losses = Losses()
         self._bad_records = BadRecordLog(logger)
         self._watch = self._opened.enter_context(TopicWatch(connector, identities))
         if not from_beginning:
@@ -168,11 +168,8 @@ class AssignmentReader:
         If the digest differs again, the log itself lacks a change, and the owner of the shard restates it.
         """
         view = self.table.shards[partition]
-        if not view.differs:
-            self._corrected.discard(partition)
-        if not view.differs or self._until or partition in self._corrected:
+        if self._until or not self._losses.is_due(partition, differs=bool(view.differs)):
             return []
-        self._corrected.add(partition)
         logger.warning("%s[%d]: a digest differs, so a change was lost; reading it again", self._topic, partition)
         with open_partition_log(self._connector) as log:
             after, hot, _ = read_again(log, self._topic, partition, self.table.history, self.positions()[partition])

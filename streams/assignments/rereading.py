@@ -14,9 +14,29 @@ from streams.assignments.shard_view import ShardView
 from streams.clients.partition_reader import PartitionLog
 from streams.records import Assignment, decode_assignment
 
-__all__ = ["as_changes", "find_corrections", "read_again"]
+__all__ = ["Losses", "as_changes", "find_corrections", "read_again"]
 
 Hot = dict[int, tuple[Assignment, Any]]  # key -> the change that made it hot, decoded and as Kafka's record
+
+
+class Losses:
+    """The partitions whose digests prove a loss, and which of them were read again.
+
+    A partition is read again once. If its digest differs again, the log itself lacks a change, and only its writer can
+    mend that.
+    """
+
+    def __init__(self) -> None:
+        self._read = set[int]()
+
+    def is_due(self, partition: int, *, differs: bool) -> bool:
+        """Whether to read a partition again now, by its newest digest; if so, it counts as read again."""
+        if not differs:
+            self._read.discard(partition)
+            return False
+        is_new = partition not in self._read
+        self._read.add(partition)
+        return is_new
 
 
 def read_again(

@@ -108,6 +108,11 @@ class Publisher:
             if topic in (None, name[0]) and partition in (None, name[1]):
                 await queue.flush()
 
+    def end_offsets(self, topic: str) -> dict[int, int]:
+        """The offset after the last acknowledged record of each partition of a topic that was written to."""
+        queues = {name[1]: queue.end_offset for name, queue in self._queues.items() if name[0] == topic}
+        return {partition: end for partition, end in queues.items() if end is not None}
+
     def is_idle(self, topic: str, partition: int) -> bool:
         """Whether no record of a partition is queued or under way."""
         queue = self._queues.get((topic, partition))
@@ -133,6 +138,7 @@ class _Queue:
         self._changed = asyncio.Event()
         self._num_put = self._num_acknowledged = 0
         self.sending_since_s: float | None = None  # None while nothing is under way
+        self.end_offset: int | None = None  # after the last acknowledged record
         self.task = asyncio.get_running_loop().create_task(self._run())
 
     async def put(self, records: Sequence[Item], timestamp_ms: int) -> None:
@@ -213,6 +219,7 @@ class _Queue:
                 await asyncio.sleep(_RETRY_S)
             else:
                 self.sending_since_s = None
+                self.end_offset = acknowledged.offset + batch.record_count()
                 self._waits.note_answer()
                 if self._log is not None:
                     self._log.note(acknowledged.offset, batch.record_count(), sent_s)

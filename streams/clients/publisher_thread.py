@@ -26,6 +26,9 @@ class PublisherThread:
     Args:
         connector: the broker.
         topic: the topic.
+
+    Attributes:
+        end_offsets: the offset after the last acknowledged record, by partition, of those that were written to.
     """
 
     def __init__(self, connector: Connector, topic: str) -> None:
@@ -34,6 +37,7 @@ class PublisherThread:
         self._batches: asyncio.Queue[tuple[Batch, int] | None] = asyncio.Queue()
         self._failure: BaseException | None = None
         self._lock, self._waiting = threading.Lock(), 0
+        self.end_offsets: dict[int, int] = {}
         self._thread = threading.Thread(target=self._run, name=f"publisher of {topic}", daemon=True)
         self._thread.start()
 
@@ -104,6 +108,7 @@ class PublisherThread:
                 for partition, items in batch.items():
                     await publisher.send(self._topic, partition, items, timestamp_ms=now_ms)
                 await publisher.flush()
+                self.end_offsets = publisher.end_offsets(self._topic)
                 self._count(-size)
         finally:
             await publisher.stop()

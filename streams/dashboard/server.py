@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable
+from contextlib import AsyncExitStack
 from functools import partial
 from importlib.resources import files
 from typing import Any
@@ -21,6 +22,7 @@ from streams.clients.connector import Connector
 from streams.dashboard.access import Access
 from streams.dashboard.feed import Feed
 from streams.dashboard.past import read_moment, read_span, read_story
+from streams.dashboard.site import listening
 from streams.errors import ConfigError, InvariantError, StreamsError
 from streams.escapes import escape
 
@@ -193,23 +195,12 @@ async def serve(
         ConfigError: the port cannot be bound.
         StreamsError: the feed has ended with this error.
     """
-    feed, runner = app[_FEED], web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
-    await runner.setup()
-    try:
-        site = web.TCPSite(runner, host, port)
-        try:
-            await site.start()
-        except OSError as error:
-            raise ConfigError(
-                f"--host {host} --port {port}: got {error}, expected a free port of an address of this machine; choose "
-                "another one"
-            ) from error
-        shown, bound = f"[{host}]" if ":" in host else host, runner.addresses[0][1]
-        say(f"http://{shown}:{bound}/")
+    feed = app[_FEED]
+    async with AsyncExitStack() as opened:
+        opened.push_async_callback(feed.stop)  # also if the port cannot be bound
+        say(await opened.enter_async_context(listening(app, host=host, port=port)))
+        opened.push_async_callback(feed.stop)  # first, as the server waits for its streams
         while not should_stop() and not feed.ended.is_set():
             await asyncio.sleep(_STOP_S)
         if feed.ended.is_set():
             raise feed.error or InvariantError("dashboard: the thread that follows the topics has ended")
-    finally:
-        await feed.stop()
-        await runner.cleanup()

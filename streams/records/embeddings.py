@@ -10,6 +10,7 @@ value  of u, 1, 2 and g: 48 bytes, little-endian, of `RowRecord`, then the rows'
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,6 +37,7 @@ _ROWS, _NOTES = frozenset("u12g"), frozenset("sxm")
 _KEY = struct.Struct(">cI")
 _PREFIX = struct.Struct("<QQQQQQ")
 _VERSION = struct.Struct("<Q")
+_SUM = re.compile("[0-9a-f]{16}")
 _HEADERS: list[tuple[str, bytes | None]] = [("v", ascii_int(VERSION))]
 
 Encoded = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
@@ -163,4 +165,14 @@ def _decode_note(kind: str, number: int, value: bytes | None) -> NoteRecord:
     content = json.loads(value or b"null")
     if not isinstance(content, dict) or content.get("v") != VERSION:
         raise ValueError(f"value: got {value!r:.60}, expected a JSON object with v {VERSION}")
+    if kind == "x":
+        _check_digest(content)
     return NoteRecord(kind=kind, number=number, content=content)
+
+
+def _check_digest(content: Mapping[str, Any]) -> None:
+    for name in ("number", "step", "time_ms"):
+        if type(content.get(name)) is not int or not 0 <= content[name] < 1 << 63:
+            raise ValueError(f"{name}: got {content.get(name)!r:.60}, expected 0 to 2^63 - 1")
+    if not _SUM.fullmatch(str(content.get("digest"))):
+        raise ValueError(f"digest: got {content.get('digest')!r:.60}, expected 16 hex digits")

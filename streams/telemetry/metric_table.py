@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 __all__ = ["METRICS", "PROCESSES", "Metric", "markdown_table"]
 
-PROCESSES = ("agent", "train", "replay", "watch")
+PROCESSES = ("agent", "train", "replay", "watch", "serve")
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,25 @@ _WATCH = _of("watch", "watch", [
     ("change_delay_seconds", "histogram", "Time from the click record that caused a change until the change was read"),
 ])  # fmt: skip
 
-METRICS = {metric.name: metric for metric in (*_EVERY, *_AGENT, *_TRAINER, *_REPLAY, *_WATCH)}
+_REPLICA = _of("replica", "serve", [
+    ("lookups_total", "counter", "Lookups of vectors, by the tier that served them", "field", "tier"),
+    ("bad_records_total", "counter", "Malformed records"),
+    ("refused_records_total", "counter", "Rows that do not fit the model"),
+    ("digest_mismatches_total", "counter", "Digests of the trainer that differ from the rows that were read"),
+    ("rereads_total", "counter", "Partitions that were read again from their beginning after a differing digest"),
+    ("hot_features", "gauge", "Features with a unique row"),
+    ("trained_rows", "gauge", "Click rows that the trainer had trained for what is served"),
+    ("staleness_seconds", "gauge", "Age of the newest record, of the partition where that is oldest; of an export"),
+    ("lag_records", "gauge", "Records that are written and not read"),
+    ("verified", "gauge", "1 if the rows equal the trainer's, 0 if a digest differs, absent before one", "shard"),
+])  # fmt: skip
+
+_SERVE = _of("serve", "serve", [
+    ("requests_total", "counter", "Inference requests, by the status of the answer", "status"),
+    ("request_seconds", "histogram", "Time of an inference request, from its arrival to the answer"),
+])  # fmt: skip
+
+METRICS = {metric.name: metric for metric in (*_EVERY, *_AGENT, *_TRAINER, *_REPLAY, *_WATCH, *_REPLICA, *_SERVE)}
 
 
 def markdown_table() -> str:

@@ -329,7 +329,7 @@ def command(
             TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
         if export_dir is not None:
-            export(session.run, export_dir)
+            export(session.run, export_dir, session.published)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 
 from streams.assignments.columns import Fetch, Record
-from streams.assignments.rereading import as_changes, find_corrections, read_again
+from streams.assignments.rereading import Losses, as_changes, find_corrections, read_again
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.topic_feed import Taken, TopicFeed
@@ -54,7 +54,7 @@ class AssignmentSteps:
     ) -> None:
         self._run, self._feed, self._connector = run, feed, connector
         self._outbox, self._bad_records, self._on_applied = outbox, bad_records, on_applied
-        self._corrected: set[int] = set()
+        self._losses = Losses()
 
     def follow(self, limit: int) -> int:
         """Applies the records that wait, at most `limit`, as an event of the journal; returns their number."""
@@ -70,10 +70,7 @@ class AssignmentSteps:
             BrokerError: a shard cannot be read again.
         """
         for partition, view in enumerate(self._run.history.shards):
-            if not view.differs:
-                self._corrected.discard(partition)
-            elif partition not in self._corrected:
-                self._corrected.add(partition)
+            if self._losses.is_due(partition, differs=bool(view.differs)):
                 self._correct(partition)
 
     def _begin(self, taken: list[Taken], ends: dict[int, int]) -> None:

@@ -30,13 +30,14 @@ from torch import Tensor
 
 from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.finiteness import find_non_finite
+from trainer.process.checksums import describe_bytes
 
 __all__ = [
     "Captured",
     "Checkpoint",
     "Checkpoints",
-    "describe_bytes",
     "in_order",
+    "read_newest",
     "sync_directory",
     "write_file",
     "write_tensors",
@@ -145,11 +146,6 @@ def sync_directory(path: Path) -> None:
         os.close(descriptor)
 
 
-def describe_bytes(data: bytes) -> dict[str, Any]:
-    """The size and checksum of data, as `write_file` returns them."""
-    return {"bytes": len(data), "xxh3": xxhash.xxh3_64_hexdigest(data)}
-
-
 class Checkpoints:
     """The checkpoints of one run, in a directory that only this run writes to.
 
@@ -244,6 +240,19 @@ class Checkpoints:
         """Deletes every checkpoint."""
         for path in [*self.paths(), *self.directory.glob(".*.part"), *self.directory.glob(".*.old")]:
             shutil.rmtree(path)
+
+
+def read_newest(directory: Path) -> Checkpoint:
+    """The newest valid checkpoint of a run, which may be writing: nothing is locked, changed or deleted.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    paths = sorted((path for path in directory.glob("*") if path.name.isdigit()), reverse=True)
+    found = next((one for one in map(_read_if_good, paths) if one is not None), None)
+    if found is None:
+        raise CheckpointError(f"{directory}: got {len(paths)} checkpoints, expected an intact one")
+    return found
 
 
 def _read_if_good(path: Path) -> Checkpoint | None:

@@ -22,6 +22,7 @@ from trainer.errors import PlanError
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.run import TrainingRun
 from trainer.serving.dense_part import save_dense_part
+from trainer.serving.published import Published
 from trainer.serving.publishing import EmbeddingPublisher
 from trainer.serving.shape import ServedShape
 
@@ -61,8 +62,8 @@ class Publication:
         if config is None:
             return
         topic, shards = Topics(kafka.prefix).embeddings, len(run.history.shards)
-        found = require_topics(kafka, [topic])[topic].partitions
-        if found != shards:
+        self._identity = require_topics(kafka, [topic])[topic]
+        if (found := self._identity.partitions) != shards:
             raise TopicError(f"{topic}: {found} partitions, expected {shards}, as `assignments` has")
         self._sender = self._opened.enter_context(PublisherThread(kafka, topic))
 
@@ -132,6 +133,13 @@ class Publication:
         self.publish(force=True)
         while self._publisher is not None and self._sender.waiting_bytes and time.monotonic() < end_s:
             time.sleep(_PACE_S)
+
+    def describe(self) -> Published | None:
+        """What the topic has, after `finish`; None if nothing was published, or the broker has not acknowledged it."""
+        if self._publisher is None or self._sender.waiting_bytes:
+            return None
+        shape, offsets = self._publisher.shape.to_json(), self._sender.end_offsets
+        return Published(shape=shape, topic_id=self._identity.topic_id, offsets=offsets)
 
     def report(self) -> dict[str, Any] | None:
         """Bytes and records sent, and the lag; None if nothing is published."""

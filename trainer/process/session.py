@@ -29,6 +29,7 @@ from trainer.process.reports import ProgressReports, describe_run
 from trainer.process.run import RunConfig, TrainingRun
 from trainer.process.topic_changes import TrainerTopics
 from trainer.process.warm_up import warm_up
+from trainer.serving.published import Published
 
 __all__ = ["Session", "SessionConfig"]
 
@@ -90,6 +91,9 @@ class Session:
         should_stop: called between steps.
         on_progress: called after every step.
 
+    Attributes:
+        published: what the topic `embeddings` has, after `train`; None without publishing.
+
     Raises:
         BrokerError: no broker answers.
         TopicError: a topic is missing, has another number of partitions than expected, or other fields than these.
@@ -119,6 +123,7 @@ class Session:
         )
         self._bad_records = BadRecordLog(logger)
         self._published: dict[str, Any] | None = None
+        self.published: Published | None = None
         self.reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
 
     def train(self) -> None:
@@ -205,7 +210,7 @@ class Session:
         """Sends what waits, and writes the checkpoint at the end."""
         self._steps.settle()
         self._publication.finish()
-        self._published = self._publication.report()
+        self._published, self.published = self._publication.report(), self._publication.describe()
         self._outbox.flush()
         self._writer.drain()
         self.run.progress.importance_records = self._sent_before + self._outbox.importance_records

@@ -40,6 +40,10 @@ class DenseVersions:
         self.num_incomplete = 0
         self._chunks: dict[tuple[int, int], ChunkRecord] = {}
 
+    def load(self, version: int, model: str, data: bytes) -> None:
+        """Begins with a version that was not read from the topic."""
+        self.version, self.model, self.data = version, model, data
+
     def take(self, record: ChunkRecord | NoteRecord) -> None:
         """Takes a chunk, or a manifest, which completes its version if all chunks are there."""
         if isinstance(record, ChunkRecord):

@@ -6,7 +6,8 @@
                               unique rows, rows of level 1 and quarters of level 2
         router.safetensors    keys (K,) int64, bits of the hot feature keys, ascending; values (K,) int32, their rows
         export.json           sizes, row format and fields; seq by shard, offsets by topic; sizes and checksums (xxh3,
-                              64 bits) of the other files; `xxh3`, that of export.json itself with 16 zeros in its stead
+                              64 bits) of the other files; `xxh3`, that of export.json itself with 16 zeros in its
+                              stead; `published`: what the topic `embeddings` had then, null without `--publish`
 
 A hot key reads its unique row. Any other key reads the sum of a row of level 1 and quarters of four rows of level 2
 (`trainer.embedding.stores.two_level` defines the hashes). A replica follows the trainer if it applies the assignments
@@ -17,6 +18,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
@@ -24,7 +26,6 @@ from typing import Any
 
 import safetensors.torch
 import torch
-import xxhash
 from torch import Tensor, nn
 
 from streams.keys import Field
@@ -35,19 +36,21 @@ from trainer.errors import CheckpointError, DivergedError
 from trainer.learning.finiteness import find_non_finite
 from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
-from trainer.process.checkpoint import describe_bytes, sync_directory, write_file, write_tensors
+from trainer.process.checkpoint import sync_directory, write_file, write_tensors
 from trainer.process.run import TrainingRun
+from trainer.serving.export_files import MANIFEST, VERSION, is_export, read_manifest, read_parts, sign
+from trainer.serving.published import Published
 
-__all__ = ["VERSION", "export", "load_export"]
-
-VERSION = 6
-_MANIFEST = "export.json"
-_PARTS = ("dense", "rows", "router")
-_UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
+__all__ = ["export", "load_export"]
 
 
-def export(run: TrainingRun, directory: Path) -> None:
+def export(run: TrainingRun, directory: Path, published: Published | None = None) -> None:
     """Writes the adaptive learner to the directory; replaces an earlier export only after all files are written.
+
+    Args:
+        run: the run.
+        directory: the directory.
+        published: what the run has published; None for nothing.
 
     Raises:
         CheckpointError: the run has trained no record, or the directory contains files that are not an export, or
@@ -56,8 +59,8 @@ def export(run: TrainingRun, directory: Path) -> None:
     """
     if run.trainer is None:
         raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
-    if directory.exists() and any(directory.iterdir()) and not (directory / _MANIFEST).exists():
-        raise CheckpointError(f"--export {directory}: contains files but no {_MANIFEST}; choose an empty directory")
+    if directory.exists() and any(directory.iterdir()) and not is_export(directory):
+        raise CheckpointError(f"--export {directory}: contains files but no {MANIFEST}; choose an empty directory")
     learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
     tensors = embedding.tensors()
     parts: dict[str, dict[str, Tensor]] = {
@@ -70,7 +73,7 @@ def export(run: TrainingRun, directory: Path) -> None:
     for name, part in parts.items():
         if (bad := find_non_finite(part)) is not None:
             raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
-    manifest = {"xxh3": "0" * 16, "version": VERSION, **_describe(run, embedding.plan)}
+    manifest = {"xxh3": "0" * 16, "version": VERSION, **_describe(run, embedding.plan, published)}
     try:
         _write(directory, parts, manifest)
     except OSError as error:
@@ -91,7 +94,7 @@ def _write(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], manifest:
             f"{name}.safetensors": write_tensors(temporary / f"{name}.safetensors", part)
             for name, part in parts.items()
         }
-        write_file(temporary / _MANIFEST, [_sign(json.dumps(manifest, indent=2).encode())])
+        write_file(temporary / MANIFEST, [sign(json.dumps(manifest, indent=2).encode())])
         sync_directory(temporary)
     except OSError:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -103,7 +106,7 @@ def _write(directory: Path, parts: Mapping[str, Mapping[str, Tensor]], manifest:
     shutil.rmtree(replaced, ignore_errors=True)
 
 
-def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
+def _describe(run: TrainingRun, plan: EmbeddingPlan, published: Published | None) -> dict[str, Any]:
     fields, num_dense = run.shape
     return {
         "model": run.config.model.model,
@@ -116,36 +119,9 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan) -> dict[str, Any]:
         "rows_trained": run.progress.rows,
         "applied_seq": run.history.standings(),
         "offsets": run.offsets,
+        "time_ms": time.time_ns() // 1_000_000,
+        "published": None if published is None else asdict(published),
     }
-
-
-def _sign(unsigned: bytes) -> bytes:
-    """The manifest with its own checksum."""
-    return unsigned.replace(b"0" * 16, xxhash.xxh3_64_hexdigest(unsigned).encode(), 1)
-
-
-def _read_manifest(path: Path) -> dict[str, Any]:
-    """The content of `export.json`, of this version and with the right checksum."""
-    data = path.read_bytes()
-    unsigned = _UNSIGNED + data[len(_UNSIGNED) :]
-    if _sign(unsigned) == data:
-        manifest: dict[str, Any] = json.loads(data)
-        return manifest
-    try:
-        version = json.loads(data)["version"]
-    except (ValueError, KeyError, TypeError, RecursionError):
-        version = VERSION
-    if version != VERSION:
-        raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
-    raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
-
-
-def _read_part(path: Path, expected: Mapping[str, Any]) -> dict[str, Tensor]:
-    """The tensors of a file with the expected size and checksum."""
-    data = path.read_bytes()
-    if (got := describe_bytes(data)) != expected:
-        raise CheckpointError(f"{path}: got {got}, expected {expected}: the export is damaged; export again")
-    return safetensors.torch.load(data)
 
 
 def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
@@ -154,14 +130,8 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     Raises:
         CheckpointError: the export has another format version, lacks a file, or a size or checksum does not match.
     """
-    try:
-        manifest = _read_manifest(directory / _MANIFEST)
-        parts = {
-            name: _read_part(directory / f"{name}.safetensors", manifest["files"][f"{name}.safetensors"])
-            for name in _PARTS
-        }
-    except OSError as error:
-        raise CheckpointError(f"{directory}: cannot be read ({error}); expected an export") from error
+    manifest = read_manifest(directory)
+    parts = {name: safetensors.torch.load(data) for name, data in read_parts(directory, manifest).items()}
     plan = EmbeddingPlan(
         layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
         hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]),

@@ -66,6 +66,7 @@ class EmbeddingPublisher:
         clock: monotonic seconds.
 
     Attributes:
+        shape: as published.
         sent_bytes: bytes given to the sender; `sent_rows` records of rows.
     """
 
@@ -80,7 +81,7 @@ class EmbeddingPublisher:
         dense_interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._embedding, self._shape, self._sender, self._clock = embedding, shape, sender, clock
+        self._embedding, self.shape, self._sender, self._clock = embedding, shape, sender, clock
         self._model = shape.fingerprint
         self._rate, self._read_dense, self._dense_interval_s = bytes_per_s, read_dense, dense_interval_s
         self.units = units = Units(embedding, shape)
@@ -110,20 +111,20 @@ class EmbeddingPublisher:
         self._priority[: self.units.num_unique] = np.where(self._owners != 0, _FIRST_HOT, 0)
         self._is_unsent[: self.units.num_unique] = self._owners != 0
         first = self.units.starts["1"]
-        hidden = first + np.flatnonzero(~self._allowed[1 : self._shape.layout.num_fields + 1])
+        hidden = first + np.flatnonzero(~self._allowed[1 : self.shape.layout.num_fields + 1])
         self._priority[hidden], self._is_unsent[hidden] = 0, False
         self._hidden = np.zeros(self.units.count, np.bool_)
         self._hidden[hidden] = True
 
     def _send_shape(self) -> None:
-        item = encode_note(NoteRecord(kind="s", number=0, content=self._shape.to_json()))
-        self._give({number: [item] for number in range(self._shape.partitions)})
+        item = encode_note(NoteRecord(kind="s", number=0, content=self.shape.to_json()))
+        self._give({number: [item] for number in range(self.shape.partitions)})
 
     # ---- what changed ----
 
     def note_keys(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> None:
         """Notes the distinct keys (K,) that a step trained, and how much: scores (K,)."""
-        rows, units, layout = self._routes.get(keys), self.units, self._shape.layout
+        rows, units, layout = self._routes.get(keys), self.units, self.shape.layout
         is_hot = rows >= 0
         np.add.at(self._priority, rows[is_hot], scores[is_hot])
         cold, weights = keys[~is_hot], scores[~is_hot]
@@ -133,7 +134,7 @@ class EmbeddingPublisher:
         self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(fields, _UNSENT)
         for column in range(1, addresses.shape[1]):
             blocks = np.bincount(
-                addresses[:, column] // self._shape.block_rows, weights, minlength=self._shape.num_blocks
+                addresses[:, column] // self.shape.block_rows, weights, minlength=self.shape.num_blocks
             )
             self._priority[units.starts["2"] : units.starts["g"]] += blocks
         self._priority[self._hidden] = 0

@@ -12,30 +12,37 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Iterator
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
+from streams.assignments.rereading import Losses
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
+from streams.clients.topic_identity import require_topics
 from streams.clients.topic_reader import TopicReader
 from streams.errors import BrokerError
 from streams.records.embeddings import EmbeddingRecord, decode_embedding
 from streams.records.headers import BadRecord
 from streams.telemetry.bad_record_log import BadRecordLog
+from streams.telemetry.figures import Figure
+from streams.telemetry.monitor import Watched
 from streams.topics import Topics
-from trainer.errors import BagError, ReplicaError
+from trainer.errors import ReplicaError
+from trainer.serving.exported import Exported
+from trainer.serving.predictor import Predictor
+from trainer.serving.published import Published
 from trainer.serving.replica_state import ReplicaState
+from trainer.serving.rereading import read_rows_again
 from trainer.serving.tables import ServedTables
 
-__all__ = ["Replica", "sum_bags"]
+__all__ = ["Replica"]
 
 logger = logging.getLogger(__name__)
 
 
-class Replica:
+class Replica(Predictor):
     """A copy of a trainer's embedding that follows it.
 
     Guarantees:
@@ -43,6 +50,8 @@ class Replica:
           shares rows from then on; a promoted key shows its old vector until its row has arrived.
         - Vectors are the trainer's on a CPU, bit for bit, for the rows that were read.
         - Lookups in any number of threads beside one that calls `poll`, or beside `start`.
+        - A partition whose digest differs is read again from its beginning, once, as tombstones may have been deleted
+          while the replica was away.
 
     Usage::
 
@@ -53,29 +62,51 @@ class Replica:
 
     Args:
         connector: the broker.
+        export: an export to serve at once; the topic's later records continue it.
 
     Attributes:
         state: tables, digests and counts.
         num_bad: malformed records.
+        num_behind: records that the last `poll` left unread, as far as is known.
+        num_rereads: partitions that were read again.
 
     Raises:
         BrokerError: no broker answers within 10 s.
+        CheckpointError: the export is damaged, or of another version.
         TopicError: the topic is missing.
     """
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: Connector, *, export: Path | None = None) -> None:
         self._topic = Topics(connector.prefix).embeddings
+        exported = None if export is None else Exported.read(export)
         self._reader = TopicReader(connector, self._topic)
         self._connector = connector
-        self.state = ReplicaState(len(self._reader.partitions))
-        for partition, end in enumerate(self._ends()):
+        super().__init__(ReplicaState(len(self._reader.partitions)), self._topic)
+        ends = self._ends()
+        for partition, end in enumerate(ends):
             self.state.partitions[partition].proves_from = end
-        self.num_bad = 0
+        if exported is not None:
+            self._begin_with(exported, ends)
+        self.num_bad = self.num_behind = self.num_rereads = 0
+        self._losses = Losses()
         self._bad_records = BadRecordLog(logger)
         self._thread: threading.Thread | None = None
         self._failure: Exception | None = None
         self._stopped = threading.Event()
-        self._dense: tuple[int, Any] | None = None
+
+    def _begin_with(self, exported: Exported, ends: list[int]) -> None:
+        """Serves an export, and skips the records that are not newer, if it knows this topic."""
+        exported = exported.of_partitions(len(ends))
+        self.state.load(exported)
+        published = exported.published
+        if published is None or not self._is_topic_of(published, ends):
+            logger.warning("%s: not the topic of the export, so it is read from its beginning", self._topic)
+            return
+        self._reader.seek(published.offsets)
+
+    def _is_topic_of(self, published: Published, ends: list[int]) -> bool:
+        topic_id = require_topics(self._connector, [self._topic])[self._topic].topic_id
+        return topic_id == published.topic_id and all(published.offsets[one] <= end for one, end in enumerate(ends))
 
     def _ends(self) -> list[int]:
         with open_partition_log(self._connector) as log:
@@ -96,8 +127,22 @@ class Replica:
             self.state.take(partition, decoded)
         for partition, offset in self._reader.positions().items():  # compaction may have removed the last records
             self.state.partitions[partition].offset = offset
+        self.num_behind = self._reader.num_behind
+        self._heal()
         self.state.settle()
         return sum(len(records) for records in fetched.values())
+
+    def _heal(self) -> None:
+        """Reads each partition again whose digest proves a loss, up to the offset that was read."""
+        for partition, state in enumerate(self.state.partitions):
+            fingerprint = self.state.fingerprint
+            if not self._losses.is_due(partition, differs=state.verified is False) or fingerprint is None:
+                continue
+            logger.warning("%s[%d]: a digest differs, so a row was lost; reading it again", self._topic, partition)
+            with open_partition_log(self._connector) as log:
+                rows = read_rows_again(log, self._topic, partition, state.offset, fingerprint)
+            self.state.replace(partition, rows)
+            self.num_rereads += 1
 
     def _decode(self, record: Any) -> EmbeddingRecord | None:
         decoded = decode_embedding(record.key, record.value, record.headers)
@@ -149,107 +194,31 @@ class Replica:
     ) -> None:
         self.close()
 
-    # ---- serving ----
+    @property
+    def why_not_live(self) -> str | None:
+        """See `Predictor.why_not_live`."""
+        return None if self._failure is None else f"{self.name}: the replica does not follow any more ({self._failure})"
 
     @property
-    def is_ready(self) -> bool:
-        """Whether a complete model was read."""
-        return self.state.served is not None
+    def tables(self) -> ServedTables:
+        """See `Predictor.tables`."""
+        if self.why_not_live is not None:
+            raise ReplicaError(self.why_not_live) from self._failure
+        return super().tables
 
-    @property
-    def _tables(self) -> ServedTables:
-        if self._failure is not None:
-            raise ReplicaError(
-                f"{self._topic}: the replica does not follow any more ({self._failure})"
-            ) from self._failure
-        if self.state.served is None:
-            raise ReplicaError(f"{self._topic}: no complete model was read yet; call `catch_up` beside a trainer")
-        return self.state.served
+    def watched(self) -> Watched:
+        """What a process that serves it shows beside its figures."""
+        return Watched(
+            connector=self._connector, topic=self._topic, num_partitions=len(self.state.partitions),
+            offsets=lambda: {number: state.offset for number, state in enumerate(self.state.partitions)},
+            figures=tuple, is_started=lambda: self.is_ready,
+        )  # fmt: skip
 
-    def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
-        """The vectors (..., D) float32 of feature keys of any shape.
-
-        Raises:
-            KeyRangeError: the field of a key is not published.
-            ReplicaError: no complete model was read yet, or following has failed.
-        """
-        return self._tables.lookup(keys)
-
-    def predict(
-        self,
-        dense: npt.NDArray[np.float32],
-        keys: npt.NDArray[np.uint64],
-        offsets: npt.NDArray[np.int64] | None = None,
-    ) -> npt.NDArray[np.float32]:
-        """The logits (B,) of dense (B, M) and keys (B, F) by the newest dense part; needs torch.
-
-        Args:
-            dense: dense features.
-            keys: (B, F), or (N,) with `offsets`.
-            offsets: (B F,) where the values of each row and field begin, as `hotstream.key_bags` gives them; their
-                vectors are summed, as the trainer does.
-
-        Raises:
-            KeyRangeError: as `lookup`.
-            BagError: the offsets do not fit the keys.
-            ReplicaError: as `lookup`, or no dense part of this model was read yet.
-        """
-        from trainer.serving.dense_part import compute, load_dense_part  # noqa: PLC0415  torch is optional
-
-        tables, versions = self._tables, self.state.dense
-        if not versions.version or versions.model != f"{tables.shape.fingerprint:016x}":
-            raise ReplicaError(f"{self._topic}: no dense part of this model was read yet")
-        if self._dense is None or self._dense[0] != versions.version:
-            self._dense = (versions.version, load_dense_part(tables.shape, versions.data))
-        vectors = tables.lookup(keys)
-        if offsets is not None:
-            vectors = sum_bags(vectors, offsets, tables.shape.layout.num_fields)
-        return compute(self._dense[1], dense, vectors)
-
-    # ---- what is known of it ----
-
-    def as_of(self) -> dict[str, Any]:
-        """What was read: the trained rows, the trainer's time and the offsets by partition, the dense version."""
-        states = self.state.partitions
-        return {
-            "step": min(state.step for state in states),
-            "time_ms": min(state.time_ms for state in states),
-            "offsets": {number: state.offset for number, state in enumerate(states)},
-            "dense_version": self.state.dense.version,
-        }
-
-    def staleness_ms(self) -> float | None:
-        """The age of the oldest partition's newest record; a trainer with nothing to send sends digests each second."""
-        oldest = min(state.time_ms for state in self.state.partitions)
-        return None if not oldest else max(0.0, time.time() * 1000 - oldest)
-
-    def hits(self) -> dict[str, dict[str, int]]:
-        """Lookups by field and by the tier that served them."""
-        tables = self._tables
-        names = [name for name, _ in tables.shape.fields]
-        return {
-            name: {"hot": int(hot), "shared": int(shared)}
-            for name, (hot, shared) in zip(names, tables.hits, strict=True)
-        }
-
-    def verify(self) -> list[bool | None]:
-        """Whether the rows in memory have the trainer's last digest, by partition; None while rows are under way."""
-        return self.state.check_rows()
-
-
-def sum_bags(
-    vectors: npt.NDArray[np.float32], offsets: npt.NDArray[np.int64], num_fields: int
-) -> npt.NDArray[np.float32]:
-    """The sums (B, F, D) of the vectors (N, D) of bags that begin at offsets (B F,).
-
-    Raises:
-        BagError: a bag is empty, or the offsets do not begin at 0 or are not those of whole rows.
-    """
-    ends = np.append(offsets[1:], len(vectors))
-    if len(offsets) % num_fields or (len(offsets) and offsets[0] != 0) or (ends <= offsets).any():
-        raise BagError(
-            f"offsets: got {len(offsets)}, expected a bag of one or more keys for each row and each of {num_fields} "
-            "fields, from 0 on; hotstream.key_bags gives a key to a field without a value"
-        )
-    sums: npt.NDArray[np.float32] = np.add.reduceat(vectors, offsets, axis=0) if len(offsets) else vectors
-    return sums.reshape(-1, num_fields, vectors.shape[1])
+    def figures(self) -> Iterator[Figure]:
+        """See `Predictor.figures`."""
+        yield from super().figures()
+        yield Figure("replica_lag_records", self.num_behind)
+        yield Figure("replica_bad_records_total", self.num_bad)
+        yield Figure("replica_rereads_total", self.num_rereads)
+        for shard, state in enumerate(self.state.partitions):
+            yield Figure("replica_verified", state.verified, {"shard": str(shard)})

@@ -12,6 +12,7 @@ import numpy as np
 from streams.records.embeddings import ChunkRecord, EmbeddingRecord, NoteRecord, RowRecord
 from trainer.errors import ReplicaError
 from trainer.serving.dense_versions import DenseVersions
+from trainer.serving.exported import Exported
 from trainer.serving.shape import ServedShape
 from trainer.serving.tables import ServedTables
 from trainer.serving.terms import add_modulo, row_terms
@@ -59,6 +60,17 @@ class _Model:
         unique = [record for record in latest.values() if record.kind == "u"]
         return self._take_unique(unique) + sum(self._take_shared(one) for one in latest.values() if one.kind != "u")
 
+    def replace(self, partition: int, records: Sequence[RowRecord]) -> int:
+        """Applies the newest record of every row of a partition, frees its other unique rows; returns its digest."""
+        used = np.flatnonzero(self.unique_terms)
+        used = used[self.shape.partitions_of(used) == partition]
+        found = [record.number for record in records if record.kind == "u"]
+        lost = np.setdiff1d(used, np.array(found, np.int64))
+        self.take([*(RowRecord(kind="u", number=row) for row in lost.tolist()), *records])
+        used = np.flatnonzero(self.unique_terms)
+        unique = add_modulo(self.unique_terms[used[self.shape.partitions_of(used) == partition]])
+        return unique + sum(term for name, term in self.terms.items() if self.shape.partition_of(*name) == partition)
+
     def _take_unique(self, records: list[RowRecord]) -> int:
         rows = np.array([record.number for record in records], np.int64)
         before = add_modulo(self.unique_terms[rows])
@@ -103,6 +115,40 @@ class ReplicaState:
         self.num_mismatches = self.num_refused = 0
         self._model: _Model | None = None
 
+    def load(self, exported: Exported) -> None:
+        """Serves an export from now on, which records of the same model continue.
+
+        Raises:
+            ReplicaError: it has another number of partitions, or rows of another size than its shape allows.
+        """
+        shape = exported.shape
+        self._check_partitions(shape)
+        self._model = model = _Model(shape)
+        records: list[list[RowRecord]] = [[] for _ in self.partitions]
+        for record in exported.records():
+            records[shape.partition_of(record.kind, record.number)].append(record)
+        for state, mine in zip(self.partitions, records, strict=True):
+            state.total, state.step, state.time_ms = model.take(mine), exported.step, exported.time_ms
+        self.dense.load(exported.time_ms, f"{shape.fingerprint:016x}", exported.dense)
+        self.served = model.tables
+
+    @property
+    def fingerprint(self) -> int | None:
+        """That of the newest shape; None before one was read."""
+        return None if self._model is None else self._model.fingerprint
+
+    def replace(self, partition: int, records: Sequence[RowRecord]) -> None:
+        """Replaces the rows of a partition by these, the newest record of each, up to the offset that was read."""
+        state = self.partitions[partition]
+        if self._model is None:
+            return
+        try:
+            state.total = self._model.replace(partition, records)
+        except ReplicaError as error:
+            self._refuse(len(records), error)
+        if state.is_quiet and state.digest is not None:
+            state.verified = state.digest == state.total % (1 << 64)
+
     def take(self, partition: int, records: Sequence[tuple[int, EmbeddingRecord]]) -> None:
         """Applies records (offset, record) of a partition, in order."""
         state, rows = self.partitions[partition], list[RowRecord]()
@@ -135,8 +181,11 @@ class ReplicaState:
         try:
             state.total += self._model.take(rows)
         except ReplicaError as error:
-            self.num_refused += len(rows)
-            logger.warning("%s; %d records are dropped, and the next digest will differ", error, len(rows))
+            self._refuse(len(rows), error)
+
+    def _refuse(self, count: int, error: ReplicaError) -> None:
+        self.num_refused += count
+        logger.warning("%s; %d records are dropped, and the next digest will differ", error, count)
 
     def _take_note(self, partition: int, offset: int, note: NoteRecord) -> None:
         if note.kind == "s":
@@ -148,21 +197,24 @@ class ReplicaState:
         """Begins a model, unless it is the present one or older."""
         if self._model is not None and self._model.shape.run >= shape.run:
             return
-        if shape.partitions != len(self.partitions):
-            raise ReplicaError(f"shape: {shape.partitions} partitions, expected {len(self.partitions)}")
+        self._check_partitions(shape)
         self._model = _Model(shape)
         for state in self.partitions:
             state.total, state.digest, state.verified, state.number = 0, None, None, -1
 
+    def _check_partitions(self, shape: ServedShape) -> None:
+        if shape.partitions != len(self.partitions):
+            raise ReplicaError(f"shape: {shape.partitions} partitions, expected {len(self.partitions)}")
+
     def _compare(self, state: PartitionState, offset: int, content: Any) -> None:
         """Compares a digest of the present model with the partition's rows."""
-        model, number = self._model, content.get("number")
-        if model is None or content.get("model") != f"{model.fingerprint:016x}" or not isinstance(number, int):
+        model, number = self._model, content["number"]
+        if model is None or content.get("model") != f"{model.fingerprint:016x}":
             return
         if number <= state.number:  # a copy of one that was read
             return
-        state.number, state.digest, state.is_quiet = number, int(str(content.get("digest")), 16), True
-        state.time_ms, state.step = int(content.get("time_ms", 0)), int(content.get("step", 0))
+        state.number, state.digest, state.is_quiet = number, int(content["digest"], 16), True
+        state.time_ms, state.step = content["time_ms"], content["step"]
         if state.digest == state.total % (1 << 64):
             state.verified = True
         elif offset + 1 >= state.proves_from:

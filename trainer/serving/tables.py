@@ -60,6 +60,11 @@ class Rows:
         return join_rows(self.values[rows], self.scales[rows] if self.form.has_scales else self.scales)
 
 
+def _scales(words: npt.NDArray[np.uint16]) -> npt.NDArray[np.float32]:
+    """The values of bfloat16 words."""
+    return (words.astype(np.uint32) << 16).view(np.float32)
+
+
 def join_rows(values: npt.NDArray[Any], scales: npt.NDArray[Any]) -> npt.NDArray[np.uint8]:
     """The bodies (K, bytes a row) of values (K, W) and scales (K,) or (0,)."""
     parts = [np.ascontiguousarray(values).view(np.uint8)]
@@ -85,6 +90,7 @@ class ServedTables:
         self._lock = threading.Lock()
         self._router = KeyMap()
         self._owners = np.zeros(layout.capacity_rows, np.uint64)
+        self._is_changed = np.zeros(layout.capacity_rows, np.bool_)
         self.unique = Rows(row_form(shape.hot_store, dim), layout.capacity_rows)
         shared = row_form(shape.row_format, dim)
         self.levels = {"1": Rows(shared, layout.level_1_rows), "2": Rows(shared, layout.level_2_rows)}
@@ -94,12 +100,18 @@ class ServedTables:
         self._gather_unique = _GATHERS.get(shape.hot_store) or row_kernels(dim).gather
         self._gather_shared = two_level_kernels(dim, self._parts).gather
         self.hits = np.zeros((layout.num_fields, 2), np.int64)
-        self._is_published = np.isin(np.arange(1, layout.num_fields + 1), shape.published)
+        self._is_published = np.isin(np.arange(256), shape.published)
 
     @property
     def num_hot(self) -> int:
         """Keys with a unique row."""
         return len(self._router)
+
+    def owners(self) -> dict[int, int]:
+        """The unique row of each key that has one."""
+        with self._lock:
+            keys, rows = self._router.items()
+        return dict(zip(keys.tolist(), rows.tolist(), strict=True))
 
     @property
     def is_complete(self) -> bool:
@@ -144,6 +156,7 @@ class ServedTables:
             routed = self._router.get(before)
             self._router.remove(before[(before != keys) & (routed == rows)])
             self._owners[rows] = keys
+            self._is_changed[rows] = True
             used = keys != 0
             if used.any():
                 self.unique.write(rows[used], np.frombuffer(bodies, np.uint8).reshape(int(used.sum()), -1))
@@ -160,12 +173,39 @@ class ServedTables:
             raise ReplicaError(f"{record.kind} {record.number}: got {len(body)} bytes, expected {size}")
         with self._lock:
             if record.kind == "g":
-                self.gates = body.view(np.float32).reshape(self.gates.shape).copy()
+                self._set_gates(body.view(np.float32).reshape(self.gates.shape).copy())
             else:
                 self.levels[record.kind].write(rows, body.reshape(rows.stop - rows.start, -1))
             self._has[record.kind].add(record.number)
 
+    def _set_gates(self, gates: npt.NDArray[np.float32]) -> None:
+        """Replaces the gates, which changes the vectors of the hot keys of their fields."""
+        fields = (self._owners >> FIELD_SHIFT).astype(np.int64) - 1
+        differs = np.append(gates[:, 0] != self.gates[:, 0], False)  # the last one is that of rows without an owner
+        self._is_changed |= differs[fields]
+        self.gates = gates
+
     # ---- reading ----
+
+    def take_changed(self) -> npt.NDArray[np.int64]:
+        """The unique rows whose vector or owner may have changed since they were taken last, in order."""
+        with self._lock:
+            rows = np.flatnonzero(self._is_changed)
+            self._is_changed[rows] = False
+        return rows
+
+    def note_changed(self, rows: npt.NDArray[np.int64]) -> None:
+        """Lets unique rows (K,) be taken again."""
+        with self._lock:
+            self._is_changed[rows] = True
+
+    def read_rows(self, rows: npt.NDArray[np.int64]) -> tuple[npt.NDArray[np.uint64], npt.NDArray[np.float32]]:
+        """The owners (K,) of unique rows (K,), 0 where there is none, and the vectors (U, D) of the owned ones."""
+        with self._lock:
+            keys = self._owners[rows]
+            used = keys != 0
+            fields = ((keys[used] >> FIELD_SHIFT) - np.uint64(1)).astype(np.uint8)
+            return keys, self._read_unique(rows[used].astype(np.int32), fields)
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
         """The vectors (..., D) float32 of keys of any shape.
@@ -174,33 +214,59 @@ class ServedTables:
             KeyRangeError: the field of a key is not one of the model's, or its rows are not published.
         """
         flat = np.ascontiguousarray(keys, np.uint64).reshape(-1)
-        fields = (flat >> FIELD_SHIFT).astype(np.int64) - 1
-        known = (fields >= 0) & (fields < len(self._is_published))
-        if not known.all() or not self._is_published[fields].all():
+        numbers = (flat >> FIELD_SHIFT).astype(np.uint8)
+        if not self._is_published[numbers].all():
             raise KeyRangeError(f"a key's field is not among the published ones, {list(self.shape.published)}")
-        numbers, out = fields.astype(np.uint8), np.empty((len(flat), self.shape.dim), np.float32)
+        fields, out = numbers - np.uint8(1), np.empty((len(flat), self.shape.dim), np.float32)
         with self._lock:
             rows = self._router.get(flat)
             is_hot = rows >= 0
             hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
-            out[hot] = self._read_unique(rows[hot], numbers[hot])
-            out[cold] = self._read_shared(flat[cold], numbers[cold])
+            if len(hot) > len(cold):  # the larger part is written without a copy, to the slots of the smaller one, too
+                self._read_unique(np.maximum(rows, 0), fields, out)
+                out[cold] = self._read_shared(flat[cold], fields[cold])
+            else:
+                self._read_shared(flat, fields, out)
+                out[hot] = self._read_unique(rows[hot], fields[hot])
             for tier, found in enumerate((hot, cold)):
                 self.hits[:, tier] += np.bincount(fields[found], minlength=len(self.hits))
         return out.reshape(*np.shape(keys), self.shape.dim)
 
-    def _read_unique(self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
-        out, gates = np.empty((len(rows), self.shape.dim), np.float32), self.gates[:, :1]
-        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, gates, None, out)
+    def _read_unique(
+        self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of unique rows (K,), in `out` (K, D) if it is given."""
+        out = np.empty((len(rows), self.shape.dim), np.float32) if out is None else out
+        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, self.gates[:, :1], None, out)
         return out
 
-    def _read_shared(self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
+    def _read_shared(
+        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+    ) -> npt.NDArray[np.float32]:
+        """The vectors of keys (K,) that share rows, in `out` (K, D) if it is given."""
+        out = np.empty((len(keys), self.shape.dim), np.float32) if out is None else out
         addresses, layout = np.empty((len(keys), 1 + self._parts), np.int32), self.shape.layout
         hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
-        out, first, second = np.empty((len(keys), self.shape.dim), np.float32), self.levels["1"], self.levels["2"]
+        first, second = self.levels["1"], self.levels["2"]
         tables = (first.values, first.scales, second.values, second.scales)
         self._gather_shared(*tables, addresses, fields, self.gates[:, 1:], out)
         return out
+
+    def quanta(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
+        """How far apart two stored values are in the vector of each key (K,); 0 for formats of floating point.
+
+        Of a key that shares rows it is that of its row of level 1.
+        """
+        rows, fields = self._router.get(keys), (keys >> FIELD_SHIFT).astype(np.int64) - 1
+        steps, layout = np.zeros(len(keys), np.float32), self.shape.layout
+        addresses = np.empty((len(keys), 1 + self._parts), np.int32)
+        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        is_hot, shared = rows >= 0, self.levels["1"]
+        if self.unique.form.has_scales:
+            steps[is_hot] = _scales(self.unique.scales[rows[is_hot]]) * self.gates[fields[is_hot], 0]
+        if shared.form.has_scales:
+            steps[~is_hot] = _scales(shared.scales[addresses[~is_hot, 0]]) * self.gates[fields[~is_hot], 1]
+        return np.abs(steps)
 
     def digests(self) -> list[int]:
         """The digest of each partition, computed from the rows in memory. O(rows)."""

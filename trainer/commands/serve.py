@@ -1,0 +1,134 @@
+"""`hotstream serve`."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from streams.cli.log_lines import log_options, say
+from streams.cli.options import kafka_options, open_kafka
+from streams.cli.stop_request import StopRequest
+
+if TYPE_CHECKING:
+    from streams.telemetry.monitor import ProcessMonitor
+    from trainer.serving.predictor import Predictor
+    from trainer.serving.server import InferenceServer
+
+__all__ = ["command"]
+
+_STOP_S = 0.2
+
+
+@click.command("serve", short_help="Serve a trained model over HTTP (Open Inference Protocol).")
+@click.option(
+    "--export",
+    "export_dir",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Serve this export at once (`hotstream train --export`), and what the topic has since.",
+)
+@click.option("--offline", is_flag=True, help="Serve the export alone, without a broker.")
+@click.option("--model-name", default="hotstream", show_default=True, metavar="NAME", help="The model's name in paths.")
+@click.option(
+    "--host",
+    default="127.0.0.1",
+    show_default=True,
+    metavar="ADDRESS",
+    help="Address to bind to; one that other machines reach needs --token-file.",
+)
+@click.option(
+    "--port",
+    type=click.IntRange(0, 65_535),
+    default=8000,
+    show_default=True,
+    help="Port to bind to; 0 for any free port.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File whose first line is the token that callers must know (`Authorization: Bearer TOKEN`).",
+)
+@click.option(
+    "--max-request-bytes",
+    type=click.IntRange(1024),
+    default=64 << 20,
+    show_default=True,
+    metavar="BYTES",
+    help="The largest request, decompressed.",
+)
+@kafka_options
+@log_options
+def command(
+    export_dir: Path | None,
+    offline: bool,
+    model_name: str,
+    host: str,
+    port: int,
+    token_file: Path | None,
+    max_request_bytes: int,
+    **kafka: Any,
+) -> None:
+    """Serve what a trainer publishes (`hotstream train --publish`), a second after it was trained.
+
+    Inputs are dense (FP32) and keys (UINT64), outputs probability and, on request, vectors; JSON or binary tensors.
+    There is no TLS: for callers on other machines put a proxy with TLS before it.
+
+    \b
+        hotstream serve --port 8000
+        curl localhost:8000/v2/models/hotstream
+    """
+    from streams.dashboard.access import Access, read_token  # noqa: PLC0415  aiohttp takes time to import
+    from trainer.serving.server import InferenceServer  # noqa: PLC0415  numba takes time to import
+
+    if offline and export_dir is None:
+        raise click.UsageError("--offline: expected --export DIR beside it")
+    request = StopRequest()
+    access = Access(host, None if token_file is None else read_token(token_file))
+    with (
+        request.listening(),
+        _opened(None if not offline else export_dir, export_dir, lambda: request.is_made, kafka) as (
+            predictor,
+            monitor,
+        ),
+    ):
+        server = InferenceServer(predictor, model_name, access, max_bytes=max_request_bytes, figures=monitor.figures)
+        asyncio.run(_run(server, host, port, model_name, lambda: request.is_made or predictor.why_not_live is not None))
+        if predictor.why_not_live is not None:
+            raise click.ClickException(predictor.why_not_live)
+
+
+@contextmanager
+def _opened(
+    alone: Path | None, export_dir: Path | None, should_stop: Callable[[], bool], kafka: dict[str, Any]
+) -> Iterator[tuple[Predictor, ProcessMonitor]]:
+    """The model, an export alone or one that follows its topic in a thread; and the figures of the process."""
+    from streams.telemetry.health import Health  # noqa: PLC0415
+    from streams.telemetry.monitor import ProcessMonitor  # noqa: PLC0415
+    from trainer.serving.predictor import Predictor  # noqa: PLC0415
+    from trainer.serving.replica import Replica  # noqa: PLC0415
+
+    if alone is not None:
+        yield Predictor.of_export(alone), ProcessMonitor("serve")
+        return
+    with ExitStack() as opened:
+        config = opened.enter_context(open_kafka(roles=["replica"], should_stop=should_stop, **kafka))
+        replica = opened.enter_context(Replica(config, export=export_dir))
+        monitor = ProcessMonitor("serve", Health())
+        opened.callback(monitor.close)
+        monitor.attach(replica.watched())
+        replica.start()
+        yield replica, monitor
+
+
+async def _run(server: InferenceServer, host: str, port: int, name: str, should_stop: Callable[[], bool]) -> None:
+    from streams.dashboard.site import listening  # noqa: PLC0415
+
+    async with listening(server.app, host=host, port=port) as url:
+        say(f"hotstream serve: {url}v2/models/{name}")
+        while not should_stop():
+            await asyncio.sleep(_STOP_S)

@@ -1,0 +1,73 @@
+"""The files of an export: their names, versions and checksums; without torch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import xxhash
+
+from trainer.errors import CheckpointError
+from trainer.process.checksums import describe_bytes
+
+__all__ = ["MANIFEST", "PARTS", "VERSION", "is_export", "read_manifest", "read_parts", "sign"]
+
+VERSION = 6
+MANIFEST = "export.json"
+PARTS = ("dense", "rows", "router")
+_UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
+
+
+def is_export(directory: Path) -> bool:
+    """Whether a directory contains an export."""
+    return (directory / MANIFEST).exists()
+
+
+def sign(unsigned: bytes) -> bytes:
+    """The manifest with its own checksum."""
+    return unsigned.replace(b"0" * 16, xxhash.xxh3_64_hexdigest(unsigned).encode(), 1)
+
+
+def read_manifest(directory: Path) -> dict[str, Any]:
+    """The content of `export.json`, of this version and with the right checksum.
+
+    Raises:
+        CheckpointError: the export has another version, is damaged or cannot be read.
+    """
+    path = directory / MANIFEST
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{directory}: cannot be read ({error}); expected an export") from error
+    unsigned = _UNSIGNED + data[len(_UNSIGNED) :]
+    if sign(unsigned) == data:
+        manifest: dict[str, Any] = json.loads(data)
+        return manifest
+    try:
+        version = json.loads(data)["version"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        version = VERSION
+    if version != VERSION:
+        raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
+    raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
+
+
+def read_parts(directory: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:
+    """The bytes of the safetensors files, by part, with the sizes and checksums of the manifest.
+
+    Raises:
+        CheckpointError: a file is damaged or cannot be read.
+    """
+    return {name: _read(directory / f"{name}.safetensors", manifest["files"]) for name in PARTS}
+
+
+def _read(path: Path, files: Mapping[str, Any]) -> bytes:
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise CheckpointError(f"{path.parent}: cannot be read ({error}); expected an export") from error
+    if (got := describe_bytes(data)) != (expected := files[path.name]):
+        raise CheckpointError(f"{path}: got {got}, expected {expected}: the export is damaged; export again")
+    return data
