@@ -36,7 +36,7 @@ def test_the_estimate_is_near_the_share_of_the_best_features_that_is_hot(capacit
     hot = np.random.default_rng(0).choice(best, int(share * capacity), replace=False)
     estimate = sample.estimate(lambda some: np.isin(some, hot), num_hot=len(hot))
     assert estimate is not None
-    assert abs(estimate - share) <= 3.5 * math.sqrt(max(share * (1 - share), 0.02) / min(32, capacity))
+    assert abs(estimate - share) <= 3.5 * math.sqrt(max(share * (1 - share), 0.02) / min(16, capacity))
 
 
 def test_the_estimate_of_a_hot_set_is_near_its_exact_recall_with_decay() -> None:
@@ -55,7 +55,7 @@ def test_the_estimate_of_a_hot_set_is_near_its_exact_recall_with_decay() -> None
     truth = float(np.isin(np.array(best, np.uint64), hot).mean())
     estimate = sample.estimate(lambda some: np.isin(some, hot), num_hot=len(hot))
     assert estimate is not None
-    assert abs(estimate - truth) <= 3.5 * math.sqrt(truth * (1 - truth) / 32)
+    assert abs(estimate - truth) <= 3.5 * math.sqrt(truth * (1 - truth) / 31)
 
 
 def test_a_sample_that_begins_in_the_middle_waits_for_a_half_life() -> None:
