@@ -94,9 +94,13 @@ class AssignmentReader:
 
         Uses a second connection, which stays open; `streams.clients.partition_reader` explains why a consumer's
         `end_offsets` alone does not suffice.
+
+        Raises:
+            BrokerError: the broker does not answer or refuses, or the topic was deleted.
         """
         if self._log is None:
-            self._log = self._opened.enter_context(open_partition_log(self._connector))
+            log = open_partition_log(self._connector, self._watch.require_unchanged)
+            self._log = self._opened.enter_context(log)
         bounds = self._log.all_bounds(self._topic, len(self._records.partitions))
         return {number: end for number, (_, end) in enumerate(bounds)}
 

@@ -8,7 +8,7 @@ so the larger of the two is used.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, Iterator, Mapping
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping
 from contextlib import aclosing, contextmanager
 from typing import Any
 
@@ -28,12 +28,22 @@ _LOOK_S = 1.0  # a longer time between two looks is one in which this process st
 
 
 class PartitionLog:
-    """Reads the records of topics without a consumer group."""
+    """Reads the records of topics without a consumer group.
 
-    def __init__(self, consumer: Any, servers: str, waits: BrokerWaits) -> None:
+    Args:
+        consumer: a consumer of kafka-python.
+        servers: the broker's address, for messages.
+        waits: the waits for the broker.
+        check: called about once a second while the broker does not report the ends of a topic; may raise.
+    """
+
+    def __init__(
+        self, consumer: Any, servers: str, waits: BrokerWaits, check: Callable[[], None] = lambda: None
+    ) -> None:
         self._consumer = consumer
         self._servers = servers
         self._waits = waits
+        self._check = check
 
     def bounds(self, topic: str, partition: int) -> tuple[int, int]:
         """The offset of the oldest record of a partition, and the one after the newest; see `all_bounds`."""
@@ -52,8 +62,8 @@ class PartitionLog:
 
     def _bounds(self, partitions: list[TopicPartition]) -> list[tuple[int, int]]:
         consumer = self._consumer
-        begins = ask(consumer.beginning_offsets, partitions, self._waits)
-        listed = ask(consumer.end_offsets, partitions, self._waits)
+        begins = ask(consumer.beginning_offsets, partitions, self._waits, self._check)
+        listed = ask(consumer.end_offsets, partitions, self._waits, self._check)
         consumer.unsubscribe()  # discards the previous high watermarks
         consumer.assign(partitions)
         for partition in partitions:
@@ -218,8 +228,8 @@ def is_at_end(consumer: Any, partitions: list[TopicPartition], waits: BrokerWait
 
 
 @contextmanager
-def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
-    """Opens a `PartitionLog` for the duration of the `with` block.
+def open_partition_log(connector: Connector, check: Callable[[], None] = lambda: None) -> Iterator[PartitionLog]:
+    """Opens a `PartitionLog` for the duration of the `with` block; `check` as there.
 
     Raises:
         BrokerError: no broker answers within 10 s, or the broker refuses later.
@@ -227,7 +237,7 @@ def open_partition_log(connector: Connector) -> Iterator[PartitionLog]:
     try:
         consumer = connector.open_consumer(reads_to_end=True)
         try:
-            yield PartitionLog(consumer, connector.bootstrap_servers, connector.waits)
+            yield PartitionLog(consumer, connector.bootstrap_servers, connector.waits, check)
         finally:
             consumer.close(autocommit=False, timeout_ms=2000)
     except KafkaError as error:

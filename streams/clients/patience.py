@@ -33,9 +33,20 @@ def may_pass(error: Exception) -> bool:
 
 
 def ask(
-    method: Callable[..., dict[TopicPartition, int]], partitions: list[TopicPartition], waits: BrokerWaits
+    method: Callable[..., dict[TopicPartition, int]],
+    partitions: list[TopicPartition],
+    waits: BrokerWaits,
+    check: Callable[[], None] = lambda: None,
 ) -> dict[TopicPartition, int]:
     """The answer of `beginning_offsets` or `end_offsets` of a consumer; waits for a broker that does not answer.
+
+    For a topic that was deleted the client libraries wait, too; `check` ends the wait by an error.
+
+    Args:
+        method: the method.
+        partitions: its argument.
+        waits: the waits for the broker.
+        check: called about once a second while it waits.
 
     Raises:
         BrokerError: the broker does not answer, and patience has ended.
@@ -44,6 +55,7 @@ def ask(
     since_s = time.monotonic()
     while (answer := ask_once(method, partitions, waits, since_s)) is None:
         waits.check()
+        check()
     return answer
 
 

@@ -225,6 +225,15 @@ class TopicWatch:
             found, self._found = self._found, []
         return found
 
+    def require_unchanged(self) -> None:
+        """Ends the wait for a topic that is no longer there; does not ask the broker.
+
+        Raises:
+            BrokerError: the next `take` has changes.
+        """
+        if self._found:
+            raise BrokerError(f"{self._connector.bootstrap_servers}: {self._found[0]}")
+
     def check(self) -> list[TopicChange]:
         """Asks the broker now, and returns the changes since the last call; one missing topic is a deletion.
 
