@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 from streams import HotFeatureTable, subscribe
+from streams.assignments.columns import Record
+from streams.assignments.reader import AssignmentReader
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
-from streams.errors import TopicError
+from streams.clients.topic_reader import TopicReader
+from streams.errors import BrokerError, TopicError
 from streams.keys import CRITEO_FIELDS
 from streams.records import Assignment, encode_assignment
 from streams.topics import Topics
@@ -96,3 +100,21 @@ def test_a_new_reader_follows_the_topic_that_was_made_again() -> None:
     make_again(broker)
     with HotFeatureTable(broker) as table:
         assert table.lookup([KEY]).tolist() == [1]
+
+
+def test_reading_a_large_table_may_take_longer_than_the_wait_for_a_record(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TopicReader.__init__, "__kwdefaults__", {"max_poll_records": 1})
+    now_s = 100.0
+
+    class Slow(AssignmentReader):
+        def poll(self, timeout_ms: int = 100) -> list[tuple[Record, Any]]:
+            nonlocal now_s
+            now_s += 0.6
+            return super().poll(timeout_ms)
+
+    with Slow(make_broker()) as reader:
+        monkeypatch.setattr("streams.assignments.reader.time.monotonic", lambda: now_s)
+        reader.catch_up(timeout_s=1.0)  # three records, 1.8 s
+        assert reader.table.lookup([KEY]).tolist() == [3]
+        with pytest.raises(BrokerError, match=r"assignments: no record for 1 s, expected 7 more"):
+            reader.catch_up(timeout_s=1.0, until={0: 10})

@@ -37,7 +37,7 @@ class Follower:
         connector: the broker.
         capacity: the unique rows of the model.
         known: the keys that the model has as hot, for a model that was restored from its state.
-        timeout_s: how long reading the hot set may take.
+        timeout_s: how long to wait for the next record while reading the hot set, however large it is.
 
     Raises:
         BrokerError: no broker answers, or reading takes longer than `timeout_s`.

@@ -246,7 +246,7 @@ class AssignmentReader:
         """Reads up to the present end of the topic, or up to the offsets `until`, by partition.
 
         Raises:
-            BrokerError: the end is not reached within `timeout_s`.
+            BrokerError: the broker does not answer, or no record comes for `timeout_s` before the end.
             TopicError: the topic is no longer the one that was opened.
         """
         with self._explained():
@@ -258,11 +258,15 @@ class AssignmentReader:
         """The changes that `poll` gives, up to these offsets by partition at least; each with Kafka's record.
 
         Raises:
-            BrokerError: the offsets are not reached within `timeout_s`.
+            BrokerError: no record comes for `timeout_s` before these offsets.
             TopicError: the topic is no longer the one that was opened.
         """
-        deadline_s = time.monotonic() + timeout_s
-        while any(position < ends[number] for number, position in self.positions().items()):
-            if time.monotonic() > deadline_s:
-                raise BrokerError(f"{self._topic}: at {self.positions()} after {timeout_s:.0f} s, expected {ends}")
+        positions, read_s = self.positions(), time.monotonic()
+        while any(position < ends[number] for number, position in positions.items()):
+            if time.monotonic() - read_s > timeout_s:
+                behind = sum(max(0, ends[number] - position) for number, position in positions.items())
+                raise BrokerError(f"{self._topic}: no record for {timeout_s:.0f} s, expected {behind:,} more")
             yield from ((change, record) for change, record in self.poll() if isinstance(change, Assignment))
+            before, positions = positions, self.positions()
+            if positions != before:
+                read_s = time.monotonic()

@@ -69,10 +69,10 @@ class HotFeatureTable:
             prefix.
         prefix: the prefix of the topic names.
         properties: further Kafka client properties (security), under Kafka's own names.
-        timeout_s: how long reading the hot set may take.
+        timeout_s: how long to wait for the next record while reading the hot set, however large it is.
 
     Raises:
-        BrokerError: no broker answers, or reading takes longer than `timeout_s`.
+        BrokerError: no broker answers, or no record comes for `timeout_s`.
         TopicError: the topic is missing.
     """
 
@@ -124,7 +124,7 @@ class HotFeatureTable:
         """Reads up to the present end of the topic; returns the number of changes.
 
         Raises:
-            BrokerError: the broker does not answer, or reading takes longer than `timeout_s`.
+            BrokerError: the broker does not answer, or no record comes for `timeout_s`.
             TopicError: the topic was deleted, made again or extended; open another table.
         """
         before = sum(view.num_applied for view in self.table.shards)
@@ -146,7 +146,7 @@ class HotFeatureTable:
 
         Raises:
             ConfigError: `offsets` lacks a partition.
-            BrokerError: the partitions do not reach these offsets within `timeout_s`.
+            BrokerError: no record comes for `timeout_s` before these offsets.
         """
         missing = set(self.offsets()) - set(offsets)
         if missing:
