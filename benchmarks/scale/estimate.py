@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.scale.simulation import HALF_LIFE_PER_ROW, Keys, Simulated, draw_ranks
+from sketch.changes import Changes
 from sketch.hashing import mix64_array
 from streams.keys import Field
-from streams.records import ClickBatch, encode_clicks
+from streams.records import ChangeEncoder, ClickBatch, encode_clicks
 from trainer.advise.tracking import measure_importance
 from trainer.embedding.plans import plan_for_capacity
 
@@ -23,7 +24,7 @@ __all__ = ["Line", "System", "estimate"]
 _RESULTS = Path(__file__).parent.parent / "results"
 _LOAD = 0.5  # of what a core or a disk carries, so that a failure can be caught up with
 _SNAPSHOT_RECORDS = 256  # the default of `--snapshot-every`
-_CHANGE_BYTES = 150  # key, value and headers of a change; `advise` measures 140 to 160
+_TIME_MS = 1_700_000_000_000
 _DENSE = 13
 
 
@@ -84,7 +85,7 @@ def estimate(system: System, simulated: Sequence[Simulated]) -> list[Line]:
     counted_per_s = system.rows_per_s * load.features_per_row
     changes_per_s = counted_per_s * largest.changes_per_event
     return [
-        *_topics(system, click_bytes, load.bytes_per_row, changes_per_s),
+        *_topics(system, click_bytes, load.bytes_per_row, changes_per_s, _change_bytes(keys[0], fields)),
         *_agents(system, counted_per_s, largest),
         *_trainers(system),
     ]
@@ -99,21 +100,38 @@ def _click_record(keys: Keys, fields: tuple[Field, ...]) -> bytes:
     return encode_clicks(batch)
 
 
-def _topics(system: System, click_bytes: float, importance_bytes: float, changes_per_s: float) -> list[Line]:
+def _change_bytes(keys: Keys, fields: tuple[Field, ...]) -> float:
+    """Mean bytes of key, value and headers of the records that make keys (F,) hot."""
+    encoder = ChangeEncoder(
+        shard=100, epoch=1, source=(100, 1_000_000), event_time_ms=_TIME_MS, ingest_ms=_TIME_MS, fields=fields,
+        generation=1,
+    )  # fmt: skip
+    rows, scores = np.arange(len(keys), dtype=np.int32) + 50_000_000, np.full(len(keys), 12.345678, np.float32)
+    encoded = encoder.encode(Changes(keys, rows, scores), 1_000_000)
+    sizes = [
+        len(key) + len(value or b"") + sum(len(name) + len(header) for name, header in headers)
+        for key, value, headers in encoded
+    ]
+    return sum(sizes) / len(sizes)
+
+
+def _topics(
+    system: System, click_bytes: float, importance_bytes: float, changes_per_s: float, change_bytes: float
+) -> list[Line]:
     pipeline = _results("pipeline.json")
     clicks, importance = system.rows_per_s * click_bytes, system.rows_per_s * importance_bytes
-    changes = changes_per_s * _CHANGE_BYTES
+    changes = changes_per_s * change_bytes
     per_replay = pipeline["replay"]["rows_per_s"] * _LOAD
     written = (clicks + importance + changes) * system.replication
     return [
         Line(what="clicks", value=clicks / 1e6, unit="MB/s", source="a record of the stream, encoded"),
         Line(what="importance", value=importance / 1e6, unit="MB/s", source="its importance, encoded"),
         Line(what="changes", value=changes_per_s, unit="changes/s", source="simulation"),
-        Line(what="assignments", value=changes / 1e6, unit="MB/s", source=f"{_CHANGE_BYTES} bytes a change"),
+        Line(what="assignments", value=changes / 1e6, unit="MB/s", source=f"{change_bytes:.0f} bytes each, encoded"),
         Line(what="written by brokers", value=written / 1e6, unit="MB/s", source=f"x {system.replication} copies"),
         Line(what="kept for seven days, clicks and importance", value=(clicks + importance) * 604_800
              * system.replication / 1e12, unit="TB", source="the default retention"),
-        Line(what="assignments after compaction", value=system.capacity * _CHANGE_BYTES * system.replication / 1e9,
+        Line(what="assignments after compaction", value=system.capacity * change_bytes * system.replication / 1e9,
              unit="GB", source="one record a hot feature"),
         Line(what="replays (or other writers) at half load", value=math.ceil(system.rows_per_s / per_replay),
              unit="processes", source="pipeline.json"),
