@@ -11,6 +11,7 @@ from typing import Any
 
 import click
 
+from streams.cli.listen_options import listen_options
 from streams.cli.log_lines import log_options, say
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.stop_request import StopRequest
@@ -20,25 +21,7 @@ __all__ = ["command"]
 
 
 @click.command("dashboard", short_help="Serve a page of the hot set, agents, trainer and history.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Address to bind to; one that other machines reach needs --token-file.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=8088,
-    show_default=True,
-    help="Port to bind to; 0 for any free port.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    help="File whose first line is the token that readers must know.",
-)
+@listen_options(8088)
 @click.option("--shadow", metavar="NAME", help="Also compare with this shadow (`hotstream agent --shadow NAME`).")
 @click.option(
     "--interval",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from streams.cli.listen_options import listen_options
 from streams.cli.log_lines import log_options, say
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.stop_request import StopRequest
@@ -34,25 +35,7 @@ _STOP_S = 0.2
 )
 @click.option("--offline", is_flag=True, help="Serve the export alone, without a broker.")
 @click.option("--model-name", default="hotstream", show_default=True, metavar="NAME", help="The model's name in paths.")
-@click.option(
-    "--host",
-    default="127.0.0.1",
-    show_default=True,
-    metavar="ADDRESS",
-    help="Address to bind to; one that other machines reach needs --token-file.",
-)
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65_535),
-    default=8000,
-    show_default=True,
-    help="Port to bind to; 0 for any free port.",
-)
-@click.option(
-    "--token-file",
-    type=click.Path(path_type=Path),
-    help="File whose first line is the token that callers must know (`Authorization: Bearer TOKEN`).",
-)
+@listen_options(8000)
 @click.option(
     "--max-request-bytes",
     type=click.IntRange(1024),
