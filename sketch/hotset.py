@@ -15,7 +15,7 @@ from sketch.errors import ParameterError
 from sketch.hashing import Keys
 from sketch.hotsketch import HotSketch
 from sketch.review import Rules, review_early, set_limits, update
-from sketch.snapshot import pack, unpack
+from sketch.snapshot import Packed, pack, unpack
 from sketch.snapshot_checks import array_of, check_hot_set, integer_of, refusing
 from sketch.tracking import (
     LOW_ROWS,
@@ -239,7 +239,7 @@ class HotSet:
         return pack(_MAGIC, parameters, arrays)
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> HotSet:
+    def from_bytes(cls, data: Packed) -> HotSet:
         """Restores a hot set from `to_bytes`.
 
         Raises:
@@ -247,7 +247,7 @@ class HotSet:
         """
         parameters, arrays = unpack(_MAGIC, data)
         with refusing("hot set"):
-            sketch = HotSketch.from_bytes(arrays["sketch"].tobytes())
+            sketch = HotSketch.from_bytes(arrays["sketch"])
             hot_bits = sketch.hot_bits.copy()
             capacity = integer_of(parameters, "capacity", 1, (1 << 31) - 1)
             array_of(arrays, "free_rows", np.int64, (_num_words(capacity),))  # before as much is allocated

@@ -10,7 +10,7 @@ import numpy.typing as npt
 from sketch import kernels
 from sketch.errors import ParameterError
 from sketch.hashing import GOLDEN_RATIO, Keys, mix64_array
-from sketch.snapshot import pack, unpack
+from sketch.snapshot import Packed, pack, unpack
 from sketch.snapshot_checks import array_of, check_codes, integer_of, number_of, refusing
 
 __all__ = ["MAX_SCORE", "HotSketch"]
@@ -194,7 +194,7 @@ class HotSketch:
         return pack(_MAGIC, parameters, {"lines": self._memory, "wide": self._wide})
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> HotSketch:
+    def from_bytes(cls, data: Packed) -> HotSketch:
         """Restores a sketch from `to_bytes`.
 
         Raises:

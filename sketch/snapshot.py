@@ -13,7 +13,9 @@ import numpy.typing as npt
 
 from sketch.errors import SnapshotError
 
-__all__ = ["pack", "unpack"]
+__all__ = ["Packed", "pack", "unpack"]
+
+Packed = bytes | memoryview | npt.NDArray[np.uint8]
 
 _VERSION = 5
 _DTYPES = ("uint8", "uint16", "uint32", "uint64", "int32", "int64", "float32", "float64")
@@ -33,20 +35,21 @@ def _length(length: object) -> int:
     return length
 
 
-def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
-    """The parameters and arrays; the arrays are copies.
+def unpack(magic: bytes, data: Packed) -> tuple[dict[str, Any], dict[str, npt.NDArray[Any]]]:
+    """The parameters and arrays, which are read-only views of `data`, and not aligned.
 
     Raises:
         SnapshotError: another magic or version, a wrong length, or a wrong checksum.
     """
     start = len(magic) + 4
-    if len(data) < start + 4 or not data.startswith(magic):
+    data = memoryview(data).cast("B").toreadonly()  # type: ignore[arg-type]  # arrays are buffers, whatever stubs say
+    if len(data) < start + 4 or data[: len(magic)] != magic:
         raise SnapshotError(f"{len(data)} bytes without the magic of a {magic.decode()} snapshot")
     if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise SnapshotError(f"damaged {magic.decode()} snapshot: the checksum of {len(data)} bytes does not match")
     stop = start + int.from_bytes(data[len(magic) : start], "little")
     try:
-        header = json.loads(data[start:stop])
+        header = json.loads(bytes(data[start:stop]))
         if header["version"] != _VERSION:
             raise SnapshotError(f"{magic.decode()} snapshot of version {header['version']}, expected {_VERSION}")
         arrays = {}
@@ -54,7 +57,7 @@ def unpack(magic: bytes, data: bytes) -> tuple[dict[str, Any], dict[str, npt.NDA
             if dtype not in _DTYPES:
                 raise SnapshotError(f"{magic.decode()} snapshot: array {name} of {dtype}")
             count = math.prod(_length(length) for length in shape)
-            arrays[name] = np.frombuffer(data, dtype, count, stop).reshape(shape).copy()
+            arrays[name] = np.frombuffer(data, dtype, count, stop).reshape(shape)
             stop += arrays[name].nbytes
         parameters = header["parameters"]
         if not isinstance(parameters, dict):

@@ -113,7 +113,7 @@ class TierTable:
 
     def load(self, keys: Keys, rows: npt.NDArray[np.int32]) -> None:
         """Replaces the table by hot keys in any order and their rows."""
-        self._map = KeyMap(len(keys))
+        self._map = KeyMap(2 * len(keys))  # a table that moves no key is full at about half of the slots
         self._owners[:] = 0
         self._totals[:] = 0
         self.apply(Changes(keys, rows, np.zeros(len(keys), np.float32)))

@@ -78,12 +78,19 @@ def inputs(broker: InMemoryBroker, topic: str, starts: dict[int, int]) -> list[I
     return [InputRecord(*record) for record in sorted(records, key=lambda record: record.offset)]
 
 
+async def adopt(worker: AgentWorker, numbers: set[int]) -> None:
+    """Makes these the worker's shards, and waits until all count."""
+    await worker.assign(numbers)
+    async for _ in worker.load():
+        pass
+
+
 def count_all(broker: InMemoryBroker, config: AgentConfig = GRADIENT) -> AgentWorker:
     """Runs an agent that takes both shards, counts all records and stops, unless it crashes before."""
 
     async def live() -> AgentWorker:
         worker = AgentWorker(config, broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
             await worker.count_importance(record)
         await worker.stop()

@@ -8,7 +8,7 @@ from dataclasses import replace
 from threading import Timer
 
 import pytest
-from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, broker_with_importance, inputs
+from agent_driver import GRADIENT, SHARD_CONFIG, TOPICS, adopt, broker_with_importance, inputs
 
 from streams.agent.agreement import Agreement
 from streams.agent.shard_config import ShardConfig
@@ -82,7 +82,7 @@ def test_the_agents_record_the_fields_that_a_reader_needs_to_make_keys():
 
 async def count_and_check(broker: InMemoryBroker) -> None:
     worker = AgentWorker(GRADIENT, broker)
-    await worker.adopt_all({0, 1})
+    await adopt(worker, {0, 1})
     await worker.check()  # before the first record
     for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
         await worker.count_importance(record)
@@ -162,13 +162,13 @@ def test_a_running_agent_ends_when_its_configuration_is_replaced():
 
     async def live() -> None:
         worker = AgentWorker(config, broker)
-        await worker.adopt_all({0, 1})
+        await adopt(worker, {0, 1})
         await worker.check()
         Agreement(broker, OTHER, group=config.group, signals=config.signals).join(begins_epoch=True)
         with pytest.raises(ConfigError, match="number 2"):
             await worker.check()
         with pytest.raises(ConfigError, match="number 2"):
-            await worker.adopt_all({0})
+            await adopt(worker, {0})
 
     asyncio.run(live())
 

@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 from certificates import Authority
 
-from streams.agent.app import _OneLine, create_app
+from streams.agent.app import create_app
+from streams.agent.faust_worker import OneLine
 from streams.agent.progress import AgentProgress
 from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
@@ -97,7 +98,7 @@ def test_the_error_that_ends_the_process_is_logged_though_it_is_of_a_connection(
 
 def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None:
     first = BrokerError("this user lacks READ on topic t.importance")
-    seen = _OneLine()
+    seen = OneLine()
     assert seen.filter(logging.makeLogRecord({"name": "mode", "exc_info": (BrokerError, first, None)}))
     late = RuntimeError("Event loop is closed")
     stopping = {
@@ -105,14 +106,20 @@ def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None
         "msg": "[^-_App]: Error while stopping child",
         "exc_info": (RuntimeError, late, None),
     }
-    assert not seen.filter(logging.makeLogRecord(stopping))
+    assert not seen.filter(logging.makeLogRecord({"levelno": logging.ERROR, **stopping}))
     assert seen.filter(logging.makeLogRecord({"name": "streams.agent.app", "msg": "stopped while it waits"}))
+
+
+def test_what_faust_says_of_its_services_is_not_logged() -> None:
+    starting = logging.makeLogRecord({"name": "streams.agent.app", "msg": "[^-_App]: Starting...", "levelno": 20})
+    assert not OneLine().filter(starting)
 
 
 def test_an_error_of_the_consumer_ends_the_process_though_the_shutdown_hangs() -> None:
     program = """
 import asyncio
-from streams.agent import app as module
+from streams.agent import faust_worker
+from streams.agent.app import create_app
 from streams.agent.progress import AgentProgress
 from streams.agent.shard_config import ShardConfig
 from streams.agent.worker import AgentConfig, AgentWorker
@@ -120,13 +127,13 @@ from streams.clients.config import KafkaConfig
 from streams.errors import BrokerError
 from streams.logs.schema import load_schema
 
-module._CRASH_SHUTDOWN_S = 0.2
+faust_worker._CRASH_SHUTDOWN_S = 0.2
 
 async def run():
     kafka = KafkaConfig(bootstrap_servers="127.0.0.1:1")
     config = AgentConfig(shards=ShardConfig(capacity=4, num_shards=1), schema=load_schema("criteo-kaggle"))
-    app = module.create_app(AgentProgress(AgentWorker(config, kafka)), kafka)
-    worker = module._Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    app = create_app(AgentProgress(AgentWorker(config, kafka)), kafka)
+    worker = faust_worker.FaustWorker(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.on_end = lambda in_order: print("in order:", in_order, flush=True)
     worker.on_init_dependencies()  # as at its start: an error of the app is one of the worker, too
     await app.consumer.crash(BrokerError("a right was taken away"))

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from agent_driver import adopt
 from processes import (
     Metrics,
     Running,
@@ -268,7 +269,7 @@ def test_importance_that_faust_skips_in_a_rebalance_is_counted_in_order(kafka: K
     records = read_topic(kafka, Topics(kafka.prefix).importance)[1]
 
     async def count_with_a_gap() -> None:
-        await worker.adopt_all({1})
+        await adopt(worker, {1})
         for record in [*records[:3], *records[20:], *records[3:]]:
             await worker.count_importance(record)
         await worker.stop()

@@ -14,6 +14,7 @@ from agent_driver import (
     SHARDS,
     STEPS,
     TOPICS,
+    adopt,
     broker_with_importance,
     importance_of,
     inputs,
@@ -32,12 +33,13 @@ from streams.errors import TopicError
 from streams.records import Assignment, decode_assignment, encode_assignment, encode_importance
 
 PATIENT = replace(GRADIENT, session_timeout_s=1e6)  # never asks whether another process wrote
+RARELY = replace(GRADIENT, snapshot_every=10**6)
 HASTY = replace(GRADIENT, session_timeout_s=0.0)  # asks before every batch
 
 
 async def start(broker: InMemoryBroker, config: AgentConfig = GRADIENT, *, shards: int = SHARDS) -> AgentWorker:
     worker = AgentWorker(config, broker)
-    await worker.adopt_all(set(range(shards)))
+    await adopt(worker, set(range(shards)))
     return worker
 
 
@@ -146,7 +148,7 @@ def test_a_process_that_got_its_shards_back_goes_on_with_the_newest_state():
         second = await start(broker)
         await count(broker, second, until=5)
         await second.stop()
-        await first.adopt_all({0, 1})
+        await adopt(first, {0, 1})
         assert first.own_offsets() == {0: 5, 1: 5}
         await count(broker, first)
         await check(first)
@@ -167,11 +169,69 @@ def test_a_rebalance_that_leaves_a_shard_where_it_is_loads_nothing_again():
         before = dict(worker.shards)
         await worker.release()
         assert worker.shards == {}
-        await worker.adopt_all({0})
+        await adopt(worker, {0})
         assert worker.shards == {0: before[0]}
         assert worker.shards[0].generation == 1
 
     asyncio.run(live())
+
+
+def test_a_shard_that_has_to_be_loaded_does_not_keep_the_others_waiting():
+    broker = broker_with_importance()
+
+    async def live() -> None:
+        worker = await start(broker, shards=1)
+        await worker.assign({0, 1})
+        await count(broker, worker, until=4)
+        assert worker.own_offsets() == {0: 4}
+        assert [numbers async for numbers in worker.load()] == [{1}]
+        assert worker.own_offsets() == {0: 4, 1: 0}
+
+    asyncio.run(live())
+
+
+def test_a_group_that_changes_again_does_not_wait_for_the_shards_that_are_not_loaded():
+    broker = broker_with_importance()
+
+    async def live() -> None:
+        worker = await start(broker, shards=0)
+        await worker.assign({0, 1})
+        loading = worker.load()
+        await worker.release()
+        assert [numbers async for numbers in loading] == []
+        await adopt(worker, {1})
+        assert worker.own_offsets() == {1: 0}
+        assert not broker.records(TOPICS.assignments, 0)
+
+    asyncio.run(live())
+
+
+@pytest.mark.parametrize("is_much", [False, True])
+def test_a_shard_is_given_back_with_a_snapshot_where_counting_again_takes_longer(is_much, monkeypatch):
+    monkeypatch.setattr("streams.agent.snapshot_keeper._EVENTS_PER_ROW", 100 if is_much else 100_000)
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        first = await start(broker, RARELY)
+        await count(broker, first, until=5)
+        of_its_start = len(broker.records(TOPICS.snapshots, 0))
+        await first.release()
+        assert (len(broker.records(TOPICS.snapshots, 0)) > of_its_start) == is_much
+        second = await start(broker, RARELY)
+        assert second.own_offsets()[0] == (5 if is_much else 0)
+        await count(broker, second)
+        await second.release()
+        await adopt(first, {0})
+        assert first.own_offsets()[0] == (STEPS if is_much else 0)
+        await count(broker, first)
+        return first
+
+    owner = asyncio.run(live())
+    assert owner.shards[0].seq == RULE[0][0].seq
+    assert owner.shards[0].table.digest == RULE[0][0].table.digest
+    with HotFeatureTable(broker) as table:
+        assert table.table.is_verified
+        assert table.table.shards[0].table.digest == RULE[0][0].table.digest
 
 
 def test_without_an_assignment_nothing_is_counted():
@@ -382,14 +442,14 @@ def test_whatever_two_processes_do_in_turn_the_last_owner_leaves_a_log_that_is_r
             if name == "compact":
                 broker.compact(TOPICS.assignments)
             elif name == "adopt":
-                await worker.adopt_all({0, 1})
+                await adopt(worker, {0, 1})
             elif name == "count":
                 await count(broker, worker, until=arguments[1])
             elif name == "check":
                 await worker.check()
             else:
                 await worker.release()
-        await workers[0].adopt_all({0, 1})
+        await adopt(workers[0], {0, 1})
         for _ in range(3):
             await check(workers[0])
             await count(broker, workers[0])

@@ -8,7 +8,17 @@ import logging
 from collections import Counter
 
 import pytest
-from agent_driver import GRADIENT, SHARD_CONFIG, SHARDS, STEPS, TOPICS, broker_with_importance, importance_of, inputs
+from agent_driver import (
+    GRADIENT,
+    SHARD_CONFIG,
+    SHARDS,
+    STEPS,
+    TOPICS,
+    adopt,
+    broker_with_importance,
+    importance_of,
+    inputs,
+)
 
 from streams.agent.progress import AgentProgress
 from streams.agent.worker import AgentWorker
@@ -27,7 +37,7 @@ async def live(broker: InMemoryBroker, clock: Clock, *, records: int | None = No
     """An agent that takes both shards, counts so many records, looks at its progress and stops."""
     worker = AgentWorker(GRADIENT, broker)
     progress = AgentProgress(worker, clock)
-    await worker.adopt_all(set(range(SHARDS)))
+    await adopt(worker, set(range(SHARDS)))
     progress.note()
     for record in inputs(broker, TOPICS.importance, worker.own_offsets())[:records]:
         await worker.count_importance(record)
@@ -103,14 +113,14 @@ def test_a_shard_that_comes_back_unchanged_counts_once() -> None:
     async def run(broker: InMemoryBroker) -> AgentProgress:
         worker = AgentWorker(GRADIENT, broker)
         progress = AgentProgress(worker)
-        await worker.adopt_all({0, 1})
+        await adopt(worker, {0, 1})
         progress.note()
         for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
             await worker.count_importance(record)
         progress.note()
         await worker.release()
         progress.note()
-        await worker.adopt_all({0, 1})
+        await adopt(worker, {0, 1})
         progress.note()
         await worker.stop()
         return progress

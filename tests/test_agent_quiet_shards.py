@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from agent_driver import FREQUENCY, GRADIENT, SHARDS, TOPICS, broker_with_importance, importance_of, inputs
+from agent_driver import FREQUENCY, GRADIENT, SHARDS, TOPICS, adopt, broker_with_importance, importance_of, inputs
 
 from sketch import HotSet, HotSketch
 from streams.agent.shard import REVIEW_MS, Shard
@@ -95,7 +95,7 @@ def test_an_early_review_keeps_the_capacity_and_the_snapshot_whole():
 def run(broker: InMemoryBroker, config: AgentConfig) -> AgentWorker:
     async def live() -> AgentWorker:
         worker = AgentWorker(config, broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
             await worker.count_importance(record)
         await worker.check()

@@ -14,6 +14,7 @@ from agent_driver import (
     SHARDS,
     STEPS,
     TOPICS,
+    adopt,
     broker_with_importance,
     clicks_of,
     count_all,
@@ -183,7 +184,7 @@ def test_an_agent_that_stops_while_it_checks_its_shards_ends_without_an_error():
 
     async def check_and_stop() -> None:
         worker = AgentWorker(GRADIENT, broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         await asyncio.gather(worker.check(), worker.stop())
 
     asyncio.run(check_and_stop())
@@ -207,7 +208,7 @@ def test_records_that_were_skipped_are_read_and_counted_before_the_one_that_came
 
     async def live() -> AgentWorker:
         worker = AgentWorker(GRADIENT, broker)
-        await worker.adopt_all({0, 1})
+        await adopt(worker, {0, 1})
         records = inputs(broker, TOPICS.importance, worker.own_offsets())
         for record in [*records[:2], *records[-2:], *records[2:4]]:
             await worker.count_importance(record)
@@ -277,7 +278,7 @@ def test_a_record_that_comes_before_the_shards_are_loaded_is_not_waited_for_with
         records = inputs(broker, TOPICS.importance, {0: 0, 1: 0})
         early = asyncio.create_task(worker.count_importance(records[0]))
         await asyncio.sleep(0)  # it waits
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         for _ in range(100):
             await asyncio.sleep(0)
         assert early.done()

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, clicks_of, count_all, inputs
+from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, adopt, broker_with_importance, clicks_of, count_all, inputs
 
 from streams.agent.worker import AgentConfig, AgentWorker
 from streams.assignments.comparison import compare_hot_sets, read_hot_set, read_lookups
@@ -26,7 +26,7 @@ def run_shadow(broker: InMemoryBroker, config: AgentConfig = SMALL) -> AgentWork
 
         async def live() -> AgentWorker:
             worker = AgentWorker(config, broker)
-            await worker.adopt_all(set(range(SHARDS)))
+            await adopt(worker, set(range(SHARDS)))
             for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
                 await worker.count_importance(record)
             await worker.check()

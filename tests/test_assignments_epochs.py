@@ -6,7 +6,7 @@ import asyncio
 import doctest
 from dataclasses import replace
 
-from agent_driver import GRADIENT, SHARD_CONFIG, SHARDS, TOPICS, broker_with_importance, count_all
+from agent_driver import GRADIENT, SHARD_CONFIG, SHARDS, TOPICS, adopt, broker_with_importance, count_all
 
 from streams.agent.agreement import Agreement
 from streams.agent.worker import AgentWorker
@@ -21,14 +21,14 @@ from streams.records import Assignment, Digest, encode_digest
 SMALLER = replace(GRADIENT, shards=replace(SHARD_CONFIG, capacity=12))
 
 
-def adopt(broker: InMemoryBroker) -> AgentWorker:
+def switch(broker: InMemoryBroker) -> AgentWorker:
     """An agent with another configuration that has its shards and has counted nothing yet."""
     join = Agreement(broker, SMALLER.shards, group=SMALLER.group, signals=SMALLER.signals).join
     join(begins_epoch=True)
 
     async def live() -> AgentWorker:
         worker = AgentWorker(SMALLER, broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         await worker.stop()
         return worker
 
@@ -41,7 +41,7 @@ def test_a_new_epoch_makes_every_shard_cold_before_its_first_change():
     with HotFeatureTable(broker) as table, AssignmentReader(broker) as reader:
         assert table.table.num_hot > 12
         reader.catch_up()
-        adopt(broker)
+        switch(broker)
         table.refresh()
         assert (table.table.num_hot, table.table.is_verified) == (0, True)
         assert {view.epoch for view in table.table.shards} == {2}
@@ -60,7 +60,7 @@ def test_a_new_epoch_is_a_change_to_cold_of_every_hot_feature():
                 if isinstance(change, Assignment):
                     hot.pop(change.key, None)
                     hot.update({change.key: change.feature} if change.tier == "hot" else {})
-        adopt(broker)
+        switch(broker)
         news = [change for change, _ in reader.poll() if isinstance(change, Assignment)]
     assert {change.key: change.feature for change in news} == hot
     assert {(change.tier, change.epoch) for change in news} == {("cold", 2)}
@@ -75,7 +75,7 @@ def test_a_version_that_no_importance_explains_is_outdone_in_an_empty_shard_too(
             if is_forged:
                 forge(broker, Digest(shard=0, epoch=7, seq=99, hot=3, digest=5, generation=5))
             worker = AgentWorker(GRADIENT, broker)
-            await worker.adopt_all(set(range(SHARDS)))
+            await adopt(worker, set(range(SHARDS)))
             for _ in range(3):
                 await worker.check()
             await worker.stop()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 
-from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, inputs
+from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, adopt, broker_with_importance, inputs
 
 from streams.agent.worker import AgentWorker
 from streams.assignments.follower import follow
@@ -23,7 +23,7 @@ def count(broker: InMemoryBroker, begin: int, end: int) -> AgentWorker:
 
     async def live() -> AgentWorker:
         worker = AgentWorker(GRADIENT, broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         for record in inputs(broker, TOPICS.importance, worker.own_offsets()):
             if begin <= record.offset < end:
                 await worker.count_importance(record)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from agent_driver import adopt
 from conftest import require_java
 from processes import write_criteo_log
 
@@ -93,7 +94,7 @@ def run_pipeline(folder: Path) -> tuple[InMemoryBroker, SiteConfig, Path]:
     async def count() -> None:
         agent = AgentConfig(shards=config.shard_config, schema=KAGGLE, signals=frozenset({"frequency"}))
         worker = AgentWorker(agent, broker)
-        await worker.adopt_all({0, 1})
+        await adopt(worker, {0, 1})
         for topic, partitions in ((TOPICS.clicks, CLICK_PARTITIONS), (TOPICS.importance, config.shards)):
             method = worker.count_clicks if topic == TOPICS.clicks else worker.count_importance
             for number in range(partitions):

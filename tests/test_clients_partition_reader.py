@@ -82,6 +82,10 @@ def test_a_coroutine_reads_to_the_end_however_the_broker_lists_it(lists_last_bat
     assert fetch_all(broker, 0) == list(range(1200))
     assert fetch_all(broker, 0, 1190) == list(range(1190, 1200))
     assert fetch_all(broker, 1) == []
+    assert fetch_all(broker, 0, -3)[-3:] == [1197, 1198, 1199]
+    assert len(fetch_all(broker, 0, -3)) < 1200
+    assert fetch_all(broker, 0, -5000) == list(range(1200))
+    assert fetch_all(broker, 1, -3) == []
     broker.delete_before("t", 0, 1195)
     assert fetch_all(broker, 0, 7) == list(range(1195, 1200))
     broker.compact("t")

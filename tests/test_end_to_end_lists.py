@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from agent_driver import inputs
+from agent_driver import adopt, inputs
 
 from streams import HotFeatureTable
 from streams.agent.shard_config import ShardConfig
@@ -105,7 +105,7 @@ def run_agent(broker: InMemoryBroker, log_schema: LogSchema, signal: str) -> Non
 
     async def live() -> None:
         worker = AgentWorker(AgentConfig(shards=shards, schema=log_schema, signals=frozenset({signal})), broker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         if signal == "frequency":
             for record in inputs(broker, TOPICS.clicks, {0: 0}):
                 await worker.count_clicks(record)

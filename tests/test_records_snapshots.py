@@ -44,6 +44,14 @@ def log_of(snapshots_in_order: list[bytes]) -> tuple[list[SnapshotRecord], list[
     return records, closed
 
 
+@st.composite
+def logs_of_two(draw: st.DrawFn) -> list[SnapshotRecord]:
+    """The log of two writers of whole snapshots, each with its records in order, cut off anywhere."""
+    logs = [iter(log_of(draw(st.lists(st.binary(min_size=1, max_size=45), max_size=4)))[0]) for _ in range(2)]
+    turns = draw(st.lists(st.integers(0, 1), max_size=60))
+    return [record for turn in turns if (record := next(logs[turn], None)) is not None]
+
+
 _DATA = st.lists(st.binary(max_size=45), min_size=1, max_size=6)
 
 
@@ -56,6 +64,18 @@ def test_after_a_crash_at_any_record_the_newest_closed_snapshot_is_read(listed, 
         whole = sum(end <= length for end in closed)
         assert reader.data == (listed[whole - 1] if whole else None)
         assert reader.problems == []
+
+
+@given(logs_of_two(), st.booleans(), st.data())
+def test_the_end_of_the_log_has_the_newest_snapshot_or_says_that_it_has_not(records, is_damaged, data):
+    if is_damaged and records:
+        place = data.draw(st.integers(0, len(records) - 1))
+        records[place] = SnapshotRecord(records[place].key, b"damaged", records[place].headers)
+    whole = read(records)
+    ends = [read(records[start:]) for start in range(len(records) + 1)]
+    assert {(end.data, str(end.manifest)) for end in ends if end.is_newest} <= {(whole.data, str(whole.manifest))}
+    assert whole.is_newest == ends[0].is_newest
+    assert not ends[-1].is_newest
 
 
 @given(_DATA, _DATA, st.data())

@@ -31,8 +31,9 @@ def warm(num_buckets: int = 40, capacity: int = 30) -> HotSet:
 
 def parts_of(hot_set: HotSet) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]:
     parameters, arrays = unpack(b"hotset", hot_set.to_bytes())
-    sketch_parameters, sketch_arrays = unpack(b"hotsketch", arrays["sketch"].tobytes())
-    return parameters, arrays, sketch_parameters, sketch_arrays
+    sketch_parameters, sketch_arrays = unpack(b"hotsketch", arrays["sketch"])
+    both = ({name: array.copy() for name, array in some.items()} for some in (arrays, sketch_arrays))
+    return parameters, next(both), sketch_parameters, next(both)
 
 
 def forge(parts: tuple[dict[str, Any], dict[str, Any], dict[str, Any], dict[str, Any]]) -> bytes:

@@ -20,7 +20,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance, count_all, inputs
+from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, adopt, broker_with_importance, count_all, inputs
 from prometheus_client import CollectorRegistry, generate_latest
 from serving_site import KEYS, Site, caught_up, hot_keys
 from trainer_batches import click_batch
@@ -78,7 +78,7 @@ def figures_of_an_agent() -> list[Figure]:
         broker = broker_with_importance()
         worker = AgentWorker(GRADIENT, broker)
         progress = AgentProgress(worker)
-        await worker.adopt_all(set(range(SHARDS)))
+        await adopt(worker, set(range(SHARDS)))
         progress.note()
         for record in inputs(broker, TOPICS.importance, worker.own_offsets())[:-SHARDS]:
             await progress.count_importance(record)

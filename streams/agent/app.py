@@ -10,10 +10,6 @@ import asyncio
 import functools
 import gc
 import logging
-import os
-import signal
-import threading
-import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -21,14 +17,12 @@ import faust
 from faust.app.base import BootStrategy
 from faust.types import TP
 
-from streams.agent.own_offsets import use_own_offsets
+from streams.agent.faust_worker import FaustWorker, OneLine
+from streams.agent.own_offsets import Adoption, use_own_offsets
 from streams.agent.progress import AgentProgress
 from streams.agent.worker import InputRecord
 from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
-from streams.clients.refusals import explain_refusal
-from streams.errors import InvariantError, StreamsError
-from streams.telemetry.broker_waits import BrokerWaits
 
 __all__ = ["create_app", "run_agent"]
 
@@ -36,11 +30,12 @@ logger = logging.getLogger(__name__)
 
 _MAX_FETCH_BYTES = 16 << 20
 _CHECK_EVERY_S = 5.0
-_LOOK_S = 0.2
 _REBALANCE_TIMEOUT_S = (
     20.0  # the others wait so long for a member that is stopped; their snapshots must be written in it
 )
-_CRASH_SHUTDOWN_S = 8.0  # for a shutdown after an error, which has been logged
+_HEARTBEAT_S = (
+    1.0  # a member learns by its next heartbeat that another has come or gone; the others stand still until then
+)
 _ADOPTION_TIMEOUT_S = 86_400.0  # Faust ends the loading of shards after it, and then does nothing more
 
 
@@ -64,11 +59,11 @@ def run_agent(
     app = create_app(progress, kafka)
     gc.freeze()  # a collection that looks at all that imports made takes 0.1 s, and the records of a fill cause several
     for handler in logging.getLogger().handlers:
-        handler.addFilter(_OneLine())
+        handler.addFilter(OneLine())
     # It also raises what it logs.
     committing = logging.getLogger("aiokafka.consumer.group_coordinator")
     committing.addFilter(lambda record: not str(record.msg).startswith("OffsetCommit failed"))
-    worker = _Worker(app, override_logging=False, redirect_stdouts=False, quiet=True)
+    worker = FaustWorker(app, override_logging=False, redirect_stdouts=False, quiet=True)
     worker.spinner = None  # it writes the escapes of a terminal into files, too
     worker.request, worker.waits, worker.on_end = request, kafka.waits, on_end
     try:
@@ -76,85 +71,6 @@ def run_agent(
     except SystemExit as end:
         on_end(not end.code)
         raise
-
-
-class _OneLine(logging.Filter):
-    """Logs the error that ends the process as one line, once; Faust logs it several times, with tracebacks.
-
-    An `InvariantError`, and an error of another kind, keeps its traceback: it is a fault of hotstream.
-    """
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._reported: BaseException | None = None
-
-    def filter(self, record: logging.LogRecord) -> bool:
-        """Replaces the traceback by the message; False for a repetition."""
-        # Faust names a service's logger after the module that makes it: its messages begin with the service's name.
-        is_of_app = record.name == __name__ and str(record.msg).startswith("[^")
-        if not is_of_app and not record.name.startswith(("faust", "mode", "streams.agent.own_offsets")):
-            return True
-        error = record.exc_info[1] if record.exc_info else None
-        if error is None:
-            return self._reported is None
-        if self._reported is not None:
-            return False  # of the shutdown
-        is_ours = isinstance(error, StreamsError) and not isinstance(error, InvariantError)
-        if not is_ours and all(kind.__name__ != "KafkaError" for kind in type(error).__mro__):
-            return True
-        self._reported = error
-        reason = explain_refusal(error, "READ")  # a producer's refusal is explained where it is raised
-        record.msg, record.args, record.exc_info, record.exc_text = "%s", (reason,), None, None
-        return True
-
-
-class _Worker(faust.Worker):
-    """Faust's worker, which does not wait in its shutdown for a broker that does not answer.
-
-    Attributes:
-        request: records a signal.
-        waits: the waits for the broker.
-        on_end: called before the process ends without a shutdown.
-    """
-
-    request: StopRequest
-    waits: BrokerWaits
-    on_end: Callable[[bool], None]
-
-    def install_signal_handlers(self) -> None:
-        """Handles the signals as Faust does, and limits the time of the shutdown."""
-        super().install_signal_handlers()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            self.loop.add_signal_handler(number, self._stop_by, number)
-
-    def _stop_by(self, number: signal.Signals) -> None:
-        self.request.signal = self.request.signal or number
-        threading.Thread(target=self._end_in_time, name="shutdown", daemon=True).start()
-        self._schedule_shutdown(number)
-
-    def _crash(self, reason: BaseException) -> None:
-        """Notes the error that ends the process, and limits the time of the shutdown after it.
-
-        Faust waits in it for its own tasks, and one of them may wait for a consumer that has ended.
-        """
-        if not self.crashed:
-            threading.Thread(target=self._end_soon, name="crash", daemon=True).start()
-        super()._crash(reason)
-
-    def _end_soon(self) -> None:
-        time.sleep(_CRASH_SHUTDOWN_S)
-        self.on_end(False)
-        logging.shutdown()
-        os._exit(1)
-
-    def _end_in_time(self) -> None:
-        """Ends the process once its patience is over: Faust's own requests may wait for minutes."""
-        while not self.waits.is_over:
-            time.sleep(_LOOK_S)
-        logger.error("stopped while %s; the next start computes again what was not written", self.waits.describe())
-        self.on_end(False)
-        logging.shutdown()
-        os._exit(1)
 
 
 class _BootStrategy(BootStrategy):
@@ -190,7 +106,7 @@ def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
         broker_request_timeout=_ADOPTION_TIMEOUT_S,
         broker_session_timeout=config.session_timeout_s,
         broker_rebalance_timeout=max(_REBALANCE_TIMEOUT_S, 2 * config.session_timeout_s),
-        broker_heartbeat_interval=config.session_timeout_s / 3,
+        broker_heartbeat_interval=min(_HEARTBEAT_S, config.session_timeout_s / 3),
         consumer_auto_offset_reset="earliest",
         consumer_max_fetch_size=_MAX_FETCH_BYTES,
         stream_ack_exceptions=False,
@@ -295,18 +211,32 @@ def _connect_topic(
 
 
 def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig) -> None:
-    """Loads assigned shards before their records arrive, and saves shards before they are revoked.
+    """Loads assigned shards before their records arrive, and gives shards back before they are revoked.
 
     A process whose partitions are all revoked counts nothing more: Faust calls nothing for an empty assignment.
     """
     worker, topic = progress.worker, progress.worker.topics.importance
+    loading = set[asyncio.Future[None]]()  # an event loop keeps no reference to its tasks
 
-    async def adopt(assigned: set[TP]) -> dict[TP, int]:
-        await worker.adopt_all({partition.partition for partition in assigned if partition.topic == topic})
-        progress.note()  # before the first record of a shard is counted
+    def own_offsets() -> dict[TP, int]:
         return {TP(topic, number): offset for number, offset in worker.own_offsets().items()}
 
-    async def save(_app: Any, _revoked: set[TP], **_: Any) -> None:
+    async def adopt(assigned: set[TP]) -> Adoption:
+        shards = {partition for partition in assigned if partition.topic == topic}
+        await worker.assign({shard.partition for shard in shards})
+        progress.note()  # before the first record of a shard is counted
+        task = asyncio.ensure_future(_or_crash(app, load)())
+        loading.add(task)
+        task.add_done_callback(loading.discard)
+        offsets = own_offsets()
+        return Adoption(offsets, shards - set(offsets))
+
+    async def load() -> None:
+        async for _ in worker.load():
+            progress.note()
+            await app.consumer.begin_at(own_offsets)
+
+    async def give_back(_app: Any, _revoked: set[TP], **_: Any) -> None:
         progress.note()
         await worker.release()
 
@@ -315,7 +245,7 @@ def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig)
 
     isolation_level = kafka.consumer_arguments()["isolation_level"]
     use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level, waits=kafka.waits)
-    app.on_partitions_revoked.connect(_or_crash(app, save), weak=False)
+    app.on_partitions_revoked.connect(_or_crash(app, give_back), weak=False)
     app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
 
 

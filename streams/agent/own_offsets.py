@@ -2,16 +2,19 @@
 
 Faust's committed offsets serve monitoring only; each shard's snapshot holds the offset to resume from. Faust chooses
 the offsets to read from in `perform_seek`, after every assignment of partitions and before their first records. The
-shards are loaded there, too, because records may arrive before the handlers of `on_partitions_assigned` have finished.
+process learns its shards there, too, because records may arrive before the handlers of `on_partitions_assigned` have
+finished. A shard that has to be loaded is not read until then, and does not keep the others waiting.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from contextlib import suppress
+from typing import Any, NamedTuple
 
 import faust
+from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
@@ -20,24 +23,38 @@ from streams.clients.patience import answered
 from streams.errors import InvariantError
 from streams.telemetry.broker_waits import BrokerWaits
 
-__all__ = ["use_own_offsets"]
+__all__ = ["Adoption", "use_own_offsets"]
 
 _FETCH_MAX_WAIT_MS = 20
 _REQUEST_TIMEOUT_MS = 30_000  # a connection that dies without a word is noticed after it; a request to join is repeated
 
 
+class Adoption(NamedTuple):
+    """Where to read on after an assignment.
+
+    Attributes:
+        offsets: the offsets of the partitions that can be read at once.
+        waiting: the partitions that `begin_at` begins later.
+    """
+
+    offsets: Mapping[TP, int]
+    waiting: set[TP]
+
+
 def use_own_offsets(
     app: faust.App,
-    adopt: Callable[[set[TP]], Awaitable[Mapping[TP, int]]],
+    adopt: Callable[[set[TP]], Awaitable[Adoption]],
     *,
     isolation_level: str,
     waits: BrokerWaits,
 ) -> None:
-    """Makes the app read every partition that `adopt` returns from the offset given there.
+    """Makes the app read every partition that `adopt` returns from the offset given there, or from that of `begin_at`.
+
+    `begin_at` is a method of the app's consumer.
 
     Args:
         app: the app, not started yet.
-        adopt: prepares for the records of the assigned partitions, and returns the offsets to read from.
+        adopt: prepares for the records of the assigned partitions.
         isolation_level: `read_committed` skips records of aborted transactions; `read_uncommitted` does not.
         waits: the waits for the broker.
     """
@@ -68,13 +85,22 @@ def use_own_offsets(
         async def _seek_own_offsets(self) -> None:
             await super().perform_seek()
             assigned = set(self.assignment())
-            offsets = dict(await adopt(assigned))
+            offsets, waiting = await adopt(assigned)
+            self.pause_partitions(waiting)
             # Without a committed offset, Faust leaves the position after the records that it discarded.
-            fresh = [tp for tp in assigned - set(offsets) if not self._read_offset.get(tp)]
-            if fresh:
-                offsets.update(await self.earliest_offsets(*fresh))
-            for partition, offset in offsets.items():
+            fresh = [tp for tp in assigned - set(offsets) - waiting if not self._read_offset.get(tp)]
+            begins = await self.earliest_offsets(*fresh) if fresh else {}
+            for partition, offset in {**offsets, **begins}.items():
                 await self.seek(partition, offset)
+
+        async def begin_at(self, own_offsets: Callable[[], Mapping[TP, int]]) -> None:
+            """Begins to read those of the partitions that `adopt` left waiting which have an offset now."""
+            async with seeking:
+                offsets = own_offsets()
+                for partition in self._paused_partitions & set(offsets) & set(self.assignment()):
+                    with suppress(IllegalStateError):  # given back meanwhile
+                        await self.seek(partition, offsets[partition])
+                        self.resume_partitions([partition])
 
     class OwnOffsetsTransport(Transport):
         Consumer: Any = OwnOffsetsConsumer

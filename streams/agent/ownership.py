@@ -12,30 +12,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Mapping
 
-from sketch import SnapshotError
-from streams.agent.log_tail import LogTail
 from streams.agent.repairs import Repairs
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
+from streams.agent.shard_loader import ShardLoader
 from streams.agent.snapshot_keeper import SnapshotKeeper
 from streams.clients.connector import Connector
 from streams.clients.log_ends import LogEnds
 from streams.clients.owned_log import OwnedLog
-from streams.clients.partition_reader import fetch_partitions
 from streams.clients.publisher import Publisher
 from streams.errors import FencedError
-from streams.escapes import escape
-from streams.records import SnapshotReader
 from streams.topics import Topics
 
 __all__ = ["Ownership"]
 
 logger = logging.getLogger(__name__)
 
-_SHARDS_AT_ONCE = 8  # loaded together; bounds the memory for their snapshots
+_SHARDS_AT_ONCE = 4  # loaded together: a group that changes again waits for them
 
 
 class Ownership:
@@ -76,15 +71,15 @@ class Ownership:
         self.snapshots = SnapshotKeeper(
             connector, publisher, self._safe_position, self._topic_ids, every=snapshot_every
         )
-        self._config = config
-        self._connector = connector
         self._publisher = publisher
         self._lease_s = lease_s
         self._topics = Topics(connector.prefix)
         self.ends = LogEnds(connector)
         self._parked: dict[int, Shard] = {}
+        self._pending: set[int] = set()  # of this process, not loaded yet
         self._lost: set[int] = set()
         self._logs: dict[tuple[str, int], OwnedLog] = {}
+        self._loader = ShardLoader(config, connector, self.snapshots, self.ends, self._topic_ids)
         self._repairs = Repairs(config, connector, publisher, self.ends, self.turn)
         self._changing = asyncio.Lock()  # which shards this process has
 
@@ -99,7 +94,7 @@ class Ownership:
         self.shards, self._parked = self._parked, {}
 
     async def take(self, numbers: set[int]) -> None:
-        """Makes these the shards of this process: keeps those that nobody else wrote to, and loads the others.
+        """Makes these the shards of this process: keeps those that nobody else wrote to; `load` loads the others.
 
         Raises:
             InvariantError: a broken invariant.
@@ -114,29 +109,49 @@ class Ownership:
                 for number in set(held) - kept:
                     self._forget(number)
                 self.shards = {number: held[number] for number in kept}
-            await self._load_all(sorted(numbers - kept))
+            self._pending = numbers - kept
+
+    async def load(self) -> AsyncIterator[set[int]]:
+        """Loads the shards that `take` left, some at a time, while the others count; yields their numbers.
+
+        A group that changes again does not wait for all of them: what is not loaded yet, `park` leaves out.
+        """
+        while self._pending:
+            async with self._changing:
+                numbers = sorted(self._pending)[:_SHARDS_AT_ONCE]
+                self._pending.difference_update(numbers)
+                await self._load(numbers)
+            yield set(numbers)
+            if self._pending:
+                logger.info("%d shards loaded, %d to go", len(self.shards), len(self._pending))
 
     async def park(self) -> None:
-        """Writes the snapshots of the shards, whose records do not count until `take` returns them.
+        """Gives the shards back: their records do not count until `take` returns them.
 
-        A shard that another process has taken over is forgotten.
+        The next owner counts again from the newest snapshot, so one is written only where that would take longer. A
+        shard that another process has taken over is forgotten.
         """
         async with self._changing, self.turn:
+            self._pending.clear()
             self._lost.clear()  # whose they are now is not known
-            for number, shard in self.shards.items():
-                if await self._is_saved(shard):
+            shards, self.shards = self.shards, {}
+            at_once = asyncio.Semaphore(_SHARDS_AT_ONCE)
+            are_kept = await asyncio.gather(*(self._is_settled(shard, at_once) for shard in shards.values()))
+            for (number, shard), is_kept in zip(shards.items(), are_kept, strict=True):
+                if is_kept:
                     self._parked[number] = shard
-            for number in set(self.shards) - set(self._parked):
-                self._forget(number)
-            self.shards = {}
+                else:
+                    self._forget(number)
 
-    async def _is_saved(self, shard: Shard) -> bool:
-        """Writes a shard's snapshot if records were counted since the last one; False if the shard is another's now."""
+    async def _is_settled(self, shard: Shard, at_once: asyncio.Semaphore) -> bool:
+        """Waits until a shard's changes are acknowledged, and its snapshot if due; False if it is another's now."""
         number = shard.number
         try:
-            await self.snapshots.finish([number])
-            if self.snapshots.is_newer(number) and await self._undisturbed({number}):
-                await self.snapshots.save(shard)
+            async with at_once:
+                await self.snapshots.finish([number])
+                await self._publisher.flush(self._topics.assignments, number)
+                if self.snapshots.is_due(shard) and await self._undisturbed({number}):
+                    await self.snapshots.save(shard)
         except FencedError as error:
             logger.warning("shard %d: %s; its snapshot is not written", number, error)
             return False
@@ -164,8 +179,10 @@ class Ownership:
     async def check(self) -> None:
         """Repairs what other processes wrote to the shards' partitions, and loads suspended shards again."""
         async with self._changing:
-            lost, self._lost = self._lost, set()
-            await self._load_all(sorted(lost))
+            while self._lost:
+                numbers = sorted(self._lost)[:_SHARDS_AT_ONCE]
+                self._lost.difference_update(numbers)
+                await self._load(numbers)
             for topic in (self._topics.assignments, self._topics.snapshots):
                 await self._note_ends(topic)
             for shard in list(self.shards.values()):
@@ -189,35 +206,24 @@ class Ownership:
             return False
         return True
 
-    async def _load_all(self, numbers: list[int]) -> None:
-        for start in range(0, len(numbers), _SHARDS_AT_ONCE):
-            await self._load(numbers[start : start + _SHARDS_AT_ONCE])
-            if start + _SHARDS_AT_ONCE < len(numbers):
-                logger.info("%d of %d shards loaded", start + _SHARDS_AT_ONCE, len(numbers))
-
     async def _load(self, numbers: list[int]) -> None:
         """Loads the newest snapshots of shards, or creates the shards, and claims them."""
-        readers = await self.snapshots.load(numbers)
-        shards = {number: self._restore(number, reader) for number, reader in readers.items()}
+        all_loaded = await self._loader.load(numbers)
         assignments, snapshots = self._topics.assignments, self._topics.snapshots
-        ends = {topic: await self.ends.fetch(topic, numbers) for topic in (assignments, snapshots)}
-        starts = {n: self._start_of_tail(reader, ends[assignments][n]) for n, reader in readers.items()}
-        generations = {number: reader.generation for number, reader in readers.items()}
-        tails = await self._read_tails(starts, generations)
-        for number, shard in shards.items():
-            tail = tails[number]
+        for loaded in all_loaded:
+            shard, tail = loaded.shard, loaded.tail
             shard.follow(*tail.newest)
             shard.generation = tail.generation + 1
             shard.suspects = set() if shard.begins_epoch else tail.suspects  # a new epoch ends all that was before
-            self._own(assignments, number, max(ends[assignments][number], tail.end))
-            self._own(snapshots, number, ends[snapshots][number])
+            self._own(assignments, shard.number, max(loaded.assignments_end, tail.end))
+            self._own(snapshots, shard.number, loaded.snapshots_end)
             if shard.suspects:
-                self._logs[assignments, number].unrepaired_from = starts[number]
-            is_unknown = starts[number] == 0 and (tail.end > 0 or shard.table.num_hot > 0)
-            self._repairs.plan_audit(number, at_once=is_unknown)
+                self._logs[assignments, shard.number].unrepaired_from = loaded.start
+            is_unknown = loaded.start == 0 and (tail.end > 0 or shard.table.num_hot > 0)
+            self._repairs.plan_audit(shard.number, at_once=is_unknown)
             await self._claim(shard)
-        for number, shard in shards.items():
-            await self._begin(shard, is_new=readers[number].data is None)
+        for loaded in all_loaded:
+            await self._begin(loaded.shard, is_new=loaded.is_new)
 
     async def _claim(self, shard: Shard) -> None:
         """Queues the claim of a shard, after the snapshot of a new epoch: a crash between them does not begin another.
@@ -251,53 +257,6 @@ class Ownership:
             shard.number, shard.epoch, shard.seq, shard.table.num_hot, shard.generation, shard.next_offset,
             " (no snapshot yet)" if is_new else "",
         )  # fmt: skip
-
-    def _restore(self, number: int, reader: SnapshotReader) -> Shard:
-        """The shard of a snapshot; a new one, which begins a new epoch, if there is none or it is malformed."""
-        if reader.data is None and not reader.num_manifests:
-            return Shard(number, self._config)
-        reason = f"all are damaged: {reader.problems[:3]}"
-        try:
-            if reader.data is not None:
-                shard = Shard.from_bytes(reader.data, self._config)
-                if shard.number == number:
-                    return self._continued(shard, reader)
-                reason = f"it is of shard {shard.number}"
-        except SnapshotError as error:
-            reason = str(error)
-        logger.error(
-            "shard %d: the snapshot in %s is refused (%s): another program wrote it, or another version; counting "
-            "again from the oldest importance record, in a new epoch",
-            number, self._topics.snapshots, escape(reason),
-        )  # fmt: skip
-        return Shard(number, self._config)
-
-    def _continued(self, shard: Shard, reader: SnapshotReader) -> Shard:
-        """The shard of a snapshot; it counts from the oldest record if importance was made again since."""
-        topic = self._topics.importance
-        if not reader.is_of(topic, self._topic_ids.get(topic, "")):
-            logger.warning(
-                "shard %d: %s was deleted and made again since the snapshot; counting from its oldest record, into the "
-                "present hot set",
-                shard.number, topic,
-            )  # fmt: skip
-            shard.next_offset = 0
-        return shard
-
-    def _start_of_tail(self, reader: SnapshotReader, end: int) -> int:
-        """The offset from which to read a shard's assignments; 0 if they were made again since the snapshot."""
-        topic = self._topics.assignments
-        is_same = reader.is_of(topic, self._topic_ids.get(topic, "")) and reader.log_end <= end
-        return reader.log_end if is_same else 0
-
-    async def _read_tails(self, starts: dict[int, int], generations: dict[int, int]) -> dict[int, LogTail]:
-        """What the shards' assignments hold from these offsets on, which begin in these generations."""
-        num_shards = self._config.num_shards
-        tails = {number: LogTail(number, num_shards, generation=generations[number]) for number in starts}
-        async with aclosing(fetch_partitions(self._connector, self._topics.assignments, starts)) as fetches:
-            async for number, records in fetches:
-                tails[number].read(records)
-        return tails
 
     def _own(self, topic: str, number: int, end: int) -> None:
         async def fetch_end() -> int:

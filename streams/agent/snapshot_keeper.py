@@ -20,6 +20,11 @@ __all__ = ["SnapshotKeeper"]
 
 logger = logging.getLogger(__name__)
 
+_WINDOW = 16  # records at the end of a shard's snapshots that are read first: a manifest and the chunks before it
+# To write a snapshot takes .7 us a row; to count again .15 us a feature and .5 ms a record.
+_EVENTS_PER_ROW = 5
+_EVENTS_PER_RECORD = 3000
+
 
 class SnapshotKeeper:
     """Loads and writes snapshots.
@@ -53,21 +58,38 @@ class SnapshotKeeper:
         self._manifests: dict[int, Manifest | None] = {}
         self._since_snapshot: dict[int, int] = {}
         self._saving: dict[int, asyncio.Task[None]] = {}
+        self._events_since: dict[int, int] = {}
         self._saved_s: dict[int, float] = {}
+        self._window = _WINDOW
 
     async def load(self, numbers: Iterable[int]) -> dict[int, SnapshotReader]:
-        """The newest whole snapshots of shards, which have no data if a shard has none."""
-        readers = {number: SnapshotReader(number) for number in numbers}
-        topic = self._topics.snapshots
-        async with aclosing(fetch_partitions(self._connector, topic, dict.fromkeys(readers, 0))) as fetches:
-            async for number, records in fetches:
-                readers[number].read((record.key, record.value, record.headers) for record in records)
+        """The newest whole snapshots of shards, which have no data if a shard has none.
+
+        Their topic holds several versions of each. Its end suffices, unless the newest one is damaged or unfinished.
+        """
+        readers = await self._read(dict.fromkeys(numbers, -self._window))
+        rest = [number for number, reader in readers.items() if not reader.is_newest]
+        readers |= await self._read(dict.fromkeys(rest, 0))
         for number, reader in readers.items():
-            self._warn(number, reader)
+            if number in rest:
+                self._warn(number, reader)
             self._manifests[number] = reader.manifest
-            self._since_snapshot[number] = 0
-            self._saved_s[number] = time.monotonic()
+            self._note_snapshot(number)
+            if reader.manifest is not None:
+                self._window = max(self._window, 1 + int(reader.manifest["chunks"]))
         return readers
+
+    async def _read(self, starts: dict[int, int]) -> dict[int, SnapshotReader]:
+        readers = {number: SnapshotReader(number) for number in starts}
+        if starts:
+            async with aclosing(fetch_partitions(self._connector, self._topics.snapshots, starts)) as fetches:
+                async for number, records in fetches:
+                    readers[number].read((record.key, record.value, record.headers) for record in records)
+        return readers
+
+    def _note_snapshot(self, number: int) -> None:
+        self._since_snapshot[number] = self._events_since[number] = 0
+        self._saved_s[number] = time.monotonic()
 
     def _warn(self, number: int, reader: SnapshotReader) -> None:
         if reader.problems:
@@ -85,7 +107,7 @@ class SnapshotKeeper:
 
     def _save(self, shard: Shard) -> Coroutine[Any, Any, None]:
         """Captures the state at once; the coroutine writes it."""
-        self._since_snapshot[shard.number] = 0
+        self._since_snapshot[shard.number] = self._events_since[shard.number] = 0
         return self._write(shard.number, shard.to_bytes(), self._log_end_of(shard.number), shard.generation)
 
     async def _write(self, number: int, state: bytes, log_end: int, generation: int) -> None:
@@ -110,8 +132,8 @@ class SnapshotKeeper:
         now_s = time.monotonic()
         return {number: (now_s - self._saved_s[number], self._since_snapshot[number]) for number in numbers}
 
-    def note_count(self, shard: Shard) -> None:
-        """Registers a counted record whose changes are queued; starts to write a snapshot if one is due.
+    def note_count(self, shard: Shard, num_events: int) -> None:
+        """Registers a counted record of so many features whose changes are queued; begins a snapshot if one is due.
 
         Captures the state at once: when the task first runs, a record may be counted whose changes are not queued yet.
 
@@ -123,6 +145,7 @@ class SnapshotKeeper:
         if number in self._saving and self._saving[number].done():
             self._saving.pop(number).result()
         self._since_snapshot[number] += 1
+        self._events_since[number] += num_events
         if self._since_snapshot[number] >= self._every and number not in self._saving:
             self._saving[number] = asyncio.get_running_loop().create_task(self._save(shard))
 
@@ -136,9 +159,12 @@ class SnapshotKeeper:
         if saving is not None and not saving.cancel() and not saving.cancelled():
             saving.exception()  # it failed because the shard is another process's, which is why it is forgotten
 
-    def is_newer(self, number: int) -> bool:
-        """Whether records were counted since the newest snapshot."""
-        return self._since_snapshot[number] > 0
+    def is_due(self, shard: Shard) -> bool:
+        """Whether a snapshot of now takes less time than the next owner needs to count again what came since."""
+        number, rows = shard.number, shard.config.rows_of(shard.number)[1]
+        records = self._since_snapshot[number]
+        events = self._events_since[number] + _EVENTS_PER_RECORD * records
+        return records >= self._every or events > _EVENTS_PER_ROW * rows
 
     async def finish(self, numbers: Iterable[int]) -> None:
         """Waits until no snapshot of these shards is being written.

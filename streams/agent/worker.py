@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -174,8 +175,8 @@ class AgentWorker:
 
     # ---- shards ------------------------------------------------------------------------------------------------
 
-    async def adopt_all(self, numbers: set[int]) -> None:
-        """Makes these the shards of this process.
+    async def assign(self, numbers: set[int]) -> None:
+        """Makes these the shards of this process; those that it does not have yet count once `load` has loaded them.
 
         Raises:
             ConfigError: the agents have agreed on another configuration.
@@ -185,8 +186,17 @@ class AgentWorker:
         await (await self._running()).ownership.take(numbers)
         await self.publish_metrics()  # shows observers at once which process has which shards
 
+    async def load(self) -> AsyncIterator[set[int]]:
+        """Loads the shards that were assigned, some at a time; yields those that have begun to count.
+
+        Ends early when the shards are given back.
+        """
+        async for numbers in (await self._running()).ownership.load():
+            await self.publish_metrics()
+            yield numbers & set(self.shards)
+
     async def release(self) -> None:
-        """Writes the shards' snapshots, and stops counting for them until `adopt_all`, if this process is running."""
+        """Gives the shards back: stops counting for them until `assign`, if this process is running."""
         if self._clients is not None:
             await self._clients.ownership.park()
 
@@ -245,7 +255,7 @@ class AgentWorker:
             self._reports.note_other_signal(shard, batch.source.signal)
             shard.skip(record.offset)
             return
-        known, counted = shard.num_time_outliers, shard.num_counted
+        known, counted, events = shard.num_time_outliers, shard.num_counted, shard.num_events
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
         if shard.num_time_outliers > known:
             self._reports.warn_of_outlier(shard, record)
@@ -257,7 +267,7 @@ class AgentWorker:
             self._reports.note_counted(shard, batch)
         if changes:
             await clients.publisher.send(self.topics.assignments, shard.number, changes, timestamp_ms=_now_ms())
-        clients.ownership.snapshots.note_count(shard)
+        clients.ownership.snapshots.note_count(shard, shard.num_events - events)
 
     async def count_clicks(self, record: InputRecord) -> None:
         """Publishes the number of occurrences of each key of a click record; acknowledge it only after `deliver`."""

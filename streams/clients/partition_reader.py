@@ -159,7 +159,7 @@ async def fetch_partitions(
     Args:
         connector: the broker.
         topic: the topic.
-        starts: the first offset to read, by partition.
+        starts: the first offset to read, by partition; -n for the last n offsets.
 
     Yields:
         A partition and its next records, in order.
@@ -177,7 +177,8 @@ async def fetch_partitions(
         listed = await answered(lambda: consumer.end_offsets(logs), waits)
         begins = await answered(lambda: consumer.beginning_offsets(logs), waits)
         for log in logs:
-            consumer.seek(log, max(begins[log], starts[log.partition]))
+            start = starts[log.partition]
+            consumer.seek(log, max(begins[log], start if start >= 0 else listed[log] + start))
         ends: dict[Any, int] = {}
         idle_s, looked_s = 0.0, time.monotonic()
         while logs:

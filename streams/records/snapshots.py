@@ -96,6 +96,7 @@ class SnapshotReader:
         manifest: the manifest of the newest whole snapshot; None if there is none.
         data: the newest whole snapshot; None if there is none.
         num_manifests: manifests read; compaction removes older ones.
+        is_newest: whether `data` is what the newest manifest names, and no record after it was ignored.
         problems: the reasons why records were ignored, the first 20.
         num_bad: the number of records that were ignored.
     """
@@ -106,6 +107,7 @@ class SnapshotReader:
         self.manifest: Manifest | None = None
         self.data: bytes | None = None
         self.num_manifests = 0
+        self.is_newest = False
         self.problems: list[str] = []
         self.num_bad = 0
 
@@ -114,6 +116,7 @@ class SnapshotReader:
         for key, value, headers in records:
             problem = self._take(key, value, headers)
             if problem is not None:
+                self.is_newest = False
                 self.num_bad += 1
                 if len(self.problems) < _MAX_PROBLEMS:
                     self.problems.append(problem.reason)
@@ -147,6 +150,7 @@ class SnapshotReader:
                 self.manifest |= {name: _number(manifest, name) for name in ("log_end", "generation")}
                 self.manifest["topic_ids"] = _texts(manifest.get("topic_ids"))
                 if manifest is body:
+                    self.is_newest = True
                     return None
                 break
         return BadRecord(f"snapshot {body}: chunks are missing or damaged; using the previous snapshot")
