@@ -52,20 +52,7 @@ def describe(
     """The lines of the advice without the next commands; `pace` tells where the rows a second come from."""
     yield from _profile_lines(sample, profile)
     yield ""
-    yield from _table(
-        ("field", "values", "once", "missing", "most frequent", "Zipf"),
-        [
-            (
-                one.name,
-                f"{one.features:,}",
-                _percent(one.once),
-                _percent(one.missing),
-                _percent(one.top),
-                "-" if one.exponent is None else f"{one.exponent:.2f}",
-            )
-            for one in sorted(profile.fields, key=lambda one: -one.features)[:_MOST_FIELDS]
-        ],
-    )
+    yield from _field_lines(profile)
     yield ""
     yield from _size_lines(profile, sizes, wishes, measured)
     yield ""
@@ -97,6 +84,27 @@ def _profile_lines(sample: Sample, profile: LogProfile) -> Iterator[str]:
         f"drift: {_percent(drift.new)} of the second half's lookups are features that the first half lacks; the first "
         f"half's top 1 % holds {_percent(drift.hits_later)} of them, {_percent(drift.hits_same_time)} without time "
         f"between, so a hot set that does not follow loses {_percent(drift.lost)}"
+    )
+
+
+def _field_lines(profile: LogProfile) -> Iterator[str]:
+    """A line for each of the largest fields; where fields have lists, also their values in a row."""
+    has_lists = any(one.lookups_per_row > 1 for one in profile.fields)
+    head = ["field", "values", "once", "missing", *(["in a row"] if has_lists else []), "most frequent", "Zipf"]
+    yield from _table(
+        head,
+        [
+            [
+                one.name,
+                f"{one.features:,}",
+                _percent(one.once),
+                _percent(one.missing),
+                *([f"{one.lookups_per_row:.2f}"] if has_lists else []),
+                _percent(one.top),
+                "-" if one.exponent is None else f"{one.exponent:.2f}",
+            ]
+            for one in sorted(profile.fields, key=lambda one: -one.features)[:_MOST_FIELDS]
+        ],
     )
 
 
