@@ -6,6 +6,7 @@ differences between their compressions are noise.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -93,15 +94,25 @@ def scaled_batch_rows(preset: Preset, num_rows: int) -> int:
 
 
 def find_too_short(cells: Sequence[CellResult], anchor: Anchor | None) -> str | None:
-    """Why these results say nothing about embeddings; None if they do, or if there is no full table among them."""
-    of_full = [cell["auc"] for cell in cells if cell["method"] == "full" and cell.get("auc") is not None]
-    if anchor is None or anchor.auc is None or not of_full:
+    """Why these results say nothing about embeddings; None if they do, or if there is no full table among them.
+
+    The full table must beat the regression by AUC and by log loss. AUC alone may be won by ranking rows of different
+    times by a base rate that drifts, and is blind to predictions that are too bold; log loss sees both.
+    """
+    if anchor is None:
         return None
-    full = sum(of_full) / len(of_full)
-    if full > anchor.auc:
+    lost = []
+    for name, known, measure, is_better in (
+        ("auc", anchor.auc, "an AUC", operator.gt),
+        ("logloss", anchor.logloss, "a log loss", operator.lt),
+    ):
+        of_full = [cell[name] for cell in cells if cell["method"] == "full" and cell.get(name) is not None]
+        full = sum(of_full) / len(of_full) if of_full else None
+        if full is not None and known is not None and not is_better(full, known):
+            lost.append(f"{measure} of {full:.4f}, one pass of logistic regression {known:.4f}")
+    if not lost:
         return None
     return (
-        f"too short: on these {anchor.rows:,} rows the uncompressed table reaches an AUC of {full:.4f}, one pass of "
-        f"logistic regression {anchor.auc:.4f}; so differences between methods are noise here, and none is better. Use "
-        "more rows"
+        f"too short: on these {anchor.rows:,} rows the uncompressed table reaches {', and '.join(lost)}; so "
+        "differences between methods are noise here, and none is better. Use more rows"
     )
