@@ -172,3 +172,15 @@ def test_every_value_of_a_list_is_counted_and_weighs_in_the_topics(tmp_path):
     plain_text, plain = advise(single, "parquet", "--compression", "2")
     assert "in a row" not in plain_text
     assert report["pace"]["clicks_bytes_per_s"] > plain["pace"]["clicks_bytes_per_s"]
+
+
+@pytest.mark.parametrize(("rows", "is_explained"), [(300, True), (10_000, False)])
+def test_a_sample_that_is_too_short_for_a_change_says_so(rows, is_explained, tmp_path):
+    (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["ad"]\n')
+    ads = np.random.default_rng(1).integers(0, 3000, rows)
+    (tmp_path / "log.csv").write_text("click,ad\n" + "".join(f"1,{ad}\n" for ad in ads))
+    options = ["--schema", str(tmp_path / "log.toml"), "--compression", "5"]
+    done = CliRunner().invoke(command, [str(tmp_path / "log.csv"), *options])
+    assert done.exit_code == 0, done.output
+    note = "lookups hot is 0 where the agent made no change: its first one comes after 4,096 features"
+    assert (note in done.output) == is_explained

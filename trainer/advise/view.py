@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from sketch.hotset import REVIEW_EVENTS
 from trainer.advise.measured import Measured, QualityCost
 from trainer.advise.profile import LogProfile
 from trainer.advise.sample import Sample
@@ -125,6 +126,11 @@ def _size_lines(profile: LogProfile, sizes: Sequence[Size], wishes: Wishes, meas
         "lookups hot: of the second half, by an agent that counted the rows before; of at most: the most frequent "
         "features of the sample, in hindsight. Changes are those of the second half; a longer run makes fewer."
     )
+    if any(size.tracked is not None and not size.tracked.num_hot for size in sizes):
+        yield (
+            f"lookups hot is 0 where the agent made no change: its first one comes after {REVIEW_EVENTS:,} features of "
+            "click records, and this sample has fewer. Read more rows."
+        )
     yield (
         "AUC cost: full minus hotstream, x 1e-4 ± standard error, measured on other rows than yours, with the agent's "
         "memory inside the bytes of the ratio:"
