@@ -74,12 +74,13 @@ def broker(schema: tuple[Path, LogSchema]) -> InMemoryBroker:
     return replayed(*schema)
 
 
-def replayed(path: Path, log_schema: LogSchema) -> InMemoryBroker:
+def replayed(path: Path, log_schema: LogSchema, rows: int = ROWS) -> InMemoryBroker:
+    """A broker that has the rows of a log."""
     broker = InMemoryBroker()
     create_topics(broker, TOPICS.specs(click_partitions=1, shards=SHARDS))
     broker.add_topic(TOPICS.embeddings, SHARDS)
     counts = replay_logs(broker, ReplayPlan(paths=(path,), schema=log_schema, batch_rows=BATCH_ROWS))
-    assert (counts.sent, counts.bad) == (ROWS, 0)
+    assert (counts.sent, counts.bad) == (rows, 0)
     return broker
 
 
@@ -126,13 +127,15 @@ RUN = RunConfig(model=MODEL, device=torch.device("cpu"))
 SECOND_ONLY = {make_key(2, "hash", tag) for tag in FREQUENT}
 
 
-def train(broker: InMemoryBroker, log_schema: LogSchema, publish: PublishConfig | None = None) -> Session:
+def train(
+    broker: InMemoryBroker, log_schema: LogSchema, publish: PublishConfig | None = None, rows: int = ROWS
+) -> Session:
     config = SessionConfig(
         kafka=broker, run=RUN, fields=log_schema.categorical, dense_names=(), idle_timeout_s=0.1, publish=publish
     )
     session = Session(config)
     session.train()
-    assert session.run.progress.rows == ROWS
+    assert session.run.progress.rows == rows
     assert not session.run.progress.reasons
     return session
 
