@@ -186,7 +186,7 @@ def _of_delimited(lines: Sequence[bytes]) -> Sample:
         for line in lines
     ]
     has_header = len(rows) > 1 and _is_header(rows[0])
-    names = [name.removeprefix("\ufeff") for name in rows[0]] if has_header else [f"c{n}" for n in range(len(rows[0]))]
+    names = rows[0] if has_header else [f"c{n}" for n in range(len(rows[0]))]
     body = [row for row in rows[has_header:] if len(row) == len(names)]
     columns = {name: [row[number] for row in body] for number, name in enumerate(names)}
     return Sample(format="delimited", columns=columns, delimiter=delimiter, has_header=has_header, is_quoted=is_quoted)
