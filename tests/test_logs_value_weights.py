@@ -81,7 +81,14 @@ def write_delimited(path: Path) -> None:
 
 
 def write_parquet(path: Path, kind: pa.DataType) -> None:
-    columns = {"y": [1] * 3, "site": SITES, "other": ["o"] * 3, "site_w": SITE_WEIGHTS, "tags": TAGS}
+    columns = {
+        "y": [1] * 3,
+        "price": [0.9] * 3,
+        "site": SITES,
+        "other": ["o"] * 3,
+        "site_w": SITE_WEIGHTS,
+        "tags": TAGS,
+    }
     pq.write_table(pa.table({**columns, "tag_w": pa.array(TAG_WEIGHTS, kind)}), path)
 
 
@@ -199,9 +206,10 @@ def test_bags_of_raw_values_have_weights() -> None:
 
 def test_schema_check_shows_the_weights(tmp_path: Path) -> None:
     write_parquet(tmp_path / "log.parquet", pa.list_(pa.float32()))
-    (tmp_path / "log.toml").write_text(TOML)
+    (tmp_path / "log.toml").write_text(TOML + 'dense = ["price"]\n')
     done = CliRunner().invoke(command, ["check", str(tmp_path / "log.parquet"), "--schema", str(tmp_path / "log.toml")])
     assert done.exit_code == 0, done.output
     first = done.output.splitlines()[0].split()
+    assert first[first.index("price") + 1] == "0.9"
     assert [word.rpartition("*")[2] for word in first if "*" in word] == ["2", "1", "0.5", "-1", "0"]
     assert np.all([word.startswith(("site:", "other:", "tags:")) for word in first if "*" in word])
