@@ -245,7 +245,7 @@ class AgentWorker:
             self._reports.note_other_signal(shard, batch.source.signal)
             shard.skip(record.offset)
             return
-        known, counted = shard.num_time_outliers, shard.num_counted
+        known, counted, repeated = shard.num_time_outliers, shard.num_counted, shard.num_repeated
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
         if shard.num_time_outliers > known:
             self._reports.warn_of_outlier(shard, record)
@@ -253,8 +253,11 @@ class AgentWorker:
             shard.skip(record.offset)
             await self._dead_letter(clients, record, changes)
             return
-        if shard.num_counted > counted and not isinstance(batch, BadRecord):
-            self._reports.note_counted(shard, batch)
+        if not isinstance(batch, BadRecord):
+            if shard.num_counted > counted:
+                self._reports.note_counted(shard, batch)
+            elif shard.num_repeated > repeated:
+                self._reports.note_repeated(shard, batch.source)
         if changes:
             await clients.publisher.send(self.topics.assignments, shard.number, changes, timestamp_ms=_now_ms())
         clients.ownership.snapshots.note_count(shard)
