@@ -224,3 +224,12 @@ def test_a_list_of_numbers_as_long_as_another_list_may_be_its_weights(tmp_path: 
     notes = {line.split(":")[0]: line for line in read_inferred(tmp_path).splitlines() if line.startswith("#")}
     assert 'their weights: { name = "tags", list = true, weights = "scores" }' in notes['# "scores"']
     assert "their weights" not in notes['# "others"']
+
+
+@pytest.mark.parametrize(("value", "is_noted"), [("1", False), ("1.0", False), ("0.5", True)])
+@pytest.mark.parametrize("field", ["", "3:"])
+def test_values_of_pairs_that_may_be_weights_are_pointed_out(
+    value: str, is_noted: bool, field: str, tmp_path: Path
+) -> None:
+    infer(tmp_path, "".join(f"{n % 2} {field}{n % 7}:{value}\n" for n in range(ROWS)))
+    assert ('# "pairs": have other values than 1; name those that are numbers' in read_inferred(tmp_path)) == is_noted

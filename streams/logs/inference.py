@@ -93,7 +93,13 @@ def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
     if sample.format == "libsvm" and fewest < len(pairs):
         roles.notes[f"f{fewest + 1}"] = (
             f"rows have {fewest} to {len(pairs)} pairs, and a field is the pair at a position: if a row leaves one "
-            "out, those behind it are values of the wrong fields; write such a log as ffm"
+            "out, those behind it are values of the wrong fields; write such a log as ffm; if the pairs are a set, "
+            'such as the words of a text, one field has them all: categorical = [{ name = "words", list = true }]'
+        )
+    if sample.has_pair_values:
+        roles.notes["pairs"] = (
+            "have other values than 1; name those that are numbers, such as a price, in dense; weights = true in a "
+            "field multiplies its vectors by them"
         )
 
 
