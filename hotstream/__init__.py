@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from sketch.hotsketch import HotSketch
     from streams.assignments.follower import Follower, follow
     from streams.assignments.subscription import HotFeatureTable, subscribe
-    from streams.bulk_keys import format_keys, key_bags, keys, parse_keys
+    from streams.bulk_keys import KeyBags, format_keys, key_bags, keys, parse_keys
     from streams.clients.config import KafkaConfig
     from streams.clients.in_memory import InMemoryBroker
     from streams.importance_sender import ImportanceSender, importance_sender
@@ -46,6 +46,7 @@ __all__ = [
     "ImportanceSender",
     "InMemoryBroker",
     "KafkaConfig",
+    "KeyBags",
     "LogSchema",
     "MigrationReport",
     "RowOptimizer",
@@ -70,7 +71,7 @@ _NAMES_OF = {
     "sketch.hotsketch": ("HotSketch",),
     "streams.assignments.follower": ("Follower", "follow"),
     "streams.assignments.subscription": ("HotFeatureTable", "subscribe"),
-    "streams.bulk_keys": ("format_keys", "key_bags", "keys", "parse_keys"),
+    "streams.bulk_keys": ("KeyBags", "format_keys", "key_bags", "keys", "parse_keys"),
     "streams.clients.config": ("KafkaConfig",),
     "streams.clients.in_memory": ("InMemoryBroker",),
     "streams.importance_sender": ("ImportanceSender", "importance_sender"),

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -23,9 +23,9 @@ from streams.escapes import escape
 from streams.keys import CRITEO_FIELDS, Field, Keys, format_key, parse_key
 from streams.logs.schema import LogSchema, load_schema
 from streams.logs.table import TableParser
-from streams.records import ClickBatch
+from streams.records import ClickBatch, Weights, no_more
 
-__all__ = ["Schema", "format_keys", "key_bags", "keys", "parse_keys"]
+__all__ = ["KeyBags", "Schema", "format_keys", "key_bags", "keys", "parse_keys"]
 
 Schema = LogSchema | str | Sequence[Field]
 
@@ -48,17 +48,33 @@ def keys(schema: Schema, columns: Any) -> Keys:
             f"schema: field {wanted.lists[0]!r} is a list, expected one value a field and row; call key_bags, which "
             "gives the values of each row and field"
         )
+    if wanted.weights:
+        raise ConfigError(f"schema: field {wanted.weights[0][0]!r} has weights, expected none; call key_bags")
     return _parse(wanted, columns).keys
 
 
-def key_bags(schema: Schema, columns: Any) -> tuple[Keys, npt.NDArray[np.int64]]:
-    """The keys (N,) uint64 of raw values, some of them lists, and the offsets (B F,) of the bags of rows and fields.
+class KeyBags(NamedTuple):
+    """What `AdaptiveEmbeddingBag`, `ServedModel` and `Replica.predict` take.
 
-    `AdaptiveEmbeddingBag` takes both: a bag for each field of each row, with one key, that of the missing value, if
-    there is no value.
+    Attributes:
+        keys: (N,) uint64, those of a row's field in their order.
+        offsets: (B F,) int64, where the bag of each row and field begins.
+        weights: (N,) float32, the factor of each key's vector; None if the schema names no weights.
+    """
+
+    keys: Keys
+    offsets: npt.NDArray[np.int64]
+    weights: Weights | None
+
+
+def key_bags(schema: Schema, columns: Any) -> KeyBags:
+    """The keys of raw values, some of them lists, and the bags of rows and fields.
+
+    A bag for each field of each row, with one key, that of the missing value, if there is no value.
 
     Args:
-        schema: a log schema, or the file of one, that names the fields that hold lists (`list = true`).
+        schema: a log schema, or the file of one, that names the fields that hold lists (`list = true`), and the columns
+            of their weights.
         columns: as in `keys`.
 
     Raises:
@@ -66,9 +82,8 @@ def key_bags(schema: Schema, columns: Any) -> tuple[Keys, npt.NDArray[np.int64]]
         InputError: a value is not of its field's kind; the message names the row and the column.
     """
     batch = _parse(_categorical_part(schema), columns)
-    if batch.more is None:
-        return batch.keys.reshape(-1), np.arange(batch.keys.size)
-    return batch.more.to_bags(batch.keys)
+    more = no_more(batch.num_rows) if batch.more is None else batch.more
+    return KeyBags(*more.to_bags(batch.keys), more.weights_of_bags(batch.key_weights))
 
 
 def _parse(wanted: LogSchema, columns: Any) -> ClickBatch:
@@ -123,7 +138,7 @@ def _as_table(columns: Any, schema: LogSchema) -> pa.Table:
 
     def is_read(column: str) -> bool:
         """Whether a field is read from the column, or from a member `a.b` or an element `a[0]` of it."""
-        return any(name == column or name.startswith((f"{column}.", f"{column}[")) for name in schema.field_columns)
+        return any(name == column or name.startswith((f"{column}.", f"{column}[")) for name in schema.used_columns)
 
     try:
         if isinstance(columns, Mapping):

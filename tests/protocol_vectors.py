@@ -16,33 +16,28 @@ import numpy as np
 import xxhash
 from agent_driver import RULE
 from assignment_sequences import SEQUENCES, SHARDS
+from click_vectors import FIELDS, TIME_MS, click_examples, counted_clicks
 from embedding_vectors import embedding_examples, embedding_file
 
 from sketch.hashing import entry_digest, mix64_array, shard_of
 from streams.assignments.columns import Fetch, Record
 from streams.assignments.table import HotTable
-from streams.importance import count_keys
 from streams.keys import CRITEO_FIELDS, Field, format_key, hash_token, make_key
 from streams.records import (
-    JSON,
     AgentConfiguration,
     AgentMetrics,
     Assignment,
     BadRecord,
     Claim,
-    ClickBatch,
     Digest,
     ImportanceBatch,
-    MoreValues,
     ReplayProgress,
     ShardMetrics,
     Source,
     TrainerMetrics,
     decode_assignment,
-    decode_clicks,
     encode_assignment,
     encode_claim,
-    encode_clicks,
     encode_configuration,
     encode_digest,
     encode_fields,
@@ -54,8 +49,6 @@ from streams.records import (
 ROOT = Path(__file__).parent.parent
 FOLDER = ROOT / "docs" / "vectors"
 PAGE = ROOT / "docs" / "protocol.md"
-FIELDS = (Field("C1", "hex32"), Field("site"))
-TIME_MS = 1_700_000_000_000
 _EXAMPLE = re.compile(r"(<!-- vector: ([a-z-]+) -->\n)(.*?)(<!-- /vector -->)", re.DOTALL)
 _TOKENS = ["a", "abc", "15706", "1fbe01fe", "ddd2926e1", "0123456789abcdef", "ünïcødé", "x" * 17]
 _TOKENS += ["x" * length for length in (128, 129, 240, 241, 2000)]
@@ -65,11 +58,6 @@ _KEYS = [
     (3, "hex32", ""), (11, "hash", "ddd2926e"), (255, "hash", "x"), (2, "hash", ""), (2, "hash", "example.org"),
 ]  # fmt: skip
 _PARTITIONS = (1, 2, 3, 4, 7, 64)
-_CLICKS: list[dict[str, Any]] = [
-    {"C1": "68fd1e64", "site": "example.org"}, {"site": None},
-    {"C1": ["68fd1e64", "7e0ccccf"], "site": ["b", "a", "b"]},
-    {"C1": [None, "", "0000000a"], "site": []}, {"C1": "", "site": [None]},
-]  # fmt: skip
 
 
 def keys() -> dict[str, Any]:
@@ -82,7 +70,7 @@ def keys() -> dict[str, Any]:
             for text in _TOKENS
         ],
         "keys": [_key(*one) for one in _KEYS],
-        "clicks": [_counted(value) for value in _CLICKS],
+        "clicks": counted_clicks(),
     }  # fmt: skip
 
 
@@ -95,20 +83,6 @@ def _key(number: int, kind: str, token: str) -> dict[str, Any]:
     return {
         "field": number, "kind": kind, "token": token, "key": _hex(key), "printed": printed, "shards": shards,
         "digest_terms_by_row": terms,
-    }  # fmt: skip
-
-
-def _counted(features: dict[str, Any]) -> dict[str, Any]:
-    """A single click, and how often an agent counts each of its keys."""
-    click = json.dumps({"features": features, "event_time_ms": TIME_MS}, separators=(",", ":"))
-    batch = decode_clicks(click.encode(), [("content-type", JSON)], fields=FIELDS)
-    if not isinstance(batch, ClickBatch):
-        raise TypeError(batch.reason)
-    keys, counts = count_keys(batch.every_key)
-    counted = zip(keys.tolist(), counts.tolist(), strict=True)
-    return {
-        "fields": [[field.name, field.kind] for field in FIELDS], "click": click,
-        "counts": {_hex(key): int(count) for key, count in sorted(counted)},
     }  # fmt: skip
 
 
@@ -148,10 +122,7 @@ def examples() -> dict[str, dict[str, Any]]:
         "fields": encode_fields(FIELDS),
         "replay": (*encode_progress("6f9619ff8b86d011", _progress()), []),
         "importance": (None, *encode_importance(_importance())),
-        "clicks": (None, encode_clicks(_clicks()), []),
-        "clicks-more": (None, encode_clicks(replace(_clicks(), more=_more())), []),
-        "click": (None, _click("example.org"), [("content-type", JSON)]),
-        "click-more": (None, _click(["example.org", "example.net", None]), [("content-type", JSON)]),
+        **click_examples(),
         "agent-metrics": (None, *encode_metrics(_agent_metrics())),
         "trainer-metrics": (None, *encode_metrics(_trainer_metrics())),
         **embedding_examples(),
@@ -166,28 +137,6 @@ def written(key: bytes | None, value: bytes | None, headers: Sequence[tuple[str,
     text = value.decode() if value is not None and is_text else None
     raw = value.hex() if value is not None and not is_text else None
     return {"key": None if key is None else key.hex(), "value": text, "value_hex": raw, "headers": named}
-
-
-def _click(site: str | list[str | None]) -> bytes:
-    body = {"label": 1, "dense": {"I1": 2.0}, "features": {"C1": "68fd1e64", "site": site}}
-    return json.dumps({**body, "event_time_ms": TIME_MS}, separators=(",", ":")).encode()
-
-
-def _clicks() -> ClickBatch:
-    row = [make_key(1, "hex32", "68fd1e64"), make_key(2, "hash", "example.org")]
-    return ClickBatch(
-        label=np.array([1, 0], np.int8),
-        dense=np.array([[2.0], [np.nan]], np.float32),
-        keys=np.array([row, [make_key(1, "hex32", ""), row[1]]], np.uint64),
-        event_time_ms=np.array([TIME_MS, TIME_MS + 5]),
-        fields=FIELDS,
-        dense_names=("I1",),
-    )
-
-
-def _more() -> MoreValues:
-    keys = [make_key(2, "hash", "example.net"), make_key(1, "hex32", "7e0ccccf"), make_key(2, "hash", "a")]
-    return MoreValues(offsets=np.array([0, 1, 3]), keys=np.array(keys, np.uint64))
 
 
 def _importance() -> ImportanceBatch:

@@ -1,4 +1,5 @@
-"""`hotstream advise`: on delimited, Avazu-shaped and Parquet logs; what it estimates, and that its commands exist."""
+"""`hotstream advise`: on delimited, Avazu-shaped and Parquet logs, with lists, too; what it estimates, and that its
+commands exist."""
 
 from __future__ import annotations
 
@@ -11,7 +12,6 @@ import pyarrow.parquet
 import pytest
 from click.testing import CliRunner
 
-from streams.errors import InputError
 from streams.logs.schema import load_schema
 from trainer.advise.measured import load_measured
 from trainer.advise.sample import read_sample
@@ -42,6 +42,11 @@ def write(folder, kind):
         if kind != "unlabelled"
         else '[log]\ncategorical = ["site", "ad"]\n'
     )
+    if kind == "lists":
+        schema.write_text('[log]\nlabel = "click"\ncategorical = ["site", { name = "ad", list = true }]\n')
+        made["ad"] = [[ad] * (row % 3) + ["ever"] for row, ad in enumerate(made["ad"])]
+        pyarrow.parquet.write_table(pa.table(made), folder / "log.parquet")
+        return folder / "log.parquet", schema
     if kind == "parquet":
         pyarrow.parquet.write_table(pa.table(made), folder / "log.parquet")
         return folder / "log.parquet", schema
@@ -69,7 +74,7 @@ def advise(folder, kind, *options):
     return done.output, json.loads(report.read_text())
 
 
-@pytest.mark.parametrize("kind", ["csv", "parquet", "avazu", "unlabelled"])
+@pytest.mark.parametrize("kind", ["csv", "parquet", "avazu", "unlabelled", "lists"])
 def test_every_log_gets_a_profile_sizes_and_commands_that_exist(kind, tmp_path):
     text, report = advise(tmp_path, kind, "--compression", "2,1000", "--full-features", "20000")
     assert report["profile"]["rows"] == report["log_rows"] == NUM_ROWS
@@ -155,8 +160,27 @@ def test_wrong_ratios_are_refused(options, message, tmp_path):
     assert message in done.output
 
 
-def test_a_log_with_lists_is_refused_with_what_to_do(tmp_path):
-    pyarrow.parquet.write_table(pa.table({"click": [0, 1], "tags": [["a"], ["b", "c"]]}), tmp_path / "log.parquet")
-    (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = [{ name = "tags", list = true }]\n')
-    with pytest.raises(InputError, match=r"field 'tags' of schema log is a list.*advise on one element"):
-        read_sample([str(tmp_path / "log.parquet")], load_schema(str(tmp_path / "log.toml")), 10)
+def test_every_value_of_a_list_is_counted_and_weighs_in_the_topics(tmp_path):
+    text, report = advise(tmp_path, "lists", "--compression", "2")
+    site, ad = report["profile"]["fields"]
+    assert (site["lookups_per_row"], ad["lookups_per_row"], ad["top"]) == (1.0, 2.0, 0.5)
+    assert "in a row" in text
+    sample = read_sample([str(tmp_path / "log.parquet")], load_schema(str(tmp_path / "log.toml")), 10)
+    assert len(sample.lookups.keys) == 10 + sum(row % 3 + 1 for row in range(10))
+    single = tmp_path / "single"
+    single.mkdir()
+    plain_text, plain = advise(single, "parquet", "--compression", "2")
+    assert "in a row" not in plain_text
+    assert report["pace"]["clicks_bytes_per_s"] > plain["pace"]["clicks_bytes_per_s"]
+
+
+@pytest.mark.parametrize(("rows", "is_explained"), [(300, True), (10_000, False)])
+def test_a_sample_that_is_too_short_for_a_change_says_so(rows, is_explained, tmp_path):
+    (tmp_path / "log.toml").write_text('[log]\nlabel = "click"\ncategorical = ["ad"]\n')
+    ads = np.random.default_rng(1).integers(0, 3000, rows)
+    (tmp_path / "log.csv").write_text("click,ad\n" + "".join(f"1,{ad}\n" for ad in ads))
+    options = ["--schema", str(tmp_path / "log.toml"), "--compression", "5"]
+    done = CliRunner().invoke(command, [str(tmp_path / "log.csv"), *options])
+    assert done.exit_code == 0, done.output
+    note = "lookups hot is 0 where the agent made no change: its first one comes after 4,096 features"
+    assert (note in done.output) == is_explained

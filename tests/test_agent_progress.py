@@ -63,6 +63,17 @@ def test_an_agent_logs_what_it_counted_its_lag_and_what_it_rejected(caplog: pyte
     assert vars(record)["fields"]["rejects"] == {"malformed records": 1}
 
 
+def test_the_line_of_an_agent_tells_of_repeated_records(caplog: pytest.LogCaptureFixture) -> None:
+    broker = broker_with_importance()
+    with RecordProducer(broker) as producer:
+        for record in broker.records(TOPICS.importance, 0):
+            producer.send(TOPICS.importance, 0, record.value or b"", record.headers)
+    with caplog.at_level(logging.INFO, "streams.agent.progress"):
+        asyncio.run(live(broker, Clock()))
+    (record,) = [record for record in caplog.records if record.name == "streams.agent.progress"]
+    assert record.getMessage().startswith(f"{SHARDS * STEPS} records and {STEPS} repeated, ")
+
+
 def test_the_recall_is_that_of_the_exact_scores_and_unknown_after_a_restart() -> None:
     broker = broker_with_importance()
     shards = asyncio.run(live(broker, Clock())).worker.shards

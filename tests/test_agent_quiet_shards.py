@@ -119,6 +119,21 @@ def test_the_agent_explains_once_why_nothing_has_changed_yet(caplog):
     assert "event time is 10 s or more" in line
 
 
+def test_steps_that_are_numbered_from_the_start_again_are_told_of(caplog):
+    broker = InMemoryBroker()
+    create_topics(broker, TOPICS.specs(shards=SHARDS))
+    with RecordProducer(broker) as producer:
+        for number in (0, 1, 2, 0, 1, 2):
+            producer.send(TOPICS.importance, 0, *encode_importance(small(number, number)))
+    with caplog.at_level(logging.INFO, logger="streams.agent"):
+        worker = run(broker, GRADIENT)
+    shard = worker.metrics().shards[0]
+    assert (shard.counted, shard.repeated) == (3, 3)
+    lines = [message for message in caplog.messages if "was counted before" in message]
+    assert [message.partition("skipped; ")[2][:1] for message in lines] == ["1", "2"]
+    assert "a trainer of your own numbers its steps on, over all its runs" in lines[0]
+
+
 def test_importance_of_another_signal_is_counted_apart_and_named_once(caplog):
     worker = run(broker_with_importance(), replace(FREQUENCY, signals=frozenset({"frequency"})))
     metrics = worker.metrics().shards

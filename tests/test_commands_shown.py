@@ -50,10 +50,10 @@ def test_the_table_shows_a_field_of_markup_and_escapes_as_it_is():
 
 
 def test_the_table_as_json_is_printed_when_it_has_changed(capsys):
-    watcher = _Watcher(Console(), "json")
+    watcher = _Watcher(Console(), "json", shows_table=True)
     for changes in ([(hostile_change(), None)], []):
         watcher.take(SimpleNamespace(poll=lambda changes=changes: changes), show_changes=False, limit=None)
-        watcher.print_table(is_last=True)
+        watcher.draw_last()
     (line,) = capsys.readouterr().out.splitlines()
     (field,) = json.loads(line)["fields"]
     assert (field["field"], field["hot"], field["best"][0]["row"]) == (HOSTILE.partition(":")[0], 1, 3)

@@ -113,6 +113,17 @@ def test_the_table_shows_the_hot_set_by_field_with_the_best_tokens(kafka: KafkaC
     printed = {f"{row[0]}:{token}" for row in rows for token in row[2:] if re.fullmatch(r"[0-9a-f]{8}|missing", token)}
     assert len(printed) > len(rows) / 2
     assert printed <= tokens_of(log)
+    assert re.search(r"\n ?hotstream: [\d,]+ changes", done.stderr), "the report has a line of its own"
+    assert "--until-end" not in done.stderr
+
+
+def test_a_table_in_a_pipe_says_that_it_comes_at_the_end(kafka: KafkaConfig, log: Path) -> None:
+    publish(kafka, log)
+    done = run_hotstream("watch", "--table", "--limit", 9, *where(kafka))
+    assert done.returncode == 0, done.stderr
+    assert "the table comes when this ends, by Ctrl-C; --until-end prints that of now" in done.stderr
+    assert re.match(r" field +hot +scores when they became hot", done.stdout)
+    assert done.stdout.endswith("\n")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -24,7 +24,7 @@ def test_the_example_has_every_key_and_is_a_schema(tmp_path: Path) -> None:
     path = tmp_path / "log.toml"
     path.write_text(re.sub("^columns = .*$", "", block("toml"), flags=re.MULTILINE))
     schema = load_schema(str(path))
-    assert schema.field_columns == ("site", "ad", "user.age group", "genres[0]", "tags")
+    assert schema.field_columns == ("site", "ad", "user.age group", "genres[0]", "tags", "words")
     assert set(re.findall(r"^(\w+) =", block("toml"), re.MULTILINE)) == set(_KEYS)
 
 

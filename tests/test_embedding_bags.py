@@ -159,3 +159,10 @@ def test_a_model_with_bags_can_be_compiled() -> None:
         warnings.simplefilter("ignore")  # torch warns about its own code while it compiles
         found = compiled(keys, starts, weights)
     torch.testing.assert_close(found, bag(keys, starts, weights).sin().sum())
+
+
+def test_offsets_and_weights_may_be_numpy_arrays_as_key_bags_gives_them() -> None:
+    keys, starts, weights = bags(4)
+    bag = make()
+    as_numpy = bag(keys.numpy().view(np.uint64), starts.numpy(), weights.numpy())
+    assert torch.equal(as_numpy, bag(keys, starts, weights))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -70,12 +71,16 @@ def schema(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, LogSchema]:
 @pytest.fixture
 def broker(schema: tuple[Path, LogSchema]) -> InMemoryBroker:
     """A broker that has the log."""
-    path, log_schema = schema
+    return replayed(*schema)
+
+
+def replayed(path: Path, log_schema: LogSchema, rows: int = ROWS) -> InMemoryBroker:
+    """A broker that has the rows of a log."""
     broker = InMemoryBroker()
     create_topics(broker, TOPICS.specs(click_partitions=1, shards=SHARDS))
     broker.add_topic(TOPICS.embeddings, SHARDS)
     counts = replay_logs(broker, ReplayPlan(paths=(path,), schema=log_schema, batch_rows=BATCH_ROWS))
-    assert (counts.sent, counts.bad) == (ROWS, 0)
+    assert (counts.sent, counts.bad) == (rows, 0)
     return broker
 
 
@@ -122,13 +127,15 @@ RUN = RunConfig(model=MODEL, device=torch.device("cpu"))
 SECOND_ONLY = {make_key(2, "hash", tag) for tag in FREQUENT}
 
 
-def train(broker: InMemoryBroker, log_schema: LogSchema, publish: PublishConfig | None = None) -> Session:
+def train(
+    broker: InMemoryBroker, log_schema: LogSchema, publish: PublishConfig | None = None, rows: int = ROWS
+) -> Session:
     config = SessionConfig(
         kafka=broker, run=RUN, fields=log_schema.categorical, dense_names=(), idle_timeout_s=0.1, publish=publish
     )
     session = Session(config)
     session.train()
-    assert session.run.progress.rows == ROWS
+    assert session.run.progress.rows == rows
     assert not session.run.progress.reasons
     return session
 
@@ -182,11 +189,51 @@ def test_a_trainer_sends_the_importance_of_every_value_and_follows(
         replica.predict(dense, bags[0], bags[1][1:])
 
 
+def test_weights_reach_importance_and_what_is_served(tmp_path: Path) -> None:
+    sites, tags = log_rows()
+    rng = np.random.default_rng(5)
+    columns = {"site": sites, "tags": tags, "w": [rng.uniform(0, 2, len(listed)).tolist() for listed in tags]}
+    pq.write_table(pa.table({"click": [n % 2 for n in range(ROWS)], **columns}), tmp_path / "log")
+    fields = (Field("site"), Field("tags"))
+    weighted = LogSchema(name="s", label="click", categorical=fields, lists=("tags",), weights=(("tags", "w"),))
+    broker = replayed(tmp_path / "log", weighted)
+    trained = train(broker, weighted, PublishConfig(bytes_per_s=100_000_000)).run.trainer
+    assert trained is not None
+    plain = replayed(tmp_path / "log", replace(weighted, weights=()))
+    train(plain, weighted)
+    sums, unweighted = sums_of(broker, "gradient"), sums_of(plain, "gradient")
+    assert sums.keys() == unweighted.keys() == occurrences().keys()
+    rare = [make_key(2, "hash", listed[0]) for listed in tags[:BATCH_ROWS] if listed]  # of the first step, once each
+    factors = [weights[0] for weights in columns["w"][:BATCH_ROWS] if weights]
+    ratios = [sums[key] / unweighted[key] / factor for key, factor in zip(rare, factors, strict=True)]
+    assert 0.9 < np.median(ratios) < 1.1  # the weight, but for the other logits of the weighted sums
+    bags, dense = key_bags(weighted, columns), np.empty((ROWS, 0), np.float32)
+    replica, served = Replica(broker), ServedModel(trained.learners["adaptive"].model, trained.embedding)
+    replica.catch_up()
+    assert bags.weights is not None
+    words, offsets, weights = (torch.from_numpy(one) for one in (bags.keys.view(np.int64), *bags[1:]))
+    summed = sum_values(trained.embedding, bags_of(tmp_path / "log", weighted))
+    with torch.no_grad():
+        expected = trained.learners["adaptive"].model(torch.from_numpy(dense), summed).numpy()
+        np.testing.assert_allclose(
+            served(torch.from_numpy(dense), words, offsets, weights), expected, rtol=1e-4, atol=1e-5
+        )
+        ones = served(torch.from_numpy(dense), words, offsets).numpy()
+    assert not np.allclose(ones, expected)
+    factored = replica.lookup(bags.keys) * bags.weights[:, None]
+    np.testing.assert_allclose(sum_bags(factored, bags.offsets, 2), summed.detach(), rtol=1e-4, atol=1e-6)
+    logits = replica.predict(dense, *bags)
+    np.testing.assert_array_equal(logits, replica.predict_vectors(dense, sum_bags(factored, bags.offsets, 2)))
+    for wrong in ((bags.keys, bags.offsets, bags.weights[1:]), (bags.keys, None, bags.weights)):
+        with pytest.raises(BagError, match="one for each key, and offsets"):
+            replica.predict(dense, *wrong)
+
+
 def bags_of(path: Path, log_schema: LogSchema) -> Bags:
     (block,) = read_log(path, log_schema, ROWS)
     batch = block.parse().batch
     assert batch.more is not None
-    return Bags.of(batch.keys, batch.more, torch.device("cpu"))
+    return Bags.of(batch.keys, batch.more, torch.device("cpu"), key_weights=batch.key_weights)
 
 
 def test_a_batch_whose_lists_are_too_long_for_a_record_becomes_several(tmp_path: Path) -> None:

@@ -69,13 +69,36 @@ def test_a_log_on_which_the_full_table_does_not_beat_the_regression_has_no_winne
     assert "AUC 0.7080, log loss 0.4000" in text
     assert "share closed" not in text
     assert "minus the other" not in text
-    longer = [made("full", 1.0, 0.75), *cells[1:]]
+    longer = [made("full", 1.0, 0.75, logloss=0.39), *cells[1:]]
     assert find_too_short(longer, anchor) is None
     text = markdown(summarise(longer), anchor=anchor)
     assert "share closed" in text
     assert "oo short" not in text
     assert find_too_short(cells[1:], anchor) is None, "nothing to compare the regression with"
     assert find_too_short(cells, None) is None
+
+
+@pytest.mark.parametrize(
+    ("auc", "logloss", "why"),
+    [
+        (0.75, 0.39, None),
+        (0.69, 0.39, "reaches an AUC of 0.6900, one pass of logistic regression 0.7080; so"),
+        (0.75, 0.41, "reaches a log loss of 0.4100, one pass of logistic regression 0.4000; so"),
+        (0.708, 0.4, "an AUC of 0.7080, one pass of logistic regression 0.7080, and a log loss of 0.4000, one pass"),
+    ],
+)
+def test_the_full_table_must_beat_the_regression_by_both_measures(auc, logloss, why):
+    cells = [made("full", 1.0, auc - 0.01, logloss=logloss), made("full", 1.0, auc + 0.01, 1, logloss=logloss)]
+    reason = find_too_short(cells, Anchor(rows=23_000, auc=0.708, logloss=0.4))
+    assert (reason is None) == (why is None)
+    assert why is None or why in str(reason)
+
+
+def test_a_measure_that_one_of_the_two_lacks_decides_nothing():
+    cells = [made("full", 1.0, 0.75, logloss=0.39)]
+    assert find_too_short(cells, Anchor(rows=10, auc=None, logloss=0.4)) is None
+    assert find_too_short([{**cells[0], "auc": None}], Anchor(rows=10, auc=0.7, logloss=0.4)) is None
+    assert "a log loss of 0.3900" in str(find_too_short(cells, Anchor(rows=10, auc=None, logloss=0.3)))
 
 
 def test_the_command_says_that_a_log_is_too_short(tmp_path):
@@ -94,6 +117,7 @@ def test_the_command_says_that_a_log_is_too_short(tmp_path):
     content = json.loads(report.read_text())
     assert content["preset"]["batch"] == 64
     assert content["anchor"]["rows"] == 1500
-    full = next(cell["auc"] for cell in content["cells"] if cell["method"] == "full")
-    assert (content["too_short"] is None) == (full > content["anchor"]["auc"])
+    full, anchor = next(cell for cell in content["cells"] if cell["method"] == "full"), content["anchor"]
+    is_beaten = full["auc"] > anchor["auc"] and full["logloss"] < anchor["logloss"]
+    assert (content["too_short"] is None) == is_beaten
     assert ("oo short" in (tmp_path / "out" / "table.md").read_text()) == (content["too_short"] is not None)

@@ -34,6 +34,22 @@ def source_of(folder: Path, *, is_list: bool = True) -> FileSource:
     return FileSource(paths=(str(folder / "log"),), schema=str(folder / "log.toml"))
 
 
+def weighted_source(folder: Path) -> FileSource:
+    """A log whose rows have the same two values, and whose label depends on their weights alone."""
+    rng = np.random.default_rng(2)
+    told = rng.integers(0, 2, ROWS)
+    columns = {
+        "y": (told ^ (rng.random(ROWS) < 0.1)).astype(np.int8),
+        "site": [f"s{n % 11}" for n in range(ROWS)],
+        "tags": [["a", "b"]] * ROWS,
+        "w": [[1.0, 0.0] if word else [0.0, 1.0] for word in told],
+    }
+    pq.write_table(pa.table(columns), folder / "log")
+    tag = '{ name = "tags", list = true, weights = "w" }'
+    (folder / "log.toml").write_text(f'[log]\nlabel = "y"\ncategorical = ["site", {tag}]\n')
+    return FileSource(paths=(str(folder / "log"),), schema=str(folder / "log.toml"))
+
+
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> FileSource:
     return source_of(tmp_path_factory.mktemp("lists"))
@@ -75,6 +91,27 @@ def test_without_its_second_values_the_log_tells_nothing(tmp_path: Path) -> None
 def test_a_method_of_one_value_a_field_is_infeasible_and_says_why(source: FileSource, method: str) -> None:
     result = run_cell(cell_of(source, method, 0.05))
     assert result["infeasible"] == "it reads one value a field, and fields of this log have several"
+
+
+def test_methods_and_regression_learn_from_weights(tmp_path: Path) -> None:
+    weighted = weighted_source(tmp_path)
+    auc = fit_regression(load_stream(weighted, None)).auc
+    assert auc is not None
+    assert auc > 0.85
+    for method in ("full", "hash"):
+        assert run_cell(cell_of(weighted, method))["auc_last_60"] > 0.8
+    assert run_cell(cell_of(weighted, "mde", 0.05))["infeasible"].endswith("have several")
+
+
+def test_a_log_with_weights_but_no_lists_is_a_log_of_bags(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"y": [0, 1] * 40, "t": ["a", "b"] * 40, "w": [0.5, 2.0] * 40}), tmp_path / "log")
+    (tmp_path / "log.toml").write_text('[log]\nlabel = "y"\ncategorical = [{ name = "t", weights = "w" }]\n')
+    stream = load_stream(FileSource(paths=(str(tmp_path / "log"),), schema=str(tmp_path / "log.toml")), 50)
+    assert (stream.more, stream.has_bags) == (None, True)
+    bags = stream.bags(slice(1, 4), reads_ids=True)
+    assert bags is not None
+    assert bags.weights is not None
+    assert (bags.keys.tolist(), bags.weights.tolist()) == (stream.ids[1:4, 0].tolist(), [2.0, 0.5, 2.0])
 
 
 def test_the_regression_reads_second_values(source: FileSource) -> None:

@@ -40,10 +40,12 @@ def make_trainer(*, compare: bool = False, seed: int = 0) -> Trainer:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("num_dense", [0, 13])
-def test_a_model_returns_one_logit_per_row_and_every_field_receives_a_gradient(name: str, num_dense: int) -> None:
-    model = build_model(name, num_dense=num_dense, num_fields=5, dim=8)
-    vectors = torch.randn(7, 5, 8, requires_grad=True)
+@pytest.mark.parametrize(("num_dense", "num_fields"), [(0, 5), (13, 5), (0, 1), (13, 1)])
+def test_a_model_returns_one_logit_per_row_and_every_field_receives_a_gradient(
+    name: str, num_dense: int, num_fields: int
+) -> None:
+    model = build_model(name, num_dense=num_dense, num_fields=num_fields, dim=8)
+    vectors = torch.randn(7, num_fields, 8, requires_grad=True)
     dense = torch.full((7, num_dense), float("nan"))
     logits = model(dense, vectors)
     assert logits.shape == (7,)
@@ -51,7 +53,7 @@ def test_a_model_returns_one_logit_per_row_and_every_field_receives_a_gradient(n
     logits.sum().backward()
     assert vectors.grad is not None
     assert (vectors.grad.norm(dim=2) > 0).all()
-    rebuilt = build_model(name, num_dense=num_dense, num_fields=5, dim=8)(dense, vectors)
+    rebuilt = build_model(name, num_dense=num_dense, num_fields=num_fields, dim=8)(dense, vectors)
     assert torch.equal(rebuilt, logits), "the initial weights depend only on the seed"
 
 

@@ -33,6 +33,23 @@ def with_more(batch: ClickBatch, seed: int) -> ClickBatch:
     return replace(batch, more=MoreValues(offsets=offsets, keys=keys))
 
 
+def with_weights(batch: ClickBatch, seed: int) -> ClickBatch:
+    """The rows with weights from -1 to 2 of all values."""
+    rng = np.random.default_rng(seed)
+    assert batch.more is not None
+    weights = rng.uniform(-1, 2, len(batch.more.keys)).astype(np.float32)
+    first = rng.uniform(-1, 2, batch.keys.shape).astype(np.float32)
+    return replace(batch, more=replace(batch.more, weights=weights), key_weights=first)
+
+
+def weights_of(batch: ClickBatch) -> list[float]:
+    """The weights in the order of `values_of`; 1 without weights."""
+    assert batch.more is not None
+    if batch.key_weights is None or batch.more.weights is None:
+        return [1.0] * (batch.keys.size + len(batch.more.keys))
+    return [*batch.key_weights.reshape(-1).tolist(), *batch.more.weights.tolist()]
+
+
 def values_of(batch: ClickBatch) -> list[tuple[int, int, int]]:
     """(row, column, key) of every value, by plain loops."""
     found = [(row, column, int(batch.keys[row, column])) for row, column in np.ndindex(*batch.keys.shape)]
@@ -51,9 +68,9 @@ def expected_of(trainer: Trainer, batch: ClickBatch) -> tuple[torch.Tensor, dict
         each = trainer.embedding.vectors_of(np.array([key for *_, key in values], np.uint64))
     each.requires_grad_()
     vectors = torch.zeros(batch.num_rows, NUM_FIELDS, each.shape[1], device=device)
-    for (row, column, _), vector in zip(values, each, strict=True):
+    for (row, column, _), vector, weight in zip(values, each, weights_of(batch), strict=True):
         vectors = vectors.index_put(
-            (torch.tensor(row, device=device), torch.tensor(column, device=device)), vector, accumulate=True
+            (torch.tensor(row, device=device), torch.tensor(column, device=device)), weight * vector, accumulate=True
         )
     logits = learner.model(torch.from_numpy(batch.dense).to(device), vectors)
     label = torch.from_numpy(batch.require_labels()).float().to(device)
@@ -65,11 +82,16 @@ def expected_of(trainer: Trainer, batch: ClickBatch) -> tuple[torch.Tensor, dict
     return logits.detach().cpu(), scores
 
 
+@pytest.mark.parametrize("is_weighted", [False, True])
 @pytest.mark.parametrize(("device", "backend"), EVERYWHERE)
-def test_a_field_is_the_sum_of_its_values_and_each_value_has_its_importance(device: str, backend: Backend) -> None:
+def test_a_field_is_the_sum_of_its_values_and_each_value_has_its_importance(
+    device: str, backend: Backend, is_weighted: bool
+) -> None:
     trainer = make_trainer(device, backend)
     for step in range(3):
         batch = with_more(click_batch(ROWS, step), step)
+        if is_weighted:
+            batch = with_weights(batch, step)
         logits, scores = expected_of(trainer, batch)
         report = trainer.step(batch)
         np.testing.assert_allclose(report.logits[ADAPTIVE], logits, rtol=1e-4, atol=1e-5)
@@ -87,7 +109,7 @@ def changes_of(keys: list[int]) -> Changes:
 
 @pytest.mark.parametrize(("device", "backend"), EVERYWHERE)
 def test_the_records_of_a_step_have_the_importance_of_their_further_values(device: str, backend: Backend) -> None:
-    parts = [with_more(click_batch(16, 1), 1), click_batch(4, 2), with_more(click_batch(8, 3), 3)]
+    parts = [with_weights(with_more(click_batch(16, 1), 1), 1), click_batch(4, 2), with_more(click_batch(8, 3), 3)]
     batch, trainer = merge_clicks(parts), make_trainer(device, backend)
     _, expected = expected_of(trainer, batch)
     report = trainer.step(batch, record_rows=[16, 4, 8])
@@ -109,6 +131,17 @@ def test_a_sum_of_one_value_trains_bit_for_bit_as_without_bags(backend: Backend)
         np.testing.assert_array_equal(reports[0].logits[HASH], reports[1].logits[HASH])
     for name, tensor in plain.tensors().items():
         assert torch.equal(tensor, summed.tensors()[name]), name
+
+
+def test_weights_of_1_train_as_no_weights() -> None:
+    plain, weighted = make_trainer("cpu", "numba"), make_trainer("cpu", "numba")
+    for step in range(3):
+        batch = click_batch(ROWS, step)
+        ones = replace(batch, key_weights=np.ones(batch.keys.shape, np.float32))
+        reports = [trainer.step(one) for trainer, one in ((plain, batch), (weighted, ones))]
+        np.testing.assert_array_equal(reports[0].logits[ADAPTIVE], reports[1].logits[ADAPTIVE])
+    for name, tensor in plain.tensors().items():
+        assert torch.equal(tensor, weighted.tensors()[name]), name
 
 
 def test_a_value_that_is_never_a_first_one_learns_and_keeps_its_vector_when_it_is_promoted() -> None:
@@ -143,6 +176,15 @@ def test_a_model_of_fewer_fields_takes_the_further_values_of_its_own() -> None:
     assert batch.more is not None
     assert set((shorter.more.keys >> FIELD_SHIFT).tolist()) == {2}
     assert len(shorter.more.keys) == ((batch.more.keys >> FIELD_SHIFT) == 2).sum()
+    weighted = with_weights(batch, 0)
+    cut = fit_columns(weighted, (batch.fields[:2], 2))
+    assert isinstance(cut, ClickBatch)
+    assert cut.key_weights is not None
+    assert weighted.key_weights is not None
+    np.testing.assert_array_equal(cut.key_weights, weighted.key_weights[:, :2])
+    assert cut.more is not None
+    assert cut.more.weights is not None
+    assert len(cut.more.weights) == len(cut.more.keys)
 
 
 @pytest.mark.parametrize(("device", "backend"), FAST)

@@ -192,3 +192,44 @@ def test_infer_writes_a_file_and_check_shows_its_rows_as_keys(tmp_path: Path) ->
     key = format_key(int(block.parse().batch.keys[0, 0]), (Field("site"),))
     assert first == {"line": 2, "label": 0, "keys": key}
     assert f"line 2  label 0  keys {key}" in done.output
+
+
+def test_a_log_of_excel_has_a_byte_order_mark_before_a_quoted_name(tmp_path: Path) -> None:
+    lines = "".join(f'"{"yes" if n % 3 else "no"}","s, {n % 7}"\r\n' for n in range(ROWS))
+    schema = infer(tmp_path, b"\xef\xbb\xbf" + f'"Clicked?","Site"\r\n{lines}'.encode())
+    assert (schema.label, schema.field_columns) == ("Clicked?", ("Site",))
+    assert schema.label_rule == LabelRule(positive=("yes",), negative=("no",))
+
+
+@pytest.mark.parametrize("kind", ["json", "headless"])
+def test_a_byte_order_mark_is_no_part_of_the_first_line_of_any_format(kind: str, tmp_path: Path) -> None:
+    lines = [f'{{"click": {n % 2}, "a": "s{n % 7}"}}' if kind == "json" else f"{n % 2},s{n % 7}" for n in range(ROWS)]
+    schema = infer(tmp_path, b"\xef\xbb\xbf" + "\n".join(lines).encode())
+    assert schema.label == ("click" if kind == "json" else "c0")
+
+
+def test_the_first_column_without_a_name_is_a_time_rather_than_a_count(tmp_path: Path) -> None:
+    schema = infer(tmp_path, "".join(f"{1_700_000_000 + n}\ts{n % 7}\t{n % 5}\n" for n in range(ROWS)))
+    assert (schema.label, schema.time, schema.time_format) == (None, "c0", "s")
+    assert schema.field_columns == ("c1", "c2")
+    ids = infer(tmp_path, "".join(f"{1_700_000_000 + n * 7919 % 601}\ts{n % 7}\n" for n in range(ROWS)))
+    assert (ids.label, ids.time) == (None, None)
+
+
+def test_a_list_of_numbers_as_long_as_another_list_may_be_its_weights(tmp_path: Path) -> None:
+    columns = {"click": [n % 2 for n in range(ROWS)], "tags": [["a", "b"][: n % 3] for n in range(ROWS)]}
+    weights = [[0.25] * len(tags) for tags in columns["tags"]]  # type: ignore[arg-type]
+    pq.write_table(pa.table({**columns, "scores": weights, "others": [[0.5, 0.25]] * ROWS}), tmp_path / "table")
+    infer(tmp_path, (tmp_path / "table").read_bytes())
+    notes = {line.split(":")[0]: line for line in read_inferred(tmp_path).splitlines() if line.startswith("#")}
+    assert 'their weights: { name = "tags", list = true, weights = "scores" }' in notes['# "scores"']
+    assert "their weights" not in notes['# "others"']
+
+
+@pytest.mark.parametrize(("value", "is_noted"), [("1", False), ("1.0", False), ("0.5", True)])
+@pytest.mark.parametrize("field", ["", "3:"])
+def test_values_of_pairs_that_may_be_weights_are_pointed_out(
+    value: str, is_noted: bool, field: str, tmp_path: Path
+) -> None:
+    infer(tmp_path, "".join(f"{n % 2} {field}{n % 7}:{value}\n" for n in range(ROWS)))
+    assert ('# "pairs": have other values than 1; name those that are numbers' in read_inferred(tmp_path)) == is_noted

@@ -172,7 +172,7 @@ def test_what_is_no_list_or_not_named_as_one_is_refused_with_the_remedy(tmp_path
     ("options", "why"),
     [
         ({"lists": ("nothing",)}, "list 'nothing' is not a categorical column"),
-        ({"lists": ("t",), "format": "libsvm"}, "write it as ffm"),
+        ({"lists": ("t",), "format": "libsvm", "categorical": (Field("t"), Field("u"))}, "write it as ffm"),
         (
             {"lists": ("t",), "list_separator": ","},
             "list_separator ',', expected characters that the delimiter ',' lacks",
@@ -182,7 +182,7 @@ def test_what_is_no_list_or_not_named_as_one_is_refused_with_the_remedy(tmp_path
 )
 def test_a_schema_whose_lists_cannot_be_is_refused(options: dict[str, object], why: str) -> None:
     with pytest.raises(ConfigError, match=why):
-        LogSchema(name="s", categorical=(Field("t"),), **options)  # type: ignore[arg-type]
+        LogSchema(**{"name": "s", "categorical": (Field("t"),), **options})  # type: ignore[arg-type]
 
 
 def test_a_schema_without_lists_has_the_fingerprint_that_it_had() -> None:
@@ -193,13 +193,14 @@ def test_a_schema_without_lists_has_the_fingerprint_that_it_had() -> None:
 
 def test_bags_of_raw_values_are_those_that_an_embedding_takes() -> None:
     columns = {"site": SITES, "tags": TAGS, "ids": IDS}
-    words, offsets = key_bags(LOG, columns)
+    words, offsets, weights = key_bags(LOG, columns)
+    assert weights is None
     bags = [words[begin:end].tolist() for begin, end in pairwise([*offsets.tolist(), len(words)])]
     assert [bag[0] for bag in bags] == [word for first, _ in expected_rows() for word in first]
     assert [bags[row * 3 + 1] for row in (0, 4)] == [[key(2, t) for t in "ab"], [key(2, t) for t in "bba"]]
     with pytest.raises(ConfigError, match="field 'tags' is a list, expected one value a field and row; call key_bags"):
         keys(LOG, columns)
-    plain, starts = key_bags([Field("site")], {"site": SITES})
+    plain, starts, _ = key_bags([Field("site")], {"site": SITES})
     np.testing.assert_array_equal(plain, keys([Field("site")], {"site": SITES})[:, 0])
     assert starts.tolist() == list(range(6))
 

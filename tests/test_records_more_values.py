@@ -13,7 +13,16 @@ from test_records_decoding import CLICK, FIELDS, METADATA, clicks_table, decode_
 
 from streams.keys import MISSING, make_key
 from streams.logs.log_rows import take_rows
-from streams.records import MAX_MORE, ClickBatch, MoreValues, decode_clicks, encode_clicks, merge_more
+from streams.records import (
+    MAX_MORE,
+    ClickBatch,
+    MoreValues,
+    decode_clicks,
+    encode_clicks,
+    merge_key_weights,
+    merge_more,
+)
+from streams.records.arrow import read_stream
 
 A, B, C = (make_key(2, "hash", text) for text in "abc")
 HEX = make_key(1, "hex32", "0000000a")
@@ -153,3 +162,125 @@ def test_further_values_of_fields_that_a_model_lacks_are_left_out():
     assert more.of_fields(len(FIELDS)) is more
     assert listed(more.of_fields(1)) == [[HEX], [], []]
     assert more_of([A], [B]).of_fields(1) is None
+
+
+# ---- weights ---------------------------------------------------------------------------------------------------------
+
+KEY_WEIGHTS = np.array([[1.0, 0.5], [-2.0, 0.0], [3.5, 1.0]], np.float32)
+WEIGHTS = [[0.25, 7.0], [], [1e-3, 2.0, 0.0]]
+
+
+def weighted() -> ClickBatch:
+    flat = np.array([weight for row in WEIGHTS for weight in row], np.float32)
+    return replace(make_clicks(3), more=replace(more_of(*ROWS), weights=flat), key_weights=KEY_WEIGHTS)
+
+
+def weights_of(batch: ClickBatch | None) -> tuple[list[list[float]], list[float] | None]:
+    assert isinstance(batch, ClickBatch)
+    assert batch.key_weights is not None
+    more = None if batch.more is None or batch.more.weights is None else batch.more.weights.tolist()
+    return batch.key_weights.tolist(), more
+
+
+def test_weights_read_back_as_they_were_written():
+    batch = weighted()
+    decoded = decode_clicks(encode_clicks(batch), [])
+    assert weights_of(decoded) == weights_of(batch)
+    assert listed(decoded.more) == ROWS
+    single = replace(batch, more=None)
+    assert weights_of(decode_clicks(encode_clicks(single), [])) == (KEY_WEIGHTS.tolist(), None)
+
+
+def test_a_record_without_weights_has_the_columns_that_it_had():
+    plain, columns = make_clicks(3), ["label", "dense", "keys", "event_time"]
+    assert read_stream(encode_clicks(plain)).schema.names == columns
+    assert read_stream(encode_clicks(replace(plain, more=more_of(*ROWS)))).schema.names == [*columns, "more"]
+    decoded = decode_clicks(encode_clicks(replace(plain, more=more_of(*ROWS))), [])
+    assert isinstance(decoded, ClickBatch)
+    assert (decoded.key_weights, decoded.more.weights) == (None, None)
+
+
+FLOATS = pa.list_(pa.float32())
+MORE = pa.array([[A], [B, C]], pa.list_(pa.uint64()))
+FIRST = pa.array([[1, 2], [3, 4]], pa.list_(pa.float32(), 2))
+
+
+def test_weights_of_one_kind_only_make_the_others_1():
+    found = decode_clicks(write_arrow(clicks_table(more=MORE, key_weights=FIRST), METADATA), [])
+    assert weights_of(found) == ([[1, 2], [3, 4]], [1, 1, 1])
+    further = pa.array([[5], [6, 7]], FLOATS)
+    found = decode_clicks(write_arrow(clicks_table(more=MORE, more_weights=further), METADATA), [])
+    assert weights_of(found) == ([[1, 1], [1, 1]], [5, 6, 7])
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"key_weights": pa.array([[1], [2]], pa.list_(pa.float32(), 1))}, "'key_weights': expected 2 finite numbers"),
+        ({"key_weights": pa.array([[1, np.nan], [2, 3]], pa.list_(pa.float32(), 2))}, "'key_weights': expected 2 fin"),
+        ({"key_weights": pa.array([[1, None], [2, 3]], pa.list_(pa.float32(), 2))}, "nulls inside the lists"),
+        ({"key_weights": pa.array([[1, 2], [3, 4]], FLOATS)}, "'key_weights': got list<"),
+        ({"more_weights": pa.array([[], []], FLOATS)}, "'more_weights': expected a weight for each value of 'more'"),
+        ({"more": MORE, "more_weights": pa.array([[1, 2], [3]], FLOATS)}, "expected a weight for each value of 'more'"),
+        ({"more": MORE, "more_weights": pa.array([[1], [2]], FLOATS)}, "expected a weight for each value of 'more'"),
+        ({"more": MORE, "more_weights": pa.array([[1], [2, np.inf]], FLOATS)}, "'more_weights': got other values"),
+        ({"more": MORE, "more_weights": pa.array([[1], [2, None]], FLOATS)}, "nulls inside the lists"),
+        ({"more": MORE, "more_weights": pa.array([[1], [2, 3]], pa.list_(pa.float64()))}, "'more_weights': got list<"),
+    ],
+)
+def test_weights_that_break_a_rule_are_refused_with_the_reason(columns, why):
+    assert why in reason(decode_clicks(write_arrow(clicks_table(**columns), METADATA), []))
+
+
+@pytest.mark.parametrize(
+    ("features", "weights", "first", "more"),
+    [
+        ({"C1": "68fd1e64", "device_ip": ["a", "b"]}, {"device_ip": [0.5, 2]}, [1, 0.5], [2]),
+        ({"device_ip": ["", "a", None, "b"]}, {"device_ip": [9, 0.5, 9, 2]}, [1, 0.5], [2]),
+        ({"C1": "68fd1e64", "device_ip": "a"}, {"C1": -3, "device_ip": None}, [-3, 1], None),
+        ({"device_ip": []}, {"device_ip": []}, [1, 1], None),
+        ({"device_ip": None}, {"device_ip": 4}, [1, 1], None),
+    ],
+)
+def test_a_single_click_may_name_the_weights_of_its_values(features, weights, first, more):
+    click = decode_click(json.dumps({**CLICK, "features": features, "value_weights": weights}).encode())
+    assert weights_of(click) == ([first], more)
+
+
+@pytest.mark.parametrize(
+    ("weights", "why"),
+    [
+        ([1], "expected an object"),
+        ({"nothing": 1}, 'by names of "features"'),
+        ({"device_ip": [1]}, "expected 2 numbers"),
+        ({"device_ip": 1}, "expected 2 numbers"),
+        ({"device_ip": [1, "2"]}, "expected 2 numbers"),
+        ({"device_ip": [1, True]}, "expected 2 numbers"),
+        ({"device_ip": [1, 1e39]}, "expected 2 numbers"),
+        ({"device_ip": [1, float("nan")]}, "expected 2 numbers"),
+    ],
+)
+def test_weights_of_a_single_click_that_do_not_fit_its_values_are_refused(weights, why):
+    click = {**CLICK, "features": {"device_ip": ["a", "b"]}, "value_weights": weights}
+    assert why in reason(decode_click(json.dumps(click).encode()))
+
+
+def test_rows_are_selected_and_merged_with_their_weights():
+    batch = weighted()
+    kept = take_rows(batch, np.array([True, False, True]))
+    assert weights_of(kept) == ([[1.0, 0.5], [3.5, 1.0]], batch.more.weights.tolist())
+    assert batch.more.between(2, 3).weights.tolist() == batch.more.weights[2:].tolist()
+    assert batch.more.of_fields(1).weights.tolist() == [7.0]
+    assert merge_more([more_of([A]), batch.more], [1, 3]).weights.tolist() == [1.0, *batch.more.weights.tolist()]
+    assert merge_key_weights([None, None], [(1, 2), (3, 2)]) is None
+    assert merge_key_weights([None, KEY_WEIGHTS], [(1, 2), (3, 2)]).tolist() == [[1, 1], *KEY_WEIGHTS.tolist()]
+
+
+def test_the_weights_of_bags_stand_beside_their_keys():
+    batch = weighted()
+    words, _ = batch.more.to_bags(batch.keys)
+    named = dict(zip(batch.keys.reshape(-1).tolist(), KEY_WEIGHTS.reshape(-1).tolist(), strict=True))
+    more = iter(batch.more.weights[[1, 0, 2, 3, 4]].tolist())  # HEX, of the first field, before A of the second
+    expected = [named[word] if word in named else next(more) for word in words.tolist()]
+    assert batch.more.weights_of_bags(KEY_WEIGHTS).tolist() == expected
+    assert batch.more.weights_of_bags(None) is None

@@ -16,6 +16,7 @@ from sketch.changes import Changes
 from sketch.hashing import mix64_array
 from streams.keys import Field
 from streams.records import ChangeEncoder, ClickBatch, encode_clicks
+from trainer.advise.lookups import Lookups
 from trainer.advise.tracking import measure_importance
 from trainer.embedding.plans import plan_for_capacity
 
@@ -79,7 +80,7 @@ def estimate(system: System, simulated: Sequence[Simulated]) -> list[Line]:
     """The figures, topic by topic and process by process."""
     fields = tuple(Field(f"C{number}", "hash") for number in range(1, system.fields + 1))
     keys = _draw_rows(system, system.record_rows)
-    load = measure_importance(keys, fields)
+    load = measure_importance(Lookups.of(keys), fields)
     largest = simulated[-1]
     click_bytes = len(_click_record(keys, fields)) / len(keys)
     counted_per_s = system.rows_per_s * load.features_per_row

@@ -153,8 +153,10 @@ class AgentProgress:
             logger.info("no shard: the others of the group have all", extra={"fields": fields})
             return
         logger.info(
-            "%s records, %s events/s, %s records behind, %s of %s rows hot, %s promotions, %s demotions, rejects: %s",
-            *(f"{n:,.0f}" for n in (sums["counted"], rate, lag, hot, rows, sums["promotions"], sums["demotions"])),
+            "%s records%s, %s events/s, %s records behind, %s of %s rows hot, %s promotions, %s demotions, rejects: %s",
+            f"{sums['counted']:,}",
+            f" and {sums['repeated']:,} repeated" if sums["repeated"] else "",
+            *(f"{n:,.0f}" for n in (rate, lag, hot, rows, sums["promotions"], sums["demotions"])),
             ", ".join(f"{number:,} {reason}" for reason, number in rejects.items()) or "none",
             extra={"fields": fields},
         )  # fmt: skip

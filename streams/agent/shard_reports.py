@@ -10,7 +10,7 @@ from sketch.changes import NO_ROW
 from sketch.hotset import REVIEW_EVENTS
 from sketch.recall_sample import RecallSample
 from streams.agent.shard import REVIEW_MS, Shard
-from streams.records import ImportanceBatch, ShardMetrics
+from streams.records import ImportanceBatch, ShardMetrics, Source
 
 __all__ = ["ShardReports"]
 
@@ -68,6 +68,17 @@ class ShardReports:
                 "shard %d: importance with the signal %s is skipped, as this agent does not count it; start the agents "
                 "with --signal %s, or with --signal both, or stop its sender",
                 number, signal, signal,
+            )  # fmt: skip
+
+    def note_repeated(self, shard: Shard, source: Source) -> None:
+        """Tells of a record that was counted before, each time the number of these doubles."""
+        number = shard.num_repeated
+        if number & (number - 1) == 0:
+            logger.info(
+                "shard %d: importance of %s[%d] at %d was counted before, so it is skipped; %d such records so far. "
+                "After a restart of hotstream train or an agent that is as it should be; a trainer of your own numbers "
+                "its steps on, over all its runs (docs/api.md)",
+                shard.number, source.topic, source.partition, source.offset, number,
             )  # fmt: skip
 
     def warn_of_outlier(self, shard: Shard, record: Any) -> None:

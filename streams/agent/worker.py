@@ -255,7 +255,8 @@ class AgentWorker:
             self._reports.note_other_signal(shard, batch.source.signal)
             shard.skip(record.offset)
             return
-        known, counted, events = shard.num_time_outliers, shard.num_counted, shard.num_events
+        known, events = shard.num_time_outliers, shard.num_events
+        counted, repeated = shard.num_counted, shard.num_repeated
         changes = batch if isinstance(batch, BadRecord) else shard.count(record.offset, batch)
         if shard.num_time_outliers > known:
             self._reports.warn_of_outlier(shard, record)
@@ -263,8 +264,11 @@ class AgentWorker:
             shard.skip(record.offset)
             await self._dead_letter(clients, record, changes)
             return
-        if shard.num_counted > counted and not isinstance(batch, BadRecord):
-            self._reports.note_counted(shard, batch)
+        if not isinstance(batch, BadRecord):
+            if shard.num_counted > counted:
+                self._reports.note_counted(shard, batch)
+            elif shard.num_repeated > repeated:
+                self._reports.note_repeated(shard, batch.source)
         if changes:
             await clients.publisher.send(self.topics.assignments, shard.number, changes, timestamp_ms=_now_ms())
         clients.ownership.snapshots.note_count(shard, shard.num_events - events)

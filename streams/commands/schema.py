@@ -22,6 +22,7 @@ from streams.logs.log_rows import LogRows
 from streams.logs.reader import read_log
 from streams.logs.sample import take_sample
 from streams.logs.schema import LogSchema, load_schema
+from streams.records import no_more
 
 __all__ = ["command"]
 
@@ -92,7 +93,13 @@ def _describe(rows: LogRows, row: int, schema: LogSchema) -> dict[str, Any]:
     if batch.weight is not None:
         single["weight"] = float(batch.weight[row])  # type: ignore[assignment]
     time = {} if schema.time is None else {"time": f"{np.datetime64(int(batch.event_time_ms[row]), 'ms')}"}
-    dense = dict(zip(map(escape, schema.dense), batch.dense[row].tolist(), strict=True))
-    of_row = batch.keys[row] if batch.more is None else [*batch.keys[row], *batch.more.between(row, row + 1).keys]
-    keys = " ".join(format_key(int(key), schema.categorical) for key in of_row)
+    numbers = [float(str(number)) for number in batch.dense[row]]  # 0.9, not the float32 nearest to it
+    dense = dict(zip(map(escape, schema.dense), numbers, strict=True))
+    own = (no_more(batch.num_rows) if batch.more is None else batch.more).between(row, row + 1)
+    words, _ = own.to_bags(batch.keys[row : row + 1])
+    weights = own.weights_of_bags(None if batch.key_weights is None else batch.key_weights[row : row + 1])
+    factors = [""] * len(words) if weights is None else [f"*{weight:g}" for weight in weights]
+    keys = " ".join(
+        format_key(int(word), schema.categorical) + factor for word, factor in zip(words, factors, strict=True)
+    )
     return {**single, **time, **dense, "keys": keys}

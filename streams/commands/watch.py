@@ -85,11 +85,11 @@ def command(
 ) -> None:
     """Print the changes of the hot set as they are published, one per line: tier, feature, row, score, shard and seq.
 
-    With --table it shows the current hot set by field. The command compares the table it has read with the digests that
-    the agent publishes; the final report gives the result.
+    With --table it shows the current hot set by field, until Ctrl-C, or once with --until-end. The command compares the
+    table it has read with the digests that the agent publishes; the final report gives the result.
     """
     request = StopRequest()
-    watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format)
+    watcher = _Watcher(Console(stderr=json_path == "-", highlight=False), line_format, shows_table=show_table)
     report = Report("watch")
     if moment is not None and not from_beginning:
         raise click.UsageError("--as-of and --from-now: got both, expected one of them")
@@ -106,19 +106,16 @@ def command(
         ends = reader.end_offsets() if until_end else None
         if moment is not None:
             ends = reader.stop_at(moment)
-        draws = show_table and line_format == "text"
-        with Live(console=watcher.console, auto_refresh=False, transient=not draws) as live:
+        if ends is None:
+            watcher.say_when_the_table_comes()
+        with Live(console=watcher.console, auto_refresh=False, transient=not watcher.is_live) as live:
             while not request.is_made and (limit is None or watcher.num_changes < limit):
                 watcher.take(reader, show_changes=not show_table, limit=limit)
                 figures.note()
-                if draws:
-                    live.update(_field_table(watcher.features), refresh=True)
-                elif show_table:
-                    watcher.print_table()
+                watcher.draw(live)
                 if ends is not None and all(reader.positions()[shard] >= end for shard, end in ends.items()):
                     break
-        if show_table and not draws:
-            watcher.print_table(is_last=True)
+        watcher.draw_last()
         ok = reader.table.history.verified is not False
         summary = watcher.summary(reader)
         report.finish(json_path, ok=ok, **summary)
@@ -131,10 +128,12 @@ def command(
 
 
 class _Watcher:
-    """Prints changes and collects the figures of the report."""
+    """Prints changes, or draws the table, and collects the figures of the report."""
 
-    def __init__(self, console: Console, line_format: str) -> None:
+    def __init__(self, console: Console, line_format: str, *, shows_table: bool = False) -> None:
         self.console = console
+        self.is_live = shows_table and line_format == "text" and console.is_terminal
+        self._shows_table = shows_table
         self.features: dict[int, Assignment] = {}
         self.values: dict[int, str] = {}  # key -> value
         self.num_changes = 0
@@ -178,7 +177,26 @@ class _Watcher:
         else:
             click.echo(f"{change.tier:<5} {line}", err=self.console.stderr)
 
-    def print_table(self, *, is_last: bool = False) -> None:
+    def say_when_the_table_comes(self) -> None:
+        """Tells who reads a table of text from a pipe that it comes at the end."""
+        if self._shows_table and self._line_format == "text" and not self.is_live:
+            say("hotstream: the table comes when this ends, by Ctrl-C; --until-end prints that of now")
+
+    def draw(self, live: Live) -> None:
+        """Shows the table as it is now, on a terminal or as JSON."""
+        if self.is_live:
+            live.update(_field_table(self.features), refresh=True)
+        elif self._shows_table and self._line_format == "json":
+            self._print_table()
+
+    def draw_last(self) -> None:
+        """Prints the table where it was not drawn."""
+        if self._shows_table and self._line_format == "json":
+            self._print_table(is_last=True)
+        elif self._shows_table and not self.is_live:
+            self.console.print(_field_table(self.features))
+
+    def _print_table(self, *, is_last: bool = False) -> None:
         """Prints the hot set by field as a line of JSON, if it has changed since the last line a second ago or more."""
         now_s = time.monotonic()
         if self.num_changes == self._printed_changes or (now_s - self._printed_s < _TABLE_S and not is_last):

@@ -30,12 +30,12 @@ from streams.logs.log_rows import BadLine, LogRows, take_rows
 from streams.logs.schema import LogSchema
 from streams.logs.texts import BAD_PAYLOAD, MAX_CACHED, TEXTS_REMEDY, Payloads, number_remedy, parse_number, split_cells
 from streams.logs.times import describe_bad_time
-from streams.logs.value_lists import MAX_VALUES, FurtherValues
-from streams.records import ClickBatch
+from streams.logs.value_lists import MAX_VALUES, WEIGHTS_EXPECTED, FurtherValues, match_weights
+from streams.records import ClickBatch, Weights
 
 __all__ = ["DelimitedParser"]
 
-_FAULT_VALUES = 100  # beside those of the kernel
+_FAULT_VALUES, _FAULT_VALUE_WEIGHTS = 100, 101  # beside those of the kernel
 # fault code -> `BadLine.error`
 _ERRORS = {
     FAULT_COLUMNS: "Columns",
@@ -47,6 +47,7 @@ _ERRORS = {
     FAULT_QUOTE: "Quote",
     FAULT_WEIGHT: "Weight",
     _FAULT_VALUES: "Values",
+    _FAULT_VALUE_WEIGHTS: "Weight",
 }
 _EXPECTED = {
     FAULT_NUMBER: "a finite decimal number or an empty cell",
@@ -54,6 +55,7 @@ _EXPECTED = {
     FAULT_QUOTE: "a quote at its end, on the same line; if quotes have no meaning in this log, write quote = false",
     FAULT_WEIGHT: "a finite number, 0 or more",
     _FAULT_VALUES: f"at most {MAX_VALUES} values in a list",
+    _FAULT_VALUE_WEIGHTS: WEIGHTS_EXPECTED,
 }
 _BAD_LABEL = -1
 
@@ -100,14 +102,15 @@ class DelimitedParser:
         if name in schema.field_columns:
             index = schema.field_columns.index(name)
             field = schema.categorical[index]
-            if field.kind == "hex32" and not schema.missing and field.name not in schema.lists:
+            is_single = field.name not in schema.lists and index not in schema.weight_columns
+            if field.kind == "hex32" and not schema.missing and is_single:
                 roles[HEX] = index
             else:
                 self.tokens[index] = Payloads(field, schema.missing)
                 self._spelled.append((index, self._num_spans, self.tokens[index]))
                 roles[SPAN] = self._num_spans
                 self._num_spans += 1
-        if name == schema.time and roles[SPAN] < 0:
+        if name in (schema.time, *schema.weight_columns.values()) and roles[SPAN] < 0:
             roles[SPAN] = self._num_spans
             self._num_spans += 1
 
@@ -137,7 +140,7 @@ class DelimitedParser:
         )
         self._parse_unread(block.data, unread[:num_unread], label, numbers, faults)
         cells = _Cells(block.data, spans, has_doubled=has_doubled)
-        more = FurtherValues(num_lines)
+        more = FurtherValues(num_lines, keys.shape[1])
         self._hash_tokens(cells, keys, faults, more)
         event_time_ms = self._parse_times(cells, faults)
         num_dense = len(self._schema.dense)
@@ -151,6 +154,7 @@ class DelimitedParser:
             dense_names=self._schema.dense,
             weight=weight,
             more=more.collected(),
+            key_weights=more.key_weights,
         )
         lines = np.arange(block.first_line, block.first_line + num_lines)
         is_good = faults[:, 0] == FAULT_NONE
@@ -196,8 +200,8 @@ class DelimitedParser:
     ) -> None:
         """Fills in the keys (L, F) of the fields whose tokens Python reads."""
         for index, span, payloads in self._spelled:
-            if self._schema.categorical[index].name in self._schema.lists:
-                found = self._hash_lists(index, cells.of(span), payloads, faults, more)
+            if self._schema.categorical[index].name in self._schema.lists or index in self._schema.weight_columns:
+                found = self._take_values(index, cells, cells.of(span), payloads, faults, more)
             else:
                 found = np.fromiter(map(payloads.__getitem__, cells.of(span)), np.int64, len(keys))
             if self._schema.categorical[index].kind == "hex32":
@@ -205,20 +209,52 @@ class DelimitedParser:
                 faults[(found == BAD_PAYLOAD) & (faults[:, 0] == FAULT_NONE)] = FAULT_TOKEN, column
             keys[:, index] = found.view(np.uint64) | field_key(index + 1)
 
-    def _hash_lists(
-        self, index: int, cells: list[bytes], payloads: Payloads, faults: npt.NDArray[np.int32], more: FurtherValues
+    def _take_values(
+        self,
+        index: int,
+        cells: _Cells,
+        tokens: list[bytes],
+        payloads: Payloads,
+        faults: npt.NDArray[np.int32],
+        more: FurtherValues,
     ) -> npt.NDArray[np.int64]:
-        """(L,) payloads of the first values of a field's lists; `BAD_PAYLOAD` if a value is not of its kind."""
-        separator = self._schema.list_separator.encode()
-        lists = [cell.split(separator) for cell in cells]
-        counts = np.fromiter(map(len, lists), np.int64, len(lists))
-        found = np.fromiter((payloads[token] for tokens in lists for token in tokens), np.int64, int(counts.sum()))
-        rows = np.repeat(np.arange(len(lists)), counts)
-        first = more.take(index, rows, found)
+        """(L,) payloads of a field's first values; `BAD_PAYLOAD` if a value of the line is not of its kind."""
+        values, counts = self._split(index, tokens)
+        found = np.fromiter((payloads[token] for token in values), np.int64, len(values))
+        weights = None
+        if index in self._schema.weight_columns:
+            weights = self._value_weights(index, cells, found, counts, faults)
+        rows = np.repeat(np.arange(len(counts)), counts)
+        first = more.take(index, rows, found, weights)
         first[rows[found == BAD_PAYLOAD]] = BAD_PAYLOAD
         column = self._columns.index(self._schema.field_columns[index])
         faults[(counts > MAX_VALUES) & (faults[:, 0] == FAULT_NONE)] = _FAULT_VALUES, column
         return first
+
+    def _split(self, index: int, cells: list[bytes]) -> tuple[list[bytes], npt.NDArray[np.int64]]:
+        """The values (V,) of a field or of its weights, and (L,) the number of each line's."""
+        if self._schema.categorical[index].name not in self._schema.lists:
+            return cells, np.ones(len(cells), np.int64)
+        separator = self._schema.list_separator.encode()
+        lists = [cell.split(separator) for cell in cells]
+        return [value for values in lists for value in values], np.fromiter(map(len, lists), np.int64, len(lists))
+
+    def _value_weights(
+        self,
+        index: int,
+        cells: _Cells,
+        payloads: npt.NDArray[np.int64],
+        counts: npt.NDArray[np.int64],
+        faults: npt.NDArray[np.int32],
+    ) -> Weights:
+        """(V,) the weights of a field's values, checked."""
+        column = self._columns.index(self._schema.weight_columns[index])
+        texts, number_counts = self._split(index, cells.of(int(self._roles[column, SPAN])))
+        parsed = (parse_number(text) for text in texts)
+        numbers = np.fromiter((np.nan if one is None else one for one in parsed), np.float64, len(texts))
+        weights, is_bad = match_weights(payloads, counts, numbers, number_counts)
+        faults[is_bad & (faults[:, 0] == FAULT_NONE)] = _FAULT_VALUE_WEIGHTS, column
+        return weights
 
     def _parse_times(self, cells: _Cells, faults: npt.NDArray[np.int32]) -> npt.NDArray[np.int64]:
         """(L,) int64 event times in ms."""

@@ -15,7 +15,7 @@ from operator import itemgetter
 from streams.logs.labels import LabelRule
 from streams.logs.sample import Sample
 from streams.logs.texts import number_remedy, parse_number
-from streams.logs.times import fitting_formats
+from streams.logs.times import fitting_formats, parse_time_ms
 
 __all__ = ["infer_schema"]
 
@@ -27,6 +27,7 @@ _NUMBERS = re.compile(
 )
 _YES = ("yes", "y", "t", "click", "clicked", "pos", "positive")
 _NO = ("no", "n", "f", "none", "noclick", "not clicked", "neg", "negative")
+_AROUND_NAMES = " ?!*#_-()[]"  # a label is one, too, if its name is `Clicked?`
 _MOST_BAD = 0.05  # of the cells of the label, and of the time
 _MISSING = ("NULL", "null", "NaN", "nan", "None", "none", r"\N", "N/A", "NA", "-")
 _HEX = re.compile(r"[0-9a-fA-F]{8}")
@@ -63,12 +64,12 @@ def infer_schema(sample: Sample) -> str:
             _choose_role(roles, name, present[name], len(texts))
     _warn_of_positions(roles, sample)
     for name, texts in sample.lists.items():
-        _choose_role_of_list(roles, name, [text for text in texts if text])
+        _choose_role_of_list(roles, sample, name, [text for text in texts if text])
     listed = {name: [text for text in texts if text] for name, texts in sample.lists.items()}
     return "\n".join(_write(roles, sample, {**present, **listed})) + "\n"
 
 
-def _choose_role_of_list(roles: _Roles, name: str, texts: Sequence[str]) -> None:
+def _choose_role_of_list(roles: _Roles, sample: Sample, name: str, texts: Sequence[str]) -> None:
     """Lists of categories are several values of a field; lists of objects or of numbers with decimals are not."""
     numbers = [parse_number(text.encode()) for text in texts]
     if texts and not any(number is not None and number % 1 for number in numbers):
@@ -76,6 +77,13 @@ def _choose_role_of_list(roles: _Roles, name: str, texts: Sequence[str]) -> None
         return
     element = f'{{ name = "{_field_name(name)}_1", column = "{name}[0]" }}'
     roles.notes[name] = f"a list: name its elements, such as {element}"
+    lengths = {other: len(values) for other, values in sample.lists.items() if other != name}
+    values = next((other for other, length in lengths.items() if texts and length == len(sample.lists[name])), None)
+    if values is not None:
+        roles.notes[name] += (
+            f"; or, as they are as many as those of {_quoted(values)}, their weights: "
+            f'{{ name = "{_field_name(values)}", list = true, weights = {_quoted(name)} }}'
+        )
 
 
 def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
@@ -85,20 +93,33 @@ def _warn_of_positions(roles: _Roles, sample: Sample) -> None:
     if sample.format == "libsvm" and fewest < len(pairs):
         roles.notes[f"f{fewest + 1}"] = (
             f"rows have {fewest} to {len(pairs)} pairs, and a field is the pair at a position: if a row leaves one "
-            "out, those behind it are values of the wrong fields; write such a log as ffm"
+            "out, those behind it are values of the wrong fields; write such a log as ffm; if the pairs are a set, "
+            'such as the words of a text, one field has them all: categorical = [{ name = "words", list = true }]'
+        )
+    if sample.has_pair_values:
+        roles.notes["pairs"] = (
+            "have other values than 1; name those that are numbers, such as a price, in dense; weights = true in a "
+            "field multiplies its vectors by them"
         )
 
 
 def _choose_label(roles: _Roles, present: Mapping[str, Sequence[str]], *, is_named: bool) -> None:
-    names = [name for name in present if _LABELS.fullmatch(name.rpartition(".")[2])]
+    names = [name for name in present if _LABELS.fullmatch(name.rpartition(".")[2].strip(_AROUND_NAMES))]
     first = next(iter(present), None)
-    if not names and first is not None and (not is_named or re.fullmatch(r"c\d+", first)):
+    is_guess = not names and first is not None and (not is_named or re.fullmatch(r"c\d+", first) is not None)
+    if is_guess and first is not None:
         names = [first]
     for name in names:
         rule = _rule_of(present[name])
+        if is_guess and rule is not None and rule.above is not None and not any(map(_is_zero, present[name])):
+            continue  # numbers over 0, of which nothing says that they are counts: times, ids
         if rule is not None:
             roles.label, roles.rule = name, rule
             return
+
+
+def _is_zero(text: str) -> bool:
+    return parse_number(text.encode()) == 0
 
 
 def _rule_of(texts: Sequence[str]) -> LabelRule | None:
@@ -119,12 +140,19 @@ def _choose_time(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[s
         roles.time = sample.times[0]
         return
     for name in present:
-        if name == roles.label or not _TIMES.fullmatch(name):
+        is_guess = not sample.has_header and sample.format == "delimited"
+        if name == roles.label or not (is_guess or _TIMES.fullmatch(name)):
             continue
         found = _time_format_of(present[name])
-        if found is not None:
+        if found is not None and not (is_guess and _is_disordered(present[name], found)):
             roles.time, roles.time_format = name, found
             return
+
+
+def _is_disordered(texts: Sequence[str], time_format: str) -> bool:
+    """Whether times do not rise from line to line, or are all the same: then nothing says that they are times."""
+    times = [time_ms for text in texts if (time_ms := parse_time_ms(text, time_format)) is not None]
+    return times != sorted(times) or times[0] == times[-1]
 
 
 def _time_format_of(texts: Sequence[str]) -> str | None:

@@ -23,6 +23,7 @@ __all__ = ["MAX_LINE_BYTES", "LineBlock", "LineBuffer", "LineFile"]
 
 MAX_LINE_BYTES = 1 << 16
 _UTF16 = (b"\xff\xfe", b"\xfe\xff")
+_BYTE_ORDER_MARK = b"\xef\xbb\xbf"  # of UTF-8, as Excel writes it
 _NEWLINE, _RETURN = 10, 13
 
 
@@ -144,14 +145,14 @@ class LineFile:
         return self._file.bytes_read
 
     def peek(self) -> bytes:
-        """The first bytes of the text, which are still to be read; nothing only if the file is empty.
+        """The first bytes of the text, which are still to be read, without a byte order mark; nothing if it is empty.
 
         Raises:
             InputError: the file cannot be read, is damaged, or is no text of one byte a character.
         """
         if self._head is None:
             with self._reading():
-                self._head = next((chunk for chunk in self._chunks if chunk), b"")
+                self._head = next((chunk for chunk in self._chunks if chunk), b"").removeprefix(_BYTE_ORDER_MARK)
         if self._head.startswith(_UTF16):
             raise InputError(
                 f"{self._file.where}: is UTF-16, expected UTF-8; convert it with: iconv -f UTF-16 -t UTF-8"

@@ -78,4 +78,5 @@ def take_rows(batch: ClickBatch, is_kept: npt.NDArray[np.bool_]) -> ClickBatch:
         event_time_ms=batch.event_time_ms[is_kept],
         weight=None if batch.weight is None else batch.weight[is_kept],
         more=None if batch.more is None else batch.more.of_rows(is_kept),
+        key_weights=None if batch.key_weights is None else batch.key_weights[is_kept],
     )

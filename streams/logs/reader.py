@@ -33,7 +33,6 @@ __all__ = ["LogBlock", "check_logs", "read_log"]
 
 _PARQUET = b"PAR1"
 _SAMPLE_LINES = 100
-_BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,7 +148,7 @@ def _read_lines(log: LogFile, counted: CountedFile, schema: LogSchema, num_lines
 
 def _split_header(first: LineBlock, schema: LogSchema, where: str) -> list[str]:
     """The names of the columns."""
-    line = first.line(0).removeprefix(_BYTE_ORDER_MARK)
+    line = first.line(0)
     cells = split_cells(line, schema.delimiter.encode(), is_quoted=schema.quote)
     columns = [cell.decode("utf-8", "replace") for cell in cells]
     used = set(schema.used_columns)

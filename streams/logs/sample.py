@@ -26,6 +26,7 @@ _ROWS = 1000
 _DELIMITERS = ("\t", ",", ";", "|", "\x01", "::", " ")
 _JSON_ARRAY = re.compile(rb"\s*\[\s*(\{|$)")
 _SPARSE = re.compile(rb"\S+( \S+)??( [^\s:]+:\S+)+\s*")
+_ONES = ("1", "1.0")
 _NUMBER_OR_HEX = re.compile(r"[-+]?[0-9.]+(e[-+]?[0-9]+)?|[0-9a-f]{8}", re.IGNORECASE)
 
 
@@ -42,6 +43,7 @@ class Sample:
         delimiter: that of a delimited file.
         has_header: whether its first line names the columns.
         is_quoted: whether its cells are quoted.
+        has_pair_values: whether pairs of libsvm or ffm have other values than 1.
     """
 
     format: str
@@ -52,6 +54,7 @@ class Sample:
     delimiter: str = ","
     has_header: bool = True
     is_quoted: bool = field(default=True)
+    has_pair_values: bool = False
 
 
 def take_sample(file: LogFile) -> Sample:
@@ -160,14 +163,17 @@ def _of_sparse(lines: Sequence[bytes]) -> Sample:
     rows = [line.decode("utf-8", "replace").split() for line in lines]
     leading = {f"c{number}": cells for number, cells in enumerate(_leading(rows))}
     pairs = [[cell for cell in row if ":" in cell] for row in rows]
+    has_values = any(pair.rpartition(":")[2] not in _ONES for row in pairs for pair in row)
     if all(pair.count(":") == 2 for row in pairs for pair in row):
         names = sorted({pair.split(":")[0] for row in pairs for pair in row}, key=lambda name: (len(name), name))
         tokens = [dict(pair.split(":")[:2] for pair in row) for row in pairs]
         columns = {name: [row.get(name, "") for row in tokens] for name in names}
-        return Sample(format="ffm", columns={**leading, **columns}, leading=tuple(leading))
+        all_columns = {**leading, **columns}
+        return Sample(format="ffm", columns=all_columns, leading=tuple(leading), has_pair_values=has_values)
     most = max(map(len, pairs))
     columns = {f"f{n + 1}": [row[n].split(":")[0] if n < len(row) else "" for row in pairs] for n in range(most)}
-    return Sample(format="libsvm", columns={**leading, **columns}, leading=tuple(leading))
+    all_columns = {**leading, **columns}
+    return Sample(format="libsvm", columns=all_columns, leading=tuple(leading), has_pair_values=has_values)
 
 
 def _leading(rows: Sequence[Sequence[str]]) -> list[list[str]]:
@@ -186,7 +192,7 @@ def _of_delimited(lines: Sequence[bytes]) -> Sample:
         for line in lines
     ]
     has_header = len(rows) > 1 and _is_header(rows[0])
-    names = [name.removeprefix("\ufeff") for name in rows[0]] if has_header else [f"c{n}" for n in range(len(rows[0]))]
+    names = rows[0] if has_header else [f"c{n}" for n in range(len(rows[0]))]
     body = [row for row in rows[has_header:] if len(row) == len(names)]
     columns = {name: [row[number] for row in body] for number, name in enumerate(names)}
     return Sample(format="delimited", columns=columns, delimiter=delimiter, has_header=has_header, is_quoted=is_quoted)

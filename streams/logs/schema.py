@@ -19,7 +19,7 @@ from streams.errors import ConfigError
 from streams.escapes import escape
 from streams.keys import CRITEO_FIELDS, MAX_FIELDS, Field
 from streams.logs.labels import LabelRule
-from streams.logs.schema_file import read_schema_file
+from streams.logs.schema_file import PAIR_VALUES, read_schema_file
 from streams.logs.times import check_time_format, parse_time_ms
 
 __all__ = ["SCHEMAS", "LogSchema", "load_schema"]
@@ -51,6 +51,9 @@ class LogSchema:
         columns: all columns of a line in order, for delimited files without a header; in libsvm and ffm files the
             columns before the pairs, by default the label.
         lists: the names of the categorical columns that hold lists of values.
+        weights: pairs of the name of a categorical column and the column of its values' weights: a number for a value,
+            a list of numbers for a list. In libsvm and ffm files the second is the name and `PAIR_VALUES`: the weights
+            are the pairs' values.
         list_separator: the text between the values of a list in a delimited file.
 
     Raises:
@@ -73,6 +76,7 @@ class LogSchema:
     header: bool = True
     columns: tuple[str, ...] = ()
     lists: tuple[str, ...] = ()
+    weights: tuple[tuple[str, str], ...] = ()
     list_separator: str = "|"
 
     def __post_init__(self) -> None:
@@ -89,6 +93,7 @@ class LogSchema:
         self._check_names()
         self._check_text_format()
         self._check_lists()
+        self._check_weights()
         check_time_format(self.time_format, str(self))
 
     def _check_names(self) -> None:
@@ -130,16 +135,25 @@ class LogSchema:
         unknown = set(self.lists) - {one.name for one in self.categorical}
         if unknown:
             raise ConfigError(f"{self}: list {min(unknown)!r} is not a categorical column, expected one")
-        if self.format == "libsvm":
+        if self.format == "libsvm" and self.lists != (self.categorical[-1].name,):
             raise ConfigError(
-                f"{self}: {self.lists[0]!r} is a list, but a libsvm file has one value at each position; write it as "
-                "ffm, where pairs of one field are its values"
+                f"{self}: {self.lists[0]!r} is a list, but a libsvm file has one value at each position but the last, "
+                "whose field may have all pairs that are left; write it as ffm, where pairs of one field are its values"
             )
         if not self.list_separator or set(self.list_separator) & {*'\r\n"', *self.delimiter}:
             raise ConfigError(
                 f"{self}: list_separator {self.list_separator!r}, expected characters that the delimiter "
                 f"{self.delimiter!r} lacks; set list_separator, such as ';'"
             )
+
+    def _check_weights(self) -> None:
+        has_pairs = self.format in ("libsvm", "ffm")
+        for name, column in self.weights:
+            if name not in {one.name for one in self.categorical}:
+                raise ConfigError(f"{self}: weights of {name!r}, which is not a categorical column, expected one")
+            if has_pairs != column.endswith(PAIR_VALUES):
+                expected = "true, for the pairs' values" if has_pairs else "the name of a column of numbers"
+                raise ConfigError(f"{self}: weights of {name!r}: expected {expected}")
 
     def __str__(self) -> str:
         return f"schema {self.name}"
@@ -152,14 +166,22 @@ class LogSchema:
 
     @cached_property
     def list_columns(self) -> frozenset[str]:
-        """The columns that hold lists of values."""
+        """The columns that hold lists of values, or of their weights."""
         pairs = zip(self.categorical, self.field_columns, strict=True)
-        return frozenset(column for one, column in pairs if one.name in self.lists)
+        weights = frozenset(column for name, column in self.weights if name in self.lists)
+        return weights | frozenset(column for one, column in pairs if one.name in self.lists)
+
+    @cached_property
+    def weight_columns(self) -> dict[int, str]:
+        """The column of the values' weights, by the index of the field."""
+        named = dict(self.weights)
+        return {index: named[one.name] for index, one in enumerate(self.categorical) if one.name in named}
 
     @cached_property
     def used_columns(self) -> tuple[str, ...]:
         """Every column that a parser reads, once."""
-        named = (self.label, self.weight, *self.dense, *self.field_columns, self.time)
+        weights = self.weight_columns.values()
+        named = (self.label, self.weight, *self.dense, *self.field_columns, *weights, self.time)
         return tuple(dict.fromkeys(name for name in named if name is not None))
 
     def require_columns(self, columns: Sequence[str], where: str) -> None:
@@ -193,6 +215,8 @@ class LogSchema:
         content = {**asdict(self), "name": ""}
         if not self.lists:  # as before there were lists
             del content["lists"], content["list_separator"]
+        if not self.weights:
+            del content["weights"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -11,7 +11,9 @@ from streams.keys import Field
 from streams.logs.labels import LabelRule
 from streams.toml_parser import parse_toml
 
-__all__ = ["read_schema_file"]
+__all__ = ["PAIR_VALUES", "read_schema_file"]
+
+PAIR_VALUES = ":value"  # behind a column's name: the values of its pairs in a libsvm or ffm file
 
 # key of [log] -> type of its value
 _KEYS: dict[str, type | tuple[type, ...]] = {
@@ -57,6 +59,9 @@ def read_schema_file(path: Path) -> dict[str, Any]:
     if rule and "label" not in log:
         raise ConfigError(f"{where}: label_{min(rule)} without a label; add the label's column to [log]")
     named = [_field(where, entry) for entry in log["categorical"]]
+    weights = [
+        (field.name, _weights(where, entry)) for (_, field, _), entry in zip(named, log["categorical"], strict=True)
+    ]
     return {
         **arguments,
         "name": path.stem,
@@ -64,6 +69,7 @@ def read_schema_file(path: Path) -> dict[str, Any]:
         "categorical": tuple(field for _, field, _ in named),
         "renamed": tuple((field.name, column) for column, field, _ in named if field.name != column),
         "lists": tuple(field.name for _, field, is_list in named if is_list),
+        "weights": tuple((name, column) for name, column in weights if column is not None),
     }
 
 
@@ -98,15 +104,27 @@ def _field(where: str, entry: object) -> tuple[str, Field, bool]:
     """A categorical column, its field, and whether it holds lists: its name, or `{name, kind, column, list}`."""
     if isinstance(entry, str):
         return entry, _named(where, entry, "hash"), False
-    if isinstance(entry, dict) and set(entry) <= {"name", "kind", "column", "list"}:
+    if isinstance(entry, dict) and set(entry) <= {"name", "kind", "column", "list", "weights"}:
         name, is_list = entry.get("name"), entry.get("list", False)
         column = entry.get("column", name)
         if isinstance(name, str) and isinstance(column, str) and isinstance(is_list, bool):
             return column, _named(where, name, entry.get("kind", "hash")), is_list
     raise ConfigError(
         f'{where}: categorical holds {escape(repr(entry))}, expected "NAME" or '
-        '{ name = "NAME", kind = "hex32", column = "COLUMN", list = true }'
+        '{ name = "NAME", kind = "hex32", column = "COLUMN", list = true, weights = "COLUMN" }'
     )
+
+
+def _weights(where: str, entry: Any) -> str | None:
+    """The column of the weights of a categorical column's values; `true` in a file of pairs."""
+    weights = entry.get("weights", False) if isinstance(entry, dict) else False
+    if isinstance(weights, bool):
+        return f"{entry.get('column', entry['name'])}{PAIR_VALUES}" if weights else None
+    if not isinstance(weights, str):
+        raise ConfigError(
+            f"{where}: weights of {entry['name']!r}: got {escape(repr(weights))}, expected a column's name"
+        )
+    return weights
 
 
 def _named(where: str, name: str, kind: Any) -> Field:

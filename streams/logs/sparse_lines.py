@@ -1,10 +1,13 @@
 """Reads libsvm and ffm lines: the columns before the pairs (by default the label), then pairs.
 
 libsvm, `1 3:1 17:1 99:0.5`: pairs index:value. A dense column is named by its index and has the pair's value, 0 if it
-is absent; the k-th of the other pairs is the k-th categorical column.
+is absent; the k-th of the other pairs is the k-th categorical column. If the last of these is a list, it has all pairs
+from its own on.
 
 ffm, `1 0:3:1 1:17:1 2:99:0.5`: triples field:feature:value. A column is named by its field; a categorical one has the
 feature, a dense one the value, 0 if it is absent.
+
+The weight of a categorical value, if the schema names weights, is the value of its pair.
 """
 
 from __future__ import annotations
@@ -30,6 +33,9 @@ class SparseReader:
         self._categorical = [name for name in schema.field_columns if name not in self._leading]
         self._dense = {name.encode(): name for name in schema.dense if name not in self._leading}
         self._lists = schema.list_columns
+        self._last_list = len(self._categorical) - 1 if self._lists & {*self._categorical[-1:]} else -1  # has the rest
+        weights = {schema.field_columns[index]: column for index, column in schema.weight_columns.items()}
+        self._weights = {name: weights[name] for name in self._categorical if name in weights}
         self._by_field = {name.encode(): name for name in self._categorical}
         self._absent: Texts = {
             **dict.fromkeys(schema.used_columns),
@@ -58,8 +64,8 @@ class SparseReader:
                 texts[self._dense[index]] = value
                 continue
             if position < len(self._categorical):
-                texts[self._categorical[position]] = index
-            position += 1
+                self._add(texts, self._categorical[position], index, value)
+            position += position != self._last_list
         if position > len(self._categorical):
             return BadRow(
                 "Columns",
@@ -79,15 +85,25 @@ class SparseReader:
                 texts[self._dense[field]] = value
             elif field in self._by_field:
                 name = self._by_field[field]
-                before = texts[name]
-                if name in self._lists:
-                    texts[name] = [*before, feature] if isinstance(before, list) else [feature]
-                elif before is not None:
+                if name not in self._lists and texts[name] is not None:
                     reason = f"column {name!r}: got several features, expected one; read them all with list = true"
                     return BadRow("Values", name, reason)
-                else:
-                    texts[name] = feature
+                self._add(texts, name, feature, value)
         return None
+
+    def _add(self, texts: Texts, name: str, feature: bytes, value: bytes) -> None:
+        """Adds a value to a column, and its weight to that of the weights, if there is one."""
+        columns = [(name, feature)]
+        if name in self._weights:
+            columns.append((self._weights[name], value))
+        for column, text in columns:
+            before = texts[column]
+            if column not in self._lists:
+                texts[column] = text
+            elif isinstance(before, list):
+                before.append(text)
+            else:
+                texts[column] = [text]
 
 
 def _shown(text: bytes) -> str:

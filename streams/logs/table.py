@@ -34,7 +34,7 @@ from streams.logs.log_rows import LogRows, take_rows
 from streams.logs.schema import LogSchema
 from streams.logs.texts import BAD_PAYLOAD, TEXTS_REMEDY, Payloads, number_remedy
 from streams.logs.times import MAX_LOG_TIME_MS, UNITS, describe_bad_time, numbers_to_ms
-from streams.logs.value_lists import MAX_VALUES, FurtherValues, flatten_lists
+from streams.logs.value_lists import MAX_VALUES, WEIGHTS_EXPECTED, FurtherValues, flatten_lists, match_weights
 from streams.records import ClickBatch
 
 __all__ = ["ARROW_ERRORS", "TableParser"]
@@ -90,7 +90,7 @@ class TableParser:
         faults = faults or Faults(table)
         label, weight = self._labels(columns, faults), self._weights(columns, faults)
         dense = self._dense_columns(columns, faults)
-        more = FurtherValues(columns.num_rows)
+        more = FurtherValues(columns.num_rows, len(self._schema.categorical))
         keys = self._key_columns(columns, faults, more)
         event_time_ms = self._event_times(columns, faults)
         is_good = faults.is_good()
@@ -103,6 +103,7 @@ class TableParser:
             dense_names=self._schema.dense,
             weight=weight,
             more=more.collected(),
+            key_weights=more.key_weights,
         )
         lines = np.arange(first_row, first_row + table.num_rows)
         return LogRows(
@@ -159,24 +160,39 @@ class TableParser:
         keys = np.empty((columns.num_rows, len(self._schema.categorical)), np.uint64)
         for index, (field, name) in enumerate(zip(self._schema.categorical, self._schema.field_columns, strict=True)):
             with columns.reading(name) as column:
-                if field.name in self._schema.lists:
-                    payloads = self._take_lists(index, column, faults, more)
+                if field.name in self._schema.lists or index in self._schema.weight_columns:
+                    payloads = self._take_values(index, columns, column, faults, more)
                 else:
                     payloads = self._find_payloads(index, field, column)
             faults.mark_bad(payloads == BAD_PAYLOAD, name, "Token", lambda _: "8 hex digits or null")
             keys[:, index] = payloads.view(np.uint64) | field_key(index + 1)
         return keys
 
-    def _take_lists(self, index: int, column: pa.Array, faults: Faults, more: FurtherValues) -> npt.NDArray[np.int64]:
-        """(B,) payloads of the first values of lists; `BAD_PAYLOAD` if a value of the row is not of its kind."""
-        values, counts = flatten_lists(column)
+    def _take_values(
+        self, index: int, columns: _Columns, column: pa.Array, faults: Faults, more: FurtherValues
+    ) -> npt.NDArray[np.int64]:
+        """(B,) payloads of the first values; `BAD_PAYLOAD` if a value of the row is not of its kind."""
+        schema, name = self._schema, self._schema.field_columns[index]
+        values, counts = self._flatten(index, column)
+        payloads = self._find_payloads(index, schema.categorical[index], values)
+        weights = None
+        if index in schema.weight_columns:
+            with columns.reading(schema.weight_columns[index]) as weight_column:
+                texts, number_counts = self._flatten(index, weight_column)
+                numbers, _ = floats_of(texts)
+            weights, is_bad = match_weights(payloads, counts, numbers, number_counts)
+            faults.mark_bad(is_bad, schema.weight_columns[index], "Weight", lambda _: WEIGHTS_EXPECTED)
         rows = np.repeat(np.arange(len(counts)), counts)  # (V,)
-        payloads = self._find_payloads(index, self._schema.categorical[index], values)
-        first = more.take(index, rows, payloads)
+        first = more.take(index, rows, payloads, weights)
         first[rows[payloads == BAD_PAYLOAD]] = BAD_PAYLOAD
-        name = self._schema.field_columns[index]
         faults.mark_bad(counts > MAX_VALUES, name, "Values", lambda _: f"at most {MAX_VALUES} values in a list")
         return first
+
+    def _flatten(self, index: int, column: pa.Array) -> tuple[pa.Array, npt.NDArray[np.int64]]:
+        """The values (V,) of a field or of its weights, and (B,) the number of each row's."""
+        if self._schema.categorical[index].name in self._schema.lists:
+            return flatten_lists(column)
+        return column, np.ones(len(column), np.int64)
 
     def _find_payloads(self, index: int, field: Field, column: pa.Array) -> npt.NDArray[np.int64]:
         """(B,) payloads of a categorical column; `BAD_PAYLOAD` for tokens that are not of its kind."""
@@ -259,6 +275,9 @@ def _require_types(schema: LogSchema, types: dict[str, pa.DataType], where: str)
     roles = [(name, name, "numbers", _is_number(types[name])) for name in (*single, *schema.dense)]
     for field, name in zip(schema.categorical, schema.field_columns, strict=True):
         roles.append((name, field.name, *_category(types[name], holds_lists=field.name in schema.lists)))
+    for index, name in schema.weight_columns.items():
+        field = schema.categorical[index]
+        roles.append((name, field.name, *_weights(types[name], holds_lists=field.name in schema.lists)))
     if schema.time is not None:
         kind = types[schema.time]
         fits = pa.types.is_timestamp(kind) or pa.types.is_date(kind) or _is_number(kind)
@@ -285,6 +304,13 @@ def _category(kind: pa.DataType, *, holds_lists: bool) -> tuple[str, bool]:
     if not holds_lists:
         return expected, _is_category(kind)
     return f"lists of {expected}; leave out list = true", is_list(kind) and _is_category(kind.value_type)
+
+
+def _weights(kind: pa.DataType, *, holds_lists: bool) -> tuple[str, bool]:
+    """What a column of values' weights is expected to hold, and whether it does."""
+    if not holds_lists:
+        return "numbers", _is_number(kind)
+    return "lists of numbers", is_list(kind) and _is_number(kind.value_type)
 
 
 def _is_category(kind: pa.DataType) -> bool:

@@ -16,7 +16,8 @@ from streams.records.assignments import (
     encode_digest,
 )
 from streams.records.change_encoder import ChangeEncoder, Encoded
-from streams.records.clicks import MAX_ROWS, NO_LABELS, ClickBatch, decode_clicks, encode_clicks
+from streams.records.click_batch import NO_LABELS, ClickBatch
+from streams.records.clicks import MAX_ROWS, decode_clicks, encode_clicks
 from streams.records.configurations import (
     AgentConfiguration,
     decode_configuration,
@@ -37,7 +38,15 @@ from streams.records.metrics import (
     decode_metrics,
     encode_metrics,
 )
-from streams.records.more_values import MAX_MORE, MoreValues, merge_more, more_of_rows
+from streams.records.more_values import (
+    MAX_MORE,
+    MoreValues,
+    Weights,
+    merge_key_weights,
+    merge_more,
+    more_of_rows,
+    no_more,
+)
 from streams.records.replay_progress import REPLAY_KEY, ReplayProgress, decode_progress, encode_progress
 from streams.records.snapshots import Manifest, SnapshotReader, SnapshotRecord, write_snapshot
 from streams.records.values import decode_value, encode_value
@@ -75,6 +84,7 @@ __all__ = [
     "SnapshotRecord",
     "Source",
     "TrainerMetrics",
+    "Weights",
     "decode_assignment",
     "decode_clicks",
     "decode_configuration",
@@ -96,9 +106,11 @@ __all__ = [
     "find_invalid",
     "has_foreign_key",
     "header_int",
+    "merge_key_weights",
     "merge_more",
     "more_of_rows",
     "newest_configuration",
+    "no_more",
     "write_letter",
     "write_line_letter",
     "write_snapshot",

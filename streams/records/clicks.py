@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
@@ -11,67 +11,29 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from streams.keys import CRITEO_FIELDS, Field, Keys, make_key
+from streams.keys import CRITEO_FIELDS, Field, Keys
 from streams.records.arrow import column_of, fields_from_metadata, fields_to_json, matrix_of, read_stream, write_stream
-from streams.records.headers import ARROW, JSON, MAX_TIME_MS, BadRecord, Headers, check_time, read_headers
+from streams.records.click_batch import ClickBatch
+from streams.records.headers import ARROW, JSON, MAX_TIME_MS, BadRecord, Headers, read_headers
+from streams.records.json_click import click_from_json
 from streams.records.key_checks import find_misplaced
-from streams.records.more_values import MORE, MoreValues, more_from_lists, more_to_lists, type_of_more
+from streams.records.more_values import (
+    KEY_WEIGHTS,
+    MORE,
+    MORE_WEIGHTS,
+    MoreValues,
+    Weights,
+    more_from_lists,
+    more_to_lists,
+    more_weights_to_lists,
+    type_of_more,
+    type_of_more_weights,
+)
 
-__all__ = ["MAX_ROWS", "NO_LABELS", "ClickBatch", "decode_clicks", "encode_clicks"]
+__all__ = ["MAX_ROWS", "decode_clicks", "encode_clicks"]
 
 MAX_ROWS = 8192  # per click record
-NO_LABELS = (
-    "the rows have no labels, expected 0 or 1 in each, from which a model learns; replay a log whose schema names a "
-    "label, or join the labels to the rows first (docs/schema.md)"
-)
-_MAX_FLOAT32 = float(np.finfo(np.float32).max)
-
-
-@dataclass(frozen=True, kw_only=True)
-class ClickBatch:
-    """Rows of a click log.
-
-    Attributes:
-        label: (B,) int8, 0 or 1; None if the rows have none.
-        dense: (B, D) float32, NaN where missing.
-        keys: (B, F) uint64 feature keys; column f holds field number f + 1.
-        event_time_ms: (B,) int64, milliseconds since 1970, UTC.
-        fields: F categorical columns.
-        dense_names: D dense columns.
-        weight: (B,) float32, finite and not negative, each row's share of the loss; None if all weigh 1.
-        more: the second and further values of fields; None if every field has one value in every row.
-    """
-
-    label: npt.NDArray[np.int8] | None
-    dense: npt.NDArray[np.float32]
-    keys: Keys
-    event_time_ms: npt.NDArray[np.int64]
-    fields: tuple[Field, ...]
-    dense_names: tuple[str, ...]
-    weight: npt.NDArray[np.float32] | None = None
-    more: MoreValues | None = None
-
-    @property
-    def num_rows(self) -> int:
-        """B."""
-        return len(self.event_time_ms)
-
-    @property
-    def every_key(self) -> Keys:
-        """The keys of all values, each as often as it occurs: `keys`, or (B F + M,) with further values."""
-        if self.more is None:
-            return self.keys
-        return np.concatenate([self.keys.reshape(-1), self.more.keys])
-
-    def require_labels(self) -> npt.NDArray[np.int8]:
-        """The (B,) labels.
-
-        Raises:
-            ValueError: the rows have none.
-        """
-        if self.label is None:
-            raise ValueError(NO_LABELS)
-        return self.label
+_OPTIONAL = frozenset({"label", "weight", MORE, KEY_WEIGHTS, MORE_WEIGHTS})
 
 
 _TIME = pa.timestamp("ms", tz="UTC")
@@ -85,18 +47,20 @@ def _fixed_lists(flat: npt.NDArray[Any], kind: pa.DataType, num_rows: int) -> pa
 
 
 @lru_cache(maxsize=64)
-def _clicks_schema(
-    fields: tuple[Field, ...], dense_names: tuple[str, ...], has_label: bool, has_weight: bool, has_more: bool
-) -> pa.Schema:
+def _clicks_schema(fields: tuple[Field, ...], dense_names: tuple[str, ...], optional: frozenset[str]) -> pa.Schema:
+    """The columns of a record, with those of the optional ones that it has."""
+    columns = [
+        pa.field("label", pa.int8(), nullable=False),
+        pa.field("dense", pa.list_(pa.float32(), len(dense_names)), nullable=False),
+        pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
+        pa.field("event_time", _TIME, nullable=False),
+        pa.field("weight", pa.float32(), nullable=False),
+        pa.field(MORE, type_of_more(), nullable=False),
+        pa.field(KEY_WEIGHTS, pa.list_(pa.float32(), len(fields)), nullable=False),
+        pa.field(MORE_WEIGHTS, type_of_more_weights(), nullable=False),
+    ]
     return pa.schema(
-        [
-            *([pa.field("label", pa.int8(), nullable=False)] if has_label else []),
-            pa.field("dense", pa.list_(pa.float32(), len(dense_names)), nullable=False),
-            pa.field("keys", pa.list_(pa.uint64(), len(fields)), nullable=False),
-            pa.field("event_time", _TIME, nullable=False),
-            *([pa.field("weight", pa.float32(), nullable=False)] if has_weight else []),
-            *([pa.field(MORE, type_of_more(), nullable=False)] if has_more else []),
-        ],
+        [column for column in columns if column.name not in _OPTIONAL or column.name in optional],
         metadata={"fields": fields_to_json(fields), "dense": json.dumps(dense_names)},
     )
 
@@ -106,9 +70,14 @@ def encode_clicks(batch: ClickBatch) -> bytes:
     num_rows = batch.num_rows
     num_dense, num_fields = len(batch.dense_names), len(batch.fields)
     more = batch.more if batch.more is not None and len(batch.more.keys) else None
-    schema = _clicks_schema(
-        batch.fields, batch.dense_names, batch.label is not None, batch.weight is not None, more is not None
-    )
+    has = {
+        "label": batch.label is not None,
+        "weight": batch.weight is not None,
+        MORE: more is not None,
+        KEY_WEIGHTS: batch.key_weights is not None,
+        MORE_WEIGHTS: more is not None and batch.key_weights is not None,
+    }
+    schema = _clicks_schema(batch.fields, batch.dense_names, frozenset(name for name in has if has[name]))
     dense = np.ascontiguousarray(batch.dense, np.float32).reshape(num_rows * num_dense)
     keys = np.ascontiguousarray(batch.keys, np.uint64).reshape(num_rows * num_fields)
     columns = [
@@ -119,6 +88,10 @@ def encode_clicks(batch: ClickBatch) -> bytes:
         *([] if batch.weight is None else [pa.array(batch.weight, pa.float32())]),
         *([] if more is None else [more_to_lists(more)]),
     ]
+    if batch.key_weights is not None:
+        weights = np.ascontiguousarray(batch.key_weights, np.float32).reshape(num_rows * num_fields)
+        columns.append(_fixed_lists(weights, schema.field(KEY_WEIGHTS).type, num_rows))
+        columns += [] if more is None else [more_weights_to_lists(more)]
     return write_stream(schema, columns)
 
 
@@ -141,7 +114,7 @@ def decode_clicks(
         return BadRecord("empty value, expected an Arrow IPC stream or a JSON click")
     try:
         if _is_json(value, read_headers(headers).get("content-type")):
-            return _click_from_json(value, fields, dense_names)
+            return click_from_json(value, fields, dense_names)
         batch = read_stream(value)
         if not 1 <= batch.num_rows <= MAX_ROWS:
             return BadRecord(f"{batch.num_rows} rows, expected 1 to {MAX_ROWS}")
@@ -152,6 +125,7 @@ def decode_clicks(
         label, weight = _column(batch, "label", pa.int8()), _column(batch, "weight", pa.float32())
         event_time = column_of(batch, "event_time", _TIME).cast(pa.int64()).to_numpy()
         more = more_from_lists(batch, named)
+        key_weights = _key_weights(batch, keys, more)
     except (ValueError, RecursionError, MemoryError) as error:
         return BadRecord(f"{type(error).__name__}: {error}")
     problem = _problem_with_clicks(named, keys, label, event_time) or _problem_with_weights(weight)
@@ -165,8 +139,29 @@ def decode_clicks(
         fields=named,
         dense_names=dense_names,
         weight=weight,
-        more=more,
+        more=_weighted(more) if key_weights is not None else more,
+        key_weights=key_weights,
     )
+
+
+def _key_weights(batch: pa.RecordBatch, keys: Keys, more: MoreValues | None) -> Weights | None:
+    """The weights (B, F) of the first values; 1 if only further values have some, None if none have.
+
+    Raises:
+        ValueError: the column has another type or width, nulls, or a weight that is not finite.
+    """
+    if KEY_WEIGHTS not in batch.schema.names:
+        return None if more is None or more.weights is None else np.ones(keys.shape, np.float32)
+    weights = matrix_of(batch, KEY_WEIGHTS, pa.float32(), 255)
+    if weights.shape != keys.shape or not np.isfinite(weights).all():
+        raise ValueError(f"column {KEY_WEIGHTS!r}: expected {keys.shape[1]} finite numbers a row, one for each key")
+    return weights
+
+
+def _weighted(more: MoreValues | None) -> MoreValues | None:
+    if more is None or more.weights is not None:
+        return more
+    return replace(more, weights=np.ones(len(more.keys), np.float32))
 
 
 def _column(batch: pa.RecordBatch, name: str, kind: pa.DataType) -> npt.NDArray[Any] | None:
@@ -229,54 +224,3 @@ def _problem_with_weights(weight: npt.NDArray[np.float32] | None) -> str | None:
     if weight is None or (np.isfinite(weight) & (weight >= 0)).all():
         return None
     return "column 'weight': got other values, expected finite numbers, 0 or more"
-
-
-def _click_from_json(value: bytes, fields: tuple[Field, ...], dense_names: tuple[str, ...]) -> ClickBatch:
-    """One row from `{"label":1,"dense":{"I1":2.0},"features":{"C1":"68fd1e64"},"event_time_ms":1700000000000}`."""
-    if len(value) > 1 << 16:
-        raise ValueError(f"{len(value)} bytes, expected a single click of at most 65536")
-    click = json.loads(value)
-    if not isinstance(click, dict) or click.get("label") not in (0, 1, None):
-        raise ValueError('expected an object with "label": 0 or 1, or without a label')
-    label, weight = click.get("label"), click.get("weight")
-    if weight is not None and not (isinstance(weight, int | float) and 0 <= weight <= _MAX_FLOAT32):
-        raise ValueError(f'"weight": got {str(weight)[:100]}, expected a finite number, 0 or more')
-    dense, features = click.get("dense", {}), click.get("features")
-    if not isinstance(dense, dict) or not isinstance(features, dict):
-        raise ValueError('expected objects "dense" and "features" of name: value')
-    unknown = (set(dense) - set(dense_names)) | (set(features) - {field.name for field in fields})
-    if unknown:
-        raise ValueError(f"column {min(unknown)!r} is not in the schema")
-    event_time_ms = click.get("event_time_ms")
-    if type(event_time_ms) is not int:
-        raise ValueError('expected an integer "event_time_ms"')
-    check_time(event_time_ms, '"event_time_ms"')
-    numbers = [dense.get(name) for name in dense_names]
-    if not all(
-        number is None or (isinstance(number, int | float) and not abs(number) > _MAX_FLOAT32) for number in numbers
-    ):
-        raise ValueError('"dense": expected numbers of float32 or null')
-    found = [_keys_from_json(n, field, features.get(field.name)) for n, field in enumerate(fields, 1)]
-    more = [key for keys in found for key in keys[1:]]
-    return ClickBatch(
-        label=None if label is None else np.array([label], np.int8),
-        dense=np.array([[np.nan if x is None else x for x in numbers]], np.float32).reshape(1, len(numbers)),
-        keys=np.array([[keys[0] for keys in found]], np.uint64),
-        event_time_ms=np.array([event_time_ms], np.int64),
-        fields=fields,
-        dense_names=dense_names,
-        weight=None if weight is None else np.array([weight], np.float32),
-        more=MoreValues(offsets=np.array([0, len(more)]), keys=np.array(more, np.uint64)) if more else None,
-    )
-
-
-def _keys_from_json(number: int, field: Field, value: Any) -> list[int]:
-    """The keys of a field's value or list of values, at least one; nulls and empty strings of a list are left out.
-
-    Raises:
-        ValueError: a value is not a string, or not one of the field's kind.
-    """
-    values = value if isinstance(value, list) else [value]
-    if not all(one is None or isinstance(one, str) for one in values):
-        raise ValueError('"features": expected strings, lists of strings, or null')
-    return [make_key(number, field.kind, token) for token in values if token] or [make_key(number, field.kind, "")]

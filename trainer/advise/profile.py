@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.keys import FIELD_SHIFT, MISSING_WORD, Field, Keys
+from trainer.advise.lookups import Lookups
 
 __all__ = ["Drift", "FieldProfile", "LogProfile", "profile"]
 
@@ -29,6 +30,7 @@ class FieldProfile:
         features: distinct values, a missing one included.
         once: share of them that occur once.
         missing: share of the rows without a value.
+        lookups_per_row: its values in a row, a missing one included: 1 unless the field has lists of values.
         top: share of the lookups of its most frequent value.
         exponent: Zipf's exponent, see `LogProfile`; None with fewer than three ranks.
     """
@@ -37,6 +39,7 @@ class FieldProfile:
     features: int
     once: float
     missing: float
+    lookups_per_row: float
     top: float
     exponent: float | None
 
@@ -96,16 +99,15 @@ class LogProfile:
         return float(self.counts[:num_features].sum() / self.counts.sum())
 
 
-def profile(keys: Keys, fields: Sequence[Field]) -> LogProfile:
-    """The profile of keys (N, F), in the order of the log; at least 2 rows. O(N F log(N F))."""
-    distinct, inverse, counts = np.unique(keys, return_inverse=True, return_counts=True)
-    ids = inverse.reshape(keys.shape)  # (N, F) indices in `distinct`
+def profile(lookups: Lookups, fields: Sequence[Field]) -> LogProfile:
+    """The profile of L lookups, in the order of the log; at least 2 rows. O(L log L)."""
+    distinct, ids, counts = np.unique(lookups.keys, return_inverse=True, return_counts=True)
     ranked = np.sort(counts)[::-1]
     shares = np.cumsum(ranked) / ids.size
-    first_half = np.bincount(ids[: len(ids) // 2].reshape(-1), minlength=len(distinct))
+    first_half = np.bincount(ids[lookups.rows < lookups.num_rows // 2], minlength=len(distinct))
     ranks = [10**power for power in range(int(math.log10(len(ranked))) + 1)]
     return LogProfile(
-        rows=len(keys),
+        rows=lookups.num_rows,
         features=len(distinct),
         once=float((counts == 1).mean()),
         growth=len(distinct) / max(1, int(np.count_nonzero(first_half))),
@@ -113,8 +115,8 @@ def profile(keys: Keys, fields: Sequence[Field]) -> LogProfile:
         top_shares={part: float(shares[max(0, round(part * len(ranked)) - 1)]) for part in _TOP_SHARES},
         rank_shares={rank: float(shares[rank - 1]) for rank in dict.fromkeys([*ranks, len(ranked)])},
         counts=ranked,
-        drift=_drift(ids, len(distinct)),
-        fields=_fields(distinct, counts, fields, len(keys)),
+        drift=_drift(ids, lookups, len(distinct)),
+        fields=_fields(distinct, counts, fields, lookups.num_rows),
     )
 
 
@@ -128,22 +130,22 @@ def _exponent(ranked: Counts) -> float | None:
     return float(-np.polyfit(np.log(ranks), np.log(ranked[ranks - 1]), 1)[0])
 
 
-def _drift(ids: npt.NDArray[np.intp], num_features: int) -> Drift:
-    """The drift of feature numbers (N, F)."""
+def _drift(ids: npt.NDArray[np.intp], lookups: Lookups, num_features: int) -> Drift:
+    """The drift of the feature numbers (L,) of the lookups."""
 
-    def count(rows: npt.NDArray[np.intp]) -> Counts:
-        return np.bincount(rows.reshape(-1), minlength=num_features)
+    def count(is_counted: npt.NDArray[np.bool_]) -> Counts:
+        return np.bincount(ids[is_counted], minlength=num_features)
 
     def hits(past: Counts, lookups: Counts) -> float:
         num_hot = max(1, round(_HOT_PART * np.count_nonzero(past)))
         hot = np.argpartition(-past, num_hot - 1)[:num_hot]
         return float(lookups[hot].sum() / lookups.sum())
 
-    half = len(ids) // 2
-    before, after = count(ids[:half]), count(ids[half:])
+    is_first_half, is_even = lookups.rows < lookups.num_rows // 2, lookups.rows % 2 == 0
+    before, after = count(is_first_half), count(~is_first_half)
     return Drift(
         new=float(after[before == 0].sum() / after.sum()),
-        hits_same_time=hits(count(ids[::2]), count(ids[1::2])),
+        hits_same_time=hits(count(is_even), count(~is_even)),
         hits_later=hits(before, after),
     )
 
@@ -163,7 +165,8 @@ def _fields(distinct: Keys, counts: Counts, fields: Sequence[Field], num_rows: i
                 features=len(own),
                 once=float((own == 1).mean()),
                 missing=float(missing / num_rows),
-                top=float(ranked[0] / num_rows),
+                lookups_per_row=float(own.sum() / num_rows),
+                top=float(ranked[0] / own.sum()),
                 exponent=_exponent(ranked),
             )
         )

@@ -9,12 +9,12 @@ from itertools import chain
 import numpy as np
 
 from streams.errors import InputError
-from streams.keys import Keys
 from streams.logs.bad_lines import BadLines
 from streams.logs.locations import find_logs
 from streams.logs.reader import LogBlock, read_log
 from streams.logs.schema import LogSchema
-from streams.records import ClickBatch, encode_clicks
+from streams.records import ClickBatch, encode_clicks, merge_more
+from trainer.advise.lookups import Lookups
 
 __all__ = ["RECORD_ROWS", "Sample", "read_sample"]
 
@@ -27,7 +27,7 @@ class Sample:
     """The first N rows of a log.
 
     Attributes:
-        keys: (N, F) uint64 feature keys, in the order of the log.
+        lookups: the feature keys, in the order of the log.
         rows_per_s: the pace of the log's own times; None without a time column, or if its times are too coarse.
         click_bytes: bytes of a row in a click record.
         log_rows: rows of the whole log, estimated from the bytes read; N if the log was read to its end, and None if
@@ -35,7 +35,7 @@ class Sample:
         bad_lines: the malformed lines.
     """
 
-    keys: Keys
+    lookups: Lookups
     rows_per_s: float | None
     click_bytes: float
     log_rows: int | None
@@ -44,7 +44,7 @@ class Sample:
     @property
     def num_rows(self) -> int:
         """N."""
-        return len(self.keys)
+        return self.lookups.num_rows
 
 
 def read_sample(paths: Sequence[str], schema: LogSchema, num_rows: int) -> Sample:
@@ -54,11 +54,6 @@ def read_sample(paths: Sequence[str], schema: LogSchema, num_rows: int) -> Sampl
         ConfigError: a file does not fit the schema.
         InputError: a file cannot be read, or holds no valid row.
     """
-    if schema.lists:
-        raise InputError(
-            f"--schema: field {schema.lists[0]!r} of {schema} is a list, and the sizes are those of one value a field; "
-            f'advise on one element: {{ name = "{schema.lists[0]}", column = "...[0]" }}'
-        )
     bad_lines = BadLines()
     batches: list[ClickBatch] = []
     blocks, num_read, log_rows = _blocks(paths, schema), 0, None
@@ -73,12 +68,17 @@ def read_sample(paths: Sequence[str], schema: LogSchema, num_rows: int) -> Sampl
     if not num_read:
         raise InputError(f"{paths[0]}: no valid row, expected at least one; check the files and --schema")
     return Sample(
-        keys=np.concatenate([batch.keys for batch in batches])[:num_rows],
+        lookups=_lookups(batches).between(0, num_rows),
         rows_per_s=_pace(batches) if schema.time is not None else None,
         click_bytes=_click_bytes(batches),
         log_rows=log_rows if num_read >= num_rows else num_read,
         bad_lines=bad_lines,
     )
+
+
+def _lookups(batches: Sequence[ClickBatch]) -> Lookups:
+    more = merge_more([batch.more for batch in batches], [batch.num_rows for batch in batches])
+    return Lookups.of(np.concatenate([batch.keys for batch in batches]), more)
 
 
 def _blocks(paths: Sequence[str], schema: LogSchema) -> Iterator[LogBlock]:

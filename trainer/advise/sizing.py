@@ -75,7 +75,7 @@ def full_bytes(features: int, dim: int) -> int:
 def sizes(
     sample: Sample, profile: LogProfile, fields: Sequence[Field], wishes: Wishes, measured: Measured
 ) -> list[Size]:
-    """A size for each ratio. O(N F) for each: the hot set runs over the sample."""
+    """A size for each ratio. O(L) for each: the hot set runs over the sample."""
     return [_size(sample, profile, fields, wishes, measured, ratio) for ratio in wishes.compressions]
 
 
@@ -93,7 +93,7 @@ def _size(
     except PlanError as error:
         return Size(compression=compression, infeasible=str(error))
     capacity = planned.capacity_rows
-    tracked = track(sample.keys, fields, capacity) if capacity < profile.features else None
+    tracked = track(sample.lookups, fields, capacity) if capacity < profile.features else None
     changes_per_s = tracked.changes_per_row * wishes.rows_per_s if tracked else None
     costs = measured.costs(wishes.dim, wishes.row_format)
     return Size(

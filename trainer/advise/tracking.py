@@ -11,9 +11,10 @@ from sketch.changes import Changes
 from sketch.hotset import HotSet
 from sketch.hotsketch import HotSketch
 from streams.importance import count_keys
-from streams.keys import Field, Keys
+from streams.keys import Field
 from streams.records import ImportanceBatch, Source, encode_importance
 from streams.records.change_encoder import ChangeEncoder
+from trainer.advise.lookups import Lookups
 from trainer.advise.sample import RECORD_ROWS
 
 __all__ = ["ImportanceLoad", "Tracked", "measure_importance", "track"]
@@ -53,14 +54,10 @@ class ImportanceLoad:
     bytes_per_row: float
 
 
-def _records(keys: Keys) -> list[Keys]:
-    return [keys[start : start + RECORD_ROWS] for start in range(0, len(keys), RECORD_ROWS)]
-
-
-def measure_importance(keys: Keys, fields: Sequence[Field]) -> ImportanceLoad:
-    """What the importance records of keys (N, F) hold and weigh, one record for each click record."""
+def measure_importance(lookups: Lookups, fields: Sequence[Field]) -> ImportanceLoad:
+    """What the importance records of these lookups hold and weigh, one record for each click record."""
     num_features = num_bytes = 0
-    for record in _records(keys):
+    for record in lookups.records(RECORD_ROWS):
         distinct, counts = count_keys(record)
         batch = ImportanceBatch(
             keys=distinct, scores=counts, fields=tuple(fields), source=_SOURCE, event_time_ms=0, ingest_ms=0
@@ -68,27 +65,29 @@ def measure_importance(keys: Keys, fields: Sequence[Field]) -> ImportanceLoad:
         value, headers = encode_importance(batch)
         num_features += len(distinct)
         num_bytes += len(value) + sum(len(name) + len(header) for name, header in headers)
-    return ImportanceLoad(features_per_row=num_features / len(keys), bytes_per_row=num_bytes / len(keys))
+    rows = lookups.num_rows
+    return ImportanceLoad(features_per_row=num_features / rows, bytes_per_row=num_bytes / rows)
 
 
-def track(keys: Keys, fields: Sequence[Field], capacity: int) -> Tracked:
-    """Counts keys (N, F) as an agent with one bucket a row does, whose signal is their frequency."""
+def track(lookups: Lookups, fields: Sequence[Field], capacity: int) -> Tracked:
+    """Counts the lookups as an agent with one bucket a row does, whose signal is their frequency."""
     hot_set = HotSet(capacity, HotSketch(capacity))
     hits, changes = 0, []
-    half = len(keys) // 2
-    for part, is_second in ((keys[:half], False), (keys[half:], True)):
-        for record in _records(part):
+    half = lookups.num_rows // 2
+    first, second = lookups.between(0, half), lookups.between(half, lookups.num_rows)
+    for part, is_second in ((first, False), (second, True)):
+        for record in part.records(RECORD_ROWS):
             distinct, counts = count_keys(record)
             if is_second:
                 hits += int(counts[np.isin(distinct, hot_set.table()[0], assume_unique=True)].sum())
             made = hot_set.update(distinct, counts)
             changes += [made] if is_second else []
-    rows, made = len(keys) - half, Changes.concatenate(changes)
+    made = Changes.concatenate(changes)
     return Tracked(
         agent_bytes=hot_set.nbytes,
         num_hot=hot_set.num_hot,
-        hit_share=hits / keys[half:].size,
-        changes_per_row=len(made) / rows,
+        hit_share=hits / second.keys.size,
+        changes_per_row=len(made) / second.num_rows,
         change_bytes=_change_bytes(made, fields),
     )
 

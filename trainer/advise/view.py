@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Iterator, Sequence
 
+from sketch.hotset import REVIEW_EVENTS
 from trainer.advise.measured import Measured, QualityCost
 from trainer.advise.profile import LogProfile
 from trainer.advise.sample import Sample
@@ -52,20 +53,7 @@ def describe(
     """The lines of the advice without the next commands; `pace` tells where the rows a second come from."""
     yield from _profile_lines(sample, profile)
     yield ""
-    yield from _table(
-        ("field", "values", "once", "missing", "most frequent", "Zipf"),
-        [
-            (
-                one.name,
-                f"{one.features:,}",
-                _percent(one.once),
-                _percent(one.missing),
-                _percent(one.top),
-                "-" if one.exponent is None else f"{one.exponent:.2f}",
-            )
-            for one in sorted(profile.fields, key=lambda one: -one.features)[:_MOST_FIELDS]
-        ],
-    )
+    yield from _field_lines(profile)
     yield ""
     yield from _size_lines(profile, sizes, wishes, measured)
     yield ""
@@ -100,6 +88,27 @@ def _profile_lines(sample: Sample, profile: LogProfile) -> Iterator[str]:
     )
 
 
+def _field_lines(profile: LogProfile) -> Iterator[str]:
+    """A line for each of the largest fields; where fields have lists, also their values in a row."""
+    has_lists = any(one.lookups_per_row > 1 for one in profile.fields)
+    head = ["field", "values", "once", "missing", *(["in a row"] if has_lists else []), "most frequent", "Zipf"]
+    yield from _table(
+        head,
+        [
+            [
+                one.name,
+                f"{one.features:,}",
+                _percent(one.once),
+                _percent(one.missing),
+                *([f"{one.lookups_per_row:.2f}"] if has_lists else []),
+                _percent(one.top),
+                "-" if one.exponent is None else f"{one.exponent:.2f}",
+            ]
+            for one in sorted(profile.fields, key=lambda one: -one.features)[:_MOST_FIELDS]
+        ],
+    )
+
+
 def _size_lines(profile: LogProfile, sizes: Sequence[Size], wishes: Wishes, measured: Measured) -> Iterator[str]:
     costs = measured.costs(wishes.dim, wishes.row_format)
     streams = list(dict.fromkeys((one.stream, one.source) for one in costs))
@@ -117,6 +126,11 @@ def _size_lines(profile: LogProfile, sizes: Sequence[Size], wishes: Wishes, meas
         "lookups hot: of the second half, by an agent that counted the rows before; of at most: the most frequent "
         "features of the sample, in hindsight. Changes are those of the second half; a longer run makes fewer."
     )
+    if any(size.tracked is not None and not size.tracked.num_hot for size in sizes):
+        yield (
+            f"lookups hot is 0 where the agent made no change: its first one comes after {REVIEW_EVENTS:,} features of "
+            "click records, and this sample has fewer. Read more rows."
+        )
     yield (
         "AUC cost: full minus hotstream, x 1e-4 ± standard error, measured on other rows than yours, with the agent's "
         "memory inside the bytes of the ratio:"

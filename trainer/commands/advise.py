@@ -115,7 +115,7 @@ def command(
     sample = read_sample(files, log_schema, rows)
     sample.bad_lines.require_few(max_bad)
     fields = log_schema.categorical
-    found = profile(sample.keys, fields)
+    found = profile(sample.lookups, fields)
     rows_per_s, pace = _pace(rate, sample.rows_per_s)
     wishes = Wishes(
         compressions=compressions,
@@ -125,7 +125,7 @@ def command(
         rows_per_s=rows_per_s,
     )
     planned = sizes(sample, found, fields, wishes, measured)
-    load = traffic(sample, measure_importance(sample.keys, fields), wishes, measured)
+    load = traffic(sample, measure_importance(sample.lookups, fields), wishes, measured)
     commands = next_commands(files, schema, planned, wishes, has_label=log_schema.label is not None)
     for line in [*describe(sample, found, planned, wishes, load, measured, pace), "", "Next:"]:
         click.echo(line, err=json_path == "-")

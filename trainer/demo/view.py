@@ -128,7 +128,7 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
         *_bad_lines(report["lines"]),
         ("importance", f"{report['importance']['records']:,} records, {report['importance']['counted']:,} counted"),
         ("hot features", f"{hot['final']:,} of {hot['capacity']:,} (at most {hot['max']:,} during the run); {recall}"),
-        ("changes", f"{report['changes']['promotions']:,} promotions, {report['changes']['demotions']:,} demotions"),
+        ("changes", _describe_changes(report["changes"])),
         *(
             (f"latency, {name.replace('_', ' ')}", _latency(name, quantiles_ms))
             for name, quantiles_ms in latency.items()
@@ -141,6 +141,19 @@ def print_report(console: Console, report: dict[str, Any]) -> None:
     for name, value in lines:
         table.add_row(f"[bold]{name}[/]", value)
     console.print(table)
+
+
+def _describe_changes(changes: dict[str, int]) -> str:
+    """The changes of the hot set; why there are none on a short log."""
+    text = f"{changes['promotions']:,} promotions, {changes['demotions']:,} demotions"
+    if changes["promotions"]:
+        return text
+    from sketch.hotset import REVIEW_EVENTS  # noqa: PLC0415  takes seconds, and the view is the demo's first line
+
+    return (
+        f"{text}: this log is too short, as the first change comes after {REVIEW_EVENTS:,} features of click records "
+        "in a shard, or after some seconds of the log's own times"
+    )
 
 
 def _latency(name: str, quantiles_ms: dict[str, float | None]) -> str:

@@ -61,14 +61,16 @@ class AdaptiveEmbeddingBag(AdaptiveEmbedding):
         super().__init__(plan, optimizer=optimizer, seed=seed, device=device, backend=backend)
         self.mode, self.include_last_offset = mode, include_last_offset
 
-    def forward(self, keys: Any, offsets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
+    def forward(self, keys: Any, offsets: Any = None, weights: Any = None) -> Tensor:
         """The sums (or means) of the bags' vectors, (B, F, D) float32.
 
         Args:
             keys: (N,) the keys of all bags, int64 or uint64; or (B, F) without `offsets`, one value a field; or a
                 TorchRec `KeyedJaggedTensor` whose values are feature keys, with its own weights, F its features.
-            offsets: (B F,) int64 or int32, where each bag begins, row by row; one more with `include_last_offset`.
-            weights: (N,) float32, which may have a gradient; None for 1. Only with mode `sum`.
+            offsets: (B F,) int64 or int32, where each bag begins, row by row; one more with `include_last_offset`. A
+                tensor, or a numpy array, as `hotstream.key_bags` gives it.
+            weights: (N,) float32, a tensor, which may have a gradient, or a numpy array; None for 1. Only with mode
+                `sum`.
 
         Raises:
             BagError: offsets or weights do not fit the keys.
@@ -81,6 +83,8 @@ class AdaptiveEmbeddingBag(AdaptiveEmbedding):
             if weights is not None:
                 raise BagError("weights: got some without offsets, expected both")
             return super().forward(keys)
+        offsets = torch.as_tensor(offsets)
+        weights = None if weights is None else torch.as_tensor(weights)
         starts = offsets[:-1] if self.include_last_offset else offsets
         num_fields = self.plan.layout.num_fields
         if len(starts) % num_fields:

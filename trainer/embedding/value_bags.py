@@ -4,10 +4,11 @@
     starts   0        2     3           6     ...     where each of the B F bags begins
     bags     0   0    1     2   2  2    3     ...     (N,) the bag of each key
 
-    vectors (N, D) --summed by bag--> (B, F, D)
+    vectors (N, D) --times weights (N,), if there are any, summed by bag--> (B, F, D)
 
 The sum, not the mean: the gradient at each value's vector is that at the field's vector, so importance is not divided
-by the number of values that stand beside a value, and a field of one value is what it is without bags.
+by the number of values that stand beside a value, and a field of one value is what it is without bags. The gradient at
+the vector of a value with a weight has that weight, and so has its importance.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import embedding_bag
 
-from streams.records import MoreValues
+from streams.records import MoreValues, Weights, no_more
 from trainer.embedding.key_embedding import CapturingEmbedding
 from trainer.embedding.transfers import to_device
 
@@ -39,6 +40,7 @@ class Bags:
         bags: (N,) int64, the bag of each key.
         row_ends: (B,) the end of each row's keys, on the host.
         num_fields: F.
+        weights: (N,) float32, the factor of each key's vector; None for 1.
     """
 
     keys: Tensor
@@ -46,11 +48,29 @@ class Bags:
     bags: Tensor
     row_ends: Any
     num_fields: int
+    weights: Tensor | None = None
 
     @classmethod
-    def of(cls, keys: npt.NDArray[Any], more: MoreValues, device: torch.device, further: Any = None) -> Bags:
-        """The bags of first values (B, F) and the further ones; `further` (M,) as in `MoreValues.to_bags`."""
+    def of(
+        cls,
+        keys: npt.NDArray[Any],
+        more: MoreValues | None,
+        device: torch.device,
+        further: Any = None,
+        key_weights: Weights | None = None,
+    ) -> Bags:
+        """The bags of first values (B, F), with their weights (B, F), and of the further ones.
+
+        Args:
+            keys: the first values.
+            more: the further ones; None if there are none.
+            device: the device of the bags.
+            further: (M,) as in `MoreValues.to_bags`.
+            key_weights: the weights of the first values; None if no value has one.
+        """
+        more = no_more(len(keys)) if more is None else more
         words, starts = more.to_bags(keys, further)
+        weights = more.weights_of_bags(key_weights)
         ends = np.append(starts[1:], len(words))
         return cls(
             keys=to_device(words.view(np.int64), device),
@@ -58,6 +78,7 @@ class Bags:
             bags=to_device(np.repeat(np.arange(len(starts)), ends - starts), device),
             row_ends=ends[keys.shape[1] - 1 :: keys.shape[1]],
             num_fields=keys.shape[1],
+            weights=None if weights is None else to_device(weights, device),
         )
 
     @property
@@ -102,6 +123,8 @@ def sum_values(embedding: CapturingEmbedding, bags: Bags, record_rows: Sequence[
 
 
 def sum_vectors(vectors: Tensor, bags: Bags) -> Tensor:
-    """The sums (B, F, D) of the vectors (N, D) of the values."""
+    """The sums (B, F, D) of the vectors (N, D) of the values, times their weights."""
+    if bags.weights is not None:
+        vectors = vectors * bags.weights[:, None]
     summed: Tensor = _Sum.apply(vectors, bags.starts, bags.bags)
     return summed.view(bags.num_rows, bags.num_fields, -1)

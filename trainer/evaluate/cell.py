@@ -125,8 +125,9 @@ def run_cell(cell: Cell) -> CellResult:
         "knobs": dict(cell.knobs),
     }
     method = METHODS[cell.method].build(brief)
-    if not isinstance(method, Infeasible) and stream.more is not None and not method.reads_lists:
-        method = Infeasible("it reads one value a field, and fields of this log have several")
+    if not isinstance(method, Infeasible) and stream.has_bags and not method.reads_lists:
+        has = "several" if stream.more is not None else "weights"
+        method = Infeasible(f"it reads one value a field, and fields of this log have {has}")
     if isinstance(method, Infeasible):
         return {**identity, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)

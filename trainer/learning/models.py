@@ -31,7 +31,10 @@ def _mlp(sizes: Sequence[int], *, ends_linear: bool) -> nn.Sequential:
 
 
 class DLRM(nn.Module):
-    """The bottom MLP embeds the dense features; the top MLP reads its output and all pairwise dot products."""
+    """The bottom MLP embeds the dense features; the top MLP reads its output and all pairwise dot products.
+
+    A single vector (one field, no dense feature) has no pair, so the top MLP reads the vector itself.
+    """
 
     def __init__(
         self,
@@ -48,7 +51,7 @@ class DLRM(nn.Module):
         upper = torch.triu_indices(num_vectors, num_vectors, offset=1)
         self.register_buffer("pairs", upper[0] * num_vectors + upper[1], persistent=False)  # (P,)
         num_dots = upper.shape[1]
-        self.top = _mlp([num_dots + (dim if self.bottom else 0), *top, 1], ends_linear=True)
+        self.top = _mlp([num_dots + (dim if self.bottom or not num_dots else 0), *top, 1], ends_linear=True)
 
     def forward(self, dense: Tensor, vectors: Tensor) -> Tensor:
         """Returns logits (B,)."""
@@ -57,6 +60,8 @@ class DLRM(nn.Module):
             base = self.bottom(transform_dense(dense))  # (B, D)
             vectors = torch.cat([base[:, None], vectors], dim=1)  # (B, 1 + F, D)
             parts.append(base)
+        elif vectors.shape[1] == 1:
+            parts.append(vectors[:, 0])
         dots = torch.bmm(vectors, vectors.transpose(1, 2)).flatten(1)  # (B, (1 + F)^2)
         parts.append(dots.index_select(1, self.get_buffer("pairs")))  # (B, P)
         logits: Tensor = self.top(torch.cat(parts, dim=1)).squeeze(1)

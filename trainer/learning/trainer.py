@@ -85,9 +85,9 @@ class StartedStep:
 
 
 def _keys_of(batch: ClickBatch, device: torch.device) -> Tensor | Bags:
-    """The keys (B, F) as int64, or the bags of rows with further values."""
-    if batch.more is not None:
-        return Bags.of(batch.keys, batch.more, device)
+    """The keys (B, F) as int64, or the bags of rows with further values or weights."""
+    if batch.more is not None or batch.key_weights is not None:
+        return Bags.of(batch.keys, batch.more, device, key_weights=batch.key_weights)
     return to_device(np.array(batch.keys).view(np.int64), device)
 
 

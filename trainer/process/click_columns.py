@@ -53,4 +53,8 @@ def fit_columns(batch: ClickBatch, expected: Columns | None) -> ClickBatch | Bad
     for index in range(shared, len(fields)):
         keys[:, index] = field_key(index + 1) | np.uint64(MISSING)
     more = None if batch.more is None else batch.more.of_fields(len(fields))
-    return replace(batch, keys=keys, fields=fields, more=more)
+    weights = None
+    if batch.key_weights is not None:
+        weights = np.ones(keys.shape, np.float32)
+        weights[:, :shared] = batch.key_weights[:, :shared]
+    return replace(batch, keys=keys, fields=fields, more=more, key_weights=weights)

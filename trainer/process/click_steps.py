@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from streams.clients.topic_feed import Taken, TopicFeed
-from streams.records import ClickBatch, merge_more
+from streams.records import ClickBatch, merge_key_weights, merge_more
 from streams.telemetry.bad_record_log import BadRecordLog
 from trainer.embedding.lookup import Importance
 from trainer.learning.trainer import StartedStep
@@ -71,6 +71,9 @@ def merge_clicks(batches: Sequence[ClickBatch]) -> ClickBatch:
         dense_names=batches[0].dense_names,
         weight=_merge_weights(batches),
         more=merge_more([batch.more for batch in batches], [batch.num_rows for batch in batches]),
+        key_weights=merge_key_weights(
+            [batch.key_weights for batch in batches], [batch.keys.shape for batch in batches]
+        ),
     )
 
 

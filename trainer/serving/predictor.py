@@ -127,6 +127,7 @@ class Predictor:
         dense: npt.NDArray[np.float32],
         keys: npt.NDArray[np.uint64],
         offsets: npt.NDArray[np.int64] | None = None,
+        weights: npt.NDArray[np.float32] | None = None,
     ) -> npt.NDArray[np.float32]:
         """The logits (B,) of dense (B, M) and keys (B, F) by the newest dense part; needs torch.
 
@@ -135,13 +136,18 @@ class Predictor:
             keys: (B, F), or (N,) with `offsets`.
             offsets: (B F,) where the values of each row and field begin, as `hotstream.key_bags` gives them; their
                 vectors are summed, as the trainer does.
+            weights: (N,) with `offsets`, the factor of each key's vector; None for 1.
 
         Raises:
             KeyRangeError: as `lookup`.
-            BagError: the offsets do not fit the keys.
+            BagError: the offsets or the weights do not fit the keys.
             ReplicaError: as `lookup`, or no dense part of this model was read yet.
         """
+        if weights is not None and (offsets is None or weights.shape != keys.shape):
+            raise BagError(f"weights: got shape {weights.shape}, expected {keys.shape}, one for each key, and offsets")
         vectors = self.lookup(keys)
+        if weights is not None:
+            vectors = vectors * weights[:, None]
         if offsets is not None:
             vectors = sum_bags(vectors, offsets, self.shape.layout.num_fields)
         return self.predict_vectors(dense, vectors)

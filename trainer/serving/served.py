@@ -2,7 +2,7 @@
 
     keys (B, F) --search in the hot keys--> unique row, or rows of both levels --times gates--> vectors (B, F, D)
 
-No numba, no gradients, no shape that depends on the data. Rows stay in their storage format.
+No compiled kernels, no gradients, no shape that depends on the data. Rows stay in their storage format.
 """
 
 from __future__ import annotations
@@ -44,19 +44,21 @@ class ServedEmbedding(nn.Module):
         self.register_buffer("rows", rows)
         self.register_buffer("gates", copy.gate.values.clone())
 
-    def forward(self, keys: Tensor, offsets: Tensor | None = None) -> Tensor:
+    def forward(self, keys: Tensor, offsets: Tensor | None = None, weights: Tensor | None = None) -> Tensor:
         """The vectors (B, F, D) of keys (B, F) int64.
 
         Args:
             keys: (B, F), or (N,) with `offsets`.
             offsets: (B F,) int64, where the values of each row and field begin, whose vectors are summed, as the
                 trainer does: `hotstream.key_bags` gives both.
+            weights: (N,) float32 with `offsets`, the factor of each key's vector; None for 1.
         """
         vectors = self._vectors(keys)
         if offsets is None:
             return vectors
         each = torch.arange(vectors.shape[0], device=vectors.device)
-        return embedding_bag(each, vectors, offsets, mode="sum").reshape(-1, self.num_fields, self.dim)
+        summed = embedding_bag(each, vectors, offsets, mode="sum", per_sample_weights=weights)
+        return summed.reshape(-1, self.num_fields, self.dim)
 
     def _vectors(self, keys: Tensor) -> Tensor:
         """The vectors (..., D) of keys of any shape."""
@@ -82,7 +84,9 @@ class ServedModel(nn.Module):
         super().__init__()
         self.model, self.embedding = model, ServedEmbedding(embedding)
 
-    def forward(self, dense: Tensor, keys: Tensor, offsets: Tensor | None = None) -> Tensor:
-        """The logits (B,); keys and offsets as in `ServedEmbedding`."""
-        logits: Tensor = self.model(dense, self.embedding(keys, offsets))
+    def forward(
+        self, dense: Tensor, keys: Tensor, offsets: Tensor | None = None, weights: Tensor | None = None
+    ) -> Tensor:
+        """The logits (B,); keys, offsets and weights as in `ServedEmbedding`."""
+        logits: Tensor = self.model(dense, self.embedding(keys, offsets, weights))
         return logits

@@ -64,14 +64,17 @@ func consume(ctx context.Context, servers, topic string) (*kgo.Client, []int64, 
 
 func endsOf(ctx context.Context, client *kgo.Client, topic string) ([]int64, error) {
 	listed, err := kadm.NewClient(client).ListEndOffsets(ctx, topic)
-	if err == nil {
-		err = listed.Error()
+	if err != nil {
+		return nil, err
+	}
+	if err := listed.Error(); err != nil {
+		return nil, fmt.Errorf("%s: %w; hotstream topics create makes the topics of a prefix", topic, err)
 	}
 	ends := make([]int64, len(listed[topic]))
 	for number, offset := range listed[topic] {
 		ends[number] = offset.Offset
 	}
-	return ends, err
+	return ends, nil
 }
 
 // CatchUp reads up to the present end. A digest that differs is a loss: the topic is then read again, once, and if the

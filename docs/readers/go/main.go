@@ -1,13 +1,24 @@
 // Command hotset follows the hot set of hotstream, and sends clicks: docs/protocol.md in a few hundred lines of Go.
 //
-//	hotset follow -servers localhost:9092 -prefix hotstream          until its standard input ends
+//	go build -o hotset .
+//	hotset follow -servers localhost:9092 -prefix hotstream          until its standard input ends (Ctrl-D)
 //	hotset produce -servers localhost:9092 -prefix hotstream < clicks.jsonl
 //
-// follow prints the table as JSON at the end.
+// follow prints the table as JSON at the end. The topics are there, and an agent fills them, after
+//
+//	hotstream topics create
+//	hotstream agent --capacity 1000 --signal frequency --schema log.toml
+//
+// A line of clicks.jsonl is a click of the fields in log.toml, with the time in ms:
+//
+//	{"features":{"site":"example.org","tags":["a","b"]},"event_time_ms":1700000000000}
+//
+// The first changes come after 4096 features, or with a click whose time is 10 s or more after the first one's.
 package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/json"
 	"flag"
@@ -26,7 +37,7 @@ func main() {
 
 func run(ctx context.Context, arguments []string) error {
 	if len(arguments) == 0 {
-		return fmt.Errorf("got no command, expected follow or produce")
+		return fmt.Errorf("got no command, expected follow or produce; hotset follow -h shows the options")
 	}
 	flags := flag.NewFlagSet("hotset", flag.ExitOnError)
 	servers := flags.String("servers", "localhost:9092", "HOST:PORT,... of the brokers")
@@ -42,13 +53,22 @@ func run(ctx context.Context, arguments []string) error {
 		}
 		return produce(ctx, *servers, *prefix, clicks)
 	}
-	return fmt.Errorf("got command %q, expected follow or produce", arguments[0])
+	return fmt.Errorf("got command %q, expected follow or produce; hotset follow -h shows the options", arguments[0])
 }
 
+// lines are the clicks of the input, one JSON object a line; empty lines are left out.
 func lines(input io.Reader) (found [][]byte, err error) {
 	scanner := bufio.NewScanner(input)
-	for scanner.Scan() {
-		found = append(found, []byte(scanner.Text()))
+	for number := 1; scanner.Scan(); number++ {
+		var click map[string]json.RawMessage
+		line := bytes.TrimSpace(scanner.Bytes())
+		if len(line) == 0 {
+			continue
+		}
+		if err := json.Unmarshal(line, &click); err != nil {
+			return nil, fmt.Errorf("line %d of the input: %w, expected a JSON object; nothing was sent", number, err)
+		}
+		found = append(found, bytes.Clone(line))
 	}
 	return found, scanner.Err()
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strconv"
+	"strings"
 	"testing"
 )
 
@@ -203,5 +204,17 @@ func TestKeysOfClicksAreCounted(t *testing.T) {
 	}
 	if len(file.Clicks) == 0 {
 		t.Error("no clicks in keys.json")
+	}
+}
+
+func TestTheInputOfProduceIsCheckedBeforeAnythingIsSent(t *testing.T) {
+	clicks, err := lines(strings.NewReader(" {\"features\":{}}\r\n\n{\"label\":1}"))
+	if err != nil || len(clicks) != 2 || string(clicks[0]) != `{"features":{}}` {
+		t.Errorf("got %q (%v)", clicks, err)
+	}
+	for _, broken := range []string{"{\"label\":1}\n{\"broken\":\n", "{}\n[1]\n"} {
+		if _, err := lines(strings.NewReader(broken)); err == nil || !strings.Contains(err.Error(), "line 2 of the input") {
+			t.Errorf("lines of %q: got %v", broken, err)
+		}
 	}
 }

@@ -18,7 +18,7 @@ from streams.logs.bad_lines import BadLines
 from streams.logs.locations import find_logs
 from streams.logs.reader import read_log
 from streams.logs.schema import LogSchema, load_schema
-from streams.records import ClickBatch, MoreValues, merge_more
+from streams.records import ClickBatch, MoreValues, Weights, merge_key_weights, merge_more
 from trainer.embedding.value_bags import Bags
 from trainer.evaluate.sources.tokens import TokenSource, read_tokens
 
@@ -78,6 +78,7 @@ class Stream:
         weight: (N,) float32, each row's share of the loss; None if all weigh 1.
         bad_lines: the malformed lines of the log; None if the rows are not those of a log.
         more: the second and further values of fields; None if every field has one value in every row.
+        key_weights: (N, F) float32, the weights of the first values; None if no value has one.
     """
 
     label: npt.NDArray[np.int8]
@@ -86,6 +87,12 @@ class Stream:
     weight: npt.NDArray[np.float32] | None = None
     bad_lines: BadLines | None = None
     more: MoreValues | None = None
+    key_weights: Weights | None = None
+
+    @property
+    def has_bags(self) -> bool:
+        """Whether fields have several values or weights, which not every method reads."""
+        return self.more is not None or self.key_weights is not None
 
     @property
     def num_rows(self) -> int:
@@ -134,14 +141,16 @@ class Stream:
         return counts if self.more is None else counts + np.bincount(self.more_ids, minlength=size)
 
     def bags(self, rows: slice, *, reads_ids: bool) -> Bags | None:
-        """The values of some rows as bags of ids or keys; None if every field of the log has one value in every row."""
-        if self.more is None:
+        """The values of some rows as bags of ids or keys; None if no field of the log has several values or weights."""
+        if not self.has_bags:
             return None
-        more, further = self.more.between(rows.start, rows.stop), None
-        if reads_ids:
+        more = None if self.more is None else self.more.between(rows.start, rows.stop)
+        weights = None if self.key_weights is None else self.key_weights[rows]
+        further = None
+        if self.more is not None and reads_ids:
             further = self.more_ids[self.more.offsets[rows.start] : self.more.offsets[rows.stop]].astype(np.int64)
         first = self.ids[rows].astype(np.int64) if reads_ids else self.keys[rows]
-        return Bags.of(first, more, torch.device("cpu"), further)
+        return Bags.of(first, more, torch.device("cpu"), further, weights)
 
     def batches(self, batch_rows: int, *, num_rows: int) -> Iterator[slice]:
         """Yields the batches of the first `num_rows` rows as slices; the last batch may be smaller."""
@@ -186,12 +195,14 @@ def _read(source: FileSource, num_rows: int | None) -> Stream:
     labels = [batch.label for batch in batches if batch.label is not None]
     weights = [batch.weight for batch in batches if batch.weight is not None]
     more = merge_more([batch.more for batch in batches], [batch.num_rows for batch in batches])
+    key_weights = merge_key_weights([batch.key_weights for batch in batches], [batch.keys.shape for batch in batches])
     return Stream(
         label=np.concatenate(labels)[:num_rows],
         dense=np.concatenate([batch.dense for batch in batches])[:num_rows],
         keys=np.concatenate([batch.keys for batch in batches])[:num_rows],
         weight=np.concatenate(weights)[:num_rows] if weights else None,
         bad_lines=bad_lines,
+        key_weights=None if key_weights is None else key_weights[:num_rows],
         more=more if more is None or num_rows is None else more.between(0, min(num_rows, num_read)),
     )
 
