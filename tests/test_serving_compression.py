@@ -15,6 +15,7 @@ from test_process_checkpoint import drive, run_config
 from trainer_batches import click_batch
 
 from trainer.commands.audit import command as audit_command
+from trainer.commands.export import command as export_command
 from trainer.errors import CheckpointError, PlanError, ReplicaError
 from trainer.process.checksums import describe_bytes
 from trainer.process.run import TrainingRun
@@ -59,7 +60,8 @@ def test_a_codec_keeps_its_bytes_and_its_values_through_its_arrays(name: str) ->
         again = kind.load(codec.arrays(), num_rows=600, dim=8, num_groups=3)
         assert np.array_equal(decoded(again, rows), vectors)
         assert np.array_equal(decoded(kind.fit(rows, budget), rows), vectors)  # equal seeds
-        some = np.array([5, 300, 5])
+        some, none = np.array([5, 300, 5]), np.empty(0, np.int64)
+        assert codec.decode(none, none, slice(0, 8)).shape == (0, 8)
         assert np.array_equal(codec.decode(some, rows.groups[some], slice(2, 5)), vectors[some, 2:5])
         assert rows.error(vectors) <= last * 1.001
         last = rows.error(vectors)
@@ -236,3 +238,37 @@ def test_an_unknown_format_is_refused(exports: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="got version 8"):
         Predictor.of_export(target)
+
+
+def written_log(folder: Path, rows: int = 300) -> list[str]:
+    """A log of the model's columns, and the options that read it."""
+    batch, lines = click_batch(rows, 7), ["click,d0,d1,f0,f1,f2,f3"]
+    payloads = batch.keys & np.uint64((1 << 56) - 1)
+    for label, dense, values in zip(batch.label.tolist(), batch.dense.tolist(), payloads.tolist(), strict=True):
+        lines.append(",".join(map(str, [label, *dense, *values])))
+    (folder / "later.csv").write_text("\n".join(lines) + "\n")
+    columns = 'label = "click"\ndense = ["d0", "d1"]\nheader = true\ndelimiter = ","\n'
+    (folder / "log.toml").write_text(f'[log]\n{columns}categorical = ["f0", "f1", "f2", "f3"]\n')
+    return ["--log", str(folder / "later.csv"), "--schema", str(folder / "log.toml")]
+
+
+def test_the_command_reports_bytes_and_quality_before_and_after(exports: Path, tmp_path: Path) -> None:
+    options = [str(exports / "out"), "--compress", "pq", "--out", str(tmp_path / "small")]
+    report = tmp_path / "report.json"
+    arguments = [*options, "--ratio", "1.4", "--json", str(report), *written_log(tmp_path)]
+    done = CliRunner().invoke(export_command, arguments)
+    assert done.exit_code == 0, done.output
+    content = json.loads(report.read_text())
+    before, after = (content["bytes"][when] for when in ("before", "after"))
+    assert content["ratio"] == before["rows"] / after["rows"] >= 1.4
+    assert (before["router"], before["dense"]) == (after["router"], after["dense"])
+    assert {one["rows"] for one in content["held_out"].values()} == {150}
+    assert all(0 < one["auc"] < 1 and one["lookups_per_s"] > 0 for one in content["held_out"].values())
+    assert "AUC" in done.output
+    assert Predictor.of_export(tmp_path / "small").can_predict
+
+    refused = CliRunner().invoke(export_command, options)
+    assert (refused.exit_code, "expected --ratio R" in refused.output) == (2, True)
+    (tmp_path / "log.toml").write_text((tmp_path / "log.toml").read_text().replace('"f3"', '"f9"'))
+    refused = CliRunner().invoke(export_command, arguments)
+    assert "expected those of the model" in str(refused.exception)

@@ -9,7 +9,7 @@ from trainer.serving.compression.codec import Vectors
 
 __all__ = ["cluster", "nearest"]
 
-_ROUNDS = 12
+_ROUNDS = 10
 _SHARE = 0.98  # of the weight, that the rows clusters are made from carry
 _DISTANCES = 1 << 22  # computed at once
 Weights = npt.NDArray[np.float64]

@@ -86,5 +86,5 @@ class Product(Codec):
         first, last = start // width, -(-stop // width)
         wanted = np.arange(first, last)
         pieces = self._books[wanted, self._codes[rows, first:last]]  # (K, parts, D / M)
-        vectors = pieces.reshape(len(pieces), -1)[:, start - first * width : stop - first * width]
+        vectors = pieces.reshape(len(pieces), len(wanted) * width)[:, start - first * width : stop - first * width]
         return vectors.astype(np.float32)
