@@ -80,8 +80,9 @@ def test_a_rounded_value_is_within_half_a_step(kind: type[Codec], limit: int) ->
 
 def test_a_row_reads_the_nearest_centroid_of_its_own_group() -> None:
     rows = sample()
-    codec = FORMATS["saec"].fit(rows, 600 + 16 * 30 + 16)
-    starts, centroids = codec.arrays()["starts"], codec.arrays()["centroids"].astype(np.float32)
+    arrays = (codec := FORMATS["saec"].fit(rows, 600 + 10 * 30 + 16)).arrays()
+    starts, scales = arrays["starts"], arrays["centroid_scales"].astype(np.float32)
+    centroids = arrays["centroids"] * scales[:, None]
     vectors = decoded(codec, rows)
     for group in range(3):
         mine = rows.groups == group

@@ -3,7 +3,7 @@
     tracked    M pieces, each centroid[code] + correction[hash]        the code is the feature's own
     cold       a hashed row of the field
 
-Kept of the paper: the sum of two small tables, and the step every 256 batches: k-means over the vectors as they are,
+Kept of the paper: the sum of two small tables, and the step every 64 batches: k-means over the vectors as they are,
 codes and centroids from it, a new hash, and corrections that start from the means of what the centroids leave. Not
 kept: a code for every feature of the vocabulary (M bytes or more each): only tracked features have codes. A feature
 that becomes tracked gets the centroids nearest to the vector that it had.
@@ -29,7 +29,7 @@ __all__ = ["Cce", "build"]
 _PARTS = 4
 _TRACKED_PER_CENTROID = 8
 _UNIQUE_SHARE = 0.5
-_STEPS = 256  # between two clusterings
+_STEPS = 64  # between two clusterings
 _CODE_BYTES = 4
 _HALF = np.uint64(32)
 _LEAST_WEIGHT = 1e-3

@@ -1,7 +1,7 @@
 """`Clusters`: each row is the number of a centroid of its group (Saec, APSys'20; arXiv 1903.00103).
 
     codes (R,)  uint8 or uint16, within the group      starts (G + 1,) the first centroid of each group
-    centroids (C, D) float16
+    centroids (C, D) as `Int8`
 
 Kept of the paper: clusters within a field, important features first, all others to the nearest centroid. A row weighs
 as often as it is read.
@@ -17,11 +17,13 @@ import numpy.typing as npt
 from trainer.errors import CheckpointError
 from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take
 from trainer.serving.compression.k_means import cluster, nearest
+from trainer.serving.compression.rounded import Int8
 
 __all__ = ["Clusters"]
 
 _START_BYTES = 4
 _CODES: tuple[Any, ...] = (np.uint8, np.uint16)
+_CENTROIDS = {"values": "centroids", "scales": "centroid_scales"}  # names of `Int8` and of the file
 
 
 class Clusters(Codec):
@@ -29,9 +31,7 @@ class Clusters(Codec):
 
     name = "saec"
 
-    def __init__(
-        self, codes: npt.NDArray[Any], starts: npt.NDArray[np.int32], centroids: npt.NDArray[np.float16]
-    ) -> None:
+    def __init__(self, codes: npt.NDArray[Any], starts: npt.NDArray[np.int32], centroids: Codec) -> None:
         self._codes, self._starts, self._centroids = codes, starts, centroids
 
     @classmethod
@@ -42,7 +42,7 @@ class Clusters(Codec):
     def least_bytes(cls, sample: Sample) -> int:
         """As `Codec.least_bytes`: codes of one byte, and a centroid for each group that has rows."""
         used = len(np.unique(sample.groups))
-        return cls._fixed_bytes(sample, np.uint8) + 2 * sample.dim * used
+        return cls._fixed_bytes(sample, np.uint8) + Int8.vector_bytes(sample.dim) * used
 
     @classmethod
     def fit(cls, sample: Sample, budget_bytes: int) -> Codec:
@@ -52,7 +52,7 @@ class Clusters(Codec):
         read = np.bincount(sample.groups[sample.weights > 0], minlength=sample.num_groups)
         plans = []
         for dtype in _CODES:
-            room = (budget_bytes - cls._fixed_bytes(sample, dtype)) // (2 * sample.dim)
+            room = (budget_bytes - cls._fixed_bytes(sample, dtype)) // Int8.vector_bytes(sample.dim)
             if room >= np.count_nonzero(sizes):
                 plans.append((_shares(np.minimum(sizes, np.iinfo(dtype).max + 1), read, room), dtype))
         counts, dtype = max(plans, key=lambda plan: int(plan[0].sum()))
@@ -61,28 +61,27 @@ class Clusters(Codec):
     @classmethod
     def _fit(cls, sample: Sample, counts: npt.NDArray[np.int64], dtype: Any) -> Codec:
         rng, codes = np.random.default_rng(sample.seed), np.zeros(sample.num_rows, dtype)
-        found: list[npt.NDArray[np.float16]] = []
-        for group, count in enumerate(counts.tolist()):
-            rows = np.flatnonzero(sample.groups == group)
-            if not len(rows):
-                found.append(np.empty((0, sample.dim), np.float16))
-                continue
-            vectors = sample.vectors[rows]
-            centroids = cluster(vectors, sample.weights[rows], count, rng).astype(np.float16)
-            codes[rows] = nearest(vectors, centroids.astype(np.float32))
-            found.append(centroids)
+        members = [np.flatnonzero(sample.groups == group) for group in range(sample.num_groups)]
+        found = [
+            cluster(sample.vectors[rows], sample.weights[rows], count, rng)
+            for rows, count in zip(members, counts.tolist(), strict=True)
+        ]
         starts = np.cumsum([0, *map(len, found)]).astype(np.int32)
-        return cls(codes, starts, np.concatenate(found))
+        centroids = Int8.rounded(np.concatenate(found))
+        rounded = centroids.decode(np.arange(starts[-1]), codes)
+        for rows, start, stop in zip(members, starts[:-1], starts[1:], strict=True):
+            codes[rows] = nearest(sample.vectors[rows], rounded[start:stop])
+        return cls(codes, starts, centroids)
 
     @classmethod
     def load(cls, arrays: Arrays, *, num_rows: int, dim: int, num_groups: int) -> Codec:
         """As `Codec.load`."""
         codes = take(arrays, "codes", _CODES, (num_rows,))
         starts = take(arrays, "starts", (np.int32,), (num_groups + 1,))
-        centroids = take(arrays, "centroids", (np.float16,), (None, dim))
-        if starts[0] != 0 or starts[-1] != len(centroids) or (np.diff(starts) < 0).any():
-            raise CheckpointError(f"compressed rows: starts: got {starts.tolist()}, expected 0 to {len(centroids)}")
-        return cls(codes, starts, centroids)
+        if starts[0] != 0 or (np.diff(starts) < 0).any():
+            raise CheckpointError(f"compressed rows: starts: got {starts.tolist()}, expected ascending from 0")
+        stored = {part: arrays[name] for part, name in _CENTROIDS.items() if name in arrays}
+        return cls(codes, starts, Int8.load(stored, num_rows=int(starts[-1]), dim=dim, num_groups=1))
 
     def check_groups(self, groups: npt.NDArray[Any]) -> None:
         """As `Codec.check_groups`."""
@@ -92,11 +91,16 @@ class Clusters(Codec):
 
     def arrays(self) -> Arrays:
         """As `Codec.arrays`."""
-        return {"codes": self._codes, "starts": self._starts, "centroids": self._centroids}
+        centroids = self._centroids.arrays()
+        return {
+            "codes": self._codes,
+            "starts": self._starts,
+            **{name: centroids[part] for part, name in _CENTROIDS.items()},
+        }
 
     def decode(self, rows: npt.NDArray[Any], groups: npt.NDArray[Any], columns: slice = slice(None)) -> Vectors:
         """As `Codec.decode`."""
-        return self._centroids[self._starts[groups] + self._codes[rows], columns].astype(np.float32)
+        return self._centroids.decode(self._starts[groups] + self._codes[rows], groups, columns)
 
 
 def _shares(limits: npt.NDArray[np.int64], read: npt.NDArray[np.int64], total: int) -> npt.NDArray[np.int64]:

@@ -17,7 +17,9 @@ Weights = npt.NDArray[np.float64]
 
 def nearest(vectors: Vectors, centroids: Vectors) -> npt.NDArray[np.int64]:
     """The number (K,) of the centroid (k, d) nearest to each vector (K, d), by the squared distance."""
-    found = np.empty(len(vectors), np.int64)
+    found = np.zeros(len(vectors), np.int64)
+    if not len(centroids):
+        return found
     norms = np.square(centroids).sum(axis=1)
     piece = max(1, _DISTANCES // len(centroids))
     for start in range(0, len(vectors), piece):

@@ -29,17 +29,27 @@ class _Rounded(Codec):
     @classmethod
     def least_bytes(cls, sample: Sample) -> int:
         """As `Codec.least_bytes`."""
-        return sample.num_rows * (cls._width(sample.dim) + _SCALE_BYTES)
+        return sample.num_rows * cls.vector_bytes(sample.dim)
+
+    @classmethod
+    def vector_bytes(cls, dim: int) -> int:
+        """Bytes of a row of D values and of its scale."""
+        return cls._width(dim) + _SCALE_BYTES
 
     @classmethod
     def fit(cls, sample: Sample, budget_bytes: int) -> Codec:
         """As `Codec.fit`; more bytes than `least_bytes` do not make it better."""
         cls.require_bytes(sample, budget_bytes)
-        peaks = np.abs(sample.vectors).max(axis=1, initial=0.0)
+        return cls.rounded(sample.vectors)
+
+    @classmethod
+    def rounded(cls, vectors: Vectors) -> Codec:
+        """The codec of vectors (R, D)."""
+        peaks = np.abs(vectors).max(axis=1, initial=0.0)
         scales = (peaks / cls.limit).astype(np.float16)
         divisors = np.where(scales > 0, scales, 1).astype(np.float32)[:, None]
-        whole = np.clip(np.rint(sample.vectors / divisors), -cls.limit, cls.limit).astype(np.int8)
-        return cls(cls._pack(whole), scales, sample.dim)
+        whole = np.clip(np.rint(vectors / divisors), -cls.limit, cls.limit).astype(np.int8)
+        return cls(cls._pack(whole), scales, vectors.shape[1])
 
     @classmethod
     def load(cls, arrays: Arrays, *, num_rows: int, dim: int, num_groups: int) -> Codec:  # noqa: ARG003
