@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,25 +12,31 @@ import pytest
 import safetensors.numpy
 import torch
 from click.testing import CliRunner
+from serving_site import KEYS, Site, hot_keys
 from test_process_checkpoint import drive, run_config
 from trainer_batches import click_batch
 
+from streams.dashboard.access import Access
+from streams.dashboard.site import listening
 from trainer.commands.audit import command as audit_command
 from trainer.commands.export import command as export_command
 from trainer.errors import CheckpointError, PlanError, ReplicaError
 from trainer.process.checksums import describe_bytes
 from trainer.process.run import TrainingRun
-from trainer.serving.audit import LocalSource, audit, sample_keys
+from trainer.serving.audit import Audit, LocalSource, audit, sample_keys
 from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.compress import Original, compress, write_compressed
 from trainer.serving.compression.formats import FORMATS
 from trainer.serving.compression.k_means import nearest
 from trainer.serving.compression.reads import count_reads, owned_once
 from trainer.serving.compression.rounded import Int4, Int8
+from trainer.serving.endpoint import EndpointSource
 from trainer.serving.export import export, load_export
 from trainer.serving.export_files import MANIFEST, sign
 from trainer.serving.exported import Exported
 from trainer.serving.predictor import Predictor
+from trainer.serving.replica import Replica
+from trainer.serving.server import InferenceServer
 
 ROUNDED = ("int8", "int4")
 
@@ -162,6 +169,34 @@ def test_a_compressed_export_is_audited_and_cannot_be_continued_or_compressed_ag
         served.tables.apply([])
     with pytest.raises(CheckpointError, match="compressed already"):
         Original.read(target)
+
+
+def test_a_compressed_export_is_served_over_http_and_audited_there(exports: Path) -> None:
+    _, target = made(exports, "saec", 1.4)
+    server = InferenceServer(Predictor.of_export(target), "hotstream", Access("127.0.0.1", None))
+    trained = Predictor.of_export(target)
+
+    async def audited() -> Audit:
+        async with listening(server.app, host="127.0.0.1", port=0) as url:
+            keys = sample_keys(trained, 200, 0)
+            return await asyncio.to_thread(audit, EndpointSource(url), LocalSource(trained), keys)
+
+    found = asyncio.run(audited())
+    assert (found.num_equal, found.num_hot > 0, found.served_step == found.trained_step) == (200, True, True)
+
+
+def test_a_replica_serves_a_compressed_export_until_the_topic_has_a_model(exports: Path) -> None:
+    _, target = made(exports, "pq", 1.4)
+    site = Site()
+    site.move(hot_keys(20))
+    site.train()
+    site.settle()
+    replica = Replica(site.broker, export=target)
+    assert np.array_equal(replica.lookup(KEYS), Predictor.of_export(target).lookup(KEYS))
+    replica.catch_up()
+    assert np.array_equal(replica.lookup(KEYS), site.vectors())
+    assert replica.verify() == [True] * len(replica.state.partitions)
+    replica.close()
 
 
 def test_a_ratio_beyond_the_format_names_the_largest(exports: Path) -> None:
