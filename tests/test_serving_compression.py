@@ -7,6 +7,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import click
 import numpy as np
 import pytest
 import safetensors.numpy
@@ -197,6 +198,23 @@ def test_a_replica_serves_a_compressed_export_until_the_topic_has_a_model(export
     assert np.array_equal(replica.lookup(KEYS), site.vectors())
     assert replica.verify() == [True] * len(replica.state.partitions)
     replica.close()
+
+
+@pytest.mark.parametrize("formats", [("bfloat16", None), ("float32", "half_width"), ("int8", "int4")])
+def test_an_export_of_any_store_can_be_compressed(tmp_path: Path, formats: tuple[str, str | None]) -> None:
+    config = run_config(None, row_format=formats[0])
+    config = replace(config, model=replace(config.model, hot_store=formats[1]))
+    export(drive(TrainingRun(config, 1), 12), tmp_path / "out")
+    original, target = made(tmp_path, "int8")
+    keys = click_batch(64, 99).keys
+    before, after = (one.lookup(keys) for one in (Predictor.of(original.exported, "out"), Predictor.of_export(target)))
+    assert np.abs(after - before).max() <= 0.02 * np.abs(before).max()
+
+
+def test_the_command_offers_every_format() -> None:
+    (option,) = (one for one in export_command.params if one.name == "name")
+    assert isinstance(option.type, click.Choice)
+    assert set(option.type.choices) == set(FORMATS)
 
 
 def test_a_ratio_beyond_the_format_names_the_largest(exports: Path) -> None:
