@@ -211,6 +211,27 @@ def test_an_export_of_any_store_can_be_compressed(tmp_path: Path, formats: tuple
     assert np.abs(after - before).max() <= 0.02 * np.abs(before).max()
 
 
+def test_a_checkpoint_is_compressed_as_the_export_of_its_run(tmp_path: Path) -> None:
+    run = drive(TrainingRun(run_config(tmp_path / "run", row_format="int8"), 1), 12)
+    run.checkpoint()
+    export(run, tmp_path / "out")
+    run.close()
+    keys, contents = click_batch(64, 99).keys, []
+    for source in ("run", "out"):
+        target = tmp_path / f"small-{source}"
+        options = ["--compress", "pq", "--ratio", "1.4", "--out", str(target)]
+        done = CliRunner().invoke(export_command, [str(tmp_path / source), *options])
+        assert (done.exit_code, done.exception) == (0, None)
+        contents.append(json.loads((target / MANIFEST).read_text()))
+    one, other = (Predictor.of_export(tmp_path / f"small-{source}").lookup(keys) for source in ("run", "out"))
+    assert np.array_equal(one, other)
+    for content in contents:
+        del content["xxh3"], content["time_ms"]
+    assert contents[0] == contents[1]
+    done = CliRunner().invoke(export_command, [str(tmp_path), *options])
+    assert "got 0 checkpoints, expected an intact one" in str(done.exception)
+
+
 def test_the_command_offers_every_format() -> None:
     (option,) = (one for one in export_command.params if one.name == "name")
     assert isinstance(option.type, click.Choice)

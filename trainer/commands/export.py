@@ -25,7 +25,7 @@ _BATCH_ROWS = 512
 
 
 @click.command("export", short_help="Make an exported model smaller, for serving.")
-@click.argument("export_dir", metavar="EXPORT", type=click.Path(path_type=Path))
+@click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--compress", "name", type=click.Choice(_FORMATS), required=True, help="The format of the rows.")
 @click.option(
     "--ratio",
@@ -49,7 +49,7 @@ _BATCH_ROWS = 512
 @max_bad_option
 @json_option
 def command(
-    export_dir: Path,
+    run_dir: Path,
     name: str,
     ratio: float | None,
     out_dir: Path,
@@ -59,7 +59,9 @@ def command(
     max_bad: float,
     json_path: str | None,
 ) -> None:
-    """Make the rows of EXPORT (`hotstream train --export`) smaller, and report what that costs.
+    """Make the rows of a trained model smaller, and report what that costs.
+
+    RUN is an export (`hotstream train --export`) or the folder of --checkpoint-dir, whose newest checkpoint is taken.
 
     saec: centroids of each field, and a code a row; pq: codes of pieces of a row; int8 and int4: rounded values;
     low-rank: coefficients in the principal directions. `hotstream serve --offline` and `audit` read the result, which
@@ -82,9 +84,9 @@ def command(
 
     if ratio is None and name in _NEED_RATIO:
         raise click.UsageError(f"--compress {name}: expected --ratio R beside it")
-    if out_dir.resolve() == export_dir.resolve():
-        raise click.UsageError(f"--out {out_dir}: expected another directory than EXPORT")
-    report, original = Report("export"), Original.read(export_dir)
+    if out_dir.resolve() == run_dir.resolve():
+        raise click.UsageError(f"--out {out_dir}: expected another directory than RUN")
+    report, original = Report("export"), Original.read(run_dir)
     stream = _read(logs, schema, rows, max_bad, original.exported.shape.fields) if logs else None
     half = 0 if stream is None else stream.num_rows // 2
     reads = None if stream is None else count_reads(original.exported, stream.keys[:half].reshape(-1))

@@ -44,7 +44,7 @@ from trainer.serving.export_files import MANIFEST, VERSION, is_export, read_mani
 from trainer.serving.exported import Exported
 from trainer.serving.published import Published
 
-__all__ = ["export", "load_export", "write_export"]
+__all__ = ["export", "load_export", "parts_of", "write_export"]
 
 
 def export(run: TrainingRun, directory: Path, published: Published | None = None) -> None:
@@ -63,9 +63,18 @@ def export(run: TrainingRun, directory: Path, published: Published | None = None
     if run.trainer is None:
         raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
     learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
-    tensors = embedding.tensors()
+    parts = parts_of(learner.model.state_dict(), embedding.tensors())
+    write_export(directory, parts, {"version": VERSION, **_describe(run, embedding.plan, published)})
+
+
+def parts_of(dense: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, from those of the dense part and of the embedding.
+
+    Raises:
+        DivergedError: a number is not finite.
+    """
     parts: dict[str, dict[str, Tensor]] = {
-        "dense": dict(learner.model.state_dict()),
+        "dense": dict(dense),
         "rows": {
             name: tensor for name, tensor in tensors.items() if name.endswith((".values", ".scales")) or name == "gate"
         },
@@ -74,7 +83,7 @@ def export(run: TrainingRun, directory: Path, published: Published | None = None
     for name, part in parts.items():
         if (bad := find_non_finite(part)) is not None:
             raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
-    write_export(directory, parts, {"version": VERSION, **_describe(run, embedding.plan, published)})
+    return parts
 
 
 def write_export(

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,13 @@ from torch import Tensor, nn
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.errors import CheckpointError, PlanError
+from trainer.serving.checkpointed import export_checkpoint
 from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.formats import FORMATS, TABLES, Compressed, unique_groups
 from trainer.serving.compression.reads import Reads, owned_once
 from trainer.serving.compression.rounded import Int8
 from trainer.serving.export import load_export, write_export
-from trainer.serving.export_files import COMPRESSED_VERSION
+from trainer.serving.export_files import COMPRESSED_VERSION, is_export
 from trainer.serving.exported import Exported
 
 __all__ = ["Bytes", "Original", "compress", "write_compressed"]
@@ -53,11 +55,15 @@ class Original:
 
     @classmethod
     def read(cls, directory: Path) -> Original:
-        """Reads an export.
+        """Reads an export, or the newest checkpoint in a directory of checkpoints.
 
         Raises:
-            CheckpointError: it is damaged, of another version, or compressed already.
+            CheckpointError: it is damaged, of another version, or compressed already; or neither of both is there.
         """
+        if not is_export(directory):
+            with TemporaryDirectory() as folder:
+                export_checkpoint(directory, Path(folder) / "out")
+                return cls.read(Path(folder) / "out")
         exported = Exported.read(directory)
         if exported.compression is not None:
             raise CheckpointError(f"{directory}: is compressed already ({exported.compression}); take the original")
