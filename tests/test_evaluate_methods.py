@@ -33,7 +33,7 @@ NUM_ROWS = 8192
 SOURCE = GeneratorSource(seed=3)
 PRESET = replace(PRESETS["reference"], batch_rows=128)
 LARGE_BATCHES = ("--batch-rows", "2048")  # few steps, as the tests look at the tables
-TIERED = ("cprec", "low-rank", "saec")  # test_evaluate_tiered.py trains them in int8
+TIERED = ("cce", "cprec", "low-rank", "mec", "saec", "scma")  # test_evaluate_tiered.py trains them in int8
 RATIOS = (2.0, 10.0, 100.0, 1000.0, 10_000.0)
 
 
@@ -292,6 +292,28 @@ def test_a_killed_run_repeats_no_finished_cell_and_ends_with_the_same_results(tm
     assert [call[1:] for call in calls] == [(done, len(calls)) for done in range(1, len(calls) + 1)]
     assert len(calls) == (3 + 2 + 1) + 2 * (6 + 2 + 1)
     assert not list((tmp_path / "cut" / "cells").glob("*partial*"))
+
+
+def test_a_killed_run_of_every_method_that_has_tiers_or_codes_continues_with_equal_results(tmp_path):
+    """What a grid keeps are whole cells: one that was cut off is trained from its first row again."""
+    names = ("cafe-plus", "cce", "cprec", "dqrm", "low-rank", "mec", "mpe", "saec", "scma")
+    config = make_grid(methods=names, compressions=(20.0,), seeds=(0,), search=False)
+    whole = run_grid(config, tmp_path / "whole")
+
+    class KilledError(Exception):
+        pass
+
+    def kill(measured, done, num_cells):
+        if done == len(names) // 2:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_grid(config, tmp_path / "cut", on_cell=kill)
+    (tmp_path / "cut" / "cells" / "mec.partial7").write_text("{")  # of a process that was killed as it wrote
+    resumed = run_grid(config, tmp_path / "cut")
+    assert [cell["method"] for cell in resumed.cells] == list(names)
+    one, other = ([{**cell, "seconds": 0} for cell in grid.cells] for grid in (whole, resumed))
+    assert one == other
 
 
 def test_several_jobs_return_the_results_of_one(tmp_path):

@@ -11,7 +11,7 @@ from trainer.evaluate.methods.ranks import COLD, Moves, Ranks, ranks_bytes
 from trainer.evaluate.methods.registry import METHODS
 
 FIELD_SIZES = (300, 500, 20)
-TIERED = ("cprec", "low-rank", "mpe", "saec")
+TIERED = ("cce", "cprec", "low-rank", "mec", "mpe", "saec", "scma")
 
 
 @pytest.fixture(autouse=True)
@@ -114,7 +114,7 @@ def test_a_tiered_method_learns_repeats_itself_and_keeps_its_bytes(name):
     assert first.nbytes <= 40_000
 
 
-@pytest.mark.parametrize("name", ["cprec", "low-rank", "saec"])
+@pytest.mark.parametrize("name", ["cprec", "low-rank", "mec", "saec"])
 def test_a_promotion_changes_no_vector(name):
     method, ids = make(name), [3, 4, 310]
     train(method, steps=20)
@@ -208,3 +208,96 @@ def test_a_demoted_feature_reads_the_nearest_centroid_of_its_field_which_moves_t
         assert (after - vector).norm() < (centroids[code] - vector).norm()
     share = 5.0 / (5.0 * 0.99 + 5.0)  # of the one feature that came; the mass of a centroid ages
     assert torch.allclose(coded[2], centroids[codes[2]] + share * (hot[2] - centroids[codes[2]]), atol=1e-4)
+
+
+def test_the_codes_of_a_demoted_feature_are_the_nearest_pieces_and_stay_so_when_it_is_quantised_again():
+    method, ids = make("mec"), [3, 4, 310]
+    move(method, ids, COLD, 0)
+    method.rows.copy_from(np.arange(3), torch.randn(3, 16, generator=torch.Generator().manual_seed(0)))
+    method.ranks.hot_set.sketch.insert(np.array(ids, np.uint64) + np.uint64(1), 5.0)
+    pieces = method.tables[1].gather(np.arange(method.tables[1].padding)).view(4, -1, 4)
+    hot = vectors_of(method, ids)
+    move(method, ids, 0, 1)
+    for field, codes, vector in zip((0, 0, 1), method.codes[:3], hot, strict=True):
+        first, count = method._row_hash.first_rows[field], method._row_hash.rows[field]  # noqa: SLF001
+        for part, code in enumerate(codes.tolist()):
+            own = pieces[part, first : first + count]
+            assert code == first + int((own - vector[4 * part : 4 * part + 4]).norm(dim=1).argmin())
+    coded = vectors_of(method, ids)
+    assert (coded - hot).norm() < hot.norm()
+    again = method.encode(1, coded[2:], np.ones(1, np.float32))
+    assert np.array_equal(again[0], method.codes[2])  # the pieces moved towards it, so they are still the nearest
+    assert method.mass.sum() > 0
+
+
+def test_a_popular_feature_moves_the_pieces_that_it_comes_to_further():
+    vector = torch.full((1, 16), 0.3)
+    moved = []
+    for weight in (1.0, 4.0):
+        method = make("mec")
+        method.mass[:] = 3.0
+        before = method.tables[1].gather(np.arange(method.tables[1].padding))
+        method.encode(0, vector, np.array([weight], np.float32))
+        moved.append(float((method.tables[1].gather(np.arange(method.tables[1].padding)) - before).norm()))
+    assert 0 < moved[0] < moved[1]
+
+
+def test_clusters_made_anew_are_the_nearest_and_corrections_bring_vectors_closer():
+    method = make("cce")
+    train(method, steps=100)
+    ids, tier, row = method.ranks.tracked()
+    before = vectors_of(method, ids)
+    hashes = method.corrections_of(ids)
+    method.recluster()
+    assert not np.array_equal(method.corrections_of(ids), hashes)
+    after, parts = vectors_of(method, ids), 4
+    tables, rows = method.locate(ids, tier, row)
+    assert (tables == 1).all()
+    centroids = torch.cat([method.tables[1].gather(rows[:, part].copy()) for part in range(parts)], dim=1)
+    for part in range(parts):
+        first, columns = part * method.num_centroids, slice(4 * part, 4 * part + 4)
+        own = method.tables[1].gather(np.arange(first, first + method.num_centroids))
+        distances = torch.cdist(before[:, columns], own)
+        chosen = distances[np.arange(len(ids)), method.codes[row, part]]
+        assert torch.allclose(chosen, distances.amin(dim=1), atol=1e-5)
+    weights = torch.from_numpy(method.ranks.hot_set.sketch.query((ids + 1).view(np.uint64)))[:, None]
+    alone, corrected = (float((weights * (one - before).square()).sum()) for one in (centroids, after))
+    assert corrected < alone
+
+
+@pytest.mark.parametrize("agreement", [-1.0, 0.0, 0.5, 1.0])
+def test_features_share_blocks_as_often_as_they_occur_together(agreement):
+    """The second feature of a pair occurs where the first does, where it does not (-1), or by chance (0)."""
+    method, pairs, rng = make("scma", parts=16.0), 12, np.random.default_rng(1)
+    ids = np.arange(2 * pairs)
+    move(method, ids, COLD, 0)
+    method._num_fields = 2 * pairs  # noqa: SLF001
+    first = rng.random((300, pairs)) < 0.5
+    second = np.where(
+        rng.random((300, pairs)) < abs(agreement), first == (agreement > 0), rng.random((300, pairs)) < 0.5
+    )
+    for row in np.concatenate([first, second], axis=1):
+        method.sign(np.where(row, ids, 400))
+    method.place()
+    _, blocks = method.locate(ids, *method.ranks.find(ids))
+    jaccard = (first & second).sum() / (first | second).sum()
+    shared = (blocks[:pairs] == blocks[pairs:]).mean()
+    assert (abs(shared - jaccard) < 0.1, jaccard == 0) == (True, agreement == -1), (jaccard, shared)
+
+
+def test_signatures_only_fall_and_addresses_stay_once_they_are_fixed():
+    method = make("scma")
+    ids = np.arange(8)
+    move(method, ids, COLD, 0)
+    method._num_fields, rng, before = 4, np.random.default_rng(0), method.signatures.copy()  # noqa: SLF001
+    hashed = method.locate(ids, *method.ranks.find(ids))[1]
+    for _ in range(30):
+        method.sign(rng.integers(0, 6, 4))
+        assert (method.signatures <= before).all()
+        before = method.signatures.copy()
+    assert np.array_equal(method.locate(ids, *method.ranks.find(ids))[1], hashed)
+    method.place()
+    fixed = method.locate(ids, *method.ranks.find(ids))[1]
+    assert (fixed != hashed).any(axis=1).tolist() == [True] * 6 + [False] * 2  # 6 and 7 did not occur
+    method.sign(np.repeat(ids, 4))
+    assert np.array_equal(method.locate(ids[:6], *method.ranks.find(ids[:6]))[1], fixed[:6])

@@ -30,6 +30,7 @@ _ORDER = (
     "replay",
     "agent",
     "train",
+    "export",
     "serve",
     "sink",
     "audit",

@@ -186,6 +186,21 @@ def _run_ablation(config: GridConfig, out: Path, jobs: int, variants: tuple[str,
     show_default=True,
     help="Search each method's settings on the first seed, or use the defaults.",
 )
+@click.option(
+    "--schedule",
+    type=click.Choice(("plain", "lookahead")),
+    default="plain",
+    show_default=True,
+    help="How training is fed: lookahead keeps the rows of coming batches in a cache, and counts what moves.",
+)
+@click.option(
+    "--lookahead",
+    type=click.IntRange(min=0),
+    default=16,
+    show_default=True,
+    metavar="BATCHES",
+    help="Batches that --schedule lookahead knows in advance.",
+)
 @click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of hotstream alone.")
 @click.option("--variants", callback=_split, metavar="NAME,...", help="Variants of the ablation.  [default: all]")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, show_default=True, help="Cells to run in parallel.")
@@ -212,6 +227,8 @@ def command(
     generator_seed: int,
     rotate_at: int | None,
     search: bool,
+    schedule: str,
+    lookahead: int,
     ablation: bool,
     variants: tuple[str, ...] | None,
     jobs: int,
@@ -269,6 +286,7 @@ def command(
         compressions=_numbers(compression, "--compression", float) or chosen.compressions,
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
+        lookahead=lookahead if schedule == "lookahead" else None,
     )
     config = _with_batch_rows(config, batch_rows)
     chosen = config.preset

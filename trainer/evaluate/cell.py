@@ -16,8 +16,10 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.embedding.value_bags import sum_vectors
 from trainer.errors import TrainerError
+from trainer.evaluate.lookahead import Lookahead, why_no_lookahead
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 from trainer.evaluate.methods.registry import METHODS
+from trainer.evaluate.methods.row_tables import RowTables
 from trainer.evaluate.presets import Preset
 from trainer.evaluate.sources.stream import RowSource, Stream, load_stream
 from trainer.learning.quality import Quality
@@ -50,6 +52,7 @@ class Cell:
         compression: bytes of the full table over those of the method; 1 for the full table.
         seed: the seed of weights, hashes and stochastic rounding.
         trained_rows: train on the first so many rows; None for all. Vocabulary and budget are those of all rows.
+        lookahead: batches that are known in advance (`trainer.evaluate.lookahead`); None to train without a cache.
     """
 
     source: RowSource
@@ -61,10 +64,13 @@ class Cell:
     seed: int
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     trained_rows: int | None = None
+    lookahead: int | None = None
 
     def describe(self) -> dict[str, Any]:
         """Returns all of it as JSON values."""
+        fed = {} if self.lookahead is None else {"lookahead": self.lookahead}
         return {
+            **fed,
             "format": _FORMAT,
             "source": self.source.describe(),
             "num_rows": self.num_rows,
@@ -128,6 +134,8 @@ def run_cell(cell: Cell) -> CellResult:
     if not isinstance(method, Infeasible) and stream.has_bags and not method.reads_lists:
         has = "several" if stream.more is not None else "weights"
         method = Infeasible(f"it reads one value a field, and fields of this log have {has}")
+    if cell.lookahead is not None and not isinstance(method, Infeasible):
+        method = Infeasible(reason) if (reason := why_no_lookahead(method, stream)) else method
     if isinstance(method, Infeasible):
         return {**identity, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)
@@ -150,8 +158,13 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
     words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
     total, last_60, last, window = Quality(), Quality(), Quality(), Quality()
     curve: list[list[float | None]] = []
+    ahead = None
+    if cell.lookahead is not None and isinstance(method, RowTables):
+        ahead = Lookahead(method, words, [*stream.batches(cell.preset.batch_rows, num_rows=num_rows)], cell.lookahead)
     parts = ((total, 0), (last_60, _first_row(num_rows, _LAST_60_SHARE)), (last, _first_row(num_rows, _LAST_SHARE)))
-    for rows in stream.batches(cell.preset.batch_rows, num_rows=num_rows):
+    for number, rows in enumerate(stream.batches(cell.preset.batch_rows, num_rows=num_rows)):
+        if ahead is not None:
+            ahead.fetch(number)
         label = torch.from_numpy(stream.label[rows].astype(np.float32))  # (B,)
         dense = torch.from_numpy(stream.dense[rows])  # (B, M)
         bags = stream.bags(rows, reads_ids=method.reads_ids)
@@ -166,6 +179,8 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
         loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         method.learn()
+        if ahead is not None:
+            ahead.write_back(number)
         predicted = logits.detach().numpy()
         for quality, first_row in (*parts, (window, 0)):
             first = max(0, first_row - rows.start)
@@ -180,4 +195,5 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
         "auc_last": last.auc,
         "logloss_last": last.log_loss,
         "curve": curve,
+        **({} if ahead is None else {"lookahead": ahead.counts()}),
     }

@@ -50,6 +50,7 @@ class GridConfig:
         compressions: compression ratios.
         seeds: seeds of weights, hashes and stochastic rounding.
         search: whether to search each method's settings, or to use their defaults.
+        lookahead: as `Cell.lookahead`.
     """
 
     source: RowSource
@@ -60,6 +61,7 @@ class GridConfig:
     compressions: tuple[float, ...]
     seeds: tuple[int, ...]
     search: bool = True
+    lookahead: int | None = None
 
     def cell(self, point: Point, seed: int, knobs: Mapping[str, Knob], trained_rows: int | None = None) -> Cell:
         """Returns a cell of the point, trained on all rows or on the first `trained_rows`."""
@@ -74,6 +76,7 @@ class GridConfig:
             seed=seed,
             knobs=dict(knobs),
             trained_rows=trained_rows,
+            lookahead=self.lookahead,
         )
 
 

@@ -51,8 +51,10 @@ _DTYPES = {
     torch.float64: "F64",
     torch.float32: "F32",
     torch.bfloat16: "BF16",
+    torch.float16: "F16",
     torch.int64: "I64",
     torch.int32: "I32",
+    torch.uint16: "U16",
     torch.int8: "I8",
     torch.uint8: "U8",
 }

@@ -1,4 +1,4 @@
-"""A checkpoint of a run as an export is: the rows of its embedding, without its dense part; needs torch."""
+"""A checkpoint of a run as an export is; needs torch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ import torch
 from trainer.embedding.layout import Layout
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import read_newest
+from trainer.serving.export import parts_of, write_export
+from trainer.serving.export_files import VERSION
 from trainer.serving.exported import Exported
 from trainer.serving.shape import ServedShape
 
-__all__ = ["read_checkpointed"]
+__all__ = ["export_checkpoint", "read_checkpointed"]
 
 _PREFIX = f"{ADAPTIVE}.embedding."
 
@@ -41,6 +43,34 @@ def read_checkpointed(directory: Path) -> Exported:
         time_ms=int(checkpoint.path.stat().st_mtime * 1000), rows=arrays,
         router={"keys": arrays["router_keys"], "values": arrays["router_values"]},
     )  # fmt: skip
+
+
+def export_checkpoint(checkpoints: Path, directory: Path) -> None:
+    """Writes an export of the newest intact checkpoint in a directory, as of a run that publishes nothing.
+
+    Raises:
+        CheckpointError: there is none, or the export cannot be written.
+        DivergedError: a number is not finite.
+    """
+    checkpoint = read_newest(checkpoints)
+    config, state = checkpoint.state["config"], checkpoint.state
+    dense, tensors = (
+        {name.removeprefix(start): one for name, one in checkpoint.tensors.items() if name.startswith(start)}
+        for start in (f"{ADAPTIVE}.model.", _PREFIX)
+    )
+    sizes = {name: config[name] for name in ("capacity_rows", "level_1_per_field", "level_2_rows")}
+    shards = enumerate(state["history"]["shards"])
+    content = {
+        "version": VERSION,
+        **{name: config[name] for name in ("model", "dim", "row_format", "hot_store", "fields", "num_dense")},
+        "layout": {"num_fields": len(config["fields"]), **sizes},
+        "rows_trained": state["progress"]["rows"],
+        "applied_seq": {str(number): [shard["epoch"], shard["seq"]] for number, shard in shards if shard["seq"]},
+        "offsets": state["offsets"],
+        "time_ms": int(checkpoint.path.stat().st_mtime * 1000),
+        "published": None,
+    }
+    write_export(directory, parts_of(dense, tensors), content, "--out")
 
 
 def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:

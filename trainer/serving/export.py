@@ -24,6 +24,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import safetensors.torch
 import torch
 from torch import Tensor, nn
@@ -38,10 +39,12 @@ from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import sync_directory, write_file, write_tensors
 from trainer.process.run import TrainingRun
+from trainer.serving.compression.formats import TABLES, Compressed, unique_groups
 from trainer.serving.export_files import MANIFEST, VERSION, is_export, read_manifest, read_parts, sign
+from trainer.serving.exported import Exported
 from trainer.serving.published import Published
 
-__all__ = ["export", "load_export"]
+__all__ = ["export", "load_export", "parts_of", "write_export"]
 
 
 def export(run: TrainingRun, directory: Path, published: Published | None = None) -> None:
@@ -59,12 +62,19 @@ def export(run: TrainingRun, directory: Path, published: Published | None = None
     """
     if run.trainer is None:
         raise CheckpointError("--export: the run has trained no click record, so there is nothing to export")
-    if directory.exists() and any(directory.iterdir()) and not is_export(directory):
-        raise CheckpointError(f"--export {directory}: contains files but no {MANIFEST}; choose an empty directory")
     learner, embedding = run.trainer.learners[ADAPTIVE], run.trainer.embedding
-    tensors = embedding.tensors()
+    parts = parts_of(learner.model.state_dict(), embedding.tensors())
+    write_export(directory, parts, {"version": VERSION, **_describe(run, embedding.plan, published)})
+
+
+def parts_of(dense: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each file, from those of the dense part and of the embedding.
+
+    Raises:
+        DivergedError: a number is not finite.
+    """
     parts: dict[str, dict[str, Tensor]] = {
-        "dense": dict(learner.model.state_dict()),
+        "dense": dict(dense),
         "rows": {
             name: tensor for name, tensor in tensors.items() if name.endswith((".values", ".scales")) or name == "gate"
         },
@@ -73,12 +83,30 @@ def export(run: TrainingRun, directory: Path, published: Published | None = None
     for name, part in parts.items():
         if (bad := find_non_finite(part)) is not None:
             raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
-    manifest = {"xxh3": "0" * 16, "version": VERSION, **_describe(run, embedding.plan, published)}
+    return parts
+
+
+def write_export(
+    directory: Path, parts: Mapping[str, Mapping[str, Tensor]], content: Mapping[str, Any], option: str = "--export"
+) -> None:
+    """Writes an export; replaces an earlier one only after all files are written.
+
+    Args:
+        directory: the directory.
+        parts: the tensors of each safetensors file.
+        content: of `export.json`, version first, without checksums and sizes.
+        option: that gave the directory, for messages.
+
+    Raises:
+        CheckpointError: the directory contains files that are not an export, or cannot be written.
+    """
+    if directory.exists() and any(directory.iterdir()) and not is_export(directory):
+        raise CheckpointError(f"{option} {directory}: contains files but no {MANIFEST}; choose an empty directory")
     try:
-        _write(directory, parts, manifest)
+        _write(directory, parts, {"xxh3": "0" * 16, **content})
     except OSError as error:
         raise CheckpointError(
-            f"--export {directory}: cannot be written ({error}); choose a directory that can be written"
+            f"{option} {directory}: cannot be written ({error}); choose a directory that can be written"
         ) from error
 
 
@@ -125,16 +153,19 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan, published: Published | None
 
 
 def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
-    """Returns the model, its embedding on the CPU, and the content of `export.json`.
+    """Returns the model, its embedding on the CPU, and the content of `export.json`; compressed rows as float32.
 
     Raises:
         CheckpointError: the export has another format version, lacks a file, or a size or checksum does not match.
     """
     manifest = read_manifest(directory)
     parts = {name: safetensors.torch.load(data) for name, data in read_parts(directory, manifest).items()}
+    row_format, hot_store = manifest["row_format"], manifest["hot_store"]
+    if manifest.get("compression") is not None:
+        row_format, hot_store, parts["rows"] = "float32", None, _decode(Exported.read(directory))
     plan = EmbeddingPlan(
-        layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=manifest["row_format"],
-        hot_store=manifest["hot_store"], router_keys=len(parts["router"]["keys"]),
+        layout=Layout(**manifest["layout"]), dim=manifest["dim"], optimizer="sgd", row_format=row_format,
+        hot_store=hot_store, router_keys=len(parts["router"]["keys"]),
     )  # fmt: skip
     fields = [Field(*pair) for pair in manifest["fields"]]
     model = build_model(manifest["model"], num_dense=manifest["num_dense"], num_fields=len(fields), dim=plan.dim)
@@ -144,3 +175,14 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     router = {"router_keys": parts["router"]["keys"], "router_values": parts["router"]["values"]}
     embedding.load_tensors({**unexported, **parts["rows"], **router})
     return model, embedding, manifest
+
+
+def _decode(exported: Exported) -> dict[str, Tensor]:
+    """The rows of a compressed export as those of an export in float32."""
+    layout, compressed = exported.shape.layout, Compressed.of(exported)
+    groups = (unique_groups(exported), np.zeros(layout.level_1_rows, int), np.zeros(layout.level_2_rows, int))
+    rows = {
+        f"{name}.values": torch.from_numpy(table.decode(np.arange(len(mine)), mine))
+        for name, table, mine in zip(TABLES, compressed.tables, groups, strict=True)
+    }
+    return {**rows, "gate": torch.from_numpy(exported.rows["gate"].copy())}

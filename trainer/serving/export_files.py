@@ -12,9 +12,10 @@ import xxhash
 from trainer.errors import CheckpointError
 from trainer.process.checksums import describe_bytes
 
-__all__ = ["MANIFEST", "PARTS", "VERSION", "is_export", "read_manifest", "read_parts", "sign"]
+__all__ = ["COMPRESSED_VERSION", "MANIFEST", "PARTS", "VERSION", "is_export", "read_manifest", "read_parts", "sign"]
 
 VERSION = 6
+COMPRESSED_VERSION = 7  # of an export whose rows are compressed; the files have the same names
 MANIFEST = "export.json"
 PARTS = ("dense", "rows", "router")
 _UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
@@ -41,15 +42,14 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         data = path.read_bytes()
     except OSError as error:
         raise CheckpointError(f"{directory}: cannot be read ({error}); expected an export") from error
-    unsigned = _UNSIGNED + data[len(_UNSIGNED) :]
-    if sign(unsigned) == data:
-        manifest: dict[str, Any] = json.loads(data)
-        return manifest
     try:
-        version = json.loads(data)["version"]
+        manifest: dict[str, Any] = json.loads(data)
+        version = manifest["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         version = VERSION
-    if version != VERSION:
+    if version in (VERSION, COMPRESSED_VERSION) and sign(_UNSIGNED + data[len(_UNSIGNED) :]) == data:
+        return manifest
+    if version not in (VERSION, COMPRESSED_VERSION):
         raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
     raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
 

@@ -14,6 +14,7 @@ import safetensors
 from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import RowRecord
 from trainer.embedding.layout import Layout
+from trainer.errors import CheckpointError
 from trainer.serving.export_files import read_manifest, read_parts
 from trainer.serving.published import Published
 from trainer.serving.shape import ServedShape
@@ -22,7 +23,8 @@ from trainer.serving.tables import join_rows
 __all__ = ["Exported"]
 
 _DTYPES: Mapping[str, Any] = {
-    "F32": np.float32, "BF16": np.uint16, "I8": np.int8, "U8": np.uint8, "I32": np.int32, "I64": np.int64,
+    "F32": np.float32, "F16": np.float16, "BF16": np.uint16, "U16": np.uint16, "I8": np.int8, "U8": np.uint8,
+    "I32": np.int32, "I64": np.int64,
 }  # fmt: skip
 _STORES = {"u": "unique", "1": "shared.level_1", "2": "shared.level_2"}
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -40,6 +42,8 @@ class Exported:
         time_ms: when it was exported.
         rows: NAME.values and NAME.scales of each store, and gate, as in `rows.safetensors`; bfloat16 as uint16.
         router: keys and values, as in `router.safetensors`.
+        compression: the format of compressed rows (`trainer.serving.compression.formats`), whose arrays are in `rows`
+            instead; None if they are as the trainer had them.
     """
 
     shape: ServedShape
@@ -49,13 +53,14 @@ class Exported:
     time_ms: int
     rows: Arrays
     router: Arrays
+    compression: str | None = None
 
     @classmethod
     def read(cls, directory: Path) -> Exported:
         """Reads an export.
 
         Raises:
-            CheckpointError: it has another format version, lacks a file, or a size or checksum does not match.
+            CheckpointError: it has another format version, lacks a file, or a size, checksum or dtype does not match.
         """
         manifest = read_manifest(directory)
         parts = read_parts(directory, manifest)
@@ -69,6 +74,7 @@ class Exported:
             time_ms=manifest.get("time_ms", 0),
             rows=_arrays(parts["rows"]),
             router=_arrays(parts["router"]),
+            compression=manifest.get("compression"),
         )
 
     def of_partitions(self, partitions: int) -> Exported:
@@ -120,8 +126,14 @@ def _by_number(offsets: Mapping[str, int]) -> dict[int, int]:
 
 
 def _arrays(data: bytes) -> dict[str, npt.NDArray[Any]]:
-    """The arrays of a safetensors file; bfloat16 as uint16."""
-    return {
-        name: np.frombuffer(one["data"], _DTYPES[one["dtype"]]).reshape(one["shape"])
-        for name, one in safetensors.deserialize(data)  # type: ignore[no-untyped-call]
-    }
+    """The arrays of a safetensors file; bfloat16 as uint16.
+
+    Raises:
+        CheckpointError: one has a dtype that no export has.
+    """
+    arrays = {}
+    for name, one in safetensors.deserialize(data):  # type: ignore[no-untyped-call]
+        if one["dtype"] not in _DTYPES:
+            raise CheckpointError(f"{name}: got the dtype {one['dtype']}, expected one of {', '.join(_DTYPES)}")
+        arrays[name] = np.frombuffer(one["data"], _DTYPES[one["dtype"]]).reshape(one["shape"])
+    return arrays

@@ -11,6 +11,7 @@ import numpy as np
 
 from streams.records.embeddings import ChunkRecord, EmbeddingRecord, NoteRecord, RowRecord
 from trainer.errors import ReplicaError
+from trainer.serving.compression.compressed_tables import CompressedTables
 from trainer.serving.dense_versions import DenseVersions
 from trainer.serving.exported import Exported
 from trainer.serving.shape import ServedShape
@@ -116,20 +117,26 @@ class ReplicaState:
         self._model: _Model | None = None
 
     def load(self, exported: Exported) -> None:
-        """Serves an export from now on, which records of the same model continue.
+        """Serves an export from now on, which records of the same model continue, unless it is compressed.
 
         Raises:
+            CheckpointError: its compressed rows are malformed.
             ReplicaError: it has another number of partitions, or rows of another size than its shape allows.
         """
         shape = exported.shape
         self._check_partitions(shape)
+        self.dense.load(exported.time_ms, f"{shape.fingerprint:016x}", exported.dense)
+        if exported.compression is not None:
+            self.served = CompressedTables(exported)
+            for state in self.partitions:
+                state.step, state.time_ms = exported.step, exported.time_ms
+            return
         self._model = model = _Model(shape)
         records: list[list[RowRecord]] = [[] for _ in self.partitions]
         for record in exported.records():
             records[shape.partition_of(record.kind, record.number)].append(record)
         for state, mine in zip(self.partitions, records, strict=True):
             state.total, state.step, state.time_ms = model.take(mine), exported.step, exported.time_ms
-        self.dense.load(exported.time_ms, f"{shape.fingerprint:016x}", exported.dense)
         self.served = model.tables
 
     @property

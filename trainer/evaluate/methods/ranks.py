@@ -108,7 +108,7 @@ class Ranks:
         keys, last = np.unique(changes.key[::-1], return_index=True)
         self._num_steps += 1
         is_review = self._num_steps % _STEPS == 0
-        before = self._states() if is_review else _NONE
+        before = self.tracked() if is_review else _NONE
         changed = (keys.view(np.int64) - 1).astype(np.int64)
         tier, row = self.find(changed)
         slots = changes.row[::-1][last].astype(np.int64)  # (C,) -1 for a feature that is no longer tracked
@@ -123,7 +123,7 @@ class Ranks:
             self._review()
         return self._moves_since(before, changed, tier, row)
 
-    def _states(self) -> tuple[Ids, Ids, Ids]:
+    def tracked(self) -> tuple[Ids, Ids, Ids]:
         """Feature numbers, tiers and rows of all tracked features."""
         keys, slots = self._slots.items()
         return keys.view(np.int64) - 1, self._tier[slots].astype(np.int64), self._row[slots].astype(np.int64)

@@ -10,17 +10,20 @@ from trainer.evaluate.methods import (
     cafe,
     cafe_paper,
     cafe_plus,
+    cce,
     cprec,
     dqrm,
     full,
     hashing,
     low_rank,
+    mec,
     mixed_dim,
     mpe,
     offline,
     quotient,
     robe,
     saec,
+    scma,
 )
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 
@@ -65,6 +68,7 @@ _PAPER: Mapping[str, tuple[Knob, ...]] = {
     **_LEARNING_RATES,
 }
 _TIERED: Mapping[str, tuple[Knob, ...]] = {"unique_share": (0.5, 0.8), **_ROWS}
+_PIECES: Mapping[str, tuple[Knob, ...]] = {"parts": (4.0, 2.0, 8.0)}
 _OURS: Variant = {"row_format": "int8", "slots_per_row": 2.4, "split": "equal", "score": "raw"}
 
 METHODS: dict[str, Entry] = {
@@ -118,6 +122,19 @@ METHODS: dict[str, Entry] = {
     "mpe": Entry(build=mpe.build, about="precision by rank", search={"unique_share": (0.5, 0.8), **_LEARNING_RATES}),
     "saec": Entry(
         build=saec.build, about="rows for the hottest, codes of their field's centroids for the next", search=_TIERED
+    ),
+    "mec": Entry(
+        build=mec.build,
+        about="rows for the hottest, product-quantised codes for the next, hashed codes for the rest",
+        search={**_PIECES, **_TIERED},
+    ),
+    "cce": Entry(
+        build=cce.build, about="a centroid and a hashed correction, clustered anew", search={**_PIECES, **_TIERED}
+    ),
+    "scma": Entry(
+        build=scma.build,
+        about="blocks of one memory, shared by features that occur together",
+        search={**_PIECES, "unique_share": (0.5, 0.2), **_ROWS},
     ),
     "cafe-bytes": Entry(
         build=cafe_paper.build,

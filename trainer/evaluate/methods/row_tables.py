@@ -6,7 +6,7 @@ the looked-up rows is captured, summed by row, and applied once by `learn`.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, store_class
 from trainer.embedding.stores.rows import RowSizes, RowStore
 from trainer.evaluate.methods.method import Brief, Method
 
-__all__ = ["RowTables", "Rows", "scale_initial_values"]
+__all__ = ["Cache", "RowNumbers", "RowTables", "Rows", "scale_initial_values"]
 
 RowNumbers = npt.NDArray[np.integer[Any]]
 
@@ -31,6 +31,15 @@ def scale_initial_values(store: RowStore, brief: Brief) -> None:
         store.scale_initial_values(factor)
 
 
+class Cache(Protocol):
+    """A store of some rows of another one."""
+
+    store: RowStore
+
+    def slots(self, rows: RowNumbers) -> RowNumbers:
+        """The numbers (N,) in `store` of rows (N,) that are in it."""
+
+
 class Rows(Capturing[RowNumbers]):
     """`num_rows` rows, and one padding row, number `num_rows`, that stays zero.
 
@@ -40,6 +49,11 @@ class Rows(Capturing[RowNumbers]):
         dim: values per row, if not D.
         row_format: the name of the store.
         salt: gives the tables of one method different initial values.
+
+    Attributes:
+        cache: a smaller store that holds the rows of the coming batches, and is read and trained in their stead; None
+            for none.
+        recorder: the row numbers of lookups, which read nothing while it is there; None to read.
     """
 
     def __init__(
@@ -58,15 +72,25 @@ class Rows(Capturing[RowNumbers]):
             sizes, optimizer=brief.row_optimizer, initial=torch.Generator().manual_seed(seed), seed=seed
         )
         scale_initial_values(self.store, brief)
+        self.cache: Cache | None = None
+        self.recorder: list[RowNumbers] | None = None
+
+    def _places(self, rows: RowNumbers) -> tuple[RowStore, RowNumbers]:
+        """The store that holds rows (N,) now, and their numbers in it."""
+        return (self.store, rows) if self.cache is None else (self.cache.store, self.cache.slots(rows))
 
     def gather(self, lookup: RowNumbers) -> Tensor:
         """The rows (N, D), without gradient."""
         out = torch.empty(len(lookup), self.store.dim)
-        self.store.gather(reads_of_rows(lookup.astype(np.uint64)), out)
+        store, rows = self._places(lookup)
+        store.gather(reads_of_rows(rows.astype(np.uint64)), out)
         return out
 
     def forward(self, rows: RowNumbers) -> Tensor:
         """The rows (..., D) of row numbers of any shape."""
+        if self.recorder is not None:
+            self.recorder.append(np.asarray(rows))
+            return torch.zeros(*rows.shape, self.store.dim)
         return self.gather_learning(np.ascontiguousarray(rows).reshape(-1)).view(*rows.shape, -1)
 
     @torch.no_grad()
@@ -79,8 +103,8 @@ class Rows(Capturing[RowNumbers]):
             is_row = rows != self.padding
             if not is_row.all():
                 rows, gradient = rows[is_row], gradient[torch.from_numpy(is_row)]
-            reduced = self.store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient)
-            self.store.step(reduced.sums[0])
+            store, rows = self._places(rows)
+            store.step(store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient).sums[0])
         return [gradient.numpy() for gradient in gradients]
 
     def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:
@@ -103,6 +127,11 @@ class RowTables(Method):
     @property
     def _rows(self) -> list[Rows]:
         return [table for table in self.tables if isinstance(table, Rows)]
+
+    @property
+    def all_rows(self) -> list[Rows]:
+        """All tables, in the order of their optimizer steps."""
+        return self._rows
 
     @property
     def rows(self) -> Rows:

@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from trainer.embedding.plans import largest_fitting
+from trainer.evaluate.methods.centroids import attract
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.ranks import COLD, Moves, ranks_bytes
 from trainer.evaluate.methods.tiered import Tier, TieredRows, TierPlan
@@ -30,7 +31,6 @@ __all__ = ["Saec", "build"]
 _CODED_PER_HOT = 4
 _CODE_BYTES, _MASS_BYTES = 4, 4
 _UNIQUE_SHARE = 0.5
-_MASS_KEPT = 0.99  # of a centroid's importance, at each of its demotions
 
 Ids = npt.NDArray[np.int64]
 
@@ -74,21 +74,8 @@ class Saec(TieredRows):
     def _cluster(self, field: int, vectors: Tensor, weights: npt.NDArray[np.float32]) -> Ids:
         """The centroids (K,) nearest to vectors (K, D) of a field, each of which moves to the mean of what it gets."""
         first, count = self._row_hash.first_rows[field], self._row_hash.rows[field]
-        addresses = torch.arange(int(first), int(first + count))[:, None]
-        store = self._rows[1].store
-        centroids = store.read(addresses)  # (k, D)
-        nearest = torch.cdist(vectors, centroids).argmin(dim=1)
-        added = torch.zeros(len(centroids)).index_add_(0, nearest, torch.from_numpy(weights))
-        sums = torch.zeros_like(centroids).index_add_(0, nearest, vectors * torch.from_numpy(weights)[:, None])
-        reached = added > 0
-        mass = torch.from_numpy(self.mass[first : first + count])
-        kept = mass[reached] * _MASS_KEPT + added[reached]
-        share = added[reached] / kept
-        means = sums[reached] / added[reached][:, None]
-        moved = centroids[reached] + share[:, None] * (means - centroids[reached])
-        store.write(addresses[reached], moved, state=store.state_of(addresses[reached]))
-        mass[reached] = kept
-        return nearest.numpy() + first
+        mass = self.mass[first : first + count]
+        return first + attract(self._rows[1].store, int(first), mass, vectors, weights)
 
     @property
     def extra_bytes(self) -> int:

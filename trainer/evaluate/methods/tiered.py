@@ -107,16 +107,22 @@ class TieredRows(RowTables):
         plan: the sizes.
         order: what the tracked features are ranked by; their importance by default.
         num_coded: features of one more tier below, without rows of its own; `locate` says what they read.
+        parts: rows of the last table that a feature reads; it has so many times the shared rows of the plan.
     """
 
     capabilities: ClassVar[frozenset[str]] = frozenset({"adaptive"})
 
     def __init__(
-        self, brief: Brief, plan: TierPlan, order: Order = lambda _, scores: scores, num_coded: int = 0
+        self,
+        brief: Brief,
+        plan: TierPlan,
+        order: Order = lambda _, scores: scores,
+        num_coded: int = 0,
+        parts: int = 1,
     ) -> None:
         split = split_rows(plan.num_shared, brief.field_sizes, "equal")
         row_hash = RowHash(brief.field_sizes, split, brief.seed)
-        counts = (*plan.capacities, row_hash.num_rows)
+        counts = (*plan.capacities, parts * row_hash.num_rows)
         super().__init__(
             *(
                 Rows(count, brief, dim=tier.dim, row_format=tier.row_format, salt=salt)
@@ -149,14 +155,22 @@ class TieredRows(RowTables):
         """The fields (N,) of features (N,), counted from 0."""
         return np.searchsorted(self._row_hash.first_ids, ids, side="right") - 1
 
+    def gather(self, number: int, rows: Ids, *, learns: bool) -> Tensor:
+        """Vectors (K, D) of what `locate` gave for features (K,) of a table."""
+        if number < self._cold:
+            rows = _own(rows)
+        table, flat = self._rows[number], np.ascontiguousarray(rows).reshape(-1)
+        found: Tensor = table(flat) if learns else table.gather(flat)
+        return self.expand(number, found.view(len(rows), -1))
+
     def _read(self, tables: Ids, rows: Ids, *, learns: bool) -> Tensor:
-        """Vectors (N, D) of rows (N,) of tables (N,)."""
+        """Vectors (N, D) of rows (N,) of tables (N,), or (N, k) of a table whose vectors consist of k rows."""
         order = np.argsort(tables, kind="stable")
         parts = []
-        for number, table in enumerate(self._rows):
+        for number in range(len(self._rows)):
             wanted = rows[order[tables[order] == number]]
             if len(wanted):
-                parts.append(self.expand(number, table(wanted) if learns else table.gather(wanted)))
+                parts.append(self.gather(number, wanted, learns=learns))
         inverse = np.empty_like(order)
         inverse[order] = np.arange(len(order))
         return torch.cat(parts)[torch.from_numpy(inverse)]
@@ -192,8 +206,7 @@ class TieredRows(RowTables):
         """Copies the vectors of features that change tier or row; optimizer state goes with those of tracked ones."""
         tables, rows = self.locate(moves.ids, moves.tier, moves.row)
         vectors, state = self._read(tables, rows, learns=False), self._states(tables, rows)
-        state[torch.from_numpy(tables == self._cold)] = 0.0
-        for number, table in enumerate(self._rows[:-1]):
+        for number, table in enumerate(self._rows[: self._cold]):
             to = np.flatnonzero(moves.to_tier == number)
             if len(to):
                 chosen = torch.from_numpy(to)
@@ -205,11 +218,11 @@ class TieredRows(RowTables):
         """Called with the moves and the vectors (M, D) before them; here what becomes cold loses its vector."""
 
     def _states(self, tables: Ids, rows: Ids) -> Tensor:
-        """Optimizer sums (M,) of rows."""
+        """Optimizer sums (M,) of rows that features own; 0 of shared ones."""
         found = torch.zeros(len(rows))
-        for number, table in enumerate(self._rows):
+        for number, table in enumerate(self._rows[: self._cold]):
             at = np.flatnonzero(tables == number)
-            found[torch.from_numpy(at)] = table.store.state_of(torch.from_numpy(rows[at])[:, None])
+            found[torch.from_numpy(at)] = table.store.state_of(torch.from_numpy(_own(rows[at]))[:, None])
         return found
 
     @property
@@ -226,3 +239,8 @@ class TieredRows(RowTables):
         """As `Method.describe`."""
         ranks = self.ranks
         return {"hot": ranks.hot_set.num_hot, "promotions": ranks.num_promoted, "demotions": ranks.num_demoted}
+
+
+def _own(rows: Ids) -> Ids:
+    """The one row (K,) of features that own one: rows (K,), or the first of (K, k)."""
+    return rows if rows.ndim == 1 else rows[:, 0]
