@@ -14,11 +14,10 @@ from contextlib import suppress
 from typing import Any, NamedTuple
 
 import faust
-from aiokafka.errors import IllegalStateError
 from faust.transport.drivers.aiokafka import AIOKafkaConsumerThread, Consumer, Transport
 from faust.types import TP
 
-from streams.clients.async_consumers import outlast_requests, read_all_async_records
+from streams.clients.async_consumers import NotAssignedError, outlast_requests, read_all_async_records
 from streams.clients.patience import answered
 from streams.errors import InvariantError
 from streams.telemetry.broker_waits import BrokerWaits
@@ -98,7 +97,7 @@ def use_own_offsets(
             async with seeking:
                 offsets = own_offsets()
                 for partition in self._paused_partitions & set(offsets) & set(self.assignment()):
-                    with suppress(IllegalStateError):  # given back meanwhile
+                    with suppress(NotAssignedError):  # given back meanwhile
                         await self.seek(partition, offsets[partition])
                         self.resume_partitions([partition])
 

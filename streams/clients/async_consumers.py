@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from aiokafka.consumer import fetcher as async_fetcher
+from aiokafka.errors import IllegalStateError as NotAssignedError
 from aiokafka.record.default_records import DefaultRecordBatch
 from aiokafka.record.memory_records import MemoryRecords
 
 from streams.clients.record_batches import ReadableRecords
 from streams.errors import InvariantError
 
-__all__ = ["outlast_requests", "read_all_async_records"]
+__all__ = ["NotAssignedError", "outlast_requests", "read_all_async_records"]
 
 
 def read_all_async_records() -> None:
