@@ -19,15 +19,20 @@ from trainer_batches import click_batch
 
 from streams.dashboard.access import Access
 from streams.dashboard.site import listening
+from streams.records import MoreValues
 from trainer.commands.audit import command as audit_command
+from trainer.commands.export import _batches, _values
 from trainer.commands.export import command as export_command
 from trainer.errors import CheckpointError, PlanError, ReplicaError
+from trainer.evaluate.sources.stream import Stream
+from trainer.learning.quality import Quality
 from trainer.process.checksums import describe_bytes
 from trainer.process.run import TrainingRun
 from trainer.serving.audit import Audit, LocalSource, audit, sample_keys
 from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.compress import Original, compress, write_compressed
 from trainer.serving.compression.formats import FORMATS
+from trainer.serving.compression.held_out import measure
 from trainer.serving.compression.k_means import nearest
 from trainer.serving.compression.reads import count_reads, owned_once
 from trainer.serving.compression.rounded import Int4, Int8
@@ -209,6 +214,34 @@ def test_an_export_of_any_store_can_be_compressed(tmp_path: Path, formats: tuple
     keys = click_batch(64, 99).keys
     before, after = (one.lookup(keys) for one in (Predictor.of(original.exported, "out"), Predictor.of_export(target)))
     assert np.abs(after - before).max() <= 0.02 * np.abs(before).max()
+
+
+def test_all_values_of_a_list_are_counted_and_weigh_in_the_quality(exports: Path) -> None:
+    original = Original.read(exports / "out")
+    owners = np.array(sorted(Predictor.of(original.exported, "out").owners()), np.uint64)
+    first = click_batch(40, 3).keys
+    further = np.concatenate([owners[:1], owners[:1]])  # of the first field of the first two rows
+    field = int(further[0] >> np.uint64(56)) - 1
+    offsets = np.zeros(41, np.int64)
+    offsets[1:], offsets[2:] = 1, 2
+    more = MoreValues(offsets=offsets, keys=further, weights=np.array([0.5, 2.0], np.float32))
+    batch = click_batch(40, 3)
+    ones = np.ones(first.shape, np.float32)
+    stream = Stream(label=batch.label, dense=batch.dense, keys=first, more=more, key_weights=ones)
+    keys, starts, weights = _values(stream, slice(0, 40))
+    assert (len(keys), len(starts), sorted(set(weights.tolist()))) == (162, 160, [0.5, 1.0, 2.0])
+    assert (
+        count_reads(original.exported, keys).unique[Predictor.of(original.exported, "out").owners()[int(further[0])]]
+        >= 2
+    )
+    assert starts[field + 1] == field + 2
+    (held,) = _batches(stream, 0)
+    predictor = Predictor.of(original.exported, "out")
+    quality = Quality()
+    quality.add(predictor.predict(batch.dense, keys, starts, weights), batch.label)
+    assert measure(predictor, [held]).log_loss == quality.log_loss
+    quality.add(predictor.predict(batch.dense, first), batch.label)
+    assert measure(predictor, [held]).log_loss != quality.log_loss
 
 
 def test_a_checkpoint_is_compressed_as_the_export_of_its_run(tmp_path: Path) -> None:

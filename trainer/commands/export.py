@@ -89,7 +89,7 @@ def command(
     report, original = Report("export"), Original.read(run_dir)
     stream = _read(logs, schema, rows, max_bad, original.exported.shape.fields) if logs else None
     half = 0 if stream is None else stream.num_rows // 2
-    reads = None if stream is None else count_reads(original.exported, stream.keys[:half].reshape(-1))
+    reads = None if stream is None else count_reads(original.exported, _values(stream, slice(0, half))[0])
     write_compressed(out_dir, original, name, compress(original, name, ratio, reads))
     written = Exported.read(out_dir)
     sizes = {"before": Bytes.of(original.exported), "after": Bytes.of(written)}
@@ -140,13 +140,21 @@ def _read(
 
 def _batches(stream: Stream, start: int) -> Iterator[HeldOut]:
     """The rows from `start` on, in batches."""
-    import numpy as np  # noqa: PLC0415
-
     from trainer.serving.compression.held_out import HeldOut  # noqa: PLC0415
 
     for first in range(start, stream.num_rows, _BATCH_ROWS):
         rows = slice(first, min(first + _BATCH_ROWS, stream.num_rows))
-        bags = stream.bags(rows, reads_ids=False)
-        keys = stream.keys[rows].reshape(-1) if bags is None else bags.keys.numpy().view(np.uint64)
-        offsets = np.arange(len(keys)) if bags is None else bags.starts.numpy()
-        yield HeldOut(dense=stream.dense[rows], keys=keys, offsets=offsets, label=stream.label[rows])
+        keys, offsets, weights = _values(stream, rows)
+        yield HeldOut(dense=stream.dense[rows], keys=keys, offsets=offsets, label=stream.label[rows], weights=weights)
+
+
+def _values(stream: Stream, rows: slice) -> tuple[Any, Any, Any]:
+    """The keys (N,) of all values of some rows, where each field's begin, and the factors of their vectors or None."""
+    import numpy as np  # noqa: PLC0415
+
+    bags = stream.bags(rows, reads_ids=False)
+    if bags is None:
+        keys = stream.keys[rows].reshape(-1)
+        return keys, np.arange(len(keys)), None
+    weights = None if bags.weights is None else bags.weights.numpy()
+    return bags.keys.numpy().view(np.uint64), bags.starts.numpy(), weights

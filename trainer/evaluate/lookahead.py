@@ -36,8 +36,8 @@ def why_no_lookahead(method: Method, stream: Stream) -> str | None:
         return "lookahead: its rows move, or are not those of tables; expected full, hash, double-hash, qr, robe or mde"
     if any(table.store.values.dtype != torch.float32 for table in method.all_rows):
         return "lookahead: rows that are rounded by their number are not exact in a cache; expected float32"
-    if stream.more is not None:
-        return "lookahead: fields of this log have several values"
+    if stream.has_bags:
+        return "lookahead: fields of this log have several values, or weights"
     return None
 
 

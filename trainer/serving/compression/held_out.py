@@ -28,12 +28,14 @@ class HeldOut:
         keys: (N,) uint64, all values of the B F fields.
         offsets: (B F,) int64, where each field's begin.
         label: (B,) int8.
+        weights: (N,) float32, the factor of each value's vector; None for 1.
     """
 
     dense: npt.NDArray[np.float32]
     keys: npt.NDArray[np.uint64]
     offsets: npt.NDArray[np.int64]
     label: npt.NDArray[np.int8]
+    weights: npt.NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +59,7 @@ def measure(predictor: Predictor, batches: Iterable[HeldOut]) -> Worth:
     """Predicts each batch; needs torch."""
     quality, rates = Quality(), list[float]()
     for batch in batches:
-        quality.add(predictor.predict(batch.dense, batch.keys, batch.offsets), batch.label)
+        quality.add(predictor.predict(batch.dense, batch.keys, batch.offsets, batch.weights), batch.label)
         if len(rates) < _TIMED:
             rates.append(_rate(predictor, batch.keys))
     pace: Any = statistics.median(rates) if rates else None
