@@ -108,6 +108,7 @@ def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
         broker_rebalance_timeout=max(_REBALANCE_TIMEOUT_S, 2 * config.session_timeout_s),
         broker_heartbeat_interval=min(_HEARTBEAT_S, config.session_timeout_s / 3),
         consumer_auto_offset_reset="earliest",
+        consumer_group_instance_id=config.group_instance_id,
         consumer_max_fetch_size=_MAX_FETCH_BYTES,
         stream_ack_exceptions=False,
         stream_ack_cancelled_tasks=False,

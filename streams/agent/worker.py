@@ -74,6 +74,7 @@ class AgentConfig:
         group: the consumer group; the agents of one group share the partitions.
         snapshot_every: importance records of a shard between two snapshots.
         session_timeout_s: the time after which a silent agent's partitions are assigned to others.
+        group_instance_id: the agent's own name in the group, under which it gets its partitions back; None for no name.
     """
 
     shards: ShardConfig
@@ -82,6 +83,7 @@ class AgentConfig:
     group: str = "hotstream-agent"
     snapshot_every: int = 256
     session_timeout_s: float = 10.0
+    group_instance_id: str | None = None
 
 
 class _Clients(NamedTuple):

@@ -101,6 +101,13 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     metavar="SECONDS",
     help="Time without a heartbeat after which other agents take over an agent's shards.",
 )
+@click.option(
+    "--group-instance-id",
+    metavar="NAME",
+    help="A name of its own for each agent (Kafka's static membership): one that comes back under it within "
+    "--session-timeout keeps its shards, and the others do not notice. The shards of one that does not come back wait so "
+    "long, also after SIGTERM.",
+)
 @dry_run_option
 @kafka_options
 @metrics_options
@@ -118,6 +125,7 @@ def command(
     new_epoch: bool,
     shadow: str | None,
     session_timeout: float,
+    group_instance_id: str | None,
     dry_run: bool,
     metrics_port: int | None,
     metrics_host: str,
@@ -173,6 +181,7 @@ def command(
             group=group,
             snapshot_every=snapshot_every,
             session_timeout_s=session_timeout,
+            group_instance_id=group_instance_id,
         )
         agreement = Agreement(config, agent.shards, group=group, signals=agent.signals)
         if dry_run:
