@@ -118,6 +118,71 @@ def test_json_and_binary_requests_get_the_trainers_predictions(site: Site, repli
     run(replica, test)
 
 
+def bags() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Keys, offsets and weights of one to three values in each field, of the keys of that field."""
+    rng = np.random.default_rng(0)
+    counts = rng.integers(1, 4, KEYS.size)
+    columns = np.repeat(np.arange(KEYS.size) % NUM_FIELDS, counts)
+    keys = KEYS[rng.integers(0, len(KEYS), len(columns)), columns]
+    return keys, np.cumsum(counts) - counts, rng.uniform(-1, 2, len(keys)).astype(np.float32)
+
+
+def bag_inputs(is_weighted: bool = True, **changed: list[Any]) -> list[dict[str, Any]]:
+    listed = [("keys", "UINT64", bags()[0]), ("offsets", "INT64", bags()[1]), ("weights", "FP32", bags()[2])]
+    described = [
+        {
+            "name": name,
+            "datatype": kind,
+            "shape": [len(changed.get(name, one))],
+            "data": changed.get(name, one.tolist()),
+        }
+        for name, kind, one in listed[: 2 + is_weighted]
+    ]
+    return [inputs_as_json()[0], *described]
+
+
+def test_fields_of_several_values_are_asked_for_with_offsets_and_weights(replica: Replica) -> None:
+    keys, offsets, weights = bags()
+
+    async def test(client: Client) -> None:
+        for factors in (weights, None):
+            logits = replica.predict(DENSE, keys, offsets, factors)
+            asked = {
+                "inputs": bag_inputs(factors is not None),
+                "outputs": [{"name": "vectors"}, {"name": "probability"}],
+            }
+            answer = await client.post(f"{URL}/infer", json=asked)
+            assert answer.status == 200, await answer.text()
+            vectors, probability = (await answer.json())["outputs"]
+            assert vectors["shape"] == [*KEYS.shape, 8]
+            found = np.array(probability["data"], np.float32)
+            np.testing.assert_allclose(found, 1 / (1 + np.exp(-logits)), rtol=1e-6)
+        end = offsets[-NUM_FIELDS]
+        shorter = bag_inputs(
+            keys=keys[:end].tolist(), offsets=offsets[:-NUM_FIELDS].tolist(), weights=weights[:end].tolist()
+        )
+        wrong = [
+            (bag_inputs(offsets=[1, *offsets[1:].tolist()]), "expected a bag of one or more keys for each row"),
+            (shorter, "offsets.shape: got 63 rows of bags, expected 64"),
+            (
+                bag_inputs(keys=keys[::-1].tolist()),
+                "keys: index 0: got a key of field 4, expected field 1",
+            ),
+            ([*bag_inputs()[:2], bag_inputs()[3]], "inputs: offsets is missing"),
+            (
+                [*bag_inputs()[:3], {**bag_inputs()[3], "shape": [2], "data": [1, 2]}],
+                "finite numbers, one for each key",
+            ),
+            ([*inputs_as_json(), bag_inputs()[2]], "keys.shape and offsets.shape: got [64, 4]"),
+        ]
+        for inputs, reason in wrong:
+            answer = await client.post(f"{URL}/infer", json={"inputs": inputs})
+            content = await answer.json()
+            assert (answer.status, reason in content["error"]) == (400, True), content
+
+    run(replica, test)
+
+
 def changed(number: int, **members: Any) -> dict[str, Any]:
     listed = inputs_as_json()
     listed[number] = {name: one for name, one in {**listed[number], **members}.items() if one is not None}

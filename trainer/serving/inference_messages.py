@@ -19,8 +19,8 @@ from trainer.errors import RequestError
 
 __all__ = ["DATATYPES", "InferenceRequest", "decode_request", "encode_response"]
 
-DATATYPES: Mapping[str, Any] = {"FP32": np.dtype("<f4"), "UINT64": np.dtype("<u8")}
-_NUMBERS = {"FP32": (int, float), "UINT64": (int,)}
+DATATYPES: Mapping[str, Any] = {"FP32": np.dtype("<f4"), "UINT64": np.dtype("<u8"), "INT64": np.dtype("<i8")}
+_NUMBERS = {"FP32": (int, float), "UINT64": (int,), "INT64": (int,)}
 _NAMES = {dtype: name for name, dtype in DATATYPES.items()}
 _UNSUPPORTED = ("shared_memory_region", "classification")
 Array = npt.NDArray[Any]
