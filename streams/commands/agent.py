@@ -105,8 +105,8 @@ def _parse_half_life(text: str | None) -> dict[str, Any]:
     "--group-instance-id",
     metavar="NAME",
     help="A name of its own for each agent (Kafka's static membership): one that comes back under it within "
-    "--session-timeout keeps its shards, and the others do not notice. The shards of one that does not come back wait so "
-    "long, also after SIGTERM.",
+    "--session-timeout keeps its shards, and the others do not notice. The shards of one that does not come back wait "
+    "so long, also after SIGTERM.",
 )
 @dry_run_option
 @kafka_options
