@@ -104,11 +104,12 @@ def _describe(run: TrainingRun, rows_per_s: float, lag: int) -> TrainerMetrics:
 
 
 def _unique_share(run: TrainingRun) -> float | None:
-    """The share of the last step's lookups that unique rows would serve now; None before it. O(lookups)."""
+    """The share of the last step's lookups that unique rows would serve now; None without any. O(lookups)."""
     keys = run.progress.last_keys
     if run.trainer is None or keys is None:
         return None
-    return round(float((run.trainer.embedding.router.values(keys.reshape(-1)) >= 0).mean()), 4)
+    rows = run.trainer.embedding.rows_of(keys.reshape(-1))
+    return round(float((rows >= 0).mean()), 4) if len(rows) else None
 
 
 def describe_run(run: TrainingRun) -> dict[str, Any]:
