@@ -32,6 +32,9 @@ class RankedTrainer(Trainer):
         ranks: this rank and the others.
         optimizer: the optimizer of the model's parameters.
         options: how the model is computed.
+
+    Attributes:
+        rows_in_all: the rows of all ranks in the last step.
     """
 
     def __init__(
@@ -45,6 +48,7 @@ class RankedTrainer(Trainer):
     ) -> None:
         super().__init__(model, embedding, optimizer=optimizer, options=options)
         self._ranks, self._ranked = ranks, embedding
+        self.rows_in_all = 0
 
     @property
     def is_queued(self) -> bool:
@@ -54,11 +58,12 @@ class RankedTrainer(Trainer):
     def _judge(self, passes: Sequence[Computed], rows: int) -> tuple[Tensor, Tensor]:
         """As `Trainer._judge`, over the rows of all ranks; also averages the gradients of the dense part."""
         (computed,) = passes
+        self.rows_in_all = self._ranked.rows_in_all
         gradients = [weight.grad for weight in self.learners[ADAPTIVE].model.parameters() if weight.grad is not None]
         shared = torch.zeros(sum(each.numel() for each in gradients) + 2, device=computed.loss.device)
         if rows:
             torch.cat([*(each.reshape(-1) for each in gradients), computed.loss.reshape(1)], out=shared[:-1])
-            shared *= rows / self._ranked.rows_in_all
+            shared *= rows / self.rows_in_all
             shared[-1] = float(not computed.is_finite)
         self._ranks.add_up(shared)
         parts = torch.split(shared[:-2], [each.numel() for each in gradients])
