@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Any
 
 import torch
+import xxhash
 
 from trainer.ranks.group import Ranks
 
@@ -48,3 +49,13 @@ def _run(rank: int, world: int, meet: str, function: Callable[..., Any], argumen
         return function(ranks, *arguments)
     finally:
         ranks.leave()
+
+
+def digest_of(tensors: dict[str, torch.Tensor]) -> str:
+    """The digest of named tensors."""
+    digest = xxhash.xxh3_64()
+    for name, tensor in sorted(tensors.items()):
+        digest.update(name.encode())
+        if tensor.numel():  # the view of an empty one is refused
+            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

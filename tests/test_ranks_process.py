@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
 from streams.assignments.row_ranges import rows_of_shard
+from streams.broker import BrokerProcess
 from streams.clients.admin import create_topics
 from streams.clients.config import KafkaConfig
 from streams.clients.partition_reader import open_partition_log
@@ -34,8 +35,8 @@ KILLS = int(os.environ.get("RANK_KILLS", "2"))
 
 
 @pytest.fixture
-def kafka(bootstrap_servers: str, topic_prefix: str) -> KafkaConfig:
-    config = KafkaConfig(bootstrap_servers=bootstrap_servers, prefix=topic_prefix)
+def kafka(embedded_broker: BrokerProcess, topic_prefix: str) -> KafkaConfig:
+    config = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
     create_topics(config, Topics(topic_prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
     return config
 
@@ -69,7 +70,9 @@ def command(kafka: KafkaConfig, world: int, directory: Path, *more: str, restart
     names = ", ".join(f'"{field.name}"' for field in FIELDS)
     schema = directory.parent / "tiny.toml"
     schema.write_text(f'[log]\nlabel = "y"\ndense = ["d0", "d1"]\ncategorical = [{names}]\n')
-    launch = f"-m torch.distributed.run --standalone --max-restarts {restarts} --nproc-per-node {world} -m trainer train"
+    launch = (
+        f"-m torch.distributed.run --standalone --max-restarts {restarts} --nproc-per-node {world} -m trainer train"
+    )
     options = f"--capacity {CAPACITY} --dim 8 --threads 1 --checkpoint-every {4 * ROWS} --window 100 --device cpu"
     where = ["--bootstrap-servers", kafka.bootstrap_servers, "--prefix", kafka.prefix]
     where += ["--schema", str(schema), "--checkpoint-dir", str(directory)]
@@ -80,7 +83,9 @@ def train_to_end(kafka: KafkaConfig, world: int, directory: Path, *more: str) ->
     """The report of ranks that train all clicks."""
     path = directory.parent / "report.json"
     told = ["--idle-timeout", "0.5", "--json", str(path), *more]
-    done = subprocess.run(command(kafka, world, directory, *told), timeout=150, capture_output=True, text=True)
+    done = subprocess.run(
+        command(kafka, world, directory, *told), check=False, timeout=150, capture_output=True, text=True
+    )
     assert done.returncode == 0, done.stderr
     report: dict[str, Any] = json.loads(path.read_text())
     return report
@@ -110,14 +115,62 @@ def check_books(kafka: KafkaConfig, steps: int) -> None:
         assert found[named] == {shard: {keys[shards == shard].tobytes()} for shard in np.unique(shards).tolist()}
 
 
-def test_the_books_balance_with_one_two_and_four_ranks(kafka: KafkaConfig, tmp_path: Path) -> None:
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The ids of a launcher's ranks, in no order; fewer than all while they start or end."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    every = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+    return [int(path.parent.name) for path in every if b"\0train\0" in path.read_bytes()]
+
+
+def wait_for(is_true: Callable[[], bool], launcher: subprocess.Popen[str], what: str) -> None:
+    deadline_s = time.monotonic() + 100
+    while not is_true():
+        assert launcher.poll() is None, f"the launcher ended before {what}"
+        assert time.monotonic() < deadline_s, f"no {what} within 100 s"
+        time.sleep(0.05)
+
+
+def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Set RANK_KILLS to kill more ranks than the suite has time for."""
     hot = send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])
-    for turn, world in enumerate([1, 2, 3]):
-        send_clicks(kafka, range(10 * turn, 10 * turn + 10))
-        report = train_to_end(kafka, world, tmp_path / "run")
-        assert report["rows"] == {"trained": (10 * turn + 10) * ROWS, "resumed_from": 10 * turn * ROWS}
-        assert report["click_records"]["trained"] == 10 * turn + 10
-        assert report["hot_rows"] == hot
-        assert len(report["ranks"]) == world
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [f"rank-{rank}-of-3" for rank in range(3)]
-    check_books(kafka, 30)
+    path, log, chance = tmp_path / "report.json", tmp_path / "log", random.Random(7)
+    more = ["--json", str(path)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command(kafka, 2, tmp_path / "run", *more, restarts=KILLS), stderr=errors, text=True
+        ) as launcher,
+    ):
+        try:
+            for turn in range(KILLS):
+                sent = 10 * turn + 10
+                send_clicks(kafka, range(sent - 10, sent))
+                enough = sent - chance.randrange(10)
+                wait_for(lambda enough=enough: len(answers(kafka)) >= enough, launcher, f"answer to {enough} clicks")
+                before = ranks_of(launcher)
+                os.kill(before[turn % 2], signal.SIGKILL)
+                wait_for(lambda before=before: not set(before) & set(ranks_of(launcher)), launcher, "end of all ranks")
+            send_clicks(kafka, range(10 * KILLS, 10 * KILLS + 10))
+            wait_for(lambda: len(answers(kafka)) == 10 * KILLS + 10, launcher, "answer to all clicks")
+            launcher.terminate()
+            launcher.wait(timeout=60)
+        finally:
+            launcher.kill()
+    lines = log.read_text()
+    assert lines.count("another rank has ended") >= 1, lines
+    assert 'Traceback (most recent call last):\n  File "' + str(Path.cwd() / "trainer") not in lines
+    check_books(kafka, 10 * KILLS + 10)
+    report = train_to_end(kafka, 1, tmp_path / "run")
+    assert report["rows"]["trained"] == (10 * KILLS + 10) * ROWS
+    assert report["click_records"]["trained"] == 10 * KILLS + 10
+    assert report["hot_rows"] == hot
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["rank-0-of-1"]
+
+
+def test_what_several_ranks_do_not_do_is_refused(kafka: KafkaConfig, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(kafka, 1, tmp_path / "run", "--export", str(tmp_path / "export")),
+        check=False, timeout=100, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Error: --export: not with torchrun; train with one process, without it" in done.stderr

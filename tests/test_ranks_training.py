@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import xxhash
-from ranks_driver import RankPool
+from ranks_driver import RankPool, digest_of
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.changes import NO_ROW, Changes
@@ -91,15 +90,6 @@ def changes_of(step: int, num_shards: int = SHARDS) -> Changes:
 def changes_of_rank(changes: Changes, ranks: Ranks) -> Changes:
     is_own = shard_of(changes.key, SHARDS) % ranks.world == ranks.rank
     return Changes(changes.key[is_own], changes.row[is_own], changes.score[is_own])
-
-
-def digest_of(tensors: dict[str, torch.Tensor]) -> str:
-    digest = xxhash.xxh3_64()
-    for name, tensor in sorted(tensors.items()):
-        digest.update(name.encode())
-        if tensor.numel():  # the view of an empty one is refused
-            digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-    return digest.hexdigest()
 
 
 def train(ranks: Ranks, options: dict[str, Any], has_lists: bool) -> dict[str, Any]:

@@ -119,6 +119,11 @@ class TrainingRun:
             raise
 
     def _open_checkpoints(self, directory: Path) -> Checkpoints:
+        if any(directory.glob("rank-*-of-*")):
+            raise CheckpointError(
+                f"--checkpoint-dir {directory}: trained with torchrun; go on with `torchrun --nproc-per-node 1`, or "
+                "choose another directory"
+            )
         return Checkpoints(directory, keep=self.config.keep_checkpoints)
 
     def close(self) -> None:
