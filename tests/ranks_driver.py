@@ -37,14 +37,14 @@ class RankPool:
         no process gets two.
         """
         with tempfile.TemporaryDirectory() as directory:
-            meet = f"file://{Path(directory) / 'meet'}"
+            meet = str(Path(directory) / "meet")
             tasks = [(rank, world, meet, function, arguments) for rank in range(world)]
             return self._pool.starmap_async(_run, tasks, chunksize=1).get(timeout=150)
 
 
 def _run(rank: int, world: int, meet: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
     torch.set_num_threads(1)
-    ranks = Ranks.join(rank, world, torch.device("cpu"), init_method=meet)
+    ranks = Ranks.join(rank, world, torch.device("cpu"), lambda: torch.distributed.FileStore(meet, world))
     try:
         return function(ranks, *arguments)
     finally:

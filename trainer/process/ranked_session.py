@@ -69,7 +69,7 @@ class RankedSession(Session):
         on_progress: Callable[[TrainingRun], None] = lambda _run: None,
     ) -> None:
         if config.publish is not None:
-            raise PlanError("--embeddings-topic: several ranks publish no rows; train with one process to publish")
+            raise PlanError("--publish: several ranks publish no rows; train with one process, without torchrun, to publish them")
         self._ranks = ranks
         super().__init__(config, should_stop=should_stop, on_progress=on_progress)
 

@@ -6,6 +6,7 @@ tensors of a GPU NCCL's. A single rank needs neither: it exchanges with itself.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -15,10 +16,14 @@ from typing import Any, TypeVar
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import RankError
 
 __all__ = ["Ranks", "join_launched"]
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 _PATIENCE = timedelta(minutes=30)  # for a rank that works; one that ends closes its connections, which all notice
@@ -38,14 +43,14 @@ class Ranks:
         self.rank, self.world, self._device_group = rank, world, device_group
 
     @classmethod
-    def join(cls, rank: int, world: int, device: torch.device, *, init_method: str = "env://") -> Ranks:
+    def join(cls, rank: int, world: int, device: torch.device, open_store: Callable[[], Any]) -> Ranks:
         """Waits until all ranks have joined.
 
         Args:
             rank: the number of this process.
             world: the number of processes.
             device: the device of the embedding.
-            init_method: where they meet, as in `torch.distributed.init_process_group`.
+            open_store: opens the store in which they meet; no other group has met in it.
 
         Raises:
             RankError: not all of them came.
@@ -54,7 +59,8 @@ class Ranks:
             return cls()
         ranks = cls(rank, world)
         with ranks._explained():
-            dist.init_process_group("gloo", init_method=init_method, rank=rank, world_size=world, timeout=_PATIENCE)
+            store = open_store()
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
             if device.type == "cuda":
                 ranks._device_group = dist.new_group(backend="nccl", timeout=_GPU_PATIENCE)
         return ranks
@@ -122,10 +128,10 @@ class Ranks:
         try:
             yield
         except RuntimeError as error:  # of which torch's errors of collectives are subclasses
-            reason = str(error).strip().splitlines()[0]
+            logger.debug("%s", error)
             raise RankError(
                 f"rank {self.rank} of {self.world}: another rank has ended, so this one ends, too; start all again, or "
-                f"have `torchrun --max-restarts` do so: they go on from the newest checkpoint of all ({reason})"
+                "have `torchrun --max-restarts` do so: they go on from the newest checkpoint that all of them have"
             ) from error
 
 
@@ -141,4 +147,15 @@ def join_launched(device: torch.device) -> Ranks | None:
         return None
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device)
+    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_launchers_store)
+
+
+def _open_launchers_store() -> Any:
+    """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it.
+
+    On several machines the attempts have no common number here; there torch's own names must do.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        return store
+    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
