@@ -69,7 +69,9 @@ class RankedSession(Session):
         on_progress: Callable[[TrainingRun], None] = lambda _run: None,
     ) -> None:
         if config.publish is not None:
-            raise PlanError("--publish: several ranks publish no rows; train with one process, without torchrun, to publish them")
+            raise PlanError(
+                "--publish: several ranks publish no rows; train with one process, without torchrun, to publish"
+            )
         self._ranks = ranks
         super().__init__(config, should_stop=should_stop, on_progress=on_progress)
 
