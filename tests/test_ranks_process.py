@@ -130,6 +130,7 @@ def wait_for(is_true: Callable[[], bool], launcher: subprocess.Popen[str], what:
         time.sleep(0.05)
 
 
+@pytest.mark.timeout(240 + 60 * KILLS)
 def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Set RANK_KILLS to kill more ranks than the suite has time for."""
     hot = send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -178,3 +179,15 @@ def test_a_rank_whose_checkpoints_are_gone_stops_the_others(tmp_path: Path) -> N
         (path / "manifest.json").unlink()
     with pytest.raises(CheckpointError, match="start with --fresh"):
         RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+
+
+def test_an_assignment_with_a_row_of_another_shard_is_refused(tmp_path: Path) -> None:
+    run = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+    good, bad = changes_of(1, 1), changes_of(1, 2)
+    first, count = rows_of_shard(CAPACITY, SHARDS, 1)
+    bad = replace(bad, records=[replace(bad.records[0], row=first + count)])
+    assert [outcome.refused for outcome in run.apply([good])] == [{}]
+    (outcome,) = run.apply([bad])
+    assert f"expected rows {first} to {first + count - 1}" in outcome.refused[0]
+    assert run.history.num_hot == run.trainer.embedding.num_hot == 1
+    run.close()

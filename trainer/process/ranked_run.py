@@ -51,6 +51,8 @@ class RankedRun(TrainingRun):
         RankError: another rank has ended.
     """
 
+    _is_sliced = True
+
     def __init__(
         self,
         config: RunConfig,

@@ -67,6 +67,8 @@ class TrainingRun:
         TopicError: the number of shards is not that of the checkpoint.
     """
 
+    _is_sliced = False  # whether each shard has rows of its own
+
     def __init__(
         self,
         config: RunConfig,
@@ -193,7 +195,7 @@ class TrainingRun:
     def _bound_history(self) -> None:
         if self.trainer is not None and self._shape is not None:
             rows = self.trainer.embedding.plan.capacity_rows
-            self.history.bound(num_rows=rows, num_fields=len(self._shape[0]))
+            self.history.bound(num_rows=rows, num_fields=len(self._shape[0]), is_sliced=self._is_sliced)
 
     def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
         self._shape = (fields, num_dense)
