@@ -144,7 +144,7 @@ def test_rows_and_fields_that_the_readers_model_lacks_are_refused_and_the_others
     assert outcome.counts.tolist() == [True, False, False, False, True]
     assert sorted(outcome.refused) == [1, 2, 3]
     assert "got row 2 and field" in outcome.refused[1]
-    assert "and field 9, expected rows below 2" in outcome.refused[2]
+    assert "and field 9, expected rows 0 to 1 and" in outcome.refused[2]
     assert history.shards[0].num_refused == 3
 
 

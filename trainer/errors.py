@@ -10,6 +10,7 @@
     |-- GradientError    (RuntimeError)  forward, backward and updates in an invalid order
     |-- CheckpointError  (ValueError)    a checkpoint that is damaged, belongs to another model, or cannot be written
     |-- DivergedError    (ArithmeticError)  a model whose loss, gradients or weights are not finite
+    |-- RankError        (ConnectionError)  another process that trains the same model has ended
     |-- ReplicaError     (RuntimeError)  a replica that is asked for what its topic does not have
     `-- RequestError     (ValueError)    a request to `hotstream serve` that is malformed
 
@@ -29,6 +30,7 @@ __all__ = [
     "KeyRangeError",
     "KeyTypeError",
     "PlanError",
+    "RankError",
     "ReplicaError",
     "RequestError",
     "TrainerError",
@@ -73,6 +75,10 @@ class CheckpointError(TrainerError, ValueError):
 
 class DivergedError(TrainerError, ArithmeticError):
     """A model whose loss, gradients or weights are not finite."""
+
+
+class RankError(TrainerError, ConnectionError):
+    """Another rank has ended, or cannot be reached."""
 
 
 class ReplicaError(TrainerError, RuntimeError):

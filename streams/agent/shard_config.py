@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sketch import HotSet, HotSketch, ParameterError
+from streams.assignments.row_ranges import rows_of_shard
 from streams.errors import ConfigError
 from streams.event_clock import EventClock
 from streams.records import MAX_UNIQUE_ROWS
@@ -54,9 +55,8 @@ class ShardConfig:
             raise ConfigError(f"half-life of a shard (of {self.num_shards}): {error}") from error
 
     def rows_of(self, shard: int) -> tuple[int, int]:
-        """First row and number of rows of a shard; the ranges are contiguous and differ in size by at most one."""
-        first = self.capacity * shard // self.num_shards
-        return first, self.capacity * (shard + 1) // self.num_shards - first
+        """First row and number of rows of a shard, as `rows_of_shard`."""
+        return rows_of_shard(self.capacity, self.num_shards, shard)
 
     def _half_life(self) -> dict[str, Any]:
         """The half-life of one shard, as `HotSet` takes it."""

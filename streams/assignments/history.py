@@ -17,6 +17,7 @@ from sketch.changes import NO_ROW, Changes
 from sketch.hashing import shard_of
 from streams.assignments.columns import Columns, Fetch
 from streams.assignments.gap import OpenGap
+from streams.assignments.row_ranges import rows_of_shard
 from streams.assignments.shard_view import ShardView
 from streams.keys import FIELD_SHIFT, MAX_FIELDS, Keys
 from streams.records import MAX_UNIQUE_ROWS, Claim, Digest, has_foreign_key
@@ -83,18 +84,21 @@ class History:
 
     def __init__(self, num_shards: int, *, is_whole: bool = True) -> None:
         self.is_whole = is_whole
-        self._num_rows, self._num_fields = MAX_UNIQUE_ROWS, MAX_FIELDS
+        self._num_rows, self._num_fields, self._is_sliced = MAX_UNIQUE_ROWS, MAX_FIELDS, False
         self.shards = [ShardView() for _ in range(num_shards)]
         self.max_hot = 0
 
-    def bound(self, *, num_rows: int, num_fields: int) -> None:
-        """Refuses from now on rows from `num_rows` and fields over `num_fields`: the model has no room for them."""
-        self._num_rows, self._num_fields = num_rows, num_fields
+    def bound(self, *, num_rows: int, num_fields: int, is_sliced: bool = False) -> None:
+        """Refuses from now on rows from `num_rows` and fields over `num_fields`: the model has no room for them.
+
+        If it `is_sliced`, a shard has room for its own rows only (`rows_of_shard`).
+        """
+        self._num_rows, self._num_fields, self._is_sliced = num_rows, num_fields, is_sliced
 
     def begin_again(self) -> History:
         """A history of the same shards and bounds, with no record yet, from the beginning of the topic."""
         again = History(len(self.shards))
-        again.bound(num_rows=self._num_rows, num_fields=self._num_fields)
+        again.bound(num_rows=self._num_rows, num_fields=self._num_fields, is_sliced=self._is_sliced)
         return again
 
     def correct(self, partition: int, changes: Changes, state: Mapping[str, int], end: int) -> None:
@@ -141,7 +145,10 @@ class History:
         columns, partition, num_shards = Columns.of(fetch), fetch.partition, len(self.shards)
         is_ours = columns.shard == partition
         numbers = (columns.key >> FIELD_SHIFT).astype(np.int64)
-        is_bounded = (columns.row < self._num_rows) & (numbers <= self._num_fields)
+        first, count = rows_of_shard(self._num_rows, num_shards, partition) if self._is_sliced else (0, self._num_rows)
+        is_bounded = (columns.row < first + count) & (numbers <= self._num_fields)
+        if first:
+            is_bounded &= (columns.row >= first) | (columns.row < 0)
         if partition < num_shards and is_ours.all() and is_bounded.all():
             changed = columns.key[columns.key != 0]
             if not has_foreign_key(changed, partition, num_shards):  # nearly always
@@ -154,8 +161,8 @@ class History:
         }
         for i in np.flatnonzero(is_ours & ~is_bounded).tolist():
             refused[i] = (
-                f"got row {columns.row[i]} and field {numbers[i]}, expected rows below {self._num_rows} and fields 1 "
-                f"to {self._num_fields}; start this process with the agent's --capacity and --schema"
+                f"got row {columns.row[i]} and field {numbers[i]}, expected rows {first} to {first + count - 1} and "
+                f"fields 1 to {self._num_fields}; start this process with the agent's --capacity and --schema"
             )
         is_ours &= is_bounded
         if partition < num_shards:

@@ -7,7 +7,7 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -71,6 +71,7 @@ class TopicFeed:
         connector: the broker.
         topic: the topic, which must exist.
         num_partitions: its number of partitions.
+        is_mine: whether to read a partition; None for all of them.
         offsets: the first offset to read, by partition; the default is the oldest record.
         max_records: the largest number of records to hold.
         decode: decodes a record; called by `worker`.
@@ -90,6 +91,7 @@ class TopicFeed:
         topic: str,
         num_partitions: int,
         *,
+        is_mine: Callable[[int], bool] | None = None,
         offsets: Mapping[int, int],
         max_records: int,
         decode: Callable[[Any], Any],
@@ -100,7 +102,8 @@ class TopicFeed:
         self._servers, self._waits = connector.bootstrap_servers, connector.waits
         self._max_records = max_records
         self._decode, self._worker = decode, worker
-        self._partitions = [TopicPartition(topic, number) for number in range(num_partitions)]
+        self._is_mine, self._num_partitions = is_mine or (lambda _number: True), num_partitions
+        self._partitions = self._choose(range(num_partitions))
         self._waiting: dict[int, deque[Taken]] = {partition.partition: deque() for partition in self._partitions}
         # An offset outside the log must raise, not be reset silently.
         self._consumer = connector.open_consumer(auto_offset_reset="none")
@@ -117,6 +120,10 @@ class TopicFeed:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._consumer.close(autocommit=False, timeout_ms=2000)
+
+    def _choose(self, numbers: Iterable[int]) -> list[TopicPartition]:
+        """Those of the partitions that are to be read."""
+        return [TopicPartition(self.topic, number) for number in numbers if self._is_mine(number)]
 
     def _seek(self, offsets: Mapping[int, int]) -> dict[int, int]:
         """Seeks to the offsets; warns where retention has deleted records before they were read."""
@@ -166,7 +173,8 @@ class TopicFeed:
         Raises:
             BrokerError: the broker refuses.
         """
-        added = [TopicPartition(self.topic, number) for number in range(len(self._partitions), num_partitions)]
+        added = self._choose(range(self._num_partitions, num_partitions))
+        self._num_partitions = max(self._num_partitions, num_partitions)
         try:
             self._partitions += added
             self._consumer.assign(self._partitions)

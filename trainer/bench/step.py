@@ -107,7 +107,9 @@ class _Bench:
             seed=config.seed,
         )
         self.trainer = build_trainer(model, CRITEO_FIELDS, len(DENSE_NAMES), config.device)
-        self.embedding = self.trainer.embedding
+        embedding = self.trainer.embedding
+        assert isinstance(embedding, AdaptiveEmbedding)  # noqa: S101  `build_trainer` makes no other
+        self.embedding = embedding
         self._agent = Agent(self.embedding.plan.capacity_rows)
         self._history = History(NUM_SHARDS)
         self._worker = Worker("outbox")

@@ -21,11 +21,12 @@ from streams.logs.schema import load_schema
 from streams.records import NO_LABELS
 from streams.telemetry.monitor import open_monitor
 from streams.topics import Topics
+from trainer.commands.model_options import model_config
 from trainer.commands.publish_options import publish_config, publish_options
 from trainer.embedding.stores.registry import DEFAULT_LEARNING_RATE, DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES
 
 if TYPE_CHECKING:
-    from trainer.learning.model_config import ModelConfig
+    from trainer.process.progress import Progress
     from trainer.process.run import TrainingRun
 
 __all__ = ["command"]
@@ -37,30 +38,11 @@ def _describe(run: TrainingRun) -> str:
     return f"{run.progress.rows:,} rows, AUC {', '.join(auc) or '-'}"
 
 
-def _model_config(options: dict[str, Any]) -> ModelConfig:
-    """Returns the model configuration of the options, and removes these options from the dictionary."""
-    from trainer.embedding.stores.rows import RowOptimizer  # noqa: PLC0415
-    from trainer.learning.dense_part import DenseOptimizer, DenseOptions  # noqa: PLC0415 - torch takes seconds to import, and `--help` does not need it
-    from trainer.learning.model_config import CRITEO_FEATURES, ModelConfig  # noqa: PLC0415
-
-    size = {name: options.pop(name) for name in ("embedding_bytes", "compression", "capacity_rows")}
-    if not any(size.values()):
-        size["compression"] = 1000.0
-    return ModelConfig(
-        **size,
-        model=options.pop("model"),
-        dim=options.pop("dim"),
-        full_features=options.pop("full_features") or CRITEO_FEATURES,
-        row_optimizer=options.pop("optimizer"),
-        row_format=options.pop("row_format"),
-        hot_store=options.pop("hot_store"),
-        row_hyperparameters=RowOptimizer(learning_rate=options.pop("learning_rate")),
-        dense_optimizer=DenseOptimizer(
-            name=options.pop("dense_optimizer"), learning_rate=options.pop("dense_learning_rate")
-        ),
-        dense_options=DenseOptions(precision=options.pop("precision"), mode=options.pop("dense_mode")),
-        compare_hash=options.pop("compare") == "hash",
-        seed=options.pop("seed"),
+def _too_many_bad(progress: Progress, max_bad: float, prefix: str) -> click.ClickException:
+    return click.ClickException(
+        f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "
+        f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see "
+        f"`{Topics(prefix).command('dlq show clicks')}`"
     )
 
 
@@ -256,6 +238,10 @@ def command(
     metrics_port: int | None,
     metrics_host: str,
     json_path: str | None,
+    batch_rows: int | None,
+    batch_wait_s: float,
+    limit_rows: int | None,
+    idle_timeout_s: float | None,
     **options: Any,
 ) -> None:
     """Train from the clicks topic, follow the assignments topic, and publish the importance of each feature.
@@ -276,31 +262,31 @@ def command(
     from trainer.process.click_steps import BatchSize  # noqa: PLC0415
     from trainer.process.dry_run import plan_run  # noqa: PLC0415
     from trainer.process.figures import TrainerFigures  # noqa: PLC0415
+    from trainer.process.launched import Launched  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
-    from trainer.process.session import Session, SessionConfig  # noqa: PLC0415
+    from trainer.process.session import SessionConfig  # noqa: PLC0415
     from trainer.serving.export import export  # noqa: PLC0415
 
     report, request, session = Report("train"), StopRequest(), None
     torch.set_num_threads(options.pop("threads") or torch.get_num_threads())
     roles, publish = publish_config(options)
-    limit_rows, idle_timeout_s = options.pop("limit_rows"), options.pop("idle_timeout_s")
-    size = BatchSize(rows=options.pop("batch_rows") or 0, wait_s=options.pop("batch_wait_s"))
     try:
         is_sized = any(options[name] for name in ("embedding_bytes", "compression", "capacity_rows"))
         run = RunConfig(
             window_rows=options.pop("window_rows"),
-            model=_model_config(options),
+            model=model_config(options),
             device=choose_device(device),
             checkpoint_dir=checkpoint_dir,
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
+        launched = Launched.join(run.device, exports=export_dir is not None, is_dry=dry_run)
         log_schema = load_schema(schema)
         if log_schema.label is None:
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
         with (
             open_kafka(roles=["train", *roles], should_stop=lambda: request.is_made, **options) as kafka,
-            open_monitor("train", port=metrics_port, host=metrics_host) as monitor,
+            open_monitor("train", port=launched.port_of(metrics_port), host=metrics_host) as monitor,
             request.listening(),
             show_progress("train", interval_s=math.inf) as draw,
         ):
@@ -311,14 +297,14 @@ def command(
                 plan = plan_run(kafka, run, log_schema.categorical, len(log_schema.dense), resume=resume)
                 report.show_plan(json_path, plan)
                 return
-            session = Session(
+            session = launched.open(
                 SessionConfig(
                     kafka=kafka,
                     run=run,
                     fields=log_schema.categorical,
                     dense_names=log_schema.dense,
-                    resume=resume,
-                    batch=size,
+                    resume=resume or launched.is_restarted,
+                    batch=BatchSize(rows=batch_rows or 0, wait_s=batch_wait_s),
                     limit_rows=limit_rows,
                     idle_timeout_s=idle_timeout_s,
                     publish=publish,
@@ -328,23 +314,20 @@ def command(
             )
             TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
+            content = launched.report(session)
         if export_dir is not None:
             export(session.run, export_dir, session.published)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:
-        if session is not None:
+        if session is not None and launched.reports:
             report.finish(json_path, ok=False, error=str(error), device=str(run.device), **session.report())
         raise click.ClickException(str(error)) from error
-    content = session.report()
-    progress = session.run.progress
-    ok = progress.refused_share <= max_bad
+    if not launched.reports:
+        return
+    ok = session.run.progress.refused_share <= max_bad
     report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
     auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
     say(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}")
     if not ok:
-        raise click.ClickException(
-            f"{progress.refused_share:.2%} of the click records could not be trained, expected at most {max_bad:.2%} "
-            f"(--max-bad): {'; '.join(progress.describe_refused_clicks())}; see "
-            f"`{Topics(kafka.prefix).command('dlq show clicks')}`"
-        )
+        raise _too_many_bad(session.run.progress, max_bad, kafka.prefix)

@@ -22,7 +22,7 @@ from trainer.embedding import gathers, kernels
 from trainer.embedding.backends import Backend, backend_of_tables
 from trainer.embedding.captured import Touched
 from trainer.embedding.gate import Gate
-from trainer.embedding.key_embedding import CapturingEmbedding
+from trainer.embedding.key_embedding import FollowingEmbedding
 from trainer.embedding.lookup import Importance, Lookup, Scores, distinct
 from trainer.embedding.migration import MigrationReport, resolve
 from trainer.embedding.plans import EmbeddingPlan
@@ -45,7 +45,7 @@ __all__ = ["AdaptiveEmbedding"]
 _UNIQUE, _SHARED = "unique", "shared"
 
 
-class AdaptiveEmbedding(CapturingEmbedding):
+class AdaptiveEmbedding(FollowingEmbedding):
     """An embedding that follows the hot set.
 
     Guarantees:
@@ -111,6 +111,10 @@ class AdaptiveEmbedding(CapturingEmbedding):
     def hot_keys(self) -> npt.NDArray[np.uint64]:
         """The hot keys (K,) uint64 in ascending order; a follower of the topic takes those of a restored model."""
         return self.router.items()[0]
+
+    def rows_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """The unique row of each key (K,), negative for a key without one."""
+        return self.router.values(keys)
 
     @property
     def nbytes(self) -> dict[str, int]:
@@ -303,17 +307,15 @@ class AdaptiveEmbedding(CapturingEmbedding):
 
     def tensors(self) -> dict[str, Tensor]:
         """The complete state for a checkpoint: rows, optimizer state, gates and hot keys in ascending order."""
-        keys, values = self.router.items()
-        return self._name_tensors(keys, values)
+        return self._name_tensors(*self.router.items())
 
     def unsorted_tensors(self) -> dict[str, Tensor]:
         """As `tensors` with the hot keys unsorted, which costs no more than a copy."""
         return self._name_tensors(*self.router.unsorted_items())
 
     def _name_tensors(self, keys: npt.NDArray[np.uint64], values: npt.NDArray[np.int32]) -> dict[str, Tensor]:
-        stores = self._stores.items()
         return {
-            **{f"{name}.{part}": tensor for name, store in stores for part, tensor in store.tensors().items()},
+            **{f"{name}.{part}": one for name, kept in self._stores.items() for part, one in kept.tensors().items()},
             **self.gate.tensors(),
             "router_keys": torch.from_numpy(keys.view(np.int64)),
             "router_values": torch.from_numpy(values),
@@ -331,10 +333,8 @@ class AdaptiveEmbedding(CapturingEmbedding):
             _require_same_form(name, tensors.get(name), mine, is_sized=not name.startswith("router_"))
         self.router.load(tensors["router_keys"].numpy().view(np.uint64), tensors["router_values"].numpy())
         for name, store in self._stores.items():
-            start = f"{name}."
-            store.load_tensors(
-                {part.removeprefix(start): tensor for part, tensor in tensors.items() if part.startswith(start)}
-            )
+            own = {part.removeprefix(f"{name}."): one for part, one in tensors.items() if part.startswith(f"{name}.")}
+            store.load_tensors(own)
         self.gate.load_tensors(tensors)
         self.zero_grad()
 

@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from sketch.changes import Changes
 from trainer.embedding.backends import Backend, choose_backend
 from trainer.embedding.captured import Captured, Capturing, Touched, add_up
-from trainer.embedding.lookup import Lookup, as_words
+from trainer.embedding.lookup import Importance, Lookup, Scores, as_words
+from trainer.embedding.migration import MigrationReport
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import CheckpointError, DeviceError, DivergedError
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # of `typing` from Python 3.11 on
 
-__all__ = ["CapturingEmbedding"]
+__all__ = ["CapturingEmbedding", "FollowingEmbedding"]
 
 _NOT_COMPILED = "an embedding that follows a hot set runs outside of compiled graphs: compile with fullgraph=False"
 _MERGED_AFTER, _WARNED_AFTER, _MOST_PASSES = 8, 64, 1024
@@ -260,3 +261,33 @@ class CapturingEmbedding(Capturing[Lookup]):
             self.load_tensors({name: state_dict[full].detach().cpu() for full, name in own.items()})
         except CheckpointError as error:
             error_msgs.append(f"{prefix.rstrip('.') or 'embedding'}: {error}")
+
+
+class FollowingEmbedding(CapturingEmbedding):
+    """An embedding that follows the hot set and measures the importance of its keys, as a `Trainer` needs it."""
+
+    @property
+    def num_hot(self) -> int:
+        """The number of hot keys."""
+        raise NotImplementedError
+
+    @property
+    def nbytes(self) -> dict[str, int]:
+        """The allocated bytes by part; `total` is their sum."""
+        raise NotImplementedError
+
+    def learn(self, accept: Tensor | None = None) -> Scores:
+        """Updates the rows that backward passes touched since the last call; see `AdaptiveEmbedding.learn`."""
+        raise NotImplementedError
+
+    def apply_gradients(self) -> Importance:
+        """As `learn`; returns the keys' importance on the host."""
+        return self.learn().to_importance()
+
+    def migrate(self, changes: Changes) -> MigrationReport:
+        """Follows changes of the hot set."""
+        raise NotImplementedError
+
+    def rows_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.int32]:
+        """The unique row of each key (K,), negative for a key without one."""
+        raise NotImplementedError

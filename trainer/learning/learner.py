@@ -11,8 +11,8 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.key_embedding import FollowingEmbedding
 from trainer.embedding.lookup import Importance, Scores
 from trainer.embedding.value_bags import Bags, sum_values
 from trainer.errors import CheckpointError
@@ -52,7 +52,7 @@ class Learner:
     def __init__(
         self,
         model: nn.Module,
-        embedding: AdaptiveEmbedding | HashEmbedding,
+        embedding: FollowingEmbedding | HashEmbedding,
         optimizer: DenseOptimizer,
         options: DenseOptions | None = None,
     ) -> None:

@@ -46,6 +46,12 @@ class Quality:
         losses = np.maximum(clean, 0) - clean * labels + np.log1p(np.exp(-np.abs(clean)))
         self._loss_sum += float(losses.sum())
 
+    def add_up(self, other: Quality) -> None:
+        """Adds another one's predictions."""
+        self._counts += other._counts
+        self._loss_sum += other._loss_sum
+        self._num_nan += other._num_nan
+
     @property
     def auc(self) -> float | None:
         """The share of (click, no click) pairs in the correct order; None without both labels, or after a NaN."""
@@ -109,6 +115,14 @@ class Windows:
         if self._current[self.names[0]].rows >= self.window_rows:
             self.finished = [*self.finished, self._describe()][-_MAX_WINDOWS:]
             self._current = {name: Quality() for name in self.names}
+
+    def add_up(self, other: Windows) -> None:
+        """Adds another one's predictions of the same models; finished windows stay apart, the longer list is kept."""
+        self.rows += other.rows
+        self.finished = max(self.finished, other.finished, key=len)
+        for name in self.names:
+            self.total[name].add_up(other.total[name])
+            self._current[name].add_up(other._current[name])
 
     def _describe(self) -> dict[str, float | int | None]:
         window: dict[str, float | int | None] = {"rows": self.rows}

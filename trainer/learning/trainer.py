@@ -13,13 +13,13 @@ from torch import Tensor, nn
 
 from sketch.changes import Changes
 from streams.records import ClickBatch
-from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.hashed import HashEmbedding
+from trainer.embedding.key_embedding import FollowingEmbedding
 from trainer.embedding.lookup import Importance, Scores, split_scores
 from trainer.embedding.migration import MigrationReport
 from trainer.embedding.transfers import to_device
 from trainer.embedding.value_bags import Bags
-from trainer.learning.dense_part import DenseOptions
+from trainer.learning.dense_part import Computed, DenseOptions
 from trainer.learning.learner import DenseOptimizer, Learner
 from trainer.learning.readback import Readback, Waiting
 
@@ -109,7 +109,7 @@ class Trainer:
     def __init__(
         self,
         model: nn.Module,
-        embedding: AdaptiveEmbedding,
+        embedding: FollowingEmbedding,
         *,
         optimizer: DenseOptimizer | None = None,
         options: DenseOptions | None = None,
@@ -177,16 +177,21 @@ class Trainer:
             )
             for name, learner in self.learners.items()
         }
-        is_finite = torch.stack([computed.is_finite for computed in passes.values()])  # (L,)
+        is_finite, loss = self._judge(tuple(passes.values()), batch.num_rows)
         scores = self._conclude(is_finite)
         results = {
             "is_finite": is_finite,
-            "loss": torch.stack([computed.loss for computed in passes.values()]),
+            "loss": loss,
             **{f"logits.{name}": computed.logits for name, computed in passes.items()},
         }
         if scores is not None:
             results |= scores.columns
         return StartedStep(batch.num_rows, tuple(passes), self._readback.start(results), started_s=started_s)
+
+    def _judge(self, passes: Sequence[Computed], rows: int) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Whether each pass over the rows of the batch is finite, a bool (L,), and its loss (L,)."""
+        is_finite = torch.stack([computed.is_finite for computed in passes])
+        return is_finite, torch.stack([computed.loss for computed in passes])
 
     def _conclude(self, is_finite: Tensor) -> Scores | None:
         """Trains all learners if all passes (L,) are finite; returns the scores of the adaptive one, None if known not.

@@ -37,6 +37,7 @@ __all__ = [
     "Checkpoint",
     "Checkpoints",
     "in_order",
+    "read_if_good",
     "read_newest",
     "sync_directory",
     "write_file",
@@ -231,7 +232,7 @@ class Checkpoints:
             shutil.rmtree(leftover)
         paths = self.paths()
         for path in paths:
-            checkpoint = _read_if_good(path)
+            checkpoint = read_if_good(path)
             if checkpoint is not None:
                 return checkpoint
         if paths:
@@ -251,13 +252,14 @@ def read_newest(directory: Path) -> Checkpoint:
         CheckpointError: there is none.
     """
     paths = sorted((path for path in directory.glob("*") if path.name.isdigit()), reverse=True)
-    found = next((one for one in map(_read_if_good, paths) if one is not None), None)
+    found = next((one for one in map(read_if_good, paths) if one is not None), None)
     if found is None:
         raise CheckpointError(f"{directory}: got {len(paths)} checkpoints, expected an intact one")
     return found
 
 
-def _read_if_good(path: Path) -> Checkpoint | None:
+def read_if_good(path: Path) -> Checkpoint | None:
+    """The checkpoint of a directory; None, with a warning, if it is damaged."""
     try:
         return _read(path)
     except (CheckpointError, OSError) as error:

@@ -148,12 +148,16 @@ class ClickSteps:
         Args:
             most_rows: the number of rows after which to take no further record; None for no limit.
         """
+        return [self._clicks.take_oldest() for _ in range(self.count(most_rows))]
+
+    def count(self, most_rows: int | None = None) -> int:
+        """The number of records that `take` would take now."""
         if not self._clicks.num_waiting:
-            return []
+            return 0
         count = self._count(most_rows) if self._size.rows else 1
         if count:
             self._since_s = None
-        return [self._clicks.take_oldest() for _ in range(count)]
+        return count
 
     def _count(self, most_rows: int | None) -> int:
         """The number of records of the next step; 0 while more may come."""
@@ -202,20 +206,23 @@ class ClickSteps:
         Raises:
             DivergedError: several steps in a row were refused.
         """
-        records = [record for one in taken if (record := self._fit(one)) is not None]
-        if records:
-            batches = [record.batch for record in records]
-            batch, sizes = merge_clicks(batches), [one.num_rows for one in batches]
-            started = self._run.start(batch, self._outbox.release, record_rows=sizes)
-            before, self._waiting = (
-                self._waiting,
-                _Step(started=started, records=records, batch=batch),
-            )
-            if before is not None:
-                self._finish(before)
-                self._outbox.release()
-            if self._run.trainer is None or not self._run.trainer.is_queued:
-                self.settle()
+        if records := self._fit_all(taken):
+            self._start(records)
+
+    def _start(self, records: Sequence[_Record]) -> None:
+        batches = [record.batch for record in records]
+        batch, sizes = merge_clicks(batches), [one.num_rows for one in batches]
+        started = self._run.start(batch, self._outbox.release, record_rows=sizes)
+        before, self._waiting = self._waiting, _Step(started=started, records=records, batch=batch)
+        if before is not None:
+            self._finish(before)
+            self._outbox.release()
+        if self._run.trainer is None or not self._run.trainer.is_queued:
+            self.settle()
+
+    def _fit_all(self, taken: Sequence[Taken]) -> list[_Record]:
+        """The records that can be trained; the others go to the dead letters."""
+        return [record for one in taken if (record := self._fit(one)) is not None]
 
     def _fit(self, taken: Taken) -> _Record | None:
         """The record with the columns of the model; one that cannot be trained goes to the dead letters."""

@@ -205,6 +205,22 @@ class Journal:
         self.last_event, event = self._script.popleft()
         return event
 
+    @property
+    def num_steps(self) -> int:
+        """The number of training steps still to be repeated."""
+        return sum(isinstance(event, Train | TrainTogether) for _, event in self._script)
+
+    def keep_steps(self, most: int) -> int:
+        """Discards what follows these training steps among the events still to be repeated; returns its number."""
+        ends = [end for end, (_, event) in enumerate(self._script, 1) if isinstance(event, Train | TrainTogether)]
+        if len(ends) <= most:
+            return 0
+        kept = list(self._script)[: ends[most - 1] if most else 0]
+        dropped = len(self._script) - len(kept)
+        self._script = deque(kept)
+        self._begin()
+        return dropped
+
     def drop(self) -> int:
         """Discards the events still to be repeated; returns their number."""
         dropped = len(self._script)

@@ -171,6 +171,21 @@ class Progress:
         self.applied = {name: int(number) for name, number in state["applied"].items()}
         self.windows = Windows.from_state(state["windows"])
 
+    @classmethod
+    def of_state(cls, state: Mapping[str, Any]) -> Progress:
+        """The progress of a state."""
+        progress = cls(Windows.from_state(state["windows"]))
+        progress.load_state(state)
+        return progress
+
+    def add_up(self, other: Progress) -> None:
+        """Adds the counts and the predictions of another rank's progress."""
+        for name in _KEPT:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
+        self.records_before += other.records_before
+        self.applied = {name: number + other.applied[name] for name, number in self.applied.items()}
+        self.windows.add_up(other.windows)
+
 
 def _newest_event_ms(fetches: Sequence[Fetch]) -> int | None:
     """The event time of the last change that has one; a digest, a claim or a tombstone has none."""

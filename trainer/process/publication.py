@@ -17,6 +17,7 @@ from streams.clients.publisher_thread import PublisherThread
 from streams.clients.topic_identity import require_topics
 from streams.errors import TopicError
 from streams.topics import Topics
+from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.lookup import Importance
 from trainer.errors import PlanError
 from trainer.learning.trainer import ADAPTIVE
@@ -104,6 +105,7 @@ class Publication:
         names = [field.name for field in fields]
         if unknown := set(config.fields) - set(names):
             raise PlanError(f"--publish-field: {', '.join(sorted(unknown))}: expected some of {', '.join(names)}")
+        assert isinstance(embedding, AdaptiveEmbedding)  # noqa: S101  a session of ranks publishes nothing
         plan = embedding.plan
         shape = ServedShape(
             model=run.config.model.model,

@@ -10,9 +10,10 @@ from typing import Any
 from streams.clients.topic_feed import TopicFeed
 from streams.records import TrainerMetrics
 from trainer.learning.trainer import ADAPTIVE
+from trainer.process.progress import Progress
 from trainer.process.run import TrainingRun
 
-__all__ = ["ProgressReports", "describe_run"]
+__all__ = ["ProgressReports", "describe_progress", "describe_run"]
 
 logger = logging.getLogger(__name__)
 
@@ -104,11 +105,12 @@ def _describe(run: TrainingRun, rows_per_s: float, lag: int) -> TrainerMetrics:
 
 
 def _unique_share(run: TrainingRun) -> float | None:
-    """The share of the last step's lookups that unique rows would serve now; None before it. O(lookups)."""
+    """The share of the last step's lookups that unique rows would serve now; None without any. O(lookups)."""
     keys = run.progress.last_keys
     if run.trainer is None or keys is None:
         return None
-    return round(float((run.trainer.embedding.router.values(keys.reshape(-1)) >= 0).mean()), 4)
+    rows = run.trainer.embedding.rows_of(keys.reshape(-1))
+    return round(float((rows >= 0).mean()), 4) if len(rows) else None
 
 
 def describe_run(run: TrainingRun) -> dict[str, Any]:
@@ -121,19 +123,10 @@ def describe_run(run: TrainingRun) -> dict[str, Any]:
         sizes["breakdown"] = {name: learner.embedding.nbytes for name, learner in learners}
     return {
         "rows": {"trained": progress.rows, "resumed_from": run.resumed_rows},
-        "click_records": {
-            "trained": progress.click_records,
-            "bad": progress.bad_clicks,
-            "reasons": progress.describe_refused_clicks(),
-        },
         "failed_checkpoints": progress.failed_checkpoints,
-        "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
-        "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
-        "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
+        **describe_progress(progress),
         "assignments": run.history.describe(),
         "latency_ms": {"assignment_to_trainer": progress.latency.summary()},
-        "auc": progress.windows.auc(),
-        "log_loss": progress.windows.log_loss(),
         "embedding_bytes": sizes,
         "hot_rows": trainer.embedding.num_hot if trainer else 0,
         "capacity_rows": trainer.embedding.plan.capacity_rows if trainer else None,
@@ -144,4 +137,20 @@ def describe_run(run: TrainingRun) -> dict[str, Any]:
         },
         "windows": progress.windows.finished,
         "primary": ADAPTIVE,
+    }
+
+
+def describe_progress(progress: Progress) -> dict[str, Any]:
+    """The counts and scores of the final report that ranks add up."""
+    return {
+        "click_records": {
+            "trained": progress.click_records,
+            "bad": progress.bad_clicks,
+            "reasons": progress.describe_refused_clicks(),
+        },
+        "refused": {"steps": progress.refused_steps, "rows": progress.refused_rows},
+        "importance": {"records": progress.importance_records, "rows": progress.importance_rows},
+        "applied": {**progress.describe_applied(), "bad_records": progress.bad_assignments},
+        "auc": progress.windows.auc(),
+        "log_loss": progress.windows.log_loss(),
     }

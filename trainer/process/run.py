@@ -9,7 +9,6 @@ from __future__ import annotations
 import copy
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from streams.records import BadRecord, ClickBatch
 from trainer.embedding.lookup import Importance
 from trainer.errors import CheckpointError
 from trainer.learning.building import build_trainer
-from trainer.learning.model_config import ModelConfig
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, StartedStep, Trainer
 from trainer.process.checkpoint import Captured, Checkpoint, Checkpoints, in_order
@@ -32,34 +30,22 @@ from trainer.process.click_columns import Columns, compare_columns, fit_columns
 from trainer.process.directory_lock import DirectoryLock
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
+from trainer.process.run_config import RunConfig
 from trainer.process.topic_changes import Resumption, TrainerTopics, find_differences
 
-__all__ = ["RunConfig", "TrainingRun"]
+__all__ = ["HISTORY", "RunConfig", "TrainingRun", "history_tensors"]
 
 logger = logging.getLogger(__name__)
 
-_HISTORY = "history."
+HISTORY = "history."  # the prefix of its tensors in a checkpoint
 
 
-@dataclass(frozen=True, kw_only=True)
-class RunConfig:
-    """The configuration of a run.
-
-    Args:
-        model: the model and its sizes.
-        device: the device to train on.
-        checkpoint_dir: the directory of checkpoints and journal; None for none.
-        checkpoint_every: rows between two checkpoints.
-        keep_checkpoints: the number of checkpoints to keep.
-        window_rows: rows in a window of the metrics.
-    """
-
-    model: ModelConfig
-    device: torch.device
-    checkpoint_dir: Path | None = None
-    checkpoint_every: int = 200_000
-    keep_checkpoints: int = 3
-    window_rows: int = 20_000
+def history_tensors(history: History) -> dict[str, torch.Tensor]:
+    """Copies of a history's tables as a checkpoint has them."""
+    arrays = history.to_arrays().items()
+    return {
+        HISTORY + name: torch.from_numpy(one.view(np.int64) if one.dtype == np.uint64 else one) for name, one in arrays
+    }
 
 
 class TrainingRun:
@@ -80,6 +66,8 @@ class TrainingRun:
             is in use or cannot be written.
         TopicError: the number of shards is not that of the checkpoint.
     """
+
+    _is_sliced = False  # whether each shard has rows of its own
 
     def __init__(
         self,
@@ -113,7 +101,7 @@ class TrainingRun:
     def _open(self, directory: Path, *, resume: bool) -> None:
         """Locks the directory, and loads its newest checkpoint and journal, or clears it."""
         try:
-            self._checkpoints = Checkpoints(directory, keep=self.config.keep_checkpoints)
+            self._checkpoints = self._open_checkpoints(directory)
             self._lock = DirectoryLock(directory)
             checkpoint = self._checkpoints.load() if resume else None
             if not resume:
@@ -131,6 +119,14 @@ class TrainingRun:
         except BaseException:
             self.close()
             raise
+
+    def _open_checkpoints(self, directory: Path) -> Checkpoints:
+        if any(directory.glob("rank-*-of-*")):
+            raise CheckpointError(
+                f"--checkpoint-dir {directory}: trained with torchrun; go on with `torchrun --nproc-per-node 1`, or "
+                "choose another directory"
+            )
+        return Checkpoints(directory, keep=self.config.keep_checkpoints)
 
     def close(self) -> None:
         """Closes the journal, and releases the directory to other trainers."""
@@ -161,7 +157,7 @@ class TrainingRun:
         torch.set_rng_state(checkpoint.tensors["rng"])
         self.progress.load_state(state["progress"])
         tensors = checkpoint.tensors.items()
-        arrays = {name.removeprefix(_HISTORY): tensor.numpy() for name, tensor in tensors if name.startswith(_HISTORY)}
+        arrays = {name.removeprefix(HISTORY): tensor.numpy() for name, tensor in tensors if name.startswith(HISTORY)}
         self.history.load(state["history"], arrays)
         for topic, offsets in state["offsets"].items():
             self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
@@ -199,11 +195,11 @@ class TrainingRun:
     def _bound_history(self) -> None:
         if self.trainer is not None and self._shape is not None:
             rows = self.trainer.embedding.plan.capacity_rows
-            self.history.bound(num_rows=rows, num_fields=len(self._shape[0]))
+            self.history.bound(num_rows=rows, num_fields=len(self._shape[0]), is_sliced=self._is_sliced)
 
     def _build(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
         self._shape = (fields, num_dense)
-        self.trainer = build_trainer(self.config.model, fields, num_dense, self.config.device)
+        self.trainer = self._make_trainer(fields, num_dense)
         self._bound_history()
         embedding, model = self.trainer.embedding, self.config.model
         logger.info(
@@ -212,6 +208,9 @@ class TrainingRun:
             embedding.plan.layout.num_rows, embedding.nbytes["total"] / 1e6,
         )  # fmt: skip
         return self.trainer
+
+    def _make_trainer(self, fields: tuple[Field, ...], num_dense: int) -> Trainer:
+        return build_trainer(self.config.model, fields, num_dense, self.config.device)
 
     @property
     def shape(self) -> Columns:
@@ -299,8 +298,7 @@ class TrainingRun:
         }
         tensors = {name: tensor.detach().clone() for name, tensor in self.trainer.unsorted_tensors().items()}
         tensors["rng"] = torch.get_rng_state()
-        for name, array in self.history.to_arrays().items():
-            tensors[_HISTORY + name] = torch.from_numpy(array.view(np.int64) if array.dtype == np.uint64 else array)
+        tensors |= history_tensors(self.history)
         return Captured(self.journal.last_event, tensors, copy.deepcopy(state))
 
     def write(self, captured: Captured) -> None:

@@ -6,72 +6,37 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass, field
 from typing import Any
 
-from streams.clients.connector import Connector
 from streams.clients.recorded_fields import require_fields
 from streams.clients.topic_feed import TopicFeed
 from streams.clients.topic_identity import TopicChange, TopicWatch
 from streams.clients.worker import Worker
 from streams.errors import BrokerError, TopicError
-from streams.keys import Field
 from streams.records import BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.telemetry.bad_record_log import BadRecordLog
 from trainer.process.assignment_steps import AssignmentSteps
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.checkpoint import Captured
-from trainer.process.click_steps import BatchSize, ClickSteps
+from trainer.process.click_steps import ClickSteps
 from trainer.process.journal import Apply, Correct
 from trainer.process.outbox import Outbox
-from trainer.process.publication import Publication, PublishConfig
+from trainer.process.publication import Publication
 from trainer.process.reports import ProgressReports, describe_run
-from trainer.process.run import RunConfig, TrainingRun
+from trainer.process.run import TrainingRun
+from trainer.process.session_config import SessionConfig
 from trainer.process.topic_changes import TrainerTopics
 from trainer.process.warm_up import warm_up
 from trainer.serving.published import Published
 
-__all__ = ["Session", "SessionConfig"]
+__all__ = ["IDLE_POLL_MS", "Session", "SessionConfig"]
 
 logger = logging.getLogger(__name__)
 
 _CLICKS_AHEAD = 16
 _ASSIGNMENTS_AHEAD = 20_000
 _CHUNKS_AHEAD = 256
-_IDLE_POLL_MS = 20  # the longest wait of a change while no clicks arrive
-
-
-@dataclass(frozen=True, kw_only=True)
-class SessionConfig:
-    """The configuration of a session.
-
-    Args:
-        kafka: the broker.
-        run: the configuration of the run.
-        fields: the categorical columns of the clicks; a record with others is dead-lettered (`fit_columns`).
-        dense_names: the dense columns.
-        resume: whether to resume from the newest valid checkpoint.
-        batch: the rows of a step.
-        limit_rows: the number of trained rows to stop at, after a whole click record; None for no limit.
-        idle_timeout_s: the time without new clicks after which to stop; None for never.
-        metrics_interval_s: the time between two records to the metrics topic.
-        log_interval_s: the time between two lines in the log.
-        topics_interval_s: the time between two comparisons of the topics with those that training began with.
-        publish: how to publish the rows for replicas; None for not at all.
-    """
-
-    kafka: Connector
-    run: RunConfig
-    fields: tuple[Field, ...]
-    dense_names: tuple[str, ...]
-    resume: bool = True
-    batch: BatchSize = field(default_factory=BatchSize)
-    limit_rows: int | None = None
-    idle_timeout_s: float | None = None
-    metrics_interval_s: float = 1.0
-    log_interval_s: float = 5.0
-    topics_interval_s: float = 3.0
-    publish: PublishConfig | None = None
+IDLE_POLL_MS = 20  # the longest wait of a change while no clicks arrive
 
 
 class Session:
@@ -100,6 +65,8 @@ class Session:
         CheckpointError: as `TrainingRun`.
     """
 
+    _steps_class = ClickSteps
+
     def __init__(
         self,
         config: SessionConfig,
@@ -114,17 +81,25 @@ class Session:
         require_fields(config.kafka, config.fields)
         self._partitions = {name: known.partitions for name, known in self._topics.identities.items()}
         self._ending: TopicChange | None = None
-        self.run = TrainingRun(
+        self.run = self._open_run()
+        self._bad_records = BadRecordLog(logger)
+        self._published: dict[str, Any] | None = None
+        self.published: Published | None = None
+        self.reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
+
+    def _open_run(self) -> TrainingRun:
+        config = self._config
+        return TrainingRun(
             config.run,
             self._partitions[self._topics.names.assignments],
             resume=config.resume,
             topics=self._topics,
             columns=(config.fields, len(config.dense_names)),
         )
-        self._bad_records = BadRecordLog(logger)
-        self._published: dict[str, Any] | None = None
-        self.published: Published | None = None
-        self.reports = ProgressReports(self.run, config.metrics_interval_s, config.log_interval_s)
+
+    def _is_mine(self, partition: int) -> bool:  # noqa: ARG002
+        """Whether this process reads a partition of clicks or assignments: a single one reads them all."""
+        return True
 
     def train(self) -> None:
         """Trains until it is asked to stop, the limit is reached, or the input ends; then writes a checkpoint.
@@ -148,6 +123,7 @@ class Session:
                 kafka,
                 names.clicks,
                 self._partitions[names.clicks],
+                is_mine=self._is_mine,
                 offsets=offsets["clicks"],
                 max_records=_CLICKS_AHEAD,
                 decode=self._decode_clicks,
@@ -157,6 +133,7 @@ class Session:
                 kafka,
                 names.assignments,
                 self._partitions[names.assignments],
+                is_mine=self._is_mine,
                 offsets=offsets["assignments"],
                 max_records=_ASSIGNMENTS_AHEAD,
                 decode=lambda record: decode_assignment(record.key, record.value, record.headers),
@@ -171,7 +148,7 @@ class Session:
             Publication(config.publish, kafka, self.run) as self._publication,
         ):
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
-            self._steps = ClickSteps(
+            self._steps = self._steps_class(
                 self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress,
                 on_trained=self._publication.note_importance,
             )  # fmt: skip
@@ -267,14 +244,9 @@ class Session:
         """Applies changes and trains clicks as they arrive."""
         came_s = time.monotonic()
         while not self._is_finished():
-            self._assignments.fetch(limit=4 * self._pacer.limit)
-            if self.run.trainer is not None:
-                started_s = time.perf_counter()
-                num_changes = self._changes.follow(self._pacer.limit)
-                self._pacer.note_changes(num_changes, time.perf_counter() - started_s)
-                self._changes.heal()
+            self._follow_changes()
             can_train = self._clicks.num_waiting and not self._steps.is_collecting
-            self._clicks.fetch(0 if can_train else _IDLE_POLL_MS)
+            self._clicks.fetch(0 if can_train else IDLE_POLL_MS)
             started_s = time.perf_counter()
             if taken := self._steps.take(self._rows_left):
                 self._steps.begin(taken)
@@ -286,6 +258,15 @@ class Session:
                 if self._has_ended(came_s):
                     return
             self._between_steps()
+
+    def _follow_changes(self) -> None:
+        """Applies the changes that fit between two steps."""
+        self._assignments.fetch(limit=4 * self._pacer.limit)
+        if self.run.trainer is not None:
+            started_s = time.perf_counter()
+            num_changes = self._changes.follow(self._pacer.limit)
+            self._pacer.note_changes(num_changes, time.perf_counter() - started_s)
+            self._changes.heal()
 
     @property
     def _is_stopped(self) -> bool:

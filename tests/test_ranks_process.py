@@ -1,0 +1,179 @@
+"""`torchrun hotstream train` on a real broker: ranks that are killed, and another number of ranks."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from trainer_batches import NUM_FIELDS, click_batch
+
+from sketch.hashing import shard_of
+from streams.assignments.row_ranges import rows_of_shard
+from streams.broker import BrokerProcess
+from streams.clients.admin import create_topics
+from streams.clients.config import KafkaConfig
+from streams.clients.partition_reader import open_partition_log
+from streams.clients.producer import RecordProducer
+from streams.keys import Field
+from streams.records import Assignment, decode_importance, encode_assignment, encode_clicks
+from streams.topics import Topics
+
+SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 4, 3, 32, 60
+FIELDS = tuple(Field(f"f{number}") for number in range(NUM_FIELDS))
+KILLS = int(os.environ.get("RANK_KILLS", "1"))
+
+
+@pytest.fixture
+def kafka(embedded_broker: BrokerProcess, topic_prefix: str) -> KafkaConfig:
+    config = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
+    create_topics(config, Topics(topic_prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
+    return config
+
+
+def send_clicks(kafka: KafkaConfig, steps: range) -> None:
+    with RecordProducer(kafka) as producer:
+        for step in steps:
+            value = encode_clicks(click_batch(ROWS, step))
+            producer.send(Topics(kafka.prefix).clicks, step % CLICK_PARTITIONS, value, [])
+
+
+def send_assignments(kafka: KafkaConfig, keys: np.ndarray) -> int:
+    """Makes as many of the keys hot as their shards have rows; returns their number."""
+    seqs: Counter[int] = Counter()
+    with RecordProducer(kafka) as producer:
+        for key, shard in zip(keys.tolist(), shard_of(keys, SHARDS).tolist(), strict=True):
+            first, count = rows_of_shard(CAPACITY, SHARDS, shard)
+            if seqs[shard] == count:
+                continue
+            seqs[shard] += 1
+            change = Assignment(
+                key=key, tier="hot", row=first + seqs[shard] - 1, shard=shard, epoch=1, seq=seqs[shard],
+                score=1.0, source=(0, 0), event_time_ms=0,
+            )  # fmt: skip
+            name, value, headers = encode_assignment(change, FIELDS)
+            producer.send(Topics(kafka.prefix).assignments, shard, value, headers, key=name)
+    return seqs.total()
+
+
+def command(kafka: KafkaConfig, world: int, directory: Path, *more: str, restarts: int = 0) -> list[str]:
+    names = ", ".join(f'"{field.name}"' for field in FIELDS)
+    schema = directory.parent / "tiny.toml"
+    schema.write_text(f'[log]\nlabel = "y"\ndense = ["d0", "d1"]\ncategorical = [{names}]\n')
+    launch = (
+        f"-m torch.distributed.run --standalone --max-restarts {restarts} --nproc-per-node {world} -m trainer train"
+    )
+    options = f"--capacity {CAPACITY} --dim 8 --threads 1 --checkpoint-every {4 * ROWS} --window 100 --device cpu"
+    where = ["--bootstrap-servers", kafka.bootstrap_servers, "--prefix", kafka.prefix]
+    where += ["--schema", str(schema), "--checkpoint-dir", str(directory)]
+    return [sys.executable, *launch.split(), *options.split(), *where, *more]
+
+
+def train_to_end(kafka: KafkaConfig, world: int, directory: Path, *more: str) -> dict[str, Any]:
+    """The report of ranks that train all clicks."""
+    path = directory.parent / "report.json"
+    told = ["--idle-timeout", "0.5", "--json", str(path), *more]
+    done = subprocess.run(
+        command(kafka, world, directory, *told), check=False, timeout=150, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    report: dict[str, Any] = json.loads(path.read_text())
+    return report
+
+
+def answers(kafka: KafkaConfig) -> dict[tuple[int, int], dict[int, set[bytes]]]:
+    """The different importance records of each click record, by shard."""
+    found: dict[tuple[int, int], dict[int, set[bytes]]] = {}
+    with open_partition_log(kafka) as log:
+        topic = Topics(kafka.prefix).importance
+        for shard in range(SHARDS):
+            for record in log.read(topic, shard, *log.bounds(topic, shard)):
+                batch = decode_importance(record.value, record.headers)
+                named = batch.source.partition, batch.source.offset
+                found.setdefault(named, {}).setdefault(shard, set()).add(np.sort(batch.keys).tobytes())
+    return found
+
+
+def check_books(kafka: KafkaConfig, steps: int) -> None:
+    """Every click record was answered, with all its keys, each in the record of its shard."""
+    found = answers(kafka)
+    expected = {(step % CLICK_PARTITIONS, step // CLICK_PARTITIONS): step for step in range(steps)}
+    assert set(found) == set(expected)
+    for named, step in expected.items():
+        keys = np.unique(click_batch(ROWS, step).keys)
+        shards = shard_of(keys, SHARDS)
+        assert found[named] == {shard: {keys[shards == shard].tobytes()} for shard in np.unique(shards).tolist()}
+
+
+def ranks_of(launcher: subprocess.Popen[str]) -> list[int]:
+    """The ids of a launcher's ranks, in no order; fewer than all while they start or end."""
+    children = Path(f"/proc/{launcher.pid}/task/{launcher.pid}/children")
+    every = [Path(f"/proc/{child}/cmdline") for child in children.read_text().split()]
+    return [int(path.parent.name) for path in every if b"\0train\0" in path.read_bytes()]
+
+
+def wait_for(is_true: Callable[[], bool], launcher: subprocess.Popen[str], what: str) -> None:
+    deadline_s = time.monotonic() + 100
+    while not is_true():
+        assert launcher.poll() is None, f"the launcher ended before {what}"
+        assert time.monotonic() < deadline_s, f"no {what} within 100 s"
+        time.sleep(0.05)
+
+
+@pytest.mark.timeout(240 + 60 * KILLS)
+def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig, tmp_path: Path) -> None:
+    """Set RANK_KILLS to kill more ranks than the suite has time for."""
+    hot = send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])
+    path, log, chance = tmp_path / "report.json", tmp_path / "log", random.Random(7)
+    more = ["--json", str(path)]
+    with (
+        log.open("w") as errors,
+        subprocess.Popen(
+            command(kafka, 2, tmp_path / "run", *more, restarts=KILLS), stderr=errors, text=True
+        ) as launcher,
+    ):
+        try:
+            for turn in range(KILLS):
+                sent = 10 * turn + 10
+                send_clicks(kafka, range(sent - 10, sent))
+                enough = sent - chance.randrange(10)
+                wait_for(lambda enough=enough: len(answers(kafka)) >= enough, launcher, f"answer to {enough} clicks")
+                before = ranks_of(launcher)
+                os.kill(before[turn % 2], signal.SIGKILL)
+                killed_s = time.monotonic()
+                wait_for(lambda before=before: not set(before) & set(ranks_of(launcher)), launcher, "end of all ranks")
+                assert time.monotonic() - killed_s < 10
+            send_clicks(kafka, range(10 * KILLS, 10 * KILLS + 10))
+            wait_for(lambda: len(answers(kafka)) == 10 * KILLS + 10, launcher, "answer to all clicks")
+            launcher.terminate()
+            launcher.wait(timeout=60)
+        finally:
+            launcher.terminate()  # and its ranks, which it could not end if it were killed
+    lines = log.read_text()
+    assert lines.count("another rank has ended") >= 1, lines
+    assert 'Traceback (most recent call last):\n  File "' + str(Path.cwd() / "trainer") not in lines
+    check_books(kafka, 10 * KILLS + 10)
+    report = train_to_end(kafka, 1, tmp_path / "run")
+    assert report["rows"]["trained"] == (10 * KILLS + 10) * ROWS
+    assert report["click_records"]["trained"] == 10 * KILLS + 10
+    assert report["hot_rows"] == hot
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["rank-0-of-1"]
+
+
+def test_what_several_ranks_do_not_do_is_refused(kafka: KafkaConfig, tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(kafka, 1, tmp_path / "run", "--export", str(tmp_path / "export")),
+        check=False, timeout=100, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode != 0
+    assert "Error: --export: not with torchrun; train with one process, without it" in done.stderr

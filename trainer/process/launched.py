@@ -1,0 +1,74 @@
+"""`Launched`: the trainer's process as it was started: alone, or by `torchrun` as one of several ranks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import torch
+
+from trainer.errors import PlanError
+from trainer.process.ranked_session import RankedSession
+from trainer.process.run import TrainingRun
+from trainer.process.session import Session
+from trainer.process.session_config import SessionConfig
+from trainer.ranks.group import Ranks, join_launched
+
+__all__ = ["Launched"]
+
+
+class Launched:
+    """How this process trains.
+
+    Args:
+        ranks: this rank and the others; None for a process without `torchrun`.
+
+    Attributes:
+        is_restarted: whether `torchrun` has started the ranks again, which then resume even with --fresh.
+        reports: whether this process prints and writes the report.
+    """
+
+    def __init__(self, ranks: Ranks | None = None) -> None:
+        self._ranks = ranks
+        self.reports = ranks is None or ranks.rank == 0
+        self.is_restarted = ranks is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+
+    @classmethod
+    def join(cls, device: torch.device, *, exports: bool, is_dry: bool) -> Launched:
+        """Joins the other ranks, if `torchrun` has started this process.
+
+        Args:
+            device: the device to train on.
+            exports: whether an export is wanted, which several ranks do not write.
+            is_dry: whether only the plan is wanted, which needs no ranks.
+
+        Raises:
+            PlanError: ranks do not support an option.
+            RankError: not all ranks came.
+        """
+        ranks = join_launched(device)
+        if ranks is not None and (exports or is_dry):
+            option = "--export" if exports else "--dry-run"
+            raise PlanError(f"{option}: not with torchrun; train with one process, without it")
+        return cls(ranks)
+
+    def port_of(self, port: int | None) -> int | None:
+        """The port of this process's metrics: rank r adds r."""
+        return port if self._ranks is None or not port else port + self._ranks.rank
+
+    def open(
+        self, config: SessionConfig, *, should_stop: Callable[[], bool], on_progress: Callable[[TrainingRun], None]
+    ) -> Session:
+        """The session of this process."""
+        if self._ranks is None:
+            return Session(config, should_stop=should_stop, on_progress=on_progress)
+        return RankedSession(config, self._ranks, should_stop=should_stop, on_progress=on_progress)
+
+    def report(self, session: Session) -> dict[str, Any]:
+        """The figures of the final report; of several ranks, over all of them."""
+        if not isinstance(session, RankedSession):
+            return session.report()
+        content = session.report_all()
+        session.leave()
+        return content

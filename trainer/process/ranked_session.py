@@ -1,0 +1,180 @@
+"""`RankedSession`: the process of one of several ranks that `torchrun` has started.
+
+each rank   its assignments --> changes between two steps, in an order of its own (journaled)
+            its clicks      --> a record of the next step, or none
+all ranks   tell each other who has clicks, and make the step together; or stop together
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from streams.clients.topic_feed import Taken
+from trainer.errors import PlanError
+from trainer.process.click_steps import ClickSteps
+from trainer.process.journal import Apply, Correct
+from trainer.process.progress import Progress
+from trainer.process.ranked_run import RankedRun
+from trainer.process.reports import describe_progress
+from trainer.process.run import TrainingRun
+from trainer.process.session import IDLE_POLL_MS, Session, logger
+from trainer.process.session_config import SessionConfig
+from trainer.ranks.group import Ranks
+
+__all__ = ["RankedSession"]
+
+
+class _RankedSteps(ClickSteps):
+    """The steps of all ranks: this one's click records, or none."""
+
+    def train(self, taken: Sequence[Taken]) -> None:
+        """As `ClickSteps.train`, of all ranks; none of this one's records may be left to train."""
+        records, run = self._fit_all(taken), self._run
+        assert isinstance(run, RankedRun)  # noqa: S101  the session made it
+        if records:
+            self._start(records)
+            return
+        report = run.start(run.nothing(), self._outbox.release).finish()
+        if report.diverged:
+            run.progress.count_refusal(report, "a step of other ranks' click records")
+
+
+class RankedSession(Session):
+    """As `Session`, for the shards and click partitions of one rank; all ranks step, checkpoint and stop together.
+
+    A rank without clicks waits only while no rank has any. `limit_rows` counts the rows of all ranks.
+
+    Args:
+        config: the configuration, the same for every rank.
+        ranks: this rank and the others.
+        should_stop: called between steps; if one rank is asked to stop, all do.
+        on_progress: called after every step of this rank's click records.
+
+    Raises:
+        PlanError: ranks do not support an option, or there are fewer partitions than ranks.
+        RankError: another rank has ended.
+    """
+
+    _steps_class = _RankedSteps
+    run: RankedRun
+
+    def __init__(
+        self,
+        config: SessionConfig,
+        ranks: Ranks,
+        *,
+        should_stop: Callable[[], bool] = lambda: False,
+        on_progress: Callable[[TrainingRun], None] = lambda _run: None,
+    ) -> None:
+        if config.publish is not None:
+            raise PlanError(
+                "--publish: several ranks publish no rows; train with one process, without torchrun, to publish"
+            )
+        self._ranks = ranks
+        super().__init__(config, should_stop=should_stop, on_progress=on_progress)
+
+    def _open_run(self) -> TrainingRun:
+        config, names = self._config, self._topics.names
+        for topic in (names.clicks, names.assignments):
+            if (found := self._partitions[topic]) < self._ranks.world:
+                raise PlanError(
+                    f"{topic}: {found} partitions for {self._ranks.world} ranks, expected at least one for each: start "
+                    "fewer ranks, or make the topics with more partitions"
+                )
+        columns = config.fields, len(config.dense_names)
+        shards = self._partitions[names.assignments]
+        return RankedRun(config.run, shards, self._ranks, columns, resume=config.resume, topics=self._topics)
+
+    def _is_mine(self, partition: int) -> bool:
+        return self._ranks.owns(partition)
+
+    def _repeat(self) -> None:
+        """Repeats the journal, which has the same steps on all ranks; a request to stop waits for its end."""
+        repeated = 0
+        while (event := self.run.journal.next_scripted()) is not None:
+            repeated += 1
+            if isinstance(event, Apply | Correct):
+                self._changes.repeat(event)
+            else:
+                self._steps.repeat(event)
+                self._between_steps()
+        if repeated:
+            logger.info("repeated %d events of the journal; %d rows trained", repeated, self.run.progress.rows)
+
+    def _follow(self) -> None:
+        """Applies changes as they arrive, and trains clicks with the other ranks."""
+        came_s, is_idle = time.monotonic(), False
+        while not self._has_reached_limit:
+            self._follow_changes()
+            can_train = self._clicks.num_waiting and not self._steps.is_collecting
+            self._clicks.fetch(IDLE_POLL_MS if is_idle and not can_train else 0)
+            count = self._steps.count()
+            mine = [count > 0, self._is_stopped, not count and self._has_ended(came_s)]
+            have_clicks, are_stopped, have_ended = zip(*self._ranks.gather(mine), strict=True)
+            if any(are_stopped):
+                return
+            is_idle = not any(have_clicks)
+            if not is_idle:
+                started_s = time.perf_counter()
+                self._steps.begin([self._clicks.take_oldest() for _ in range(count)])
+                self._pacer.note_step(time.perf_counter() - started_s)
+                came_s = time.monotonic()
+            else:
+                self._outbox.release()
+                if all(have_ended):
+                    return
+            self._between_steps()
+
+    @property
+    def _has_reached_limit(self) -> bool:
+        limit = self._config.limit_rows
+        return limit is not None and self.run.rows_in_all >= limit
+
+    def _between_steps(self) -> None:
+        self._writer.check()
+        self._take_changes(self._watch.take())
+        if self.run.is_due and all(can_save for (can_save,) in self._ranks.gather([self.run.can_save])):
+            self._checkpoint()
+        self._report_progress()
+
+    def _report_progress(self, *, force: bool = False) -> None:
+        """Each rank writes lines to the log; only rank 0 sends metrics, which are those of its own rows."""
+        metrics = self.reports.take_due(self._clicks, force=force)
+        if metrics is not None and self._ranks.rank == 0:
+            self._outbox.send_metrics(metrics)
+
+    def report_all(self) -> dict[str, Any]:
+        """The figures of the final report over all ranks; a collective."""
+        mine = self.report()
+        states = self._ranks.gather_objects(self.run.progress.to_state())
+        every = self._ranks.gather_objects(mine)
+        total = Progress.of_state(states[0])
+        for state in states[1:]:
+            total.add_up(Progress.of_state(state))
+        return {
+            **mine,
+            **describe_progress(total),
+            "rows": {"trained": total.rows, "resumed_from": sum(one["rows"]["resumed_from"] for one in every)},
+            "assignments": _add_verdicts([one["assignments"] for one in every]),
+            "hot_rows": sum(one["hot_rows"] for one in every),
+            "applied_seq": {shard: seq for one in every for shard, seq in one["applied_seq"].items()},
+            "offsets": {
+                topic: {number: offset for one in every for number, offset in one["offsets"][topic].items()}
+                for topic in mine["offsets"]
+            },
+            "ranks": [{"rows": one["rows"]["trained"], "steps": self.run.steps} for one in every],
+        }
+
+    def leave(self) -> None:
+        """Closes the connections to the other ranks."""
+        self._ranks.leave()
+
+
+def _add_verdicts(every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The counts of all ranks' assignments, and whether every table equals its agent's."""
+    verdicts = {one["verified"] for one in every}
+    verified = False if False in verdicts else None if None in verdicts else True
+    counts = {name: sum(one[name] for one in every) for name in every[0] if name != "verified"}
+    return {"verified": verified, **counts}

@@ -1,0 +1,161 @@
+"""`Ranks`: the processes that train one model, and what they exchange; `torchrun` starts them.
+
+A collective is a call that every rank makes, in the same order. On a CPU and for numbers of the host it is gloo's, for
+tensors of a GPU NCCL's. A single rank needs neither: it exchanges with itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
+
+from trainer.errors import RankError
+
+__all__ = ["Ranks", "join_launched"]
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+_PATIENCE = timedelta(minutes=30)  # for a rank that works; one that ends closes its connections, which all notice
+_GPU_PATIENCE = timedelta(seconds=10)  # for a rank that has begun the same step
+
+
+class Ranks:
+    """This process among all ranks.
+
+    Args:
+        rank: the number of this process, from 0.
+        world: the number of processes.
+        device_group: the group of collectives on a GPU; None for the default group.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, *, device_group: Any = None) -> None:
+        self.rank, self.world, self._device_group = rank, world, device_group
+
+    @classmethod
+    def join(cls, rank: int, world: int, device: torch.device, open_store: Callable[[], Any]) -> Ranks:
+        """Waits until all ranks have joined.
+
+        Args:
+            rank: the number of this process.
+            world: the number of processes.
+            device: the device of the embedding.
+            open_store: opens the store in which they meet; no other group has met in it.
+
+        Raises:
+            RankError: not all of them came.
+        """
+        if world == 1:
+            return cls()
+        ranks = cls(rank, world)
+        with ranks._explained():
+            store = open_store()
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
+            if device.type == "cuda":
+                ranks._device_group = dist.new_group(backend="nccl", timeout=_GPU_PATIENCE)
+        return ranks
+
+    def leave(self) -> None:
+        """Closes the connections to the other ranks."""
+        if self.world > 1 and dist.is_initialized():
+            dist.destroy_process_group()
+
+    def owns(self, number: int) -> bool:
+        """Whether the shard or click partition of this number is this rank's."""
+        return number % self.world == self.rank
+
+    def gather(self, numbers: Sequence[int]) -> list[list[int]]:
+        """The numbers of every rank, in the order of the ranks; all ranks give equally many."""
+        if self.world == 1:
+            return [list(numbers)]
+        mine = torch.tensor(numbers, dtype=torch.int64)
+        every = [torch.empty_like(mine) for _ in range(self.world)]
+        self._call(lambda: dist.all_gather(every, mine))
+        return [one.tolist() for one in every]
+
+    def gather_objects(self, mine: T) -> list[T]:
+        """The objects of every rank, plain values of JSON, in the order of the ranks."""
+        if self.world == 1:
+            return [mine]
+        every: list[Any] = [None] * self.world
+        self._call(lambda: dist.all_gather_object(every, mine))
+        return every
+
+    def swap(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
+        """Sends parts of rows (N, ...) to the ranks, and returns what they send to this one, in their order.
+
+        Args:
+            rows: the rows for rank 0, then those for rank 1, and so on.
+            sent: the number of rows for each rank.
+            received: the number of rows that come from each rank.
+        """
+        if self.world == 1:
+            return rows
+        out = rows.new_empty(sum(received), *rows.shape[1:])
+        group = self._group_of(rows)
+        self._call(lambda: dist.all_to_all_single(out, rows.contiguous(), list(received), list(sent), group=group))
+        return out
+
+    def add_up(self, values: Tensor) -> None:
+        """Replaces values (P,) by their sum over all ranks, which is the same bit for bit on each."""
+        if self.world > 1:
+            self._call(lambda: dist.all_reduce(values, group=self._group_of(values)))
+
+    def _group_of(self, tensor: Tensor) -> Any:
+        return self._device_group if tensor.device.type == "cuda" else None
+
+    def _call(self, collective: Callable[[], Any]) -> None:
+        with self._explained():
+            collective()
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        """Replaces torch's error of a connection.
+
+        Raises:
+            RankError: another rank has ended.
+        """
+        try:
+            yield
+        except RuntimeError as error:  # of which torch's errors of collectives are subclasses
+            logger.debug("%s", error)
+            raise RankError(
+                f"rank {self.rank} of {self.world}: another rank has ended, so this one ends, too; start all again, or "
+                "have `torchrun --max-restarts` do so: they go on from the newest checkpoint that all of them have"
+            ) from error
+
+
+def join_launched(device: torch.device) -> Ranks | None:
+    """Joins the ranks that `torchrun` has started; None if it has not started this process.
+
+    On a GPU each rank takes the GPU of its number on this machine.
+
+    Raises:
+        RankError: not all of them came.
+    """
+    if not dist.is_available() or not dist.is_torchelastic_launched():
+        return None
+    if device.type == "cuda":
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_launchers_store)
+
+
+def _open_launchers_store() -> Any:
+    """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it.
+
+    On several machines the attempts have no common number here; there torch's own names must do.
+    """
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
+        return store
+    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
