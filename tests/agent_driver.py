@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from sketch.hashing import shard_of
+from streams.agent.input_record import InputRecord
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
-from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
+from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer

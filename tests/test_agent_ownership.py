@@ -29,7 +29,7 @@ from streams.assignments.subscription import HotFeatureTable
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
-from streams.errors import TopicError
+from streams.errors import FencedError, TopicError
 from streams.records import Assignment, decode_assignment, encode_assignment, encode_importance
 
 PATIENT = replace(GRADIENT, session_timeout_s=1e6)  # never asks whether another process wrote
@@ -232,6 +232,89 @@ def test_a_shard_is_given_back_with_a_snapshot_where_counting_again_takes_longer
     with HotFeatureTable(broker) as table:
         assert table.table.is_verified
         assert table.table.shards[0].table.digest == RULE[0][0].table.digest
+
+
+def test_an_epoch_that_no_importance_explains_is_outdone_by_the_next_owner_too(caplog):
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        first = await start(broker, RARELY)
+        await count(broker, first, until=4)
+        key = RULE[0][0].table.items()[0][0].item()
+        forged = Assignment(key=key, tier="cold", shard=0, epoch=7, seq=10**6, generation=1)
+        with RecordProducer(broker) as producer:
+            name, value, headers = encode_assignment(forged, RULE[0][0].fields)
+            producer.send(TOPICS.assignments, 0, value, headers, key=name)
+        second = await start(broker, RARELY)
+        assert second.shards[0].epoch == 8
+        await second.stop()  # with a snapshot, though it has counted nothing
+        third = await start(broker, RARELY)
+        assert third.shards[0].epoch == 8
+        await count(broker, third)
+        return third
+
+    owner = asyncio.run(live())
+    assert caplog.text.count("beginning a new epoch with the present table") == 1
+    assert_the_table_is_the_owners(broker, owner)
+
+
+def test_what_was_made_again_while_shards_were_given_back_is_counted_from_its_beginning():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker)
+        await worker.release()
+        assert worker.ownership is not None
+        await worker.ownership.begin_again(TOPICS.importance, "another")
+        await adopt(worker, {0, 1})
+        assert worker.own_offsets() == {0: 0, 1: 0}
+        return worker
+
+    asyncio.run(live())
+
+
+def test_a_shard_that_was_loaded_again_counts_what_came_meanwhile_though_nothing_comes_later():
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker)
+        await count(broker, worker, until=3)
+        assert worker.ownership is not None
+        worker.ownership.suspend(0, FencedError("another process writes to it"))
+        await count(broker, worker)  # shard 0's records are dropped
+        assert worker.own_offsets() == {1: STEPS}
+        await check(worker)
+        assert worker.own_offsets() == {0: STEPS, 1: STEPS}
+        await worker.release()  # with all that is under way
+        await adopt(worker, {0, 1})
+        return worker
+
+    owner = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, owner)
+
+
+@pytest.mark.parametrize("is_stopped", [False, True])
+def test_importance_that_was_made_again_behind_the_table_of_the_log_ends_with_the_owners_table(is_stopped):
+    broker = broker_with_importance()
+
+    async def live() -> AgentWorker:
+        worker = await start(broker, RARELY)
+        await count(broker, worker)
+        if is_stopped:
+            await worker.stop()
+        make_again(broker, TOPICS.importance)
+        with RecordProducer(broker) as producer:
+            for step in range(3):
+                for shard in range(SHARDS):
+                    producer.send(TOPICS.importance, shard, *encode_importance(importance_of(STEPS + step, shard)))
+        again = await start(broker, RARELY)
+        await count(broker, again)
+        await check(again)
+        return again
+
+    owner = asyncio.run(live())
+    assert_the_table_is_the_owners(broker, owner)
 
 
 def test_without_an_assignment_nothing_is_counted():

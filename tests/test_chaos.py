@@ -21,7 +21,8 @@ from benchmarks.chaos.audit import Audit
 from benchmarks.chaos.faults import FAULTS, SCENARIOS, TARGETS
 from benchmarks.chaos.site import CLICK_PARTITIONS, SiteConfig
 from benchmarks.chaos.supervised import Ending, is_expected
-from streams.agent.worker import AgentConfig, AgentWorker, InputRecord
+from streams.agent.input_record import InputRecord
+from streams.agent.worker import AgentConfig, AgentWorker
 from streams.clients.admin import create_topics
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer

@@ -18,9 +18,9 @@ from faust.app.base import BootStrategy
 from faust.types import TP
 
 from streams.agent.faust_worker import FaustWorker, OneLine
+from streams.agent.input_record import InputRecord
 from streams.agent.own_offsets import Adoption, use_own_offsets
 from streams.agent.progress import AgentProgress
-from streams.agent.worker import InputRecord
 from streams.cli.stop_request import StopRequest
 from streams.clients.config import KafkaConfig
 
@@ -114,7 +114,7 @@ def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
         stream_ack_cancelled_tasks=False,
         stream_wait_empty=False,
     )
-    _connect_shards(app, progress, kafka)
+    begin_loaded = _connect_shards(app, progress, kafka)
     _connect_topic(app, worker.topics.importance, progress.count_importance)
     if worker.computes_frequency:
         _connect_topic(app, worker.topics.clicks, worker.count_clicks, deliver=worker.deliver)
@@ -132,6 +132,7 @@ def create_app(progress: AgentProgress, kafka: KafkaConfig) -> faust.App:
     @app.timer(interval=_CHECK_EVERY_S)
     async def check_shards() -> None:
         await check()
+        await begin_loaded()
 
     return app
 
@@ -211,8 +212,10 @@ def _connect_topic(
     app.agent(source, concurrency=1, name=topic)(consume)
 
 
-def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig) -> None:
+def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig) -> Callable[[], Awaitable[Any]]:
     """Loads assigned shards before their records arrive, and gives shards back before they are revoked.
+
+    Returns a function that begins to read shards which were loaded since.
 
     A process whose partitions are all revoked counts nothing more: Faust calls nothing for an empty assignment.
     """
@@ -232,10 +235,13 @@ def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig)
         offsets = own_offsets()
         return Adoption(offsets, shards - set(offsets))
 
+    async def begin_loaded() -> None:
+        progress.note()
+        await app.consumer.begin_at(own_offsets)
+
     async def load() -> None:
         async for _ in worker.load():
-            progress.note()
-            await app.consumer.begin_at(own_offsets)
+            await begin_loaded()
 
     async def give_back(_app: Any, _revoked: set[TP], **_: Any) -> None:
         progress.note()
@@ -248,6 +254,7 @@ def _connect_shards(app: faust.App, progress: AgentProgress, kafka: KafkaConfig)
     use_own_offsets(app, _or_crash(app, adopt), isolation_level=isolation_level, waits=kafka.waits)
     app.on_partitions_revoked.connect(_or_crash(app, give_back), weak=False)
     app.on_before_shutdown.connect(_or_crash(app, stop), weak=False)
+    return _or_crash(app, begin_loaded)
 
 
 def _credentials(kafka: KafkaConfig) -> Any:

@@ -40,6 +40,41 @@ class Adoption(NamedTuple):
     waiting: set[TP]
 
 
+class _LateConsumer(Consumer):
+    """A consumer of partitions that begin some time after they were assigned.
+
+    Attributes:
+        is_assigned: whether the newest assignment is known; between two, aiokafka still names the old one.
+        begun: set when a partition begins.
+    """
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.is_assigned = False
+        self.begun = asyncio.Event()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        self.is_assigned = False
+        await super().on_partitions_revoked(revoked)
+
+    async def on_partitions_assigned(self, assigned: set[TP], generation_id: int = 0) -> None:
+        self.is_assigned = True
+        await super().on_partitions_assigned(assigned, generation_id)
+
+    async def _seek(self, partition: TP, offset: int) -> None:
+        # Faust seeks in the event loop. aiokafka is not thread-safe: where its thread takes fetched records at the same
+        # time, it finds them gone (a KeyError), or puts the position behind them, and the seek is lost.
+        await self._thread.call_thread(self._thread.seek, partition, offset)
+
+    async def _wait_next_records(self, timeout: float) -> Any:
+        # Faust looks once a second whether there is a partition to read.
+        while self.flow_active and not self._get_active_partitions() and not self.should_stop:
+            self.begun.clear()
+            with suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self.begun.wait(), timeout)
+        return await super()._wait_next_records(timeout)
+
+
 def use_own_offsets(
     app: faust.App,
     adopt: Callable[[set[TP]], Awaitable[Adoption]],
@@ -66,20 +101,17 @@ def use_own_offsets(
     }
     thread, seeking = _make_thread(settings, waits), asyncio.Lock()
 
-    class OwnOffsetsConsumer(Consumer):
+    class OwnOffsetsConsumer(_LateConsumer):
         def _new_consumer_thread(self) -> AIOKafkaConsumerThread:
             return thread(self, loop=self.loop, beacon=self.beacon)
-
-        async def _seek(self, partition: TP, offset: int) -> None:
-            # Faust seeks in the event loop. aiokafka is not thread-safe: where its thread takes fetched records at the
-            # same time, it finds them gone (a KeyError), or puts the position behind them, and the seek is lost.
-            await self._thread.call_thread(self._thread.seek, partition, offset)
 
         async def perform_seek(self) -> None:
             # Faust calls this after a rebalance and, at the same time, when it discards records fetched during the
             # rebalance. Two concurrent calls would load a shard twice, the second time while it is in use.
             async with seeking:
-                await answered(self._seek_own_offsets, waits)
+                # Others may have the partitions of the old assignment by now. After the next one, Faust calls again.
+                if self.is_assigned:
+                    await answered(self._seek_own_offsets, waits)
 
         async def _seek_own_offsets(self) -> None:
             await super().perform_seek()
@@ -100,6 +132,7 @@ def use_own_offsets(
                     with suppress(NotAssignedError):  # given back meanwhile
                         await self.seek(partition, offsets[partition])
                         self.resume_partitions([partition])
+                self.begun.set()
 
     class OwnOffsetsTransport(Transport):
         Consumer: Any = OwnOffsetsConsumer

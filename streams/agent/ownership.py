@@ -77,6 +77,7 @@ class Ownership:
         self.ends = LogEnds(connector)
         self._parked: dict[int, Shard] = {}
         self._pending: set[int] = set()  # of this process, not loaded yet
+        self._num_loading = 0
         self._lost: set[int] = set()
         self._logs: dict[tuple[str, int], OwnedLog] = {}
         self._loader = ShardLoader(config, connector, self.snapshots, self.ends, self._topic_ids)
@@ -103,9 +104,9 @@ class Ownership:
         async with self._changing:
             async with self.turn:
                 held = {**self._parked, **self.shards}
-                self.shards, self._parked = {}, {}
+                kept = await self._undisturbed(set(held) & numbers)  # Faust may cancel it
+                self._parked = {}
                 self._lost.clear()
-                kept = await self._undisturbed(set(held) & numbers)
                 for number in set(held) - kept:
                     self._forget(number)
                 self.shards = {number: held[number] for number in kept}
@@ -118,8 +119,7 @@ class Ownership:
         """
         while self._pending:
             async with self._changing:
-                numbers = sorted(self._pending)[:_SHARDS_AT_ONCE]
-                self._pending.difference_update(numbers)
+                numbers = _some(self._pending)
                 await self._load(numbers)
             yield set(numbers)
             if self._pending:
@@ -168,7 +168,7 @@ class Ownership:
         """Continues with a topic that was made again: see `follow_changes`."""
         async with self._changing, self.turn:
             self._topic_ids[topic] = topic_id
-            for number, shard in self.shards.items():
+            for number, shard in {**self._parked, **self.shards}.items():
                 self.snapshots.request(number)
                 if topic == self._topics.importance:
                     shard.next_offset = 0
@@ -176,17 +176,32 @@ class Ownership:
                     self._own(topic, number, 0)
                     self._repairs.plan_audit(number, at_once=topic == self._topics.assignments)
 
-    async def check(self) -> None:
-        """Repairs what other processes wrote to the shards' partitions, and loads suspended shards again."""
-        async with self._changing:
-            while self._lost:
-                numbers = sorted(self._lost)[:_SHARDS_AT_ONCE]
-                self._lost.difference_update(numbers)
+    async def check(self) -> set[int]:
+        """Repairs what other processes wrote to the shards' partitions.
+
+        Returns:
+            The suspended shards, which it has loaded again.
+        """
+        loaded = set[int]()
+        while self._lost:
+            async with self._changing:
+                numbers = _some(self._lost)
                 await self._load(numbers)
+                loaded.update(numbers)
+        if self.num_loading:
+            return loaded  # an audit would keep the shards waiting that are not loaded yet
+        async with self._changing:
             for topic in (self._topics.assignments, self._topics.snapshots):
                 await self._note_ends(topic)
-            for shard in list(self.shards.values()):
+        for shard in list(self.shards.values()):
+            async with self._changing:
                 await self._repair_or_suspend(shard)
+        return loaded
+
+    @property
+    def num_loading(self) -> int:
+        """The shards of this process that are not loaded yet."""
+        return len(self._pending) + self._num_loading
 
     # ---- taking over -------------------------------------------------------------------------------------------
 
@@ -208,6 +223,15 @@ class Ownership:
 
     async def _load(self, numbers: list[int]) -> None:
         """Loads the newest snapshots of shards, or creates the shards, and claims them."""
+        if not numbers:
+            return  # given back while this call waited for its turn
+        self._num_loading = len(numbers)
+        try:
+            await self._load_some(numbers)
+        finally:
+            self._num_loading = 0
+
+    async def _load_some(self, numbers: list[int]) -> None:
         all_loaded = await self._loader.load(numbers)
         assignments, snapshots = self._topics.assignments, self._topics.snapshots
         for loaded in all_loaded:
@@ -215,6 +239,10 @@ class Ownership:
             shard.follow(*tail.newest)
             shard.generation = tail.generation + 1
             shard.suspects = set() if shard.begins_epoch else tail.suspects  # a new epoch ends all that was before
+            # Counting begins no epoch, and explains no change that was made of other records.
+            if shard.written[0] > shard.epoch or (loaded.is_reset and not shard.is_caught_up):
+                self._repairs.outdo(shard)
+                self.snapshots.request(shard.number)
             self._own(assignments, shard.number, max(loaded.assignments_end, tail.end))
             self._own(snapshots, shard.number, loaded.snapshots_end)
             if shard.suspects:
@@ -300,7 +328,17 @@ class Ownership:
         if snapshots.foreign:
             snapshots.foreign.clear()
             self.snapshots.request(shard.number)
+        epoch = shard.epoch
         await self._repairs.repair(shard, self._logs[self._topics.assignments, shard.number])
+        if shard.epoch > epoch:
+            self.snapshots.request(shard.number)  # no importance explains the new epoch
 
     def _safe_position(self, number: int) -> int:
         return self._logs[self._topics.assignments, number].safe_position
+
+
+def _some(numbers: set[int]) -> list[int]:
+    """Takes some numbers out, the smallest."""
+    taken = sorted(numbers)[:_SHARDS_AT_ONCE]
+    numbers.difference_update(taken)
+    return taken

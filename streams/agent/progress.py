@@ -8,8 +8,9 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
+from streams.agent.input_record import InputRecord
 from streams.agent.shard import Shard
-from streams.agent.worker import AgentWorker, InputRecord
+from streams.agent.worker import AgentWorker
 from streams.records import AgentMetrics, ShardMetrics
 from streams.telemetry.latency import LatencyHistogram
 
@@ -86,6 +87,12 @@ class AgentProgress:
         self.record_times_ms[record.partition] = record.timestamp
         self.count_delay.add_one(time.time() * 1000 - record.timestamp)
 
+    @property
+    def is_started(self) -> bool:
+        """Whether the agent is connected to its group, and counts for one of its shards if it has any."""
+        owner = self.worker.ownership
+        return self.has_looked and (owner is None or not owner.num_loading or bool(self.worker.shards))
+
     def note(self) -> None:
         """Adds what the shards have counted since the last call; a shard that is new here has counted nothing yet."""
         self.latest = self.worker.metrics()
@@ -149,8 +156,11 @@ class AgentProgress:
             **sums, "events_per_s": round(rate, 1), "lag_records": lag, "hot": hot, "rows": rows,
             "shards": sorted(self.latest.shards), "rejects": rejects,
         }  # fmt: skip
+        owner = self.worker.ownership
+        loading = "" if owner is None or not owner.num_loading else f"{owner.num_loading} shards to load; "
         if not self.latest.shards:
-            logger.info("no shard: the others of the group have all", extra={"fields": fields})
+            why = loading + "none counts yet" if loading else "no shard: the others of the group have all"
+            logger.info("%s", why, extra={"fields": fields})
             return
         logger.info(
             "%s records%s, %s events/s, %s records behind, %s of %s rows hot, %s promotions, %s demotions, rejects: %s",

@@ -89,14 +89,18 @@ class Repairs:
         self._stuck_at[shard.number] = shard.next_offset
         if shard.next_offset < end or shard.next_offset != before:
             return False
+        async with self._turn:
+            self.outdo(shard)
+        return True
+
+    def outdo(self, shard: Shard) -> None:
+        """Begins an epoch with the present table, and says why."""
         logger.error(
             "shard %d: got version %s as the newest in %s, expected at most (%d, %d), which is all that %s explains: "
             "records were deleted, or another program wrote; beginning a new epoch with the present table",
             shard.number, shard.written, self._topics.assignments, shard.epoch, shard.seq, self._topics.importance,
         )  # fmt: skip
-        async with self._turn:
-            shard.outdo()
-        return True
+        shard.outdo()
 
     async def _read_foreign(self, shard: Shard, log: OwnedLog) -> None:
         """Reads the records that others wrote, and marks their keys.

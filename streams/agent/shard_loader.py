@@ -31,6 +31,7 @@ class LoadedShard(NamedTuple):
     Attributes:
         shard: as its newest snapshot has it; a new one if there is none, or none that is whole.
         is_new: whether there was no whole snapshot.
+        is_reset: whether it counts again from the oldest record, as importance was made again since the snapshot.
         tail: what its assignments hold from `start` on.
         start: the offset before which the log needs no check.
         assignments_end: the end of its assignments, before the tail was read.
@@ -39,6 +40,7 @@ class LoadedShard(NamedTuple):
 
     shard: Shard
     is_new: bool
+    is_reset: bool
     tail: LogTail
     start: int
     assignments_end: int
@@ -90,6 +92,7 @@ class ShardLoader:
             LoadedShard(
                 shard=shards[number],
                 is_new=readers[number].data is None,
+                is_reset=self._is_reset(readers[number]),
                 tail=tails[number],
                 start=starts[number],
                 assignments_end=assignments[number],
@@ -120,15 +123,18 @@ class ShardLoader:
 
     def _continued(self, shard: Shard, reader: SnapshotReader) -> Shard:
         """The shard of a snapshot; it counts from the oldest record if importance was made again since."""
-        topic = self._topics.importance
-        if not reader.is_of(topic, self._topic_ids.get(topic, "")):
+        if self._is_reset(reader):
             logger.warning(
                 "shard %d: %s was deleted and made again since the snapshot; counting from its oldest record, into the "
                 "present hot set",
-                shard.number, topic,
+                shard.number, self._topics.importance,
             )  # fmt: skip
             shard.next_offset = 0
         return shard
+
+    def _is_reset(self, reader: SnapshotReader) -> bool:
+        topic = self._topics.importance
+        return not reader.is_of(topic, self._topic_ids.get(topic, ""))
 
     def _start_of_tail(self, reader: SnapshotReader, end: int) -> int:
         """The offset from which to read a shard's assignments; 0 if they were made again since the snapshot."""

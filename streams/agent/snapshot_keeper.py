@@ -24,6 +24,7 @@ _WINDOW = 16  # records at the end of a shard's snapshots that are read first: a
 # To write a snapshot takes .7 us a row; to count again .15 us a feature and .5 ms a record.
 _EVENTS_PER_ROW = 5
 _EVENTS_PER_RECORD = 3000
+_OLD_S = 600.0  # importance has an end: what was counted longer ago may be gone when the next owner comes
 
 
 class SnapshotKeeper:
@@ -160,11 +161,16 @@ class SnapshotKeeper:
             saving.exception()  # it failed because the shard is another process's, which is why it is forgotten
 
     def is_due(self, shard: Shard) -> bool:
-        """Whether a snapshot of now takes less time than the next owner needs to count again what came since."""
+        """Whether to write a snapshot before the shard is given back.
+
+        True if the next owner would take longer to count again what came since the newest, or if that is old.
+        """
         number, rows = shard.number, shard.config.rows_of(shard.number)[1]
         records = self._since_snapshot[number]
+        if records == 0 or records >= self._every or time.monotonic() - self._saved_s[number] > _OLD_S:
+            return records > 0
         events = self._events_since[number] + _EVENTS_PER_RECORD * records
-        return records >= self._every or events > _EVENTS_PER_ROW * rows
+        return events > _EVENTS_PER_ROW * rows
 
     async def finish(self, numbers: Iterable[int]) -> None:
         """Waits until no snapshot of these shards is being written.

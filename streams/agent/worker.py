@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from streams.agent.agreement import Agreement
+from streams.agent.input_record import InputRecord
 from streams.agent.ownership import Ownership
 from streams.agent.shard import Shard
 from streams.agent.shard_config import ShardConfig
@@ -35,7 +36,6 @@ from streams.logs.schema import LogSchema
 from streams.records import (
     AgentMetrics,
     BadRecord,
-    Headers,
     Source,
     decode_clicks,
     decode_importance,
@@ -45,21 +45,9 @@ from streams.records import (
 from streams.telemetry.bad_record_log import BadRecordLog
 from streams.topics import Topics
 
-__all__ = ["AgentConfig", "AgentWorker", "InputRecord"]
+__all__ = ["AgentConfig", "AgentWorker"]
 
 logger = logging.getLogger(__name__)
-
-
-class InputRecord(NamedTuple):
-    """A record of the importance or clicks topic, independent of the Kafka client."""
-
-    topic: str
-    partition: int
-    offset: int
-    timestamp: int
-    key: bytes | None
-    value: bytes | None
-    headers: Headers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,9 +206,21 @@ class AgentWorker:
         await self._agreement.check(clients.ownership.ends, fields)
         if self._clients is not clients:
             return  # stopped meanwhile
-        await clients.ownership.check()
+        await self._catch_up(clients, await clients.ownership.check())
         for shard in self.shards.values():
             self._reports.note_quiet(shard)
+
+    async def _catch_up(self, clients: _Clients, numbers: set[int]) -> None:
+        """Counts what Faust delivered while these shards were loaded; a quiet shard has no later record to show it."""
+        ends = await clients.ownership.ends.fetch(self.topics.importance, numbers)
+        for number, end in ends.items():
+            async with clients.ownership.turn:
+                shard = self.shards.get(number)
+                try:
+                    if shard is not None and shard.next_offset < end:
+                        await self._count_between(clients, shard, end)
+                except FencedError as error:
+                    clients.ownership.suspend(number, error)
 
     # ---- records -----------------------------------------------------------------------------------------------
 
@@ -255,7 +255,7 @@ class AgentWorker:
         batch = decode_importance(record.value, record.headers)
         if not isinstance(batch, BadRecord) and batch.source.signal not in self.config.signals:
             self._reports.note_other_signal(shard, batch.source.signal)
-            shard.skip(record.offset)
+            self._skip(clients, shard, record)
             return
         known, events = shard.num_time_outliers, shard.num_events
         counted, repeated = shard.num_counted, shard.num_repeated
@@ -263,7 +263,7 @@ class AgentWorker:
         if shard.num_time_outliers > known:
             self._reports.warn_of_outlier(shard, record)
         if isinstance(changes, BadRecord):
-            shard.skip(record.offset)
+            self._skip(clients, shard, record)
             await self._dead_letter(clients, record, changes)
             return
         if not isinstance(batch, BadRecord):
@@ -274,6 +274,10 @@ class AgentWorker:
         if changes:
             await clients.publisher.send(self.topics.assignments, shard.number, changes, timestamp_ms=_now_ms())
         clients.ownership.snapshots.note_count(shard, shard.num_events - events)
+
+    def _skip(self, clients: _Clients, shard: Shard, record: Any) -> None:
+        shard.skip(record.offset)
+        clients.ownership.snapshots.note_count(shard, 0)
 
     async def count_clicks(self, record: InputRecord) -> None:
         """Publishes the number of occurrences of each key of a click record; acknowledge it only after `deliver`."""

@@ -196,7 +196,7 @@ def command(
                 num_partitions=num_shards,
                 offsets=progress.offsets,
                 figures=lambda: agent_figures(progress),
-                is_started=lambda: progress.has_looked,
+                is_started=lambda: progress.is_started,
             )
         )
 
