@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from trainer.evaluate.cell import Cell, run_cell
-from trainer.evaluate.lookahead import Lookahead, _Plan
 from trainer.evaluate.methods.method import Infeasible
 from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import PRESETS
+from trainer.evaluate.schedules.feeding import Feeding
+from trainer.evaluate.schedules.lookahead import Lookahead, _Plan
 from trainer.evaluate.sources.stream import GeneratorSource, load_stream
 
 NUM_ROWS = 4096
@@ -31,7 +32,8 @@ def cell_of(method: str, lookahead: int | None = None, **knobs: str | float) -> 
     return Cell(
         source=GeneratorSource(seed=3), num_rows=NUM_ROWS, preset=replace(PRESETS["reference"], batch_rows=256),
         model="dlrm", method=method, compression=1.0 if method == "full" else 5.0, seed=0,
-        knobs={**METHODS[method].default, **knobs}, lookahead=lookahead,
+        knobs={**METHODS[method].default, **knobs},
+        feeding=Feeding() if lookahead is None else Feeding(name="lookahead", lookahead=lookahead),
     )  # fmt: skip
 
 

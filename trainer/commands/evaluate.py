@@ -17,6 +17,7 @@ from streams.cli.options import max_bad_option
 from streams.cli.progress import log_while_silent, show_progress
 from streams.cli.renamed_options import RenamedOptions
 from streams.cli.reports import Report, json_option
+from trainer.evaluate.schedules.feeding import SCHEDULES, Feeding
 
 if TYPE_CHECKING:
     from streams.logs.bad_lines import BadLines
@@ -188,10 +189,11 @@ def _run_ablation(config: GridConfig, out: Path, jobs: int, variants: tuple[str,
 )
 @click.option(
     "--schedule",
-    type=click.Choice(("plain", "lookahead")),
+    type=click.Choice(SCHEDULES),
     default="plain",
     show_default=True,
-    help="How training is fed: lookahead keeps the rows of coming batches in a cache, and counts what moves.",
+    help="How training is fed: lookahead keeps the rows of coming batches in a cache, hot-first trains records of hot "
+    "rows apart, skip-stale leaves out updates of rows that have stopped to change. Each counts what it saves.",
 )
 @click.option(
     "--lookahead",
@@ -199,7 +201,23 @@ def _run_ablation(config: GridConfig, out: Path, jobs: int, variants: tuple[str,
     default=16,
     show_default=True,
     metavar="BATCHES",
-    help="Batches that --schedule lookahead knows in advance.",
+    help="Batches that --schedule lookahead and hot-first know in advance; hot-first with 0 splits each batch.",
+)
+@click.option(
+    "--hot-share",
+    type=click.FloatRange(0, 1),
+    default=0.1,
+    show_default=True,
+    metavar="RATIO",
+    help="Share of a table's rows that --schedule hot-first keeps with the trainer.",
+)
+@click.option(
+    "--rest-below",
+    type=click.FloatRange(min=0),
+    default=0.01,
+    show_default=True,
+    metavar="CHANGE",
+    help="Relative change of a row in one update under which --schedule skip-stale calls it calm.",
 )
 @click.option("--ablation", is_flag=True, help="Instead of comparing methods, vary each default of hotstream alone.")
 @click.option("--variants", callback=_split, metavar="NAME,...", help="Variants of the ablation.  [default: all]")
@@ -229,6 +247,8 @@ def command(
     search: bool,
     schedule: str,
     lookahead: int,
+    hot_share: float,
+    rest_below: float,
     ablation: bool,
     variants: tuple[str, ...] | None,
     jobs: int,
@@ -286,7 +306,7 @@ def command(
         compressions=_numbers(compression, "--compression", float) or chosen.compressions,
         seeds=_numbers(seeds, "--seeds", int) or tuple(range(chosen.seeds)),
         search=search,
-        lookahead=lookahead if schedule == "lookahead" else None,
+        feeding=Feeding(name=schedule, lookahead=lookahead, hot_share=hot_share, rest_below=rest_below),
     )
     config = _with_batch_rows(config, batch_rows)
     chosen = config.preset

@@ -11,16 +11,19 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
+from torch import Tensor
 from torch.nn.functional import binary_cross_entropy_with_logits
 
 from trainer.embedding.value_bags import sum_vectors
 from trainer.errors import TrainerError
-from trainer.evaluate.lookahead import Lookahead, why_no_lookahead
 from trainer.evaluate.methods.method import Brief, Infeasible, Knob, Method
 from trainer.evaluate.methods.registry import METHODS
-from trainer.evaluate.methods.row_tables import RowTables
 from trainer.evaluate.presets import Preset
+from trainer.evaluate.schedules.feeding import Feeding
+from trainer.evaluate.schedules.registry import build_schedule, why_not
+from trainer.evaluate.schedules.schedule import MicroBatch
 from trainer.evaluate.sources.stream import RowSource, Stream, load_stream
 from trainer.learning.quality import Quality
 
@@ -52,7 +55,7 @@ class Cell:
         compression: bytes of the full table over those of the method; 1 for the full table.
         seed: the seed of weights, hashes and stochastic rounding.
         trained_rows: train on the first so many rows; None for all. Vocabulary and budget are those of all rows.
-        lookahead: batches that are known in advance (`trainer.evaluate.lookahead`); None to train without a cache.
+        feeding: how training is fed.
     """
 
     source: RowSource
@@ -64,13 +67,12 @@ class Cell:
     seed: int
     knobs: Mapping[str, Knob] = field(default_factory=dict)
     trained_rows: int | None = None
-    lookahead: int | None = None
+    feeding: Feeding = field(default_factory=Feeding)
 
     def describe(self) -> dict[str, Any]:
         """Returns all of it as JSON values."""
-        fed = {} if self.lookahead is None else {"lookahead": self.lookahead}
         return {
-            **fed,
+            **self.feeding.describe(),
             "format": _FORMAT,
             "source": self.source.describe(),
             "num_rows": self.num_rows,
@@ -134,8 +136,8 @@ def run_cell(cell: Cell) -> CellResult:
     if not isinstance(method, Infeasible) and stream.has_bags and not method.reads_lists:
         has = "several" if stream.more is not None else "weights"
         method = Infeasible(f"it reads one value a field, and fields of this log have {has}")
-    if cell.lookahead is not None and not isinstance(method, Infeasible):
-        method = Infeasible(reason) if (reason := why_no_lookahead(method, stream)) else method
+    if not isinstance(method, Infeasible) and (reason := why_not(cell.feeding, method, stream)):
+        method = Infeasible(reason)
     if isinstance(method, Infeasible):
         return {**identity, "rows": 0, "infeasible": method.reason}
     _check(method, cell, brief.budget_bytes)
@@ -151,6 +153,20 @@ def _first_row(num_rows: int, share: float) -> int:
     return num_rows - int(num_rows * share)
 
 
+def _since(rows: MicroBatch, first_row: int) -> slice | npt.NDArray[np.bool_]:
+    """Which of the rows (B,) of a micro-batch are `first_row` or later ones."""
+    return slice(max(0, first_row - rows.start), None) if isinstance(rows, slice) else rows >= first_row
+
+
+def _lookup(stream: Stream, words: npt.NDArray[Any], rows: MicroBatch, method: Method) -> Tensor:
+    """The vectors (B, F, D) of a micro-batch."""
+    bags = stream.bags(rows, reads_ids=method.reads_ids) if isinstance(rows, slice) else None
+    if bags is not None:
+        return sum_vectors(method.forward_values(bags.keys, bags.num_rows), bags)
+    vectors: Tensor = method(torch.from_numpy(words[rows].astype(np.int64, copy=True)))
+    return vectors
+
+
 def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellResult:
     num_dense = stream.dense.shape[1]
     model = cell.preset.build_model(cell.model, num_dense=num_dense, num_fields=stream.num_fields, seed=cell.seed)
@@ -158,35 +174,31 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
     words = stream.ids if method.reads_ids else stream.keys.view(np.int64)
     total, last_60, last, window = Quality(), Quality(), Quality(), Quality()
     curve: list[list[float | None]] = []
-    ahead = None
-    if cell.lookahead is not None and isinstance(method, RowTables):
-        ahead = Lookahead(method, words, [*stream.batches(cell.preset.batch_rows, num_rows=num_rows)], cell.lookahead)
+    batches = [*stream.batches(cell.preset.batch_rows, num_rows=num_rows)]
+    schedule, num_trained = build_schedule(cell.feeding, method, words, batches), 0
     parts = ((total, 0), (last_60, _first_row(num_rows, _LAST_60_SHARE)), (last, _first_row(num_rows, _LAST_SHARE)))
-    for number, rows in enumerate(stream.batches(cell.preset.batch_rows, num_rows=num_rows)):
-        if ahead is not None:
-            ahead.fetch(number)
-        label = torch.from_numpy(stream.label[rows].astype(np.float32))  # (B,)
-        dense = torch.from_numpy(stream.dense[rows])  # (B, M)
-        bags = stream.bags(rows, reads_ids=method.reads_ids)
-        if bags is None:
-            vectors = method(torch.from_numpy(words[rows].astype(np.int64, copy=True)))  # (B, F, D)
-        else:
-            vectors = sum_vectors(method.forward_values(bags.keys, bags.num_rows), bags)
-        logits = model(dense, vectors)  # (B,)
-        weight = None if stream.weight is None else torch.from_numpy(stream.weight[rows])  # (B,)
-        loss = binary_cross_entropy_with_logits(logits, label, weight)
+    for number, step in enumerate(schedule.steps):
+        schedule.fetch(number)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        labels, predicted = [stream.label[rows] for rows in step], []
+        step_rows = sum(map(len, labels))
+        for rows, label in zip(step, labels, strict=True):
+            dense = torch.from_numpy(stream.dense[rows])  # (B, M)
+            logits = model(dense, _lookup(stream, words, rows, method))  # (B,)
+            weight = None if stream.weight is None else torch.from_numpy(stream.weight[rows])  # (B,)
+            loss = binary_cross_entropy_with_logits(logits, torch.from_numpy(label.astype(np.float32)), weight)
+            (loss * (len(label) / step_rows)).backward()  # type: ignore[no-untyped-call]
+            predicted.append(logits.detach().numpy())
         optimizer.step()
         method.learn()
-        if ahead is not None:
-            ahead.write_back(number)
-        predicted = logits.detach().numpy()
-        for quality, first_row in (*parts, (window, 0)):
-            first = max(0, first_row - rows.start)
-            quality.add(predicted[first:], stream.label[rows][first:])
+        schedule.write_back(number)
+        num_trained += step_rows
+        for rows, label, logits in zip(step, labels, predicted, strict=True):
+            for quality, first_row in (*parts, (window, 0)):
+                later = _since(rows, first_row)
+                quality.add(logits[later], label[later])
         if window.rows >= num_rows / _WINDOWS:
-            curve.append([rows.stop, window.log_loss, window.auc])
+            curve.append([num_trained, window.log_loss, window.auc])
             window = Quality()
     return {
         "auc": total.auc,
@@ -195,5 +207,5 @@ def _train(cell: Cell, stream: Stream, num_rows: int, method: Method) -> CellRes
         "auc_last": last.auc,
         "logloss_last": last.log_loss,
         "curve": curve,
-        **({} if ahead is None else {"lookahead": ahead.counts()}),
+        **({} if cell.feeding.name == "plain" else {cell.feeding.key: schedule.counts()}),
     }

@@ -24,6 +24,7 @@ from trainer.evaluate.cell import Cell, CellResult, run_cell
 from trainer.evaluate.methods.method import Knob
 from trainer.evaluate.methods.registry import METHODS
 from trainer.evaluate.presets import Preset
+from trainer.evaluate.schedules.feeding import Feeding
 from trainer.evaluate.sources.stream import RowSource, load_stream
 
 __all__ = ["Grid", "GridConfig", "OnCell", "run_all", "run_grid"]
@@ -50,7 +51,7 @@ class GridConfig:
         compressions: compression ratios.
         seeds: seeds of weights, hashes and stochastic rounding.
         search: whether to search each method's settings, or to use their defaults.
-        lookahead: as `Cell.lookahead`.
+        feeding: how the cells are fed.
     """
 
     source: RowSource
@@ -61,7 +62,7 @@ class GridConfig:
     compressions: tuple[float, ...]
     seeds: tuple[int, ...]
     search: bool = True
-    lookahead: int | None = None
+    feeding: Feeding = field(default_factory=Feeding)
 
     def cell(self, point: Point, seed: int, knobs: Mapping[str, Knob], trained_rows: int | None = None) -> Cell:
         """Returns a cell of the point, trained on all rows or on the first `trained_rows`."""
@@ -76,7 +77,7 @@ class GridConfig:
             seed=seed,
             knobs=dict(knobs),
             trained_rows=trained_rows,
-            lookahead=self.lookahead,
+            feeding=self.feeding,
         )
 
 

@@ -17,9 +17,10 @@ from trainer.embedding.captured import Capturing
 from trainer.embedding.lookup import reads_of_rows
 from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, store_class
 from trainer.embedding.stores.rows import RowSizes, RowStore
+from trainer.embedding.stores.store import Sums
 from trainer.evaluate.methods.method import Brief, Method
 
-__all__ = ["Cache", "RowNumbers", "RowTables", "Rows", "scale_initial_values"]
+__all__ = ["Cache", "RowNumbers", "RowTables", "Rows", "Stepping", "scale_initial_values"]
 
 RowNumbers = npt.NDArray[np.integer[Any]]
 
@@ -40,6 +41,13 @@ class Cache(Protocol):
         """The numbers (N,) in `store` of rows (N,) that are in it."""
 
 
+class Stepping(Protocol):
+    """Decides which rows of a table learn."""
+
+    def step(self, store: RowStore, sums: Sums) -> None:
+        """At most one optimizer step on each of the distinct rows (P,) of a store."""
+
+
 class Rows(Capturing[RowNumbers]):
     """`num_rows` rows, and one padding row, number `num_rows`, that stays zero.
 
@@ -53,6 +61,7 @@ class Rows(Capturing[RowNumbers]):
     Attributes:
         cache: a smaller store that holds the rows of the coming batches, and is read and trained in their stead; None
             for none.
+        stepping: makes the optimizer steps; None to make all of them.
         recorder: the row numbers of lookups, which read nothing while it is there; None to read.
     """
 
@@ -73,6 +82,7 @@ class Rows(Capturing[RowNumbers]):
         )
         scale_initial_values(self.store, brief)
         self.cache: Cache | None = None
+        self.stepping: Stepping | None = None
         self.recorder: list[RowNumbers] | None = None
 
     def _places(self, rows: RowNumbers) -> tuple[RowStore, RowNumbers]:
@@ -104,7 +114,11 @@ class Rows(Capturing[RowNumbers]):
             if not is_row.all():
                 rows, gradient = rows[is_row], gradient[torch.from_numpy(is_row)]
             store, rows = self._places(rows)
-            store.step(store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient).sums[0])
+            sums = store.sum_gradients(reads_of_rows(rows.astype(np.uint64)), gradient).sums[0]
+            if self.stepping is None:
+                store.step(sums)
+            else:
+                self.stepping.step(store, sums)
         return [gradient.numpy() for gradient in gradients]
 
     def copy_from(self, rows: RowNumbers, vectors: Tensor) -> None:

@@ -21,23 +21,16 @@ import numpy.typing as npt
 import torch
 
 from trainer.embedding.stores.rows import RowSizes, RowStore
-from trainer.evaluate.methods.method import Method
-from trainer.evaluate.methods.row_tables import RowNumbers, Rows, RowTables
-from trainer.evaluate.sources.stream import Stream
+from trainer.evaluate.methods.row_tables import RowNumbers, RowTables
+from trainer.evaluate.schedules.schedule import Ids, Schedule, full_row_bytes, record
 
-__all__ = ["Lookahead", "RowCache", "why_no_lookahead"]
-
-Ids = npt.NDArray[np.int64]
+__all__ = ["Lookahead", "RowCache", "why_no_cache"]
 
 
-def why_no_lookahead(method: Method, stream: Stream) -> str | None:
-    """Why a method cannot be trained in a cache; None if it can."""
-    if not isinstance(method, RowTables) or "adaptive" in method.capabilities:
-        return "lookahead: its rows move, or are not those of tables; expected full, hash, double-hash, qr, robe or mde"
+def why_no_cache(method: RowTables) -> str | None:
+    """Why the rows of a method cannot be trained in a cache; None if they can."""
     if any(table.store.values.dtype != torch.float32 for table in method.all_rows):
         return "lookahead: rows that are rounded by their number are not exact in a cache; expected float32"
-    if stream.has_bags:
-        return "lookahead: fields of this log have several values, or weights"
     return None
 
 
@@ -109,7 +102,7 @@ class _Plan:
         self.num_plain = sum(map(len, reads))
 
 
-class Lookahead:
+class Lookahead(Schedule):
     """Feeds the tables of a method.
 
     Args:
@@ -120,8 +113,9 @@ class Lookahead:
     """
 
     def __init__(self, method: RowTables, words: npt.NDArray[Any], batches: Sequence[slice], window: int) -> None:
+        super().__init__(batches)
         self._tables = method.all_rows
-        reads = _record(method, self._tables, words, batches)
+        reads = _distinct_reads(method, words, batches)
         self._plans = [
             _Plan(each, len(table.store.values), window) for each, table in zip(reads, self._tables, strict=True)
         ]
@@ -130,13 +124,13 @@ class Lookahead:
         self.window = window
 
     def fetch(self, number: int) -> None:
-        """Before a batch."""
+        """As `Schedule.fetch`."""
         for table, plan in zip(self._tables, self._plans, strict=True):
             assert isinstance(table.cache, RowCache)  # noqa: S101
             table.cache.fetch(plan.fetched[number])
 
     def write_back(self, number: int) -> None:
-        """After a batch."""
+        """As `Schedule.write_back`."""
         for table, plan in zip(self._tables, self._plans, strict=True):
             assert isinstance(table.cache, RowCache)  # noqa: S101
             table.cache.write_back(plan.left[number])
@@ -146,7 +140,7 @@ class Lookahead:
         pairs = list(zip(self._tables, self._plans, strict=True))
         moved = [sum(map(len, plan.fetched)) + sum(map(len, plan.left)) for _, plan in pairs]
         plain = [2 * plan.num_plain for _, plan in pairs]
-        sizes = [table.store.row_bytes(table.store.dim, table.store.sizes.optimizer) for table, _ in pairs]
+        sizes = [full_row_bytes(table) for table, _ in pairs]
         return {
             "batches": self.window,
             "rows_moved": sum(moved),
@@ -157,18 +151,11 @@ class Lookahead:
         }
 
 
-@torch.no_grad()
-def _record(
-    method: RowTables, tables: Sequence[Rows], words: npt.NDArray[Any], batches: Sequence[slice]
-) -> list[list[Ids]]:
+def _distinct_reads(method: RowTables, words: npt.NDArray[Any], batches: Sequence[slice]) -> list[list[Ids]]:
     """The distinct rows of each table that each batch reads."""
-    reads: list[list[Ids]] = [[] for _ in tables]
+    reads: list[list[Ids]] = [[] for _ in method.all_rows]
     for rows in batches:
-        for table in tables:
-            table.recorder = []
-        method(torch.from_numpy(words[rows].astype(np.int64, copy=True)))
-        for table, each in zip(tables, reads, strict=True):
-            looked_up, table.recorder = table.recorder or [], None
+        for looked_up, each in zip(record(method, words[rows]), reads, strict=True):
             every = [one.reshape(-1) for one in looked_up] or [np.empty(0, np.int64)]
             each.append(np.unique(np.concatenate(every)).astype(np.int64))
     return reads
