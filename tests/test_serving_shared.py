@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import pickle
 import signal
 import subprocess
@@ -23,7 +24,9 @@ from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import RowRecord
 from trainer.embedding.layout import Layout
 from trainer.errors import ReplicaError
+from trainer.serving import shared_replica
 from trainer.serving.replica import Replica
+from trainer.serving.segments import segment_path, write_segment
 from trainer.serving.shared_replica import SharedReplica
 
 PROCESS = Path(__file__).with_name("shared_process.py")
@@ -230,3 +233,25 @@ def test_names_that_are_not_shared_or_no_names_are_refused(name: str) -> None:
         SharedReplica(name)
     with pytest.raises(ReplicaError, match="expected 1 to 100 of"):
         SharedReplica("../etc")
+
+
+def test_a_write_that_does_not_end_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = trained()
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        assert replica.state.served is not None
+        monkeypatch.setattr(shared_replica, "_PATIENCE_S", 0.01)
+        replica.state.served.sequence[0] += 1
+        with pytest.raises(ReplicaError, match="in one write for"):
+            shared.lookup(KEYS)
+        replica.state.served.sequence[0] += 1
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        replica.close()
+        np.testing.assert_array_equal(replica.lookup(KEYS), site.vectors())
+
+
+def test_more_rows_than_shared_memory_has_are_an_error(name: str) -> None:
+    found = os.statvfs("/dev/shm")  # noqa: S108
+    rows = np.broadcast_to(np.uint8(0), (found.f_frsize * (found.f_blocks + 1),))
+    with pytest.raises(ReplicaError, match=r"bytes do not fit .*--shm-size"):
+        write_segment(segment_path(name, 1), {}, {"rows": rows})

@@ -86,6 +86,8 @@ class SharedWriter:
 
     def close(self) -> None:
         """Removes the segments; readers go on with the rows that they have mapped."""
+        if self._header.is_closed:
+            return
         if self._header.is_current:
             self._header.words[[TABLES, DENSE]] = 0
             remove_segments(self._name, set())
