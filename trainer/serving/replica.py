@@ -35,6 +35,7 @@ from trainer.serving.predictor import Predictor
 from trainer.serving.published import Published
 from trainer.serving.replica_state import ReplicaState
 from trainer.serving.rereading import read_rows_again
+from trainer.serving.shared_writer import SharedWriter
 from trainer.serving.tables import ServedTables
 
 __all__ = ["Replica"]
@@ -63,6 +64,7 @@ class Replica(Predictor):
     Args:
         connector: the broker.
         export: an export to serve at once; the topic's later records continue it.
+        share: a name by which other processes of this host may serve the same rows (`SharedReplica`).
 
     Attributes:
         state: tables, digests and counts.
@@ -73,10 +75,11 @@ class Replica(Predictor):
     Raises:
         BrokerError: no broker answers within 10 s.
         CheckpointError: the export is damaged, or of another version.
+        ReplicaError: another process shares rows by that name, or this machine cannot (see `SharedReplica`).
         TopicError: the topic is missing.
     """
 
-    def __init__(self, connector: Connector, *, export: Path | None = None) -> None:
+    def __init__(self, connector: Connector, *, export: Path | None = None, share: str | None = None) -> None:
         self._topic = Topics(connector.prefix).embeddings
         exported = None if export is None else Exported.read(export)
         self._reader = TopicReader(connector, self._topic)
@@ -87,6 +90,7 @@ class Replica(Predictor):
             self.state.partitions[partition].proves_from = end
         if exported is not None:
             self._begin_with(exported, ends)
+        self._shared = None if share is None else self._open_shared(share)
         self.num_bad = self.num_behind = self.num_rereads = 0
         self._losses = Losses()
         self._bad_records = BadRecordLog(logger)
@@ -103,6 +107,13 @@ class Replica(Predictor):
             logger.warning("%s: not the topic of the export, so it is read from its beginning", self._topic)
             return
         self._reader.seek(published.offsets)
+
+    def _open_shared(self, name: str) -> SharedWriter:
+        try:
+            return SharedWriter(name)
+        except ReplicaError:
+            self._reader.close()
+            raise
 
     def _is_topic_of(self, published: Published, ends: list[int]) -> bool:
         topic_id = require_topics(self._connector, [self._topic])[self._topic].topic_id
@@ -130,6 +141,8 @@ class Replica(Predictor):
         self.num_behind = self._reader.num_behind
         self._heal()
         self.state.settle()
+        if self._shared is not None:
+            self._shared.update(self.state)
         return sum(len(records) for records in fetched.values())
 
     def _heal(self) -> None:
@@ -185,6 +198,8 @@ class Replica(Predictor):
         if self._thread is not None:
             self._thread.join()
         self._reader.close()
+        if self._shared is not None:
+            self._shared.close()
 
     def __enter__(self) -> Replica:
         return self

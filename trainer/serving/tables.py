@@ -6,7 +6,8 @@ The kernels are those of the trainer on a CPU, so that vectors are equal to its 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -83,11 +84,12 @@ class ServedTables:
 
     Attributes:
         hits: (F, 2) int64, lookups by field that unique rows and that shared rows served.
+        sequence: (1,) int64, odd while rows are written; for readers in other processes, who cannot take the lock.
     """
 
     def __init__(self, shape: ServedShape) -> None:
         self.shape, layout, dim = shape, shape.layout, shape.dim
-        self._lock = threading.Lock()
+        self._lock, self.sequence = threading.Lock(), np.zeros(1, np.int64)
         self._router = KeyMap()
         self._owners = np.zeros(layout.capacity_rows, np.uint64)
         self._is_changed = np.zeros(layout.capacity_rows, np.bool_)
@@ -119,7 +121,39 @@ class ServedTables:
         blocks = {"1": len(self.shape.published), "2": self.shape.num_blocks, "g": 1}
         return all(len(self._has[kind]) == count for kind, count in blocks.items())
 
+    # ---- memory of several processes ----
+
+    def arrays(self) -> dict[str, npt.NDArray[Any]]:
+        """What `lookup` reads, by name."""
+        stores = {"unique": self.unique, **{f"level_{kind}": rows for kind, rows in self.levels.items()}}
+        return {
+            "router.keys": self._router.keys, "router.values": self._router.values, "gates": self.gates,
+            **{f"{name}.values": rows.values for name, rows in stores.items()},
+            **{f"{name}.scales": rows.scales for name, rows in stores.items()},
+        }  # fmt: skip
+
+    def bind(self, arrays: Mapping[str, npt.NDArray[Any]], sequence: npt.NDArray[np.int64]) -> None:
+        """Goes on in other memory that has the same contents."""
+        with self._lock:
+            self._router.keys, self._router.values = arrays["router.keys"], arrays["router.values"]
+            self.gates, self.sequence = arrays["gates"], sequence
+            stores = {"unique": self.unique, **{f"level_{kind}": rows for kind, rows in self.levels.items()}}
+            for name, rows in stores.items():
+                rows.values, rows.scales = arrays[f"{name}.values"], arrays[f"{name}.scales"]
+
     # ---- writing ----
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Keeps lookups of this process out, and tells those of others, also if the body fails or is killed."""
+        with self._lock:
+            keys = self._router.keys
+            self.sequence[0] += 1
+            yield
+            if self._router.keys is keys:
+                self.sequence[0] += 1
+            else:  # the router grew out of that memory, whose number stays odd for ever
+                self.sequence = np.zeros(1, np.int64)
 
     def apply(self, records: Sequence[RowRecord]) -> None:
         """Applies records in order.
@@ -151,7 +185,7 @@ class ServedTables:
         rows = np.array([record.number for record in records], np.int64)
         keys = np.array([record.feature for record in records], np.uint64)
         bodies = b"".join(record.body for record in records if record.body is not None)
-        with self._lock:
+        with self._writing():
             before = self._owners[rows]
             routed = self._router.get(before)
             self._router.remove(before[(before != keys) & (routed == rows)])
@@ -171,9 +205,9 @@ class ServedTables:
             size = self.levels[record.kind].form.row_bytes * (rows.stop - rows.start)
         if len(body) != size:
             raise ReplicaError(f"{record.kind} {record.number}: got {len(body)} bytes, expected {size}")
-        with self._lock:
+        with self._writing():
             if record.kind == "g":
-                self._set_gates(body.view(np.float32).reshape(self.gates.shape).copy())
+                self._set_gates(body.view(np.float32).reshape(self.gates.shape))
             else:
                 self.levels[record.kind].write(rows, body.reshape(rows.stop - rows.start, -1))
             self._has[record.kind].add(record.number)
@@ -183,7 +217,7 @@ class ServedTables:
         fields = (self._owners >> FIELD_SHIFT).astype(np.int64) - 1
         differs = np.append(gates[:, 0] != self.gates[:, 0], False)  # the last one is that of rows without an owner
         self._is_changed |= differs[fields]
-        self.gates = gates
+        self.gates[...] = gates
 
     # ---- reading ----
 
@@ -217,20 +251,27 @@ class ServedTables:
         numbers = (flat >> FIELD_SHIFT).astype(np.uint8)
         if not self._is_published[numbers].all():
             raise KeyRangeError(f"a key's field is not among the published ones, {list(self.shape.published)}")
-        fields, out = numbers - np.uint8(1), np.empty((len(flat), self.shape.dim), np.float32)
+        fields = numbers - np.uint8(1)
         with self._lock:
-            rows = self._router.get(flat)
-            is_hot = rows >= 0
-            hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
-            if len(hot) > len(cold):  # the larger part is written without a copy, to the slots of the smaller one, too
-                self._read_unique(np.maximum(rows, 0), fields, out)
-                out[cold] = self._read_shared(flat[cold], fields[cold])
-            else:
-                self._read_shared(flat, fields, out)
-                out[hot] = self._read_unique(rows[hot], fields[hot])
-            for tier, found in enumerate((hot, cold)):
-                self.hits[:, tier] += np.bincount(fields[found], minlength=len(self.hits))
+            out, is_hot = self._find(flat, fields)
+            each, hot = (np.bincount(some, minlength=len(self.hits)) for some in (fields, fields[is_hot]))
+            self.hits += np.stack([hot, each - hot], axis=1)
         return out.reshape(*np.shape(keys), self.shape.dim)
+
+    def _find(
+        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]
+    ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
+        """The vectors (K, D) of keys (K,), and whether each (K,) has a unique row."""
+        out, rows = np.empty((len(keys), self.shape.dim), np.float32), self._router.get(keys)
+        is_hot = rows >= 0
+        hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
+        if len(hot) > len(cold):  # the larger part is written without a copy, to the slots of the smaller one, too
+            self._read_unique(np.maximum(rows, 0), fields, out)
+            out[cold] = self._read_shared(keys[cold], fields[cold])
+        else:
+            self._read_shared(keys, fields, out)
+            out[hot] = self._read_unique(rows[hot], fields[hot])
+        return out, is_hot
 
     def _read_unique(
         self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None

@@ -1,0 +1,257 @@
+"""Several processes serve the rows of one replica from shared memory."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+import serving_site
+from serving_site import KEYS, PARTITIONS, TOPIC, Site, hot_keys
+from test_serving_replica import FORMATS
+from trainer_batches import NUM_FIELDS, click_batch
+
+from streams.keys import FIELD_SHIFT
+from streams.records.embeddings import RowRecord
+from trainer.embedding.layout import Layout
+from trainer.errors import ReplicaError
+from trainer.serving import shared_replica
+from trainer.serving.replica import Replica
+from trainer.serving.segments import segment_path, write_segment
+from trainer.serving.shared_replica import SharedReplica
+
+PROCESS = Path(__file__).with_name("shared_process.py")
+
+
+@pytest.fixture
+def name() -> Iterator[str]:
+    name = f"test-{uuid.uuid4().hex[:12]}"
+    yield name
+    assert left(name) == []
+
+
+def left(name: str) -> list[str]:
+    return sorted(path.name for path in Path("/dev/shm").glob(f"hotstream.{name}*"))  # noqa: S108
+
+
+@contextmanager
+def process(what: str, name: str, file: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that is ready; killed at the end."""
+    command = [sys.executable, str(PROCESS), what, name, str(file)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as started:
+        try:
+            assert started.stdout is not None
+            assert started.stdout.readline() == "ready\n"
+            yield started
+        finally:
+            started.kill()
+
+
+def ask(started: subprocess.Popen[str]) -> str:
+    assert started.stdin is not None
+    assert started.stdout is not None
+    started.stdin.write("\n")
+    started.stdin.flush()
+    return started.stdout.readline().strip()
+
+
+def trained(*, hot_store: str = "float32", row_format: str = "float32") -> Site:
+    site = Site(hot_store=hot_store, row_format=row_format)
+    site.move(hot_keys(30))
+    site.train(2)
+    site.settle()
+    return site
+
+
+def sha256(vectors: np.ndarray) -> str:
+    return hashlib.sha256(vectors.tobytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("hot_store", "row_format"), FORMATS)
+def test_shared_rows_are_those_of_the_replica_in_every_format(hot_store: str, row_format: str, name: str) -> None:
+    site = trained(hot_store=hot_store, row_format=row_format)
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        with pytest.raises(ReplicaError, match="no complete model"):
+            shared.lookup(KEYS)
+        replica.catch_up()
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        assert (shared.owners(), shared.as_of()) == (replica.owners(), replica.as_of())
+        site.move(dict.fromkeys(list(hot_keys(30))[:9], -1))
+        site.train()
+        site.settle()
+        replica.catch_up()
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        np.testing.assert_array_equal(replica.lookup(KEYS), site.vectors())
+        assert (shared.owners(), shared.as_of()) == (replica.owners(), replica.as_of())
+        assert replica.verify() == [True] * PARTITIONS
+        assert sum(sum(one.values()) for one in shared.hits().values()) == 2 * KEYS.size
+
+
+def test_the_newest_dense_part_predicts_from_shared_rows(name: str) -> None:
+    site, dense = trained(), click_batch(64, 0).dense
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        for _ in range(2):
+            replica.catch_up()
+            assert shared.why_not_ready is None
+            np.testing.assert_array_equal(shared.predict(dense, KEYS), replica.predict(dense, KEYS))
+            again = Site(run=2, broker=site.broker)  # another model follows
+            again.settle()
+
+
+def test_other_processes_that_attach_early_and_late_have_the_same_vectors(name: str, tmp_path: Path) -> None:
+    site, keys = trained(), tmp_path / "keys.npy"
+    np.save(keys, KEYS)
+    with Replica(site.broker, share=name) as replica:
+        replica.catch_up()
+        with process("read", name, keys) as early:
+            assert ask(early) == sha256(site.vectors())
+            again = Site(run=2, broker=site.broker)  # a model of its own segment
+            again.move(hot_keys(12))
+            again.train()
+            again.settle()
+            replica.catch_up()
+            assert ask(early) == sha256(again.vectors()) != sha256(site.vectors())
+            with process("read", name, keys) as late:
+                assert ask(late) == sha256(again.vectors())
+
+
+def test_a_key_never_shows_a_torn_vector_or_one_of_another_key_in_another_process(name: str, tmp_path: Path) -> None:
+    """Rows go from key to key, whose vectors are constants, while another process looks them up."""
+    site, file = Site(), tmp_path / "keys.npy"
+    site.settle()
+    keys = np.unique(KEYS)[:60]
+    np.save(file, keys)
+    random = np.random.default_rng(1)
+    with Replica(site.broker, share=name) as replica:
+        replica.catch_up()
+        with process("watch", name, file) as watching:
+            for turn in range(300):
+                rows = random.choice(40, 20, replace=False)
+                owners = random.choice(60, 20, replace=False)
+                records = [
+                    RowRecord(
+                        kind="u", number=row, model=site.shape.fingerprint, feature=int(keys[owner]),
+                        body=np.full(site.shape.dim, 1000 + owner + 10_000 * (turn % 90), np.float32).tobytes(),
+                    )
+                    for row, owner in zip(rows.tolist(), owners.tolist(), strict=True)
+                ]  # fmt: skip
+                replica.state.take(0, [(turn, record) for record in records])
+            said = ask(watching)
+            assert "torn" not in said
+            count, with_own = map(int, said.split())
+            assert count >= with_own > 0
+
+
+def test_a_router_that_grows_moves_to_a_new_segment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(num_fields=NUM_FIELDS, capacity_rows=2000, level_1_per_field=2, level_2_rows=300)
+    monkeypatch.setattr(serving_site, "LAYOUT", layout)
+    site = Site()
+    site.settle()
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        names, vectors = left(name), np.arange(1, 1001, dtype=np.float32)
+        keys = np.uint64(1) << FIELD_SHIFT | np.arange(1, 1001, dtype=np.uint64)
+        for start in range(0, 1000, 100):
+            records = [
+                RowRecord(
+                    kind="u", number=row, model=site.shape.fingerprint, feature=int(keys[row]),
+                    body=np.full(site.shape.dim, vectors[row]).tobytes(),
+                )
+                for row in range(start, start + 100)
+            ]  # fmt: skip
+            replica.state.take(0, list(enumerate(records)))
+            replica.poll(0)
+            np.testing.assert_array_equal(shared.lookup(keys[: start + 100])[:, 0], vectors[: start + 100])
+        assert len(left(name)) == len(names) == 3  # header, tables, dense part
+        assert left(name) != names
+
+
+@pytest.mark.parametrize("what", ["write", "hang"])
+def test_a_writer_that_is_killed_is_noticed_and_the_next_one_takes_over(what: str, name: str, tmp_path: Path) -> None:
+    site, file = trained(), tmp_path / "records"
+    parts = [[(one.key, one.value, one.headers) for one in site.broker.records(TOPIC, n)] for n in range(PARTITIONS)]
+    file.write_bytes(pickle.dumps(parts))
+    with process(what, name, file) as writer:
+        shared = SharedReplica(name)
+        assert shared.has_writer
+        if what == "write":
+            np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        with pytest.raises(ReplicaError, match="another process shares its rows"):
+            Replica(site.broker, share=name)
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+    assert not shared.has_writer
+    assert shared.why_not_ready is not None
+    assert "has ended" in shared.why_not_ready
+    age_ms = shared.staleness_ms()
+    assert age_ms is not None
+    assert shared.staleness_ms() > age_ms
+    if what == "write":
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+    else:
+        with pytest.raises(ReplicaError, match="killed in the middle of a write"):
+            shared.lookup(KEYS)
+    site.train()
+    site.settle()
+    with Replica(site.broker, share=name) as replica:
+        if what == "write":
+            with SharedReplica(name) as late:  # the rows of the killed one, until there are others
+                np.testing.assert_array_equal(late.lookup(KEYS), shared.lookup(KEYS))
+        replica.catch_up()
+        assert shared.has_writer
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        assert len(left(name)) == 3
+    assert not shared.has_writer
+    np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+    with Replica(site.broker, share=name) as again:  # also after one that ended in order
+        again.catch_up()
+        assert shared.has_writer
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+
+
+def test_a_reader_cannot_write(name: str, tmp_path: Path) -> None:
+    site = trained()
+    with Replica(site.broker, share=name) as replica:
+        replica.catch_up()
+        command = [sys.executable, str(PROCESS), "scribble", name, str(tmp_path)]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        assert (done.stdout, done.returncode) == ("", -signal.SIGSEGV)
+        assert replica.verify() == [True] * PARTITIONS
+
+
+def test_names_that_are_not_shared_or_no_names_are_refused(name: str) -> None:
+    with pytest.raises(ReplicaError, match="no replica shares its rows by that name"):
+        SharedReplica(name)
+    with pytest.raises(ReplicaError, match="expected 1 to 100 of"):
+        SharedReplica("../etc")
+
+
+def test_a_write_that_does_not_end_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    site = trained()
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        assert replica.state.served is not None
+        monkeypatch.setattr(shared_replica, "_PATIENCE_S", 0.01)
+        replica.state.served.sequence[0] += 1
+        with pytest.raises(ReplicaError, match="in one write for"):
+            shared.lookup(KEYS)
+        replica.state.served.sequence[0] += 1
+        np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        replica.close()
+        np.testing.assert_array_equal(replica.lookup(KEYS), site.vectors())
+
+
+def test_more_rows_than_shared_memory_has_are_an_error(name: str) -> None:
+    found = os.statvfs("/dev/shm")  # noqa: S108
+    rows = np.broadcast_to(np.uint8(0), (found.f_frsize * (found.f_blocks + 1),))
+    with pytest.raises(ReplicaError, match=r"bytes do not fit .*--shm-size"):
+        write_segment(segment_path(name, 1), {}, {"rows": rows})
