@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from trainer_batches import click_batch
 
 from streams.dashboard.access import Access
 from streams.dashboard.site import listening
+from streams.keys import FIELD_SHIFT
 from streams.records import MoreValues
 from trainer.commands.audit import command as audit_command
 from trainer.commands.export import _batches, _values
@@ -31,7 +33,7 @@ from trainer.process.run import TrainingRun
 from trainer.serving.audit import Audit, LocalSource, audit, sample_keys
 from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.compress import Original, compress, write_compressed
-from trainer.serving.compression.formats import FORMATS
+from trainer.serving.compression.formats import FORMATS, unique_groups
 from trainer.serving.compression.held_out import measure
 from trainer.serving.compression.k_means import nearest
 from trainer.serving.compression.reads import count_reads, owned_once
@@ -380,3 +382,24 @@ def test_the_command_reports_bytes_and_quality_before_and_after(exports: Path, t
     (tmp_path / "log.toml").write_text((tmp_path / "log.toml").read_text().replace('"f3"', '"f9"'))
     refused = CliRunner().invoke(export_command, arguments)
     assert "expected those of the model" in str(refused.exception)
+
+
+def test_a_cold_key_beside_many_hot_ones_reads_no_centroid_of_its_field(tmp_path: Path, exports: Path) -> None:
+    """The last field has one centroid, and row 0 the last one of another field."""
+    shutil.copytree(made(exports, "saec", 1.3)[1], target := tmp_path / "out")
+    rows = safetensors.numpy.load((target / "rows.safetensors").read_bytes())
+    codes, starts = rows["unique.codes"].copy(), rows["unique.starts"].copy()
+    groups, last = unique_groups(Exported.read(target)), len(starts) - 2
+    starts[last] = starts[-1] - 1
+    codes[groups == last] = 0
+    assert groups[0] != last
+    codes[0] = starts[groups[0] + 1] - starts[groups[0]] - 1
+    assert codes[0] > 0
+    rewrite(target, {"unique.codes": codes, "unique.starts": starts})
+    predictor = Predictor.of_export(target)
+    hot = np.array(list(predictor.owners()), np.uint64)
+    cold = np.uint64(last + 1) << FIELD_SHIFT | np.uint64(12345)
+    keys = np.append(hot, cold)
+    assert predictor.tables.routed(keys).tolist() == [True] * len(hot) + [False]
+    each = np.concatenate([predictor.lookup(keys[number : number + 1]) for number in range(len(keys))])
+    np.testing.assert_array_equal(predictor.lookup(keys), each)

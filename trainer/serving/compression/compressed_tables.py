@@ -80,6 +80,17 @@ class CompressedTables(ServedTables):
         """0 (K,): there is no common step."""
         return np.zeros(len(keys), np.float32)
 
+    def _find(
+        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]
+    ) -> tuple[Vectors, npt.NDArray[np.bool_]]:
+        """As `ServedTables._find`; each row is decoded with its own field: another one has no such centroid."""
+        out, rows = np.empty((len(keys), self.shape.dim), np.float32), self._router.get(keys)
+        is_hot = rows >= 0
+        hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
+        out[hot] = self._read_unique(rows[hot], fields[hot])
+        out[cold] = self._read_shared(keys[cold], fields[cold])
+        return out, is_hot
+
     def _read_unique(
         self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: Vectors | None = None
     ) -> Vectors:
