@@ -10,7 +10,7 @@ import subprocess
 import sys
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import numpy as np
@@ -255,3 +255,36 @@ def test_more_rows_than_shared_memory_has_are_an_error(name: str) -> None:
     rows = np.broadcast_to(np.uint8(0), (found.f_frsize * (found.f_blocks + 1),))
     with pytest.raises(ReplicaError, match=r"bytes do not fit .*--shm-size"):
         write_segment(segment_path(name, 1), {}, {"rows": rows})
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_a_write_after_an_interrupted_one_is_seen_as_a_write(name: str, grows: bool) -> None:
+    site, odd = trained(), list[int]()
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        tables = replica.state.served
+        assert tables is not None
+        key, row = next(iter(tables.owners().items()))
+        record = RowRecord(kind="u", number=row, feature=key, body=bytes(tables.unique.form.row_bytes))
+        write = tables.unique.write
+
+        def interrupt(rows: np.ndarray, bodies: np.ndarray) -> None:
+            if grows:
+                tables._router.grow()  # noqa: SLF001  as `put` does in the middle of a write
+            raise KeyboardInterrupt
+
+        def watch(rows: np.ndarray, bodies: np.ndarray) -> None:
+            odd.append(int(tables.sequence[0]) & 1)
+            write(rows, bodies)
+
+        for hook in (interrupt, interrupt, watch):
+            tables.unique.write = hook  # type: ignore[method-assign]
+            with suppress(KeyboardInterrupt):
+                tables.apply([record])
+            odd.append(int(tables.sequence[0]) & 1)
+        assert odd == [1, 1, 1, 0]
+        site.train()
+        site.settle()
+        replica.catch_up()
+        assert int(shared.tables.sequence[0]) & 1 == 0
+        np.testing.assert_array_equal(shared.lookup(KEYS), replica.lookup(KEYS))

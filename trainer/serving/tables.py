@@ -145,15 +145,16 @@ class ServedTables:
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """Keeps lookups of this process out, and tells those of others, also if the body fails or is killed."""
+        """Keeps lookups of this process out, and tells those of others, until a body has ended without an exception."""
         with self._lock:
             keys = self._router.keys
+            self.sequence[0] += 1 + (int(self.sequence[0]) & 1)  # odd, also after a write that was interrupted
+            try:
+                yield
+            finally:
+                if self._router.keys is not keys:  # it grew out of that memory, whose number stays odd for ever
+                    self.sequence = np.ones(1, np.int64)
             self.sequence[0] += 1
-            yield
-            if self._router.keys is keys:
-                self.sequence[0] += 1
-            else:  # the router grew out of that memory, whose number stays odd for ever
-                self.sequence = np.zeros(1, np.int64)
 
     def apply(self, records: Sequence[RowRecord]) -> None:
         """Applies records in order.
