@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import shutil
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,15 +27,15 @@ from streams.records import MoreValues
 from trainer.commands.audit import command as audit_command
 from trainer.commands.export import _batches, _values
 from trainer.commands.export import command as export_command
-from trainer.errors import CheckpointError, PlanError, ReplicaError
+from trainer.errors import CheckpointError, DivergedError, PlanError, ReplicaError
 from trainer.evaluate.sources.stream import Stream
 from trainer.learning.quality import Quality
 from trainer.process.checksums import describe_bytes
 from trainer.process.run import TrainingRun
 from trainer.serving.audit import Audit, LocalSource, audit, sample_keys
 from trainer.serving.compression.codec import Codec, Sample
-from trainer.serving.compression.compress import Original, compress, write_compressed
-from trainer.serving.compression.formats import FORMATS, unique_groups
+from trainer.serving.compression.compress import Bytes, Original, compress, write_compressed
+from trainer.serving.compression.formats import FORMATS, TABLES, Compressed, unique_groups
 from trainer.serving.compression.held_out import measure
 from trainer.serving.compression.k_means import nearest
 from trainer.serving.compression.reads import count_reads, owned_once
@@ -294,14 +296,20 @@ def test_reads_are_those_of_the_lookups(exports: Path) -> None:
     assert owned_once(exported).unique.sum() == len(owners)
 
 
-def rewrite(directory: Path, change: dict[str, np.ndarray | None]) -> None:
+def resign(directory: Path, **change: object) -> None:
+    """Replaces members of the manifest, or removes those that are ..., and makes its checksum right."""
+    manifest = {**json.loads((directory / MANIFEST).read_text()), "xxh3": "0" * 16, **change}
+    kept = {name: member for name, member in manifest.items() if member is not ...}
+    (directory / MANIFEST).write_bytes(sign(json.dumps(kept, indent=2).encode()))
+
+
+def rewrite(directory: Path, change: dict[str, np.ndarray | None], part: str = "rows") -> None:
     """Replaces arrays of the rows, or removes them, and makes the checksums right."""
-    path, manifest_path = directory / "rows.safetensors", directory / MANIFEST
+    path = directory / f"{part}.safetensors"
     arrays = {**safetensors.numpy.load(path.read_bytes()), **change}
     path.write_bytes(safetensors.numpy.save({name: one for name, one in arrays.items() if one is not None}))
-    manifest = {**json.loads(manifest_path.read_text()), "xxh3": "0" * 16}
-    manifest["files"]["rows.safetensors"] = describe_bytes(path.read_bytes())
-    manifest_path.write_bytes(sign(json.dumps(manifest, indent=2).encode()))
+    files = json.loads((directory / MANIFEST).read_text())["files"]
+    resign(directory, files={**files, path.name: describe_bytes(path.read_bytes())})
 
 
 @pytest.mark.parametrize(
@@ -403,3 +411,121 @@ def test_a_cold_key_beside_many_hot_ones_reads_no_centroid_of_its_field(tmp_path
     assert predictor.tables.routed(keys).tolist() == [True] * len(hot) + [False]
     each = np.concatenate([predictor.lookup(keys[number : number + 1]) for number in range(len(keys))])
     np.testing.assert_array_equal(predictor.lookup(keys), each)
+
+
+def test_two_keys_of_one_row_are_refused(tmp_path: Path, exports: Path) -> None:
+    shutil.copytree(made(exports, "int4")[1], target := tmp_path / "out")
+    rows = safetensors.numpy.load((target / "router.safetensors").read_bytes())["values"].copy()
+    rows[-1] = rows[0]
+    rewrite(target, {"values": rows}, "router")
+    for read in (Predictor.of_export, load_export):
+        with pytest.raises(CheckpointError, match="router: got two keys of one row"):
+            read(target)
+
+
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [
+        ("int4", "unique.scales"),
+        ("int4", "gate"),
+        ("saec", "unique.centroid_scales"),
+        ("pq", "shared.level_2.books"),
+        ("low-rank", "unique.directions"),
+        ("low-rank", "shared.level_2.scales"),
+    ],
+)
+def test_numbers_that_are_not_finite_are_refused(tmp_path: Path, exports: Path, name: str, array: str) -> None:
+    shutil.copytree(made(exports, name, None if name == "int4" else 1.3)[1], target := tmp_path / "out")
+    whole = safetensors.numpy.load((target / "rows.safetensors").read_bytes())[array]
+    for number in (np.nan, np.inf):
+        bad = whole.copy()
+        bad.flat[-1] = number
+        rewrite(target, {array: bad})
+        for read in (Predictor.of_export, load_export):
+            with pytest.raises(CheckpointError, match=r"(scales|gate|books|directions): got numbers that are not"):
+                read(target)
+
+
+def test_numbers_beyond_a_format_or_not_finite_are_not_written(tmp_path: Path, exports: Path) -> None:
+    rows = sample()
+    large = replace(rows, vectors=rows.vectors * np.float32(1e7))
+    for kind in (Int8, Int4, FORMATS["pq"], FORMATS["saec"]):
+        with pytest.raises(PlanError, match="expected numbers that float16 has"):
+            kind.fit(large, 10**6)
+    original = Original.read(exports / "out")
+    gate = original.exported.rows["gate"].copy()
+    gate[0, 0] = np.nan
+    exported = replace(original.exported, rows={**original.exported.rows, "gate": gate})
+    with pytest.raises(DivergedError, match="rows: gate has numbers that are not finite"):
+        write_compressed(tmp_path / "out", replace(original, exported=exported), "int8", compress(original, "int8"))
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("compress_to", ["int4", "low-rank"])
+def test_sizes_of_a_manifest_are_checked_before_memory_is_taken(
+    tmp_path: Path, exports: Path, compress_to: str
+) -> None:
+    shutil.copytree(made(exports, compress_to, None if compress_to == "int4" else 1.3)[1], target := tmp_path / "out")
+    layout = json.loads((target / MANIFEST).read_text())["layout"]
+    resign(target, layout={**layout, "capacity_rows": (1 << 31) - 1 - 10_000})
+    tracemalloc.start()
+    try:
+        for _ in range(2):
+            with pytest.raises(CheckpointError, match="compressed rows: "):
+                Predictor.of_export(target)
+            if compress_to == "int4":
+                break
+            rewrite(target, {"unique.coefficients": np.empty(((1 << 31) - 1 - 10_000, 0), np.int8)})
+        assert tracemalloc.get_traced_memory()[1] < 1 << 28
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"layout": {}},
+        {"layout": ...},
+        {"layout": {"num_fields": "4", "capacity_rows": 40, "level_1_per_field": 2, "level_2_rows": 300}},
+        {"layout": {"num_fields": 4, "capacity_rows": -1, "level_1_per_field": 2, "level_2_rows": 300}},
+        {"dim": "8"},
+        {"dim": 0},
+        {"fields": 7},
+        {"fields": [["one"]]},
+        {"hot_store": 4},
+        {"row_format": ...},
+        {"rows_trained": None},
+        {"files": ...},
+        {"files": {}},
+        {"published": {"topic_id": 1}},
+    ],
+)
+def test_a_manifest_of_wrong_members_is_refused(tmp_path: Path, exports: Path, change: dict[str, object]) -> None:
+    shutil.copytree(made(exports, "int4")[1], target := tmp_path / "out")
+    resign(target, **change)
+    for read in (Predictor.of_export, load_export):
+        with pytest.raises(CheckpointError, match=r"export\.json: "):
+            read(target)
+
+
+@pytest.mark.parametrize("name", sorted(FORMATS))
+def test_the_largest_ratio_and_the_one_that_is_said_are_reached(exports: Path, name: str) -> None:
+    original = Original.read(exports / "out")
+    with pytest.raises(PlanError, match="reaches") as refused:
+        compress(original, name, 1000)
+    said = float(re.search(r"reaches ([0-9.]+) with", str(refused.value))[1])
+    fewest = Bytes.of(replace(original.exported, rows=rows_of(original, compress(original, name)))).rows
+    largest = original.nbytes / fewest
+    assert largest - 0.01 < said <= largest
+    for ratio in (said, largest):
+        assert (
+            Bytes.of(replace(original.exported, rows=rows_of(original, compress(original, name, ratio)))).rows >= fewest
+        )
+
+
+def rows_of(original: Original, compressed: Compressed) -> dict[str, np.ndarray]:
+    """As `write_compressed` writes them."""
+    arrays = {"gate": original.exported.rows["gate"]}
+    for table, codec in zip(TABLES, compressed.tables, strict=True):
+        arrays |= {f"{table}.{part}": array for part, array in codec.arrays().items()}
+    return arrays

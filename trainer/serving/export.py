@@ -39,12 +39,12 @@ from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import sync_directory, write_file, write_tensors
 from trainer.process.run import TrainingRun
-from trainer.serving.compression.formats import TABLES, Compressed, unique_groups
+from trainer.serving.compression.formats import TABLES, Compressed, read_gates, unique_groups
 from trainer.serving.export_files import MANIFEST, VERSION, is_export, read_manifest, read_parts, sign
 from trainer.serving.exported import Exported
 from trainer.serving.published import Published
 
-__all__ = ["export", "load_export", "parts_of", "write_export"]
+__all__ = ["export", "load_export", "parts_of", "require_finite", "write_export"]
 
 
 def export(run: TrainingRun, directory: Path, published: Published | None = None) -> None:
@@ -80,10 +80,19 @@ def parts_of(dense: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict
         },
         "router": {"keys": tensors["router_keys"], "values": tensors["router_values"]},
     }
+    require_finite(parts, "--export")
+    return parts
+
+
+def require_finite(parts: Mapping[str, Mapping[str, Tensor]], option: str) -> None:
+    """Refuses tensors of files with a number that is not finite; `option` is for the message.
+
+    Raises:
+        DivergedError: there is one.
+    """
     for name, part in parts.items():
         if (bad := find_non_finite(part)) is not None:
-            raise DivergedError(f"--export: {name}: {bad} has numbers that are not finite: the model diverged")
-    return parts
+            raise DivergedError(f"{option}: {name}: {bad} has numbers that are not finite: the model diverged")
 
 
 def write_export(
@@ -185,4 +194,4 @@ def _decode(exported: Exported) -> dict[str, Tensor]:
         f"{name}.values": torch.from_numpy(table.decode(np.arange(len(mine)), mine))
         for name, table, mine in zip(TABLES, compressed.tables, groups, strict=True)
     }
-    return {**rows, "gate": torch.from_numpy(exported.rows["gate"].copy())}
+    return {**rows, "gate": torch.from_numpy(read_gates(exported).copy())}

@@ -9,6 +9,7 @@ from typing import Any
 
 import xxhash
 
+from trainer.embedding.layout import Layout
 from trainer.errors import CheckpointError
 from trainer.process.checksums import describe_bytes
 
@@ -18,6 +19,12 @@ VERSION = 6
 COMPRESSED_VERSION = 7  # of an export whose rows are compressed; the files have the same names
 MANIFEST = "export.json"
 PARTS = ("dense", "rows", "router")
+_MEMBERS: Mapping[str, tuple[type, ...]] = {
+    "model": (str,), "dim": (int,), "row_format": (str,), "hot_store": (str, type(None)), "layout": (dict,),
+    "fields": (list,), "num_dense": (int,), "rows_trained": (int,), "files": (dict,),
+    "compression": (str, type(None)), "published": (dict, type(None)), "time_ms": (int, type(None)),
+}  # fmt: skip
+_OPTIONAL = ("compression", "published", "time_ms")
 _UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
 
 
@@ -35,7 +42,7 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     """The content of `export.json`, of this version and with the right checksum.
 
     Raises:
-        CheckpointError: the export has another version, is damaged or cannot be read.
+        CheckpointError: the export has another version, is damaged, cannot be read, or a member is missing or wrong.
     """
     path = directory / MANIFEST
     try:
@@ -48,10 +55,37 @@ def read_manifest(directory: Path) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError):
         version = VERSION
     if version in (VERSION, COMPRESSED_VERSION) and sign(_UNSIGNED + data[len(_UNSIGNED) :]) == data:
+        try:
+            _require_members(manifest)
+        except (KeyError, TypeError, ValueError) as error:
+            raise CheckpointError(f"{path}: a member is missing or wrong ({error}); export again") from error
         return manifest
     if version not in (VERSION, COMPRESSED_VERSION):
         raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
     raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
+
+
+def _require_members(manifest: Mapping[str, Any]) -> None:
+    """Refuses a manifest from which an export cannot be read.
+
+    Raises:
+        KeyError: a member is missing.
+        TypeError: one is of another type.
+        ValueError: one has another value.
+    """
+    for name, kinds in _MEMBERS.items():
+        member = manifest.get(name) if name in _OPTIONAL else manifest[name]
+        if type(member) not in kinds:
+            raise TypeError(f"{name}: got {member!r:.100}")
+    if not all(type(number) is int for number in manifest["layout"].values()):
+        raise TypeError(f"layout: got {manifest['layout']}")
+    num_fields = Layout(**manifest["layout"]).num_fields
+    if len([(str(name), str(kind)) for name, kind in manifest["fields"]]) != num_fields:
+        raise ValueError(f"fields: got {len(manifest['fields'])}, expected {num_fields}")
+    if manifest["dim"] < 1 or manifest["num_dense"] < 0:
+        raise ValueError(f"dim, num_dense: got {manifest['dim']}, {manifest['num_dense']}")
+    for part in PARTS:
+        manifest["files"][f"{part}.safetensors"]
 
 
 def read_parts(directory: Path, manifest: Mapping[str, Any]) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import RowRecord
 from trainer.embedding.layout import Layout
 from trainer.errors import CheckpointError
-from trainer.serving.export_files import read_manifest, read_parts
+from trainer.serving.export_files import MANIFEST, read_manifest, read_parts
 from trainer.serving.published import Published
 from trainer.serving.shape import ServedShape
 from trainer.serving.tables import join_rows
@@ -60,12 +60,12 @@ class Exported:
         """Reads an export.
 
         Raises:
-            CheckpointError: it has another format version, lacks a file, or a size, checksum or dtype does not match.
+            CheckpointError: it has another format version, lacks a file, or a member, size, checksum or dtype does not
+            match.
         """
         manifest = read_manifest(directory)
         parts = read_parts(directory, manifest)
-        found = manifest.get("published")
-        published = None if found is None else Published(**{**found, "offsets": _by_number(found["offsets"])})
+        published = _published(directory, manifest.get("published"))
         return cls(
             shape=ServedShape.from_json(published.shape) if published else _own_shape(manifest),
             published=published,
@@ -119,6 +119,15 @@ def _own_shape(manifest: Mapping[str, Any]) -> ServedShape:
         hot_store=manifest["hot_store"] or manifest["row_format"], layout=Layout(**manifest["layout"]), fields=fields,
         num_dense=manifest["num_dense"], partitions=1, published=tuple(range(1, len(fields) + 1)), run=0,
     )  # fmt: skip
+
+
+def _published(directory: Path, found: Mapping[str, Any] | None) -> Published | None:
+    try:
+        return None if found is None else Published(**{**found, "offsets": _by_number(found["offsets"])})
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(
+            f"{directory / MANIFEST}: published: got {found!r:.200} ({error}); export again"
+        ) from error
 
 
 def _by_number(offsets: Mapping[str, int]) -> dict[int, int]:

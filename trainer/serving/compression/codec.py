@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from trainer.errors import CheckpointError, PlanError
 
-__all__ = ["Arrays", "Codec", "Sample", "Vectors", "take"]
+__all__ = ["Arrays", "Codec", "Sample", "Vectors", "take", "to_float16"]
 
 Vectors = npt.NDArray[np.float32]
 Arrays = Mapping[str, npt.NDArray[Any]]
@@ -129,7 +129,7 @@ def take(arrays: Arrays, name: str, dtypes: tuple[Any, ...], shape: tuple[int | 
         shape: its shape; None for any size.
 
     Raises:
-        CheckpointError: it is missing or has another shape or dtype.
+        CheckpointError: it is missing, has another shape or dtype, or numbers that are not finite.
     """
     if name not in arrays:
         raise CheckpointError(f"compressed rows: {name} is missing, expected among {', '.join(sorted(arrays))}")
@@ -138,4 +138,25 @@ def take(arrays: Arrays, name: str, dtypes: tuple[Any, ...], shape: tuple[int | 
     if array.dtype not in dtypes or not fits:
         wanted = " or ".join(np.dtype(dtype).name for dtype in dtypes)
         raise CheckpointError(f"compressed rows: {name}: got {array.dtype} {array.shape}, expected {wanted} {shape}")
+    if array.dtype.kind == "f" and not np.isfinite(array).all():
+        raise CheckpointError(f"compressed rows: {name}: got numbers that are not finite; export again")
     return array
+
+
+def to_float16(name: str, values: npt.NDArray[Any]) -> npt.NDArray[np.float16]:
+    """Values as float16.
+
+    Args:
+        name: of the form, for the message.
+        values: finite ones.
+
+    Raises:
+        PlanError: one is larger than float16 has.
+    """
+    with np.errstate(over="ignore"):
+        narrow = values.astype(np.float16)
+    if not np.isfinite(narrow).all():
+        raise PlanError(
+            f"{name}: got {np.abs(values).max():g}, expected numbers that float16 has; did the model diverge?"
+        )
+    return narrow

@@ -28,7 +28,7 @@ from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.formats import FORMATS, TABLES, Compressed, unique_groups
 from trainer.serving.compression.reads import Reads, owned_once
 from trainer.serving.compression.rounded import Int8
-from trainer.serving.export import load_export, write_export
+from trainer.serving.export import load_export, require_finite, write_export
 from trainer.serving.export_files import COMPRESSED_VERSION, is_export
 from trainer.serving.exported import Exported
 
@@ -132,12 +132,13 @@ def compress(original: Original, name: str, ratio: float | None = None, reads: R
     unique, first, second = original.samples(reads or owned_once(original.exported))
     fixed = original.exported.rows["gate"].nbytes + Int8.least_bytes(first)
     least = [kind.least_bytes(unique), kind.least_bytes(second)]
-    largest = original.nbytes / (fixed + sum(least))
-    if ratio is not None and ratio > largest:
+    fewest = fixed + sum(least)
+    if ratio is not None and ratio > original.nbytes / fewest:
+        largest = original.nbytes * 100 // fewest / 100  # rounded down, since it must be one that is reached
         raise PlanError(
             f"--ratio {ratio:g}: {name} reaches {largest:.2f} with this model; take less, or another format"
         )
-    spare = 0 if ratio is None else int(original.nbytes / ratio) - fixed - sum(least)
+    spare = 0 if ratio is None else max(0, int(original.nbytes / ratio) - fewest)  # a quotient may round down
     level_1 = Int8.fit(first, Int8.least_bytes(first))
     best: tuple[float, Codec, Codec] | None = None
     for share in _SHARES if spare and second.num_rows else (1.0,):
@@ -165,6 +166,7 @@ def write_compressed(directory: Path, original: Original, name: str, compressed:
 
     Raises:
         CheckpointError: the directory contains files that are not an export, or cannot be written.
+        DivergedError: a number is not finite.
     """
     arrays: dict[str, npt.NDArray[Any]] = {"gate": original.exported.rows["gate"]}
     for table, codec in zip(TABLES, compressed.tables, strict=True):
@@ -174,6 +176,7 @@ def write_compressed(directory: Path, original: Original, name: str, compressed:
         "rows": {part: torch.from_numpy(np.array(array)) for part, array in arrays.items()},
         "router": {part: torch.from_numpy(np.array(array)) for part, array in original.exported.router.items()},
     }
+    require_finite(parts, "--out")
     kept = {part: value for part, value in original.manifest.items() if part not in ("xxh3", "version", "files")}
     content = {"version": COMPRESSED_VERSION, **kept, "published": None, "compression": name}
     write_export(directory, parts, content, "--out")

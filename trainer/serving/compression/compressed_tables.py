@@ -14,8 +14,8 @@ from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
 from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.two_level_kernels import hash_keys, two_level_kernels
 from trainer.errors import ReplicaError
-from trainer.serving.compression.codec import Vectors, take
-from trainer.serving.compression.formats import Compressed
+from trainer.serving.compression.codec import Vectors
+from trainer.serving.compression.formats import Compressed, read_gates
 from trainer.serving.exported import Exported
 from trainer.serving.shape import row_form
 from trainer.serving.tables import Rows, ServedTables
@@ -42,11 +42,11 @@ class CompressedTables(ServedTables):
     """
 
     def __init__(self, exported: Exported) -> None:
+        compressed = Compressed.of(exported)  # which proves that the sizes are those of arrays
         super().__init__(exported.shape)
-        shape, layout = exported.shape, exported.shape.layout
+        shape = exported.shape
         self.unique, self.levels = Rows(row_form("float32", shape.dim), 0), {}  # what was allocated was never touched
-        self.compressed = Compressed.of(exported)
-        self.gates = take(exported.rows, "gate", (np.float32,), (layout.num_fields, 3)).copy()
+        self.compressed, self.gates = compressed, read_gates(exported).copy()
         keys, rows = exported.router["keys"].view(np.uint64), exported.router["values"]
         mine = np.isin(keys >> FIELD_SHIFT, shape.published)
         self._router.put(keys[mine], rows[mine])

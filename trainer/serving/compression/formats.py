@@ -17,7 +17,7 @@ from trainer.serving.compression.product import Product
 from trainer.serving.compression.rounded import Int4, Int8
 from trainer.serving.exported import Exported
 
-__all__ = ["FORMATS", "TABLES", "Compressed", "unique_groups"]
+__all__ = ["FORMATS", "TABLES", "Compressed", "read_gates", "unique_groups"]
 
 FORMATS: Mapping[str, type[Codec]] = {codec.name: codec for codec in (Clusters, Product, Int4, Int8, LowRank)}
 TABLES = ("unique", "shared.level_1", "shared.level_2")
@@ -27,7 +27,7 @@ def unique_groups(exported: Exported) -> npt.NDArray[np.int64]:
     """The group (R,) of each unique row: its owner's field, counted from 0; 0 without an owner.
 
     Raises:
-        CheckpointError: the router names a field or a row that is not there.
+        CheckpointError: the router names a field or a row that is not there, or a row for two keys.
     """
     layout = exported.shape.layout
     keys = take(exported.router, "keys", (np.int64,), (None,)).view(np.uint64)
@@ -37,9 +37,20 @@ def unique_groups(exported: Exported) -> npt.NDArray[np.int64]:
         raise CheckpointError(f"router: got a field beyond {layout.num_fields}")
     if len(keys) and not (rows.min() >= 0 and rows.max() < layout.capacity_rows):
         raise CheckpointError(f"router: got a row beyond {layout.capacity_rows}")
+    if len(np.unique(rows)) < len(rows):
+        raise CheckpointError("router: got two keys of one row")
     groups = np.zeros(layout.capacity_rows, np.int64)
     groups[rows] = fields
     return groups
+
+
+def read_gates(exported: Exported) -> npt.NDArray[np.float32]:
+    """The gates (F, 3) of a compressed export.
+
+    Raises:
+        CheckpointError: they are missing, of another shape or dtype, or not finite.
+    """
+    return take(exported.rows, "gate", (np.float32,), (exported.shape.layout.num_fields, 3))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from trainer.errors import CheckpointError
 from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take
 
 __all__ = ["LowRank"]
@@ -59,7 +60,8 @@ class LowRank(Codec):
     def load(cls, arrays: Arrays, *, num_rows: int, dim: int, num_groups: int) -> Codec:  # noqa: ARG003
         """As `Codec.load`."""
         coefficients = take(arrays, "coefficients", (np.int8,), (num_rows, None))
-        rank = coefficients.shape[1]
+        if not (rank := coefficients.shape[1]):
+            raise CheckpointError("compressed rows: coefficients: got 0 a row, expected 1 or more")
         scales = take(arrays, "scales", (np.float32,), (rank,))
         directions = take(arrays, "directions", (np.float32,), (rank, dim))
         return cls(coefficients, scales, directions, take(arrays, "mean", (np.float32,), (dim,)))

@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from trainer.errors import CheckpointError
-from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take
+from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take, to_float16
 from trainer.serving.compression.k_means import cluster, nearest
 
 __all__ = ["Product"]
@@ -58,7 +58,7 @@ class Product(Codec):
         books = np.zeros((parts, size, width), np.float16)
         for part in range(parts):
             pieces = np.ascontiguousarray(sample.vectors[:, part * width : (part + 1) * width])
-            book = cluster(pieces, sample.weights, size, rng).astype(np.float16)
+            book = to_float16(cls.name, cluster(pieces, sample.weights, size, rng))
             books[part, : len(book)] = book
             codes[:, part] = nearest(pieces, book.astype(np.float32)) if len(pieces) else 0
         return cls(codes, books)

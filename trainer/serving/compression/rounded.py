@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import numpy.typing as npt
 
-from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take
+from trainer.serving.compression.codec import Arrays, Codec, Sample, Vectors, take, to_float16
 
 __all__ = ["Int4", "Int8"]
 
@@ -44,9 +44,13 @@ class _Rounded(Codec):
 
     @classmethod
     def rounded(cls, vectors: Vectors) -> Codec:
-        """The codec of vectors (R, D)."""
+        """The codec of vectors (R, D).
+
+        Raises:
+            PlanError: a scale is larger than float16 has.
+        """
         peaks = np.abs(vectors).max(axis=1, initial=0.0)
-        scales = (peaks / cls.limit).astype(np.float16)
+        scales = to_float16(cls.name, peaks / cls.limit)
         divisors = np.where(scales > 0, scales, 1).astype(np.float32)[:, None]
         whole = np.clip(np.rint(vectors / divisors), -cls.limit, cls.limit).astype(np.int8)
         return cls(cls._pack(whole), scales, vectors.shape[1])
