@@ -20,13 +20,14 @@ from serving_site import KEYS, PARTITIONS, TOPIC, Site, hot_keys
 from test_serving_replica import FORMATS
 from trainer_batches import NUM_FIELDS, click_batch
 
+from streams.clients.producer import RecordProducer
 from streams.keys import FIELD_SHIFT
-from streams.records.embeddings import RowRecord
+from streams.records.embeddings import NoteRecord, RowRecord, encode_note
 from trainer.embedding.layout import Layout
 from trainer.errors import ReplicaError
-from trainer.serving import shared_replica
+from trainer.serving import segments, shared_replica
 from trainer.serving.replica import Replica
-from trainer.serving.segments import segment_path, write_segment
+from trainer.serving.segments import Header, Segment, remove_segments, segment_path, write_segment
 from trainer.serving.shared_replica import SharedReplica
 
 PROCESS = Path(__file__).with_name("shared_process.py")
@@ -151,6 +152,19 @@ def test_a_key_never_shows_a_torn_vector_or_one_of_another_key_in_another_proces
             assert count >= with_own > 0
 
 
+def put_keys(site: Site, replica: Replica, keys: np.ndarray, start: int) -> None:
+    """Gives 100 keys rows of their own, whose values are the number of the key, from 1."""
+    records = [
+        RowRecord(
+            kind="u", number=row, model=site.shape.fingerprint, feature=int(keys[row]),
+            body=np.full(site.shape.dim, row + 1, np.float32).tobytes(),
+        )
+        for row in range(start, start + 100)
+    ]  # fmt: skip
+    replica.state.take(0, list(enumerate(records)))
+    replica.poll(0)
+
+
 def test_a_router_that_grows_moves_to_a_new_segment(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     layout = Layout(num_fields=NUM_FIELDS, capacity_rows=2000, level_1_per_field=2, level_2_rows=300)
     monkeypatch.setattr(serving_site, "LAYOUT", layout)
@@ -161,15 +175,7 @@ def test_a_router_that_grows_moves_to_a_new_segment(name: str, monkeypatch: pyte
         names, vectors = left(name), np.arange(1, 1001, dtype=np.float32)
         keys = np.uint64(1) << FIELD_SHIFT | np.arange(1, 1001, dtype=np.uint64)
         for start in range(0, 1000, 100):
-            records = [
-                RowRecord(
-                    kind="u", number=row, model=site.shape.fingerprint, feature=int(keys[row]),
-                    body=np.full(site.shape.dim, vectors[row]).tobytes(),
-                )
-                for row in range(start, start + 100)
-            ]  # fmt: skip
-            replica.state.take(0, list(enumerate(records)))
-            replica.poll(0)
+            put_keys(site, replica, keys, start)
             np.testing.assert_array_equal(shared.lookup(keys[: start + 100])[:, 0], vectors[: start + 100])
         assert len(left(name)) == len(names) == 3  # header, tables, dense part
         assert left(name) != names
@@ -288,3 +294,94 @@ def test_a_write_after_an_interrupted_one_is_seen_as_a_write(name: str, grows: b
         replica.catch_up()
         assert int(shared.tables.sequence[0]) & 1 == 0
         np.testing.assert_array_equal(shared.lookup(KEYS), replica.lookup(KEYS))
+
+
+def test_the_figures_of_a_reader_outlive_a_router_that_grows(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(num_fields=NUM_FIELDS, capacity_rows=2000, level_1_per_field=2, level_2_rows=300)
+    monkeypatch.setattr(serving_site, "LAYOUT", layout)
+    site = Site()
+    site.settle()
+    keys = np.uint64(1) << FIELD_SHIFT | np.arange(1, 1001, dtype=np.uint64)
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        figures = shared.figures()
+        first = [next(figures) for _ in range(4)]
+        for start in range(0, 1000, 100):
+            put_keys(site, replica, keys, start)
+        found = {figure.name: figure.value for figure in [*first, *figures]}
+        assert found["replica_hot_features"] == 1000
+
+
+@pytest.mark.parametrize("in_a_write", [False, True])
+def test_readers_see_a_writer_that_follows_no_more(name: str, in_a_write: bool) -> None:
+    site = trained()
+    with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
+        replica.catch_up()
+        assert shared.why_not_ready is None
+        with RecordProducer(site.broker) as producer:
+            other = {**site.shape.to_json(), "partitions": PARTITIONS + 1, "run": 2}
+            key, value, headers = encode_note(NoteRecord(kind="s", number=0, content=other))
+            producer.send(TOPIC, 0, value, headers, key=key)
+        if in_a_write:
+            assert replica.state.served is not None
+            replica.state.served.sequence[0] += 1
+        replica.start()
+        assert replica._thread is not None  # noqa: SLF001
+        replica._thread.join(60)  # noqa: SLF001
+        assert replica.why_not_live is not None
+        assert not shared.has_writer
+        assert "has ended" in (shared.why_not_ready or "")
+        if in_a_write:
+            with pytest.raises(ReplicaError, match="no complete model"):
+                shared.lookup(KEYS)
+        else:
+            np.testing.assert_array_equal(shared.lookup(KEYS), site.vectors())
+        assert left(name) == []
+
+
+@contextmanager
+def another_user() -> Iterator[None]:
+    """As a user who may not open files of mode 0, as root may."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("end", ["", ".7"])
+def test_files_of_other_users_are_errors_of_a_replica(name: str, end: str) -> None:
+    path = Path(f"/dev/shm/hotstream.{name}{end}")  # noqa: S108
+    path.touch(mode=0)
+    try:
+        write = (lambda: write_segment(path, {}, {})) if end else (lambda: Header(name, writes=True))
+        with another_user(), pytest.raises(ReplicaError, match="another user"):
+            write()
+        with another_user(), pytest.raises(ReplicaError, match="another user"):
+            Segment.read(path)
+    finally:
+        path.unlink()
+
+
+def test_segments_that_cannot_be_removed_or_numbered_are_left_alone(name: str) -> None:
+    paths = [Path(f"/dev/shm/hotstream.{name}.{end}") for end in (7, 9, 10**30, 10**18, "x")]  # noqa: S108
+    for path in paths[:1] + paths[2:]:
+        path.touch()
+    paths[1].mkdir()
+    assert remove_segments(name, {7}) == 9
+    assert left(name) == sorted(path.name for path in (paths[0], paths[1], paths[4]))
+    paths[1].rmdir()
+    paths[4].unlink()
+    if os.geteuid() == 0:
+        with another_user():
+            assert remove_segments(name, set()) == 7
+    assert remove_segments(name, set()) == 7
+
+
+def test_a_header_that_does_not_fit_is_an_error(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = os.statvfs("/dev/shm")  # noqa: S108
+    monkeypatch.setattr(segments, "_HEADER_WORDS", found.f_frsize * (found.f_blocks + 1) // 8)
+    with pytest.raises(ReplicaError, match=r"does not fit .*--shm-size"):
+        Header(name, writes=True)

@@ -105,6 +105,15 @@ class Predictor:
             raise ReplicaError(f"{self.name}: no complete model was read yet; call `catch_up` beside a trainer")
         return self.state.served
 
+    @property
+    def num_hot(self) -> int:
+        """Keys with a unique row.
+
+        Raises:
+            ReplicaError: as `lookup`.
+        """
+        return self.tables.num_hot
+
     def owners(self) -> dict[int, int]:
         """The unique row of each key that has one.
 
@@ -210,7 +219,7 @@ class Predictor:
         yield Figure("replica_refused_records_total", state.num_refused)
         if state.served is None:
             return
-        yield Figure("replica_hot_features", state.served.num_hot)
+        yield Figure("replica_hot_features", self.num_hot)
         for name, tiers in self.hits().items():
             for tier, count in tiers.items():
                 yield Figure("replica_lookups_total", count, {"field": name, "tier": tier})

@@ -180,7 +180,7 @@ class Replica(Predictor):
             self.poll()
 
     def start(self) -> None:
-        """Follows in a thread until `close`; a failure of it is raised by the next `lookup`."""
+        """Follows in a thread until `close`; a failure of it is raised by the next `lookup`, and ends the sharing."""
         self._thread = threading.Thread(target=self._follow, name="replica", daemon=True)
         self._thread.start()
 
@@ -191,6 +191,9 @@ class Replica(Predictor):
                     self._stopped.wait(0.01)
         except Exception as error:  # noqa: BLE001  `lookup` raises it
             self._failure = error
+            if self._shared is not None:  # readers go on with the rows that they have mapped, and know that they age
+                self._shared.close()
+                self._shared = None
 
     def close(self) -> None:
         """Stops following, and disconnects; lookups go on with the rows that were read."""

@@ -17,6 +17,7 @@ import platform
 import re
 import struct
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,8 @@ __all__ = ["DENSE", "TABLES", "Header", "Segment", "remove_segments", "segment_p
 
 _FOLDER = Path("/dev/shm")  # noqa: S108  files of this user alone, see `_open`
 _FORMAT, _HEADER_WORDS = 1, 8
+_ENLARGE = f"enlarge {_FOLDER} (docker run --shm-size)"
+_LARGEST = 1 << 40  # number of a segment: they grow by one, so that a larger one is not of a writer
 _LOCK = "hhqqi4x"  # struct flock of a 64-bit Linux
 _ALIGNED = 64
 TABLES, DENSE = 1, 2
@@ -54,13 +57,17 @@ def segment_path(name: str, number: int) -> Path:
 
 
 def remove_segments(name: str, keep: set[int]) -> int:
-    """Removes the segments of a name but these; returns the largest number that was there."""
+    """Removes the segments of a name but these; returns the largest number of a segment that was there.
+
+    What another user has put there stays; its number counts, so that it is not taken again.
+    """
     numbers = [0]
     for path in _FOLDER.glob(f"hotstream.{name}.*"):
         if (number := path.suffix[1:]).isdecimal():
-            numbers.append(int(number))
+            numbers.append(int(number) if int(number) <= _LARGEST else 0)
             if int(number) not in keep:
-                path.unlink(missing_ok=True)
+                with suppress(PermissionError, IsADirectoryError):
+                    path.unlink(missing_ok=True)
     return max(numbers)
 
 
@@ -68,10 +75,15 @@ def _open(path: Path, flags: int) -> int:
     """Opens a file of this user.
 
     Raises:
-        ReplicaError: it belongs to another user.
-        OSError: it cannot be opened.
+        ReplicaError: it belongs to another user, or cannot be opened.
+        FileNotFoundError: it is not there.
     """
-    file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    try:
+        file = os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ReplicaError(f"{path}: cannot be opened ({error}); does it belong to another user?") from error
     if os.fstat(file).st_uid != os.geteuid():
         os.close(file)
         raise ReplicaError(f"{path}: belongs to another user")
@@ -106,7 +118,8 @@ class Header:
         words: (8,) int64.
 
     Raises:
-        ReplicaError: another process writes it; or there is none to read, it is another version's or another user's.
+        ReplicaError: another process writes it; or there is none to read, it is another version's or another user's, or
+            it does not fit.
     """
 
     def __init__(self, name: str, *, writes: bool) -> None:
@@ -114,7 +127,7 @@ class Header:
         while not self._open(writes=writes):  # its writer removed it meanwhile
             os.close(self._file)
         if writes:
-            os.posix_fallocate(self._file, 0, 8 * _HEADER_WORDS)
+            self._reserve()
         self.words = _map(self._file, writes=writes).view(np.int64)
         if writes and self.words[0] == 0:
             self.words[0] = _FORMAT
@@ -140,6 +153,16 @@ class Header:
             os.close(self._file)
             raise ReplicaError(f"{self.path}: its writer is just starting; try again")
         return self.is_current
+
+    def _reserve(self) -> None:
+        """Gives the header its size; one that is new and does not fit is removed."""
+        try:
+            os.posix_fallocate(self._file, 0, 8 * _HEADER_WORDS)
+        except OSError as error:
+            if os.fstat(self._file).st_size < 8 * _HEADER_WORDS:
+                self.path.unlink(missing_ok=True)
+            self.close()
+            raise ReplicaError(f"{self.path}: does not fit ({error}); {_ENLARGE}") from error
 
     @property
     def is_current(self) -> bool:
@@ -204,7 +227,7 @@ def write_segment(path: Path, meta: Any, arrays: Mapping[str, npt.NDArray[Any]])
     """Writes a new segment, and maps it, to write its arrays.
 
     Raises:
-        ReplicaError: there is too little shared memory.
+        ReplicaError: there is too little shared memory, or another file has the name.
     """
     start, listed = 1 << 16, dict[str, Any]()
     for name, array in arrays.items():
@@ -219,9 +242,7 @@ def write_segment(path: Path, meta: Any, arrays: Mapping[str, npt.NDArray[Any]])
         memory = _map(file, writes=True)
     except OSError as error:
         path.unlink()
-        raise ReplicaError(
-            f"{path}: {start} bytes do not fit ({error}); enlarge {_FOLDER} (docker run --shm-size)"
-        ) from error
+        raise ReplicaError(f"{path}: {start} bytes do not fit ({error}); {_ENLARGE}") from error
     finally:
         os.close(file)
     memory[8 : 8 + len(head)] = np.frombuffer(head, np.uint8)

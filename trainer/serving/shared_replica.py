@@ -233,7 +233,9 @@ class SharedReplica(Predictor):
     def why_not_ready(self) -> str | None:
         """See `Predictor.why_not_ready`; also that nobody writes the rows any more."""
         return (
-            super().why_not_ready if self.has_writer else f"{self.name}: the process that follows the topic has ended"
+            super().why_not_ready
+            if self.has_writer
+            else f"{self.name}: the process that follows the topic has ended, or follows no more"
         )
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
@@ -245,6 +247,11 @@ class SharedReplica(Predictor):
                 end one within 10 s.
         """
         return self._ask(lambda tables: tables.lookup(keys))
+
+    @property
+    def num_hot(self) -> int:
+        """See `Predictor.num_hot`."""
+        return self._ask(lambda tables: tables.num_hot)
 
     def owners(self) -> dict[int, int]:
         """See `Predictor.owners`."""
