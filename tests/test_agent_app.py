@@ -107,6 +107,9 @@ def test_after_the_error_that_ends_the_process_faust_logs_nothing_more() -> None
         "exc_info": (RuntimeError, late, None),
     }
     assert not seen.filter(logging.makeLogRecord({"levelno": logging.ERROR, **stopping}))
+    forgotten = {"name": "asyncio", "msg": "Task exception was never retrieved", "exc_info": (RuntimeError, late, None)}
+    assert not seen.filter(logging.makeLogRecord(forgotten))
+    assert OneLine().filter(logging.makeLogRecord(forgotten))  # no error has been reported
     assert seen.filter(logging.makeLogRecord({"name": "streams.agent.app", "msg": "stopped while it waits"}))
 
 

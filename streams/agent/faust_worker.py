@@ -41,6 +41,8 @@ class OneLine(logging.Filter):
         is_of_service = record.name in _SERVICES and str(record.msg).startswith("[^")
         if is_of_service and record.levelno < logging.WARNING:
             return False
+        if record.name == "asyncio":  # tells of a task of aiokafka that failed, too, and that nobody awaits any more
+            return self._reported is None
         if not is_of_service and not record.name.startswith(("faust", "mode", "streams.agent.own_offsets")):
             return True
         error = record.exc_info[1] if record.exc_info else None
