@@ -20,6 +20,7 @@ from streams.records import Assignment
 from trainer.errors import CheckpointError
 from trainer.learning.model_config import ModelConfig
 from trainer.process.click_steps import merge_clicks
+from trainer.process.common_checkpoints import rank_directory, steps_of
 from trainer.process.journal import Apply, Event, TrainTogether
 from trainer.process.ranked_run import RankedRun
 from trainer.process.run import RunConfig, TrainingRun
@@ -97,8 +98,8 @@ class Driver:
         for partition, offset in event.records:
             run.progress.count_step(report, batch, 1, "a batch")
             run.offsets["clicks"][partition] = offset + 1
-        if run.is_due:
-            run.checkpoint()
+        if run.is_due and run.agree_to_save() and (captured := run.capture()) is not None:
+            run.write(captured)
 
     def describe(self) -> dict[str, Any]:
         """What this rank predicts for a fixed batch, what it has, and closes the run."""
@@ -155,6 +156,64 @@ def test_another_number_of_ranks_predicts_the_same_bit_for_bit(pool: RankPool, t
         assert set(resumed) == set(trained)
     assert len({one for each in seen for one in each}) == 5  # untrained, and after each of four trainings
     assert [path.name for path in tmp_path.iterdir()] == ["rank-0-of-1"]
+
+
+def test_a_step_without_any_good_click_record_changes_nothing(tmp_path: Path) -> None:
+    run = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+    run.start(click_batch(ROWS, 0)).finish()
+    assert run.trainer is not None
+    before = digest_of(run.trainer.tensors())
+    run.train_nothing()
+    assert digest_of(run.trainer.tensors()) == before
+    assert (run.steps, run.rows_in_all, run.progress.refused_steps) == (2, ROWS, 0)
+    assert not run.start(click_batch(ROWS, 1)).finish().diverged
+    run.close()
+
+
+def diverge_twice_and_recover(ranks: Ranks, directory: Path) -> list[int]:
+    """The refusals in a row that this rank counts after each step; rank 1 has no clicks."""
+    run, counts = RankedRun(config_of(directory), SHARDS, ranks, COLUMNS), []
+    for factor in (np.inf, np.inf, 1, np.inf, np.inf):
+        batch = replace(click_batch(ROWS, 0), weight=np.full(ROWS, factor, np.float32))
+        if ranks.rank:
+            run.train_nothing()
+        else:
+            run.train(batch)
+        counts.append(run.progress.refused_in_a_row)
+    run.close()
+    return counts
+
+
+def test_a_good_step_ends_the_refusals_in_a_row_of_a_rank_without_clicks(pool: RankPool, tmp_path: Path) -> None:
+    assert pool.run(2, diverge_twice_and_recover, tmp_path) == [[1, 2, 0, 1, 2]] * 2
+
+
+def train_with_a_full_disk(ranks: Ranks, directory: Path) -> list[int]:
+    """Trains ten intervals of which rank 1 saves only the first three; returns the steps that this rank has saved."""
+    driver = Driver(ranks, directory)
+    own = rank_directory(directory, ranks)
+    driver.train(12)
+    for event in range(200) if ranks.rank else ():
+        (own / f".{event:012d}.part").touch()  # where a checkpoint is written to
+    driver.train(40)
+    for path in own.glob(".*.part"):
+        path.unlink()
+    assert (driver.run.progress.failed_checkpoints > 3) == (ranks.rank == 1)
+    driver.describe()
+    return sorted(steps for path in own.glob("0*[0-9]") if (steps := steps_of(path)) is not None)
+
+
+def test_a_rank_whose_disk_is_full_does_not_cost_the_run(pool: RankPool, tmp_path: Path) -> None:
+    first, second = pool.run(2, train_with_a_full_disk, tmp_path / "full")
+    assert second[-1] in first
+    assert len(second) == 3
+    assert len(first) > 6
+    assert pool.run(2, train, tmp_path / "full", 43) == pool.run(2, train, tmp_path / "unharmed", 43)
+
+
+def test_the_newest_three_common_checkpoints_are_kept(tmp_path: Path) -> None:
+    train(Ranks(), tmp_path, 60, True)
+    assert len(list((tmp_path / "rank-0-of-1").glob("0*[0-9]"))) == 3
 
 
 def test_a_run_without_torchrun_is_refused(tmp_path: Path) -> None:

@@ -60,7 +60,8 @@ def _by_step(directory: Path) -> dict[int, Path]:
 class CommonCheckpoints(Checkpoints):
     """The checkpoints of one rank.
 
-    `load` and `clear` are collectives.
+    `load`, `agree` and `clear` are collectives. `save` deletes only what is older than the newest checkpoints that every
+    rank has, so it deletes nothing while another rank's disk is full.
 
     Args:
         directory: this rank's directory, created if missing.
@@ -75,6 +76,20 @@ class CommonCheckpoints(Checkpoints):
         super().__init__(directory, keep=keep)
         self._ranks = ranks
         self.replaced: list[Path] = []
+        self._oldest_kept = -1  # steps; older checkpoints may go
+
+    def agree(self) -> None:
+        """Finds the newest checkpoints that every rank has, which `save` keeps, and all after them."""
+        every = self._ranks.gather_objects(sorted(_by_step(self.directory)))
+        common = sorted(set.intersection(*map(set, every)))
+        self._oldest_kept = common[1 - self._keep :][0] if common else -1  # with the next one they are `keep`
+
+    def _prune(self) -> None:
+        for steps, path in _by_step(self.directory).items():
+            if steps < self._oldest_kept:
+                shutil.rmtree(path)
+        for path in self.directory.glob(".*.old"):
+            shutil.rmtree(path)
 
     def load(self) -> Checkpoint | None:
         """The newest checkpoint that every rank has intact; deletes this rank's newer ones.

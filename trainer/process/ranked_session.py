@@ -36,9 +36,7 @@ class _RankedSteps(ClickSteps):
         if records:
             self._start(records)
             return
-        report = run.start(run.nothing(), self._outbox.release).finish()
-        if report.diverged:
-            run.progress.count_refusal(report, "a step of other ranks' click records")
+        run.train_nothing(self._outbox.release)
 
 
 class RankedSession(Session):
@@ -135,7 +133,7 @@ class RankedSession(Session):
     def _between_steps(self) -> None:
         self._writer.check()
         self._take_changes(self._watch.take())
-        if self.run.is_due and all(can_save for (can_save,) in self._ranks.gather([self.run.can_save])):
+        if self.run.is_due and self.run.agree_to_save():
             self._checkpoint()
         self._report_progress()
 
