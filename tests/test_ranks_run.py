@@ -17,7 +17,7 @@ from sketch.hashing import shard_of
 from streams.assignments.columns import Fetch
 from streams.assignments.row_ranges import rows_of_shard
 from streams.records import Assignment
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, RankError
 from trainer.learning.model_config import ModelConfig
 from trainer.process.click_steps import merge_clicks
 from trainer.process.common_checkpoints import rank_directory, steps_of
@@ -214,6 +214,31 @@ def test_a_rank_whose_disk_is_full_does_not_cost_the_run(pool: RankPool, tmp_pat
 def test_the_newest_three_common_checkpoints_are_kept(tmp_path: Path) -> None:
     train(Ranks(), tmp_path, 60, True)
     assert len(list((tmp_path / "rank-0-of-1").glob("0*[0-9]"))) == 3
+
+
+def test_fresh_ranks_do_not_delete_a_running_one(pool: RankPool, tmp_path: Path) -> None:
+    running = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+    first, second = pool.run(2, refused_to_begin, tmp_path)
+    assert "in use by process" in first
+    assert second.startswith("rank 1 of 2: another rank has ended")
+    assert len(list((tmp_path / "rank-0-of-1").glob("0*[0-9]"))) == 1
+    running.close()
+    pool.run(2, begin_anew, tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["rank-0-of-2", "rank-1-of-2"]
+
+
+def begin_anew(ranks: Ranks, directory: Path) -> None:
+    RankedRun(config_of(directory), SHARDS, ranks, COLUMNS, resume=False).close()
+
+
+def refused_to_begin(ranks: Ranks, directory: Path) -> str:
+    """The error of beginning anew; rank 1's is the end of rank 0."""
+    try:
+        begin_anew(ranks, directory)
+    except (CheckpointError, RankError) as error:
+        ranks.leave()  # as the end of the process does
+        return str(error)
+    return "no error"
 
 
 def test_a_run_without_torchrun_is_refused(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ import logging
 import re
 import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 
 from trainer.errors import CheckpointError
@@ -60,8 +61,8 @@ def _by_step(directory: Path) -> dict[int, Path]:
 class CommonCheckpoints(Checkpoints):
     """The checkpoints of one rank.
 
-    `load`, `agree` and `clear` are collectives. `save` deletes only what is older than the newest checkpoints that every
-    rank has, so it deletes nothing while another rank's disk is full.
+    `load`, `agree` and `clear` are collectives. `save` deletes only what is older than the newest checkpoints of every
+    rank, so it deletes nothing while another rank's disk is full.
 
     Args:
         directory: this rank's directory, created if missing.
@@ -179,9 +180,17 @@ class CommonCheckpoints(Checkpoints):
         self.replaced = []
 
     def clear(self) -> None:
-        """Deletes every checkpoint of these ranks and, together, those of other numbers of ranks."""
-        super().clear()
-        self._ranks.gather([0])
-        if self._ranks.rank == 0:
-            for path in (path for paths in self._of_others().values() for path in paths):
+        """Deletes every checkpoint of these ranks and, together, those of other numbers of ranks.
+
+        Raises:
+            CheckpointError: another number of ranks runs; nothing was deleted.
+        """
+        others = self._of_others().values() if self._ranks.rank == 0 else ()
+        with ExitStack() as locks:
+            paths = [path for each in others for path in each]
+            for path in paths:
+                locks.callback(DirectoryLock(path).release)  # raises while its rank runs
+            self._ranks.gather([0])  # nobody deletes before all have their locks
+            super().clear()
+            for path in paths:
                 shutil.rmtree(path)

@@ -21,7 +21,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import RankError
 
-__all__ = ["Ranks", "join_launched"]
+__all__ = ["Ranks", "join_launched", "open_launchers_store"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,15 +147,20 @@ def join_launched(device: torch.device) -> Ranks | None:
         return None
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_launchers_store)
+    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_attempts_store)
 
 
-def _open_launchers_store() -> Any:
+def open_launchers_store() -> tuple[Any, bool]:
+    """The launcher's store, and whether all attempts have the same one and number them alike: on a single machine."""
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    is_single = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    return store, is_single and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _open_attempts_store() -> Any:
     """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it.
 
     On several machines the attempts have no common number here; there torch's own names must do.
     """
-    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
-        return store
-    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store, is_common = open_launchers_store()
+    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if is_common else store
