@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from trainer.errors import PlanError
+from trainer.process.progress import Progress
 from trainer.process.ranked_session import RankedSession
 from trainer.process.run import TrainingRun
 from trainer.process.session import Session
@@ -69,10 +70,10 @@ class Launched:
             self._attempts.note_beginning()  # checkpoints of before are cleared, or resumed from
         return session
 
-    def report(self, session: Session) -> dict[str, Any]:
-        """The figures of the final report; of several ranks, over all of them."""
+    def report(self, session: Session) -> tuple[dict[str, Any], Progress]:
+        """The figures of the final report, and the progress; of several ranks, over all of them."""
         if not isinstance(session, RankedSession):
-            return session.report()
+            return session.report(), session.run.progress
         content = session.report_all()
         session.leave()
         return content

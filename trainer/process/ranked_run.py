@@ -14,6 +14,7 @@ from trainer.learning.trainer import StartedStep
 from trainer.process.checkpoint import Captured, Checkpoint
 from trainer.process.click_columns import Columns
 from trainer.process.common_checkpoints import CommonCheckpoints, rank_directory
+from trainer.process.progress import Progress
 from trainer.process.run import TrainingRun
 from trainer.process.run_config import RunConfig
 from trainer.process.topic_changes import TrainerTopics
@@ -134,6 +135,23 @@ class RankedRun(TrainingRun):
             self.progress.count_refusal(report, "a step of other ranks' click records")
         elif self.rows_in_all > rows_before:
             self.progress.refused_in_a_row = 0
+
+    def progress_in_all(self) -> Progress:
+        """The progress of all ranks together, with the reasons of refused click records; a collective."""
+        mine = self.progress
+        total: Progress | None = None
+        for state, reasons, before in self.ranks.gather_objects(
+            (mine.to_state(), dict(mine.reasons), mine.records_before)
+        ):
+            part = Progress.of_state(state)
+            part.reasons.update(reasons)
+            part.records_before = before
+            if total is None:
+                total = part
+            else:
+                total.add_up(part)
+        assert total is not None  # noqa: S101  there is at least this rank
+        return total
 
     @property
     def is_due(self) -> bool:
