@@ -5,129 +5,28 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
-import torch
+from ranked_run_driver import CAPACITY, COLUMNS, PARTITIONS, ROWS, SHARDS, changes_of, config_of, train
 from ranks_driver import RankPool, digest_of
 from trainer_batches import click_batch
 
-from sketch.hashing import shard_of
-from streams.assignments.columns import Fetch
 from streams.assignments.row_ranges import rows_of_shard
-from streams.records import Assignment
-from trainer.errors import CheckpointError
-from trainer.learning.model_config import ModelConfig
-from trainer.process.click_steps import merge_clicks
-from trainer.process.journal import Apply, Event, TrainTogether
+from streams.clients.config import KafkaConfig
+from trainer.errors import CheckpointError, PlanError
 from trainer.process.ranked_run import RankedRun
-from trainer.process.run import RunConfig, TrainingRun
+from trainer.process.ranked_session import compare_options
+from trainer.process.run import TrainingRun
+from trainer.process.session_config import SessionConfig
 from trainer.ranks.group import Ranks
-
-SHARDS, PARTITIONS, CAPACITY, ROWS = 4, 4, 60, 24
-COLUMNS = (click_batch(1, 0).fields, 2)
+from trainer.serving.checkpointed import export_checkpoint, read_checkpointed
 
 
 @pytest.fixture(scope="module")
 def pool() -> Iterator[RankPool]:
     with RankPool(4) as opened:
         yield opened
-
-
-def config_of(directory: Path) -> RunConfig:
-    model = ModelConfig(capacity_rows=CAPACITY, dim=8, row_format="int8")
-    return RunConfig(model=model, device=torch.device("cpu"), checkpoint_dir=directory, checkpoint_every=6 * ROWS)
-
-
-def changes_of(shard: int, seq: int) -> Fetch:
-    """The assignment of a shard with this seq."""
-    keys = np.unique(click_batch(400, 3).keys)
-    own = keys[shard_of(keys, SHARDS) == shard]
-    first, count = rows_of_shard(CAPACITY, SHARDS, shard)
-    key, row = int(own[seq % len(own)]), first + seq % count
-    return Fetch(
-        partition=shard,
-        records=[Assignment(key=key, tier="hot", row=row, shard=shard, epoch=1, seq=seq, score=1.0)],
-        offsets=[seq - 1],
-    )
-
-
-class Driver:
-    """One rank: follows an assignment of each of its shards now and then, and has a click record in most steps."""
-
-    def __init__(self, ranks: Ranks, directory: Path) -> None:
-        self.ranks, self.run = ranks, RankedRun(config_of(directory), SHARDS, ranks, COLUMNS)
-        while (event := self.run.journal.next_scripted()) is not None:
-            self._perform(event)
-
-    def train(self, last_step: int) -> None:
-        clicks, assignments = self.run.offsets["clicks"], self.run.offsets["assignments"]
-        while (step := self.run.steps) < last_step:
-            if (step + self.ranks.rank) % 3 == 0:
-                shards = [shard for shard in range(SHARDS) if self.ranks.owns(shard)]
-                self._record(Apply({shard: assignments.get(shard, 0) + 1 for shard in shards}))
-            self._record(TrainTogether(self._next(clicks, step)))
-
-    def _next(self, clicks: dict[int, int], step: int) -> tuple[tuple[int, int], ...]:
-        if (step + self.ranks.rank) % 4 == 0 and self.ranks.world > 1:
-            return ()
-        partition = min((p for p in range(PARTITIONS) if self.ranks.owns(p)), key=lambda p: clicks.get(p, 0))
-        return ((partition, clicks.get(partition, 0)),)
-
-    def journal_next(self) -> None:
-        """Writes the next step to the journal, as a rank does that is killed before it can make it."""
-        self.run.journal.record(TrainTogether(self._next(self.run.offsets["clicks"], self.run.steps)))
-
-    def _record(self, event: Event) -> None:
-        self.run.journal.record(event)
-        self._perform(event)
-
-    def _perform(self, event: Event) -> None:
-        run = self.run
-        if isinstance(event, Apply):
-            for shard, end in event.ends.items():
-                run.apply([changes_of(shard, end)])
-                run.offsets["assignments"][shard] = end
-            return
-        assert isinstance(event, TrainTogether)
-        batches = [click_batch(ROWS, 1000 * partition + offset) for partition, offset in event.records]
-        batch = merge_clicks(batches) if batches else run.nothing()
-        report = run.start(batch, record_rows=[ROWS] * len(batches)).finish()
-        for partition, offset in event.records:
-            run.progress.count_step(report, batch, 1, "a batch")
-            run.offsets["clicks"][partition] = offset + 1
-        if run.is_due:
-            run.checkpoint()
-
-    def describe(self) -> dict[str, Any]:
-        """What this rank predicts for a fixed batch, what it has, and closes the run."""
-        run, batch = self.run, click_batch(50, 777)
-        assert run.trainer is not None
-        with torch.no_grad():
-            vectors = run.trainer.embedding(torch.from_numpy(batch.keys.view(np.int64).copy()))
-            logits = run.trainer.learners["adaptive"].model(torch.from_numpy(batch.dense), vectors)
-        run.close()
-        return {
-            "logits": logits.numpy().tobytes(),
-            "digest": digest_of(run.trainer.tensors()),
-            "steps": run.steps,
-            "rows": run.progress.rows,
-            "clicks": run.offsets["clicks"],
-            "hot": run.trainer.embedding.num_hot,
-            "tables": run.history.num_hot,
-        }
-
-
-def train(ranks: Ranks, directory: Path, last_step: int, is_killed: bool = False) -> dict[str, Any]:
-    """Trains to a step; writes a checkpoint at the end, or none and, on rank 0, one line too many."""
-    driver = Driver(ranks, directory)
-    driver.train(last_step)
-    if not is_killed:
-        driver.run.checkpoint()
-    elif ranks.rank == 0:
-        driver.journal_next()
-    return driver.describe()
 
 
 def test_ranks_that_were_killed_end_bit_for_bit_as_others(pool: RankPool, tmp_path: Path) -> None:
@@ -155,6 +54,74 @@ def test_another_number_of_ranks_predicts_the_same_bit_for_bit(pool: RankPool, t
         assert set(resumed) == set(trained)
     assert len({one for each in seen for one in each}) == 5  # untrained, and after each of four trainings
     assert [path.name for path in tmp_path.iterdir()] == ["rank-0-of-1"]
+
+
+def test_a_step_without_any_good_click_record_changes_nothing(tmp_path: Path) -> None:
+    run = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+    run.start(click_batch(ROWS, 0)).finish()
+    assert run.trainer is not None
+    before = digest_of(run.trainer.tensors())
+    run.train_nothing()
+    assert digest_of(run.trainer.tensors()) == before
+    assert (run.steps, run.rows_in_all, run.progress.refused_steps) == (2, ROWS, 0)
+    assert not run.start(click_batch(ROWS, 1)).finish().diverged
+    run.close()
+
+
+def diverge_twice_and_recover(ranks: Ranks, directory: Path) -> list[int]:
+    """The refusals in a row that this rank counts after each step; rank 1 has no clicks."""
+    run, counts = RankedRun(config_of(directory), SHARDS, ranks, COLUMNS), []
+    for factor in (np.inf, np.inf, 1, np.inf, np.inf):
+        batch = replace(click_batch(ROWS, 0), weight=np.full(ROWS, factor, np.float32))
+        if ranks.rank:
+            run.train_nothing()
+        else:
+            run.train(batch)
+        counts.append(run.progress.refused_in_a_row)
+    run.close()
+    return counts
+
+
+def test_a_good_step_ends_the_refusals_in_a_row_of_a_rank_without_clicks(pool: RankPool, tmp_path: Path) -> None:
+    assert pool.run(2, diverge_twice_and_recover, tmp_path) == [[1, 2, 0, 1, 2]] * 2
+
+
+def refuse_some(ranks: Ranks, directory: Path) -> tuple[float, list[str]]:
+    """Rank 1 refuses three click records; both train one."""
+    run = RankedRun(config_of(directory), SHARDS, ranks, COLUMNS)
+    run.train(click_batch(ROWS, ranks.rank))
+    for _ in range(3 * ranks.rank):
+        run.progress.refuse_clicks("no label")
+    total = run.progress_in_all()
+    run.close()
+    return total.refused_share, total.describe_refused_clicks()
+
+
+def test_refused_click_records_of_all_ranks_are_judged_together(pool: RankPool, tmp_path: Path) -> None:
+    assert pool.run(2, refuse_some, tmp_path) == [(0.6, ["3 x no label"])] * 2
+
+
+def compare(ranks: Ranks, directory: Path) -> str:
+    """The error of two ranks with different options."""
+    kafka, fields = KafkaConfig(bootstrap_servers="localhost:1"), COLUMNS[0]
+    config = SessionConfig(kafka=kafka, run=config_of(directory), fields=fields, dense_names=("a", "b"))
+    compare_options(config, ranks)
+    with pytest.raises(PlanError) as caught:
+        compare_options(replace(config, limit_rows=7 + ranks.rank), ranks)
+    return str(caught.value)
+
+
+def test_ranks_with_different_options_are_refused(pool: RankPool, tmp_path: Path) -> None:
+    expected = "limit_rows: rank 1 has 8, rank 0 has 7; start all ranks with the same options"
+    assert pool.run(2, compare, tmp_path) == [expected] * 2
+
+
+def test_the_model_of_ranks_is_not_served(tmp_path: Path) -> None:
+    train(Ranks(), tmp_path, 4)
+    for directory in (tmp_path, tmp_path / "rank-0-of-1"):
+        for read in (read_checkpointed, lambda run: export_checkpoint(run, tmp_path / "out")):
+            with pytest.raises(CheckpointError, match="trained with torchrun"):
+                read(directory)
 
 
 def test_a_run_without_torchrun_is_refused(tmp_path: Path) -> None:

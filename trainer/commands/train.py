@@ -314,7 +314,7 @@ def command(
             )
             TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
-            content = launched.report(session)
+            content, progress = launched.report(session)
         if export_dir is not None:
             export(session.run, export_dir, session.published)
     except PlanError as error:
@@ -323,11 +323,10 @@ def command(
         if session is not None and launched.reports:
             report.finish(json_path, ok=False, error=str(error), device=str(run.device), **session.report())
         raise click.ClickException(str(error)) from error
-    if not launched.reports:
-        return
-    ok = session.run.progress.refused_share <= max_bad
-    report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
-    auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
-    say(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}")
+    ok = progress.refused_share <= max_bad
+    if launched.reports:
+        report.finish(json_path, ok=ok, device=str(run.device), stopped=request.is_made, **content)
+        auc = ", ".join(f"{name} {value:.4f}" for name, value in content["auc"].items() if value is not None)
+        say(f"{content['rows']['trained']} rows trained, AUC {auc or '-'}")
     if not ok:
-        raise _too_many_bad(session.run.progress, max_bad, kafka.prefix)
+        raise _too_many_bad(progress, max_bad, kafka.prefix)

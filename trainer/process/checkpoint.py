@@ -227,9 +227,7 @@ class Checkpoints:
         Raises:
             CheckpointError: there are checkpoints, and all are damaged.
         """
-        for leftover in self.directory.glob(".*.part"):
-            logger.warning("checkpoint %s was never finished; deleted", leftover.name)
-            shutil.rmtree(leftover)
+        self._delete_unfinished()
         paths = self.paths()
         for path in paths:
             checkpoint = read_if_good(path)
@@ -238,6 +236,11 @@ class Checkpoints:
         if paths:
             raise CheckpointError(f"{self.directory}: all {len(paths)} checkpoints are damaged; start with --fresh")
         return None
+
+    def _delete_unfinished(self) -> None:
+        for leftover in self.directory.glob(".*.part"):
+            logger.warning("checkpoint %s was never finished; deleted", leftover.name)
+            shutil.rmtree(leftover)
 
     def clear(self) -> None:
         """Deletes every checkpoint."""
@@ -249,10 +252,15 @@ def read_newest(directory: Path) -> Checkpoint:
     """The newest valid checkpoint of a run, which may be writing: nothing is locked, changed or deleted.
 
     Raises:
-        CheckpointError: there is none.
+        CheckpointError: there is none, or several ranks have trained it.
     """
     paths = sorted((path for path in directory.glob("*") if path.name.isdigit()), reverse=True)
     found = next((one for one in map(read_if_good, paths) if one is not None), None)
+    if any(directory.glob("rank-*-of-*")) or (found is not None and "ranks" in found.state):
+        raise CheckpointError(
+            f"{directory}: trained with torchrun (rank-* folders), whose models are neither exported nor served; train "
+            "with one process, without torchrun, for that"
+        )
     if found is None:
         raise CheckpointError(f"{directory}: got {len(paths)} checkpoints, expected an intact one")
     return found

@@ -12,8 +12,10 @@ import json
 import logging
 import re
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 from trainer.errors import CheckpointError
 from trainer.process.checkpoint import Checkpoint, Checkpoints, read_if_good
@@ -52,15 +54,16 @@ def steps_of(path: Path) -> int | None:
 
 
 def _by_step(directory: Path) -> dict[int, Path]:
-    """The checkpoints in a directory by their number of steps."""
-    paths = [path for path in directory.glob("*") if path.name.isdigit()]
+    """The checkpoints in a directory by their number of steps; of two after the same step, the later event's."""
+    paths = sorted(path for path in directory.glob("*") if path.name.isdigit())
     return {steps: path for path in paths if (steps := steps_of(path)) is not None}
 
 
 class CommonCheckpoints(Checkpoints):
     """The checkpoints of one rank.
 
-    `load` and `clear` are collectives.
+    `load`, `agree` and `clear` are collectives. `save` deletes only what is older than the newest checkpoints of every
+    rank, so it deletes nothing while another rank's disk is full.
 
     Args:
         directory: this rank's directory, created if missing.
@@ -75,39 +78,65 @@ class CommonCheckpoints(Checkpoints):
         super().__init__(directory, keep=keep)
         self._ranks = ranks
         self.replaced: list[Path] = []
+        self._oldest_kept = -1  # steps; older checkpoints may go
+
+    def agree(self) -> None:
+        """Finds the newest checkpoints that every rank has, which `save` keeps, and all after them."""
+        every = self._ranks.gather_objects(sorted(_by_step(self.directory)))
+        self._keep_from(set.intersection(*map(set, every)))
+
+    def _keep_from(self, common: Iterable[int]) -> None:
+        self._oldest_kept = next(iter(sorted(common)[1 - self._keep :]), -1)  # with the next one they are `keep`
+
+    def _prune(self) -> None:
+        newest = _by_step(self.directory)
+        for path in self.paths():
+            steps = steps_of(path)
+            if steps is not None and (steps < self._oldest_kept or path != newest[steps]):
+                shutil.rmtree(path)
+        for path in self.directory.glob(".*.old"):
+            shutil.rmtree(path)
 
     def load(self) -> Checkpoint | None:
         """The newest checkpoint that every rank has intact; deletes this rank's newer ones.
 
-        If the newest is one of another number of ranks, it is cut anew for these.
+        If the newest is one of another number of ranks, it is cut anew for these; of two that are equally new, these
+        ranks' own is taken.
 
         Raises:
             CheckpointError: there are some, and no step of which every rank has an intact one.
         """
-        others = self._find_other() if self._ranks.rank == 0 else None
-        (found, *_) = self._ranks.gather_objects(others)
-        if found is not None:
-            return self._cut(*found)
+        self._delete_unfinished()
         own = _by_step(self.directory)
-        every = [set(steps) for steps in self._ranks.gather_objects(sorted(own))]
-        for step in sorted(set.intersection(*every), reverse=True):
-            checkpoint = read_if_good(own[step])
-            if all(is_good for (is_good,) in self._ranks.gather([checkpoint is not None])):
-                self._forget(own, step)
-                return checkpoint
-        if any(steps - {0} for steps in every):
+        mine: Any = [sorted(own), self._steps_of_others() if self._ranks.rank == 0 else []]
+        told = self._ranks.gather_objects(mine)
+        every, others = [set(steps) for steps, _ in told], told[0][1]
+        candidates = [(step, True, self._ranks.world) for step in set.intersection(*every)]
+        candidates += [(step, False, world) for world, steps in others for step in steps]
+        for step, is_own, world in sorted(candidates, reverse=True):
+            paths = [own[step]] if is_own else [_by_step(path).get(step) for path in self._paths_of(world)]
+            parts = [part for path in paths if path is not None and (part := read_if_good(path)) is not None]
+            if not all(is_good for (is_good,) in self._ranks.gather([len(parts) == len(paths)])):
+                continue
+            if not is_own:
+                return self._cut(world, parts)
+            self._forget(step)
+            self._keep_from([one for one, is_ours, _ in candidates if is_ours and one <= step])
+            return parts[0]
+        if any(steps - {0} for steps in every) or others:
             newest = {f"rank {rank}": sorted(steps, reverse=True) for rank, steps in enumerate(every)}
+            hint = "".join(f"start with {world} ranks, whose checkpoints are there, or " for world, _ in others)
             raise CheckpointError(
-                f"{self.directory.parent}: no step has an intact checkpoint of every rank ({newest}); start with "
+                f"{self.directory.parent}: no step has an intact checkpoint of every rank ({newest}); {hint}start with "
                 "--fresh"
             )
-        self._forget(own, -1)
+        self._forget(-1)
         return None
 
-    def _forget(self, own: Mapping[int, Path], step: int) -> None:
+    def _forget(self, step: int) -> None:
         """Deletes the checkpoints after a step: another rank lacks them, so the steps after it happen again."""
-        for newer, path in own.items():
-            if newer > step:
+        for path in self.paths():
+            if (steps := steps_of(path)) is not None and steps > step:
                 logger.warning("checkpoint %s is not one of every rank; deleted", path)
                 shutil.rmtree(path)
 
@@ -119,41 +148,31 @@ class CommonCheckpoints(Checkpoints):
                 found.setdefault(int(match[2]), []).append(path)
         return found
 
-    def _find_other(self) -> tuple[int, int] | None:
-        """The number of ranks and of steps of the newest checkpoint, if it is one of another number of ranks."""
-        run, best = self.directory.parent, (self._newest(self._ranks.world), self._ranks.world)
+    def _steps_of_others(self) -> list[tuple[int, list[int]]]:
+        """Other numbers of ranks, and the steps of which all of so many ranks have a checkpoint, if there are any."""
+        found = []
         for world in self._of_others():
-            best = max(best, (self._newest(world), world))
-        steps, world = best
-        if world == self._ranks.world or steps < 0:
-            return None
-        logger.info("%s: goes on with %d ranks from step %d of %d ranks", run, self._ranks.world, steps, world)
-        return world, steps
-
-    def _newest(self, world: int) -> int:
-        """The newest step of which every one of so many ranks has a checkpoint; -1 for none."""
-        every = [set(_by_step(path)) for path in self._paths_of(world)]
-        return max(set.intersection(*every), default=-1)
+            every = [set(_by_step(path)) for path in self._paths_of(world)]
+            if common := sorted(set.intersection(*every)):
+                found.append((world, common))
+        return found
 
     def _paths_of(self, world: int) -> list[Path]:
         return [self.directory.parent / f"rank-{rank}-of-{world}" for rank in range(world)]
 
-    def _cut(self, world: int, steps: int) -> Checkpoint:
+    def _cut(self, world: int, parts: Sequence[Checkpoint]) -> Checkpoint:
         """The part of this rank in the checkpoint of another number of ranks; it begins with an empty directory."""
         self.replaced = self._paths_of(world)
         if self._ranks.rank == 0:
             for path in self.replaced:
                 DirectoryLock(path).release()  # raises while its rank runs
+        self._ranks.gather([0])
+        logger.info("%s: goes on with %d ranks from %s of %d ranks", self.directory.parent, self._ranks.world,
+                    parts[0].path.name, world)  # fmt: skip
         super().clear()
         for journal in self.directory.glob("*.journal"):
             journal.unlink()
-        parts = [read_if_good(_by_step(path)[steps]) for path in self.replaced]
-        whole = [part for part in parts if part is not None]
-        if len(whole) < world:
-            raise CheckpointError(
-                f"{self.directory.parent}: a checkpoint of step {steps} is damaged; start with --fresh"
-            )
-        return join_checkpoints(whole, self._ranks)
+        return join_checkpoints(parts, self._ranks)
 
     def end_replacement(self) -> None:
         """Deletes what `load` has cut anew, after every rank has written its part."""
@@ -164,9 +183,17 @@ class CommonCheckpoints(Checkpoints):
         self.replaced = []
 
     def clear(self) -> None:
-        """Deletes every checkpoint of these ranks and, together, those of other numbers of ranks."""
-        super().clear()
-        self._ranks.gather([0])
-        if self._ranks.rank == 0:
-            for path in (path for paths in self._of_others().values() for path in paths):
+        """Deletes every checkpoint of these ranks and, together, those of other numbers of ranks.
+
+        Raises:
+            CheckpointError: another number of ranks runs; nothing was deleted.
+        """
+        others = self._of_others().values() if self._ranks.rank == 0 else ()
+        with ExitStack() as locks:
+            paths = [path for each in others for path in each]
+            for path in paths:
+                locks.callback(DirectoryLock(path).release)  # raises while its rank runs
+            self._ranks.gather([0])  # nobody deletes before all have their locks
+            super().clear()
+            for path in paths:
                 shutil.rmtree(path)

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from typing import Any
 
 import torch
 
 from trainer.errors import PlanError
+from trainer.process.progress import Progress
 from trainer.process.ranked_session import RankedSession
 from trainer.process.run import TrainingRun
 from trainer.process.session import Session
 from trainer.process.session_config import SessionConfig
+from trainer.ranks.attempts import Attempts
 from trainer.ranks.group import Ranks, join_launched
 
 __all__ = ["Launched"]
@@ -25,14 +26,15 @@ class Launched:
         ranks: this rank and the others; None for a process without `torchrun`.
 
     Attributes:
-        is_restarted: whether `torchrun` has started the ranks again, which then resume even with --fresh.
+        is_restarted: whether an earlier attempt of `torchrun` began the run; then the ranks resume even with --fresh.
         reports: whether this process prints and writes the report.
     """
 
     def __init__(self, ranks: Ranks | None = None) -> None:
         self._ranks = ranks
         self.reports = ranks is None or ranks.rank == 0
-        self.is_restarted = ranks is not None and os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0"
+        self._attempts = None if ranks is None else Attempts(ranks)
+        self.is_restarted = self._attempts is not None and self._attempts.has_begun()
 
     @classmethod
     def join(cls, device: torch.device, *, exports: bool, is_dry: bool) -> Launched:
@@ -63,12 +65,15 @@ class Launched:
         """The session of this process."""
         if self._ranks is None:
             return Session(config, should_stop=should_stop, on_progress=on_progress)
-        return RankedSession(config, self._ranks, should_stop=should_stop, on_progress=on_progress)
+        session = RankedSession(config, self._ranks, should_stop=should_stop, on_progress=on_progress)
+        if self._attempts is not None:
+            self._attempts.note_beginning()  # checkpoints of before are cleared, or resumed from
+        return session
 
-    def report(self, session: Session) -> dict[str, Any]:
-        """The figures of the final report; of several ranks, over all of them."""
+    def report(self, session: Session) -> tuple[dict[str, Any], Progress]:
+        """The figures of the final report, and the progress; of several ranks, over all of them."""
         if not isinstance(session, RankedSession):
-            return session.report()
+            return session.report(), session.run.progress
         content = session.report_all()
         session.leave()
         return content

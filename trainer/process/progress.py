@@ -183,6 +183,7 @@ class Progress:
         for name in _KEPT:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         self.records_before += other.records_before
+        self.reasons += other.reasons
         self.applied = {name: number + other.applied[name] for name, number in self.applied.items()}
         self.windows.add_up(other.windows)
 

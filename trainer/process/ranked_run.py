@@ -14,6 +14,7 @@ from trainer.learning.trainer import StartedStep
 from trainer.process.checkpoint import Captured, Checkpoint
 from trainer.process.click_columns import Columns
 from trainer.process.common_checkpoints import CommonCheckpoints, rank_directory
+from trainer.process.progress import Progress
 from trainer.process.run import TrainingRun
 from trainer.process.run_config import RunConfig
 from trainer.process.topic_changes import TrainerTopics
@@ -122,16 +123,52 @@ class RankedRun(TrainingRun):
             dense_names=tuple(f"d{number}" for number in range(num_dense)),
         )
 
+    def train_nothing(self, after_lookup: Callable[[], None] | None = None) -> None:
+        """The step of a rank without click records that can be trained; a refused one is counted.
+
+        Raises:
+            DivergedError: several steps in a row were refused.
+        """
+        rows_before = self.rows_in_all
+        report = self.start(self.nothing(), after_lookup).finish()
+        if report.diverged:
+            self.progress.count_refusal(report, "a step of other ranks' click records")
+        elif self.rows_in_all > rows_before:
+            self.progress.refused_in_a_row = 0
+
+    def progress_in_all(self) -> Progress:
+        """The progress of all ranks together, with the reasons of refused click records; a collective."""
+        mine = self.progress
+        total: Progress | None = None
+        for state, reasons, before in self.ranks.gather_objects(
+            (mine.to_state(), dict(mine.reasons), mine.records_before)
+        ):
+            part = Progress.of_state(state)
+            part.reasons.update(reasons)
+            part.records_before = before
+            if total is None:
+                total = part
+            else:
+                total.add_up(part)
+        assert total is not None  # noqa: S101  there is at least this rank
+        return total
+
     @property
     def is_due(self) -> bool:
         """Whether a checkpoint is due, on all ranks alike."""
         is_due = self.rows_in_all - self._saved_in_all >= self.config.checkpoint_every
         return self._common is not None and is_due
 
-    @property
-    def can_save(self) -> bool:
-        """Whether this rank's last checkpoint is completely written."""
-        return not self._is_saving
+    def agree_to_save(self) -> bool:
+        """Whether every rank's last checkpoint is completely written, or has failed; a collective.
+
+        If so, the ranks also tell each other what they have, so that none deletes what the others still need.
+        """
+        if not all(can_save for (can_save,) in self.ranks.gather([not self._is_saving])):
+            return False
+        if self._common is not None:
+            self._common.agree()
+        return True
 
     def capture(self) -> Captured | None:
         """As `TrainingRun.capture`; every rank captures after the same step."""

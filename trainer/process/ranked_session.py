@@ -23,7 +23,7 @@ from trainer.process.session import IDLE_POLL_MS, Session, logger
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.group import Ranks
 
-__all__ = ["RankedSession"]
+__all__ = ["RankedSession", "compare_options"]
 
 
 class _RankedSteps(ClickSteps):
@@ -36,9 +36,7 @@ class _RankedSteps(ClickSteps):
         if records:
             self._start(records)
             return
-        report = run.start(run.nothing(), self._outbox.release).finish()
-        if report.diverged:
-            run.progress.count_refusal(report, "a step of other ranks' click records")
+        run.train_nothing(self._outbox.release)
 
 
 class RankedSession(Session):
@@ -53,7 +51,7 @@ class RankedSession(Session):
         on_progress: called after every step of this rank's click records.
 
     Raises:
-        PlanError: ranks do not support an option, or there are fewer partitions than ranks.
+        PlanError: ranks do not support an option, have different ones, or there are fewer partitions than ranks.
         RankError: another rank has ended.
     """
 
@@ -73,6 +71,7 @@ class RankedSession(Session):
                 "--publish: several ranks publish no rows; train with one process, without torchrun, to publish"
             )
         self._ranks = ranks
+        compare_options(config, ranks)
         super().__init__(config, should_stop=should_stop, on_progress=on_progress)
 
     def _open_run(self) -> TrainingRun:
@@ -135,7 +134,7 @@ class RankedSession(Session):
     def _between_steps(self) -> None:
         self._writer.check()
         self._take_changes(self._watch.take())
-        if self.run.is_due and all(can_save for (can_save,) in self._ranks.gather([self.run.can_save])):
+        if self.run.is_due and self.run.agree_to_save():
             self._checkpoint()
         self._report_progress()
 
@@ -145,15 +144,11 @@ class RankedSession(Session):
         if metrics is not None and self._ranks.rank == 0:
             self._outbox.send_metrics(metrics)
 
-    def report_all(self) -> dict[str, Any]:
-        """The figures of the final report over all ranks; a collective."""
-        mine = self.report()
-        states = self._ranks.gather_objects(self.run.progress.to_state())
+    def report_all(self) -> tuple[dict[str, Any], Progress]:
+        """The figures of the final report, and the progress, over all ranks; a collective."""
+        mine, total = self.report(), self.run.progress_in_all()
         every = self._ranks.gather_objects(mine)
-        total = Progress.of_state(states[0])
-        for state in states[1:]:
-            total.add_up(Progress.of_state(state))
-        return {
+        content = {
             **mine,
             **describe_progress(total),
             "rows": {"trained": total.rows, "resumed_from": sum(one["rows"]["resumed_from"] for one in every)},
@@ -166,10 +161,39 @@ class RankedSession(Session):
             },
             "ranks": [{"rows": one["rows"]["trained"], "steps": self.run.steps} for one in every],
         }
+        return content, total
 
     def leave(self) -> None:
         """Closes the connections to the other ranks."""
         self._ranks.leave()
+
+
+def compare_options(config: SessionConfig, ranks: Ranks) -> None:
+    """Checks that all ranks have the same options; a collective.
+
+    Raises:
+        PlanError: two ranks differ in an option.
+    """
+    run = config.run
+    options = {
+        **vars(run.model),
+        "checkpoint_every": run.checkpoint_every,
+        "keep_checkpoints": run.keep_checkpoints,
+        "checkpoints": run.checkpoint_dir is not None,
+        "resume": config.resume,
+        "limit_rows": config.limit_rows,
+        "batch": config.batch,
+        "fields": config.fields,
+        "dense_names": config.dense_names,
+    }
+    first, *others = ranks.gather_objects({name: str(value) for name, value in options.items()})
+    for rank, other in enumerate(others, 1):
+        for name, expected in first.items():
+            if other[name] != expected:
+                raise PlanError(
+                    f"{name}: rank {rank} has {other[name]}, rank 0 has {expected}; start all ranks with the same "
+                    "options"
+                )
 
 
 def _add_verdicts(every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from streams.assignments.history import History, Outcome
 from streams.keys import Field
 from streams.records import BadRecord, ClickBatch
 from trainer.embedding.lookup import Importance
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, RankError
 from trainer.learning.building import build_trainer
 from trainer.learning.quality import Windows
 from trainer.learning.trainer import ADAPTIVE, HASH, StartedStep, Trainer
@@ -113,6 +113,8 @@ class TrainingRun:
                 self.journal.clear()
         except OSError as error:
             self.close()
+            if isinstance(error, RankError):  # another rank's end, which is no failure of the disk
+                raise
             raise CheckpointError(
                 f"--checkpoint-dir {directory}: cannot be used ({error}); choose a directory that can be written"
             ) from error

@@ -6,6 +6,7 @@ tensors of a GPU NCCL's. A single rank needs neither: it exchanges with itself.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -21,7 +22,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import RankError
 
-__all__ = ["Ranks", "join_launched"]
+__all__ = ["Ranks", "join_launched", "open_launchers_store"]
 
 logger = logging.getLogger(__name__)
 
@@ -84,12 +85,16 @@ class Ranks:
         return [one.tolist() for one in every]
 
     def gather_objects(self, mine: T) -> list[T]:
-        """The objects of every rank, plain values of JSON, in the order of the ranks."""
+        """The objects of every rank, plain values of JSON, in the order of the ranks; they travel as JSON."""
         if self.world == 1:
             return [mine]
-        every: list[Any] = [None] * self.world
-        self._call(lambda: dist.all_gather_object(every, mine))
-        return every
+        text = torch.frombuffer(bytearray(json.dumps(mine).encode()), dtype=torch.uint8)
+        sizes = [size for (size,) in self.gather([len(text)])]
+        padded = torch.zeros(max(sizes), dtype=torch.uint8)
+        padded[: len(text)] = text
+        every = [torch.empty_like(padded) for _ in sizes]
+        self._call(lambda: dist.all_gather(every, padded))
+        return [json.loads(one[:size].numpy().tobytes()) for one, size in zip(every, sizes, strict=True)]
 
     def swap(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
         """Sends parts of rows (N, ...) to the ranks, and returns what they send to this one, in their order.
@@ -123,15 +128,17 @@ class Ranks:
         """Replaces torch's error of a connection.
 
         Raises:
-            RankError: another rank has ended.
+            RankError: another rank has ended, or the exchange failed for the reason in the message.
         """
         try:
             yield
         except RuntimeError as error:  # of which torch's errors of collectives are subclasses
             logger.debug("%s", error)
+            reason = str(error).partition("\n")[0]
             raise RankError(
-                f"rank {self.rank} of {self.world}: another rank has ended, so this one ends, too; start all again, or "
-                "have `torchrun --max-restarts` do so: they go on from the newest checkpoint that all of them have"
+                f"rank {self.rank} of {self.world}: another rank has ended, or cannot be reached ({reason}), so this "
+                "one ends, too; start all again, or have `torchrun --max-restarts` do so: they go on from the newest "
+                "checkpoint that all of them have"
             ) from error
 
 
@@ -147,15 +154,20 @@ def join_launched(device: torch.device) -> Ranks | None:
         return None
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_launchers_store)
+    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_attempts_store)
 
 
-def _open_launchers_store() -> Any:
+def open_launchers_store() -> tuple[Any, bool]:
+    """The launcher's store, and whether all attempts have the same one and number them alike: on a single machine."""
+    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    is_single = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
+    return store, is_single and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+
+
+def _open_attempts_store() -> Any:
     """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it.
 
     On several machines the attempts have no common number here; there torch's own names must do.
     """
-    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
-    if os.environ["LOCAL_WORLD_SIZE"] != os.environ["WORLD_SIZE"]:
-        return store
-    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store)
+    store, is_common = open_launchers_store()
+    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if is_common else store

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from trainer.embedding.lookup import Scores
 from trainer.errors import PlanError
 from trainer.learning.dense_part import Computed, DenseOptions
 from trainer.learning.learner import DenseOptimizer
@@ -70,6 +71,15 @@ class RankedTrainer(Trainer):
         for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
         return shared[-1:] == 0, shared[-2:-1].clone()
+
+    def _conclude(self, is_finite: Tensor) -> Scores | None:
+        """As `Trainer._conclude`; a step without rows on any rank changes nothing, not even the state of Adam."""
+        if self.rows_in_all:
+            return super()._conclude(is_finite)
+        for learner in self.learners.values():
+            learner.drop()
+        device = self.embedding.device
+        return Scores(keys=torch.empty(0, dtype=torch.int64, device=device), scores=torch.empty(0, device=device))
 
 
 def build_ranked_trainer(
