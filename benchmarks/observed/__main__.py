@@ -80,7 +80,7 @@ def _measure(folder: Path, kafka: KafkaConfig, log: Path, rows: int, how: str) -
     capacity = ["--capacity", str(_CAPACITY)]
     starts = {
         "agent": ["agent", *capacity, "--group", kafka.prefix, *where],
-        "train": ["train", *capacity, "--limit-rows", str(rows), *where],
+        "train": ["train", *capacity, "--limit", str(rows), *where],
     }
     with Children(folder, {"KAFKA_BOOTSTRAP_SERVERS": kafka.bootstrap_servers}) as children, ExitStack() as stack:
         if how == "metrics and dashboard":
