@@ -67,7 +67,7 @@ def begin_anew(ranks: Ranks, directory: Path) -> None:
 
 
 def refused_to_begin(ranks: Ranks, directory: Path) -> str:
-    """The error of beginning anew; rank 1's is the end of rank 0."""
+    """The error of beginning again; rank 1's is the end of rank 0."""
     try:
         begin_anew(ranks, directory)
     except (CheckpointError, RankError) as error:

@@ -71,7 +71,7 @@ class CommonCheckpoints(Checkpoints):
         keep: the number of newest checkpoints to keep.
 
     Attributes:
-        replaced: the directories of another number of ranks, whose checkpoint `load` returned, cut anew.
+        replaced: the directories of another number of ranks, whose checkpoint `load` returned, cut again.
     """
 
     def __init__(self, directory: Path, ranks: Ranks, *, keep: int = 3) -> None:
@@ -100,7 +100,7 @@ class CommonCheckpoints(Checkpoints):
     def load(self) -> Checkpoint | None:
         """The newest checkpoint that every rank has intact; deletes this rank's newer ones.
 
-        If the newest is one of another number of ranks, it is cut anew for these; of two that are equally new, these
+        If the newest is one of another number of ranks, it is cut again for these; of two that are equally new, these
         ranks' own is taken.
 
         Raises:
@@ -175,7 +175,7 @@ class CommonCheckpoints(Checkpoints):
         return join_checkpoints(parts, self._ranks)
 
     def end_replacement(self) -> None:
-        """Deletes what `load` has cut anew, after every rank has written its part."""
+        """Deletes what `load` has cut again, after every rank has written its part."""
         self._ranks.gather([0])  # the others have written theirs
         if self._ranks.rank == 0:
             for path in self.replaced:

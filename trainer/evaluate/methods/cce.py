@@ -1,4 +1,4 @@
-"""`cce`: a centroid and a hashed correction, clustered anew as training goes on (CCE, NeurIPS'23).
+"""`cce`: a centroid and a hashed correction, clustered again as training goes on (CCE, NeurIPS'23).
 
     tracked    M pieces, each centroid[code] + correction[hash]        the code is the feature's own
     cold       a hashed row of the field
@@ -21,7 +21,7 @@ from trainer.embedding.plans import largest_fitting
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.ranks import COLD, Moves, ranks_bytes
 from trainer.evaluate.methods.row_tables import Rows
-from trainer.evaluate.methods.tiered import Tier, TieredRows, TierPlan
+from trainer.evaluate.methods.tiered import CodedRows, Tier, TierPlan
 from trainer.serving.compression.k_means import cluster, nearest
 
 __all__ = ["Cce", "build"]
@@ -37,7 +37,7 @@ _LEAST_WEIGHT = 1e-3
 Ids = npt.NDArray[np.int64]
 
 
-class Cce(TieredRows):
+class Cce(CodedRows):
     """Codes, centroids and corrections.
 
     Knobs: `parts` (M), `unique_share` (of the bytes, for tracked features) and `row_format`.
@@ -131,16 +131,6 @@ class Cce(TieredRows):
         """Overwrites distinct rows (K,) of a table; their optimizer state stays."""
         store, addresses = self._rows[number].store, torch.from_numpy(rows)[:, None]
         store.write(addresses, torch.from_numpy(vectors), state=store.state_of(addresses))
-
-    @property
-    def extra_bytes(self) -> int:
-        """As `RowTables.extra_bytes`, with the codes."""
-        return super().extra_bytes + self.codes.nbytes
-
-    @property
-    def extra_paper_bytes(self) -> int:
-        """As `RowTables.extra_paper_bytes`, with the codes."""
-        return super().extra_paper_bytes + self.codes.nbytes
 
 
 def _means(

@@ -26,7 +26,7 @@ from trainer.evaluate.methods.centroids import attract
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.ranks import COLD, Moves, ranks_bytes
 from trainer.evaluate.methods.row_hash import RowHash
-from trainer.evaluate.methods.tiered import Tier, TieredRows, TierPlan
+from trainer.evaluate.methods.tiered import CodedRows, Tier, TierPlan
 
 __all__ = ["Mec", "build"]
 
@@ -38,7 +38,7 @@ _LEAST_WEIGHT = 1e-3
 Ids = npt.NDArray[np.int64]
 
 
-class Mec(TieredRows):
+class Mec(CodedRows):
     """Rows, codes and books.
 
     Knobs: `parts` (M), `unique_share` (of the bytes, for rows, codes and their tracker) and `row_format`.
@@ -93,16 +93,6 @@ class Mec(TieredRows):
             start = part * self.num_pieces + first
             found.append(first + attract(store, start, self.mass[start : start + count], pieces, weights))
         return np.stack(found, axis=1)
-
-    @property
-    def extra_bytes(self) -> int:
-        """As `RowTables.extra_bytes`, with codes and masses."""
-        return super().extra_bytes + self.codes.nbytes + self.mass.nbytes
-
-    @property
-    def extra_paper_bytes(self) -> int:
-        """As `RowTables.extra_paper_bytes`, with the codes."""
-        return super().extra_paper_bytes + self.codes.nbytes
 
 
 def build(brief: Brief) -> Mec | Infeasible:

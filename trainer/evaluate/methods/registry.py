@@ -129,7 +129,7 @@ METHODS: dict[str, Entry] = {
         search={**_PIECES, **_TIERED},
     ),
     "cce": Entry(
-        build=cce.build, about="a centroid and a hashed correction, clustered anew", search={**_PIECES, **_TIERED}
+        build=cce.build, about="a centroid and a hashed correction, clustered again", search={**_PIECES, **_TIERED}
     ),
     "scma": Entry(
         build=scma.build,

@@ -24,7 +24,7 @@ from trainer.embedding.plans import largest_fitting
 from trainer.evaluate.methods.centroids import attract
 from trainer.evaluate.methods.method import Brief, Infeasible
 from trainer.evaluate.methods.ranks import COLD, Moves, ranks_bytes
-from trainer.evaluate.methods.tiered import Tier, TieredRows, TierPlan
+from trainer.evaluate.methods.tiered import CodedRows, Tier, TierPlan
 
 __all__ = ["Saec", "build"]
 
@@ -35,7 +35,7 @@ _UNIQUE_SHARE = 0.5
 Ids = npt.NDArray[np.int64]
 
 
-class Saec(TieredRows):
+class Saec(CodedRows):
     """Rows, codes and centroids.
 
     Knobs: `unique_share` (of the bytes, for rows, codes and their tracker) and `row_format`.
@@ -76,16 +76,6 @@ class Saec(TieredRows):
         first, count = self._row_hash.first_rows[field], self._row_hash.rows[field]
         mass = self.mass[first : first + count]
         return first + attract(self._rows[1].store, int(first), mass, vectors, weights)
-
-    @property
-    def extra_bytes(self) -> int:
-        """As `RowTables.extra_bytes`, with codes and masses."""
-        return super().extra_bytes + self.codes.nbytes + self.mass.nbytes
-
-    @property
-    def extra_paper_bytes(self) -> int:
-        """As `RowTables.extra_paper_bytes`, with the codes."""
-        return super().extra_paper_bytes + self.codes.nbytes
 
 
 def build(brief: Brief) -> Saec | Infeasible:

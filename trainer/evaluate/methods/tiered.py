@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +22,7 @@ from trainer.evaluate.methods.ranks import COLD, Moves, Order, Ranks, ranks_byte
 from trainer.evaluate.methods.row_hash import RowHash, split_rows
 from trainer.evaluate.methods.row_tables import Rows, RowTables
 
-__all__ = ["Tier", "TierPlan", "TieredRows", "plan_tiers"]
+__all__ = ["CodedRows", "Tier", "TierPlan", "TieredRows", "plan_tiers"]
 
 _UNIQUE_SHARE = 0.5
 Ids = npt.NDArray[np.int64]
@@ -244,3 +244,25 @@ class TieredRows(RowTables):
 def _own(rows: Ids) -> Ids:
     """The one row (K,) of features that own one: rows (K,), or the first of (K, k)."""
     return rows if rows.ndim == 1 else rows[:, 0]
+
+
+class CodedRows(TieredRows):
+    """Tiered rows whose tracked features have codes.
+
+    Attributes:
+        codes: the codes of each tracked feature.
+        mass: the weight of what came to each centroid, float32; empty where none is kept.
+    """
+
+    codes: npt.NDArray[Any]
+    mass: npt.NDArray[np.float32] = np.zeros(0, np.float32)
+
+    @property
+    def extra_bytes(self) -> int:
+        """As `RowTables.extra_bytes`, with codes and masses."""
+        return super().extra_bytes + self.codes.nbytes + self.mass.nbytes
+
+    @property
+    def extra_paper_bytes(self) -> int:
+        """As `RowTables.extra_paper_bytes`, with the codes."""
+        return super().extra_paper_bytes + self.codes.nbytes
