@@ -24,7 +24,8 @@ from streams.dashboard.server import make_app, serve
 from streams.dashboard.views import view_as_json
 from streams.errors import ConfigError, StreamsError
 from streams.records import TrainerMetrics
-from streams.top.model import ChangeLine, FeatureLine, FieldLine, TopModel, View
+from streams.top.model import TopModel
+from streams.top.view import ChangeLine, FeatureLine, FieldLine, View
 
 TOKEN = "0123456789abcdef"
 HOSTILE = '<img src=x onerror="alert(1)">\x1b[2J'

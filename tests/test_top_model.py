@@ -14,7 +14,8 @@ from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.records import AgentMetrics, TrainerMetrics, encode_metrics
 from streams.top.app import TopApp
-from streams.top.model import TopModel, View
+from streams.top.model import TopModel
+from streams.top.view import View
 from streams.top.plain import print_lines
 from streams.top.words import describe_hot_set
 

@@ -133,6 +133,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not reads_to_end,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
+            metrics_enabled=False,  # nobody reads them, and each fetch and record would pay for them
             **config.consumer_arguments(reads_to_end=reads_to_end),
         ),
     )

@@ -109,7 +109,8 @@ class _Page:
         self._num_streams += 1
         try:
             await response.prepare(request)
-            await self._send(request.app[_FEED], response)
+            with request.app[_FEED].page():
+                await self._send(request.app[_FEED], response)
         except ConnectionError:
             pass  # the reader has gone
         finally:

@@ -16,7 +16,8 @@ from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, Tab
 
 from streams.errors import StreamsError
 from streams.escapes import escape
-from streams.top.model import TopModel, View
+from streams.top.model import TopModel
+from streams.top.view import View
 from streams.top.words import age, describe_agents, describe_hot_set, describe_trainer, number
 
 __all__ = ["TopApp"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams.records import TrainerMetrics
-from streams.top.model import View
+from streams.top.view import View
 
 __all__ = ["age", "describe_agents", "describe_hot_set", "describe_trainer", "number"]
 
