@@ -15,8 +15,8 @@ from streams.clients.producer import RecordProducer
 from streams.records import AgentMetrics, TrainerMetrics, encode_metrics
 from streams.top.app import TopApp
 from streams.top.model import TopModel
-from streams.top.view import View
 from streams.top.plain import print_lines
+from streams.top.view import View
 from streams.top.words import describe_hot_set
 
 NOW_MS = 1_700_000_000_000

@@ -13,14 +13,13 @@ from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
-from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
 from streams.clients.async_consumers import outlast_requests, read_all_async_records
+from streams.clients.compiled_records import PartitionRecords
 from streams.clients.login import check_login
 from streams.clients.patience import may_pass
-from streams.clients.record_batches import ReadableRecords
 from streams.errors import BrokerError, InvariantError
 from streams.records.headers import MAX_RECORD_BYTES
 
@@ -33,7 +32,6 @@ __all__ = [
     "NULL_VALUE",
     "NetClient",
     "NullSerializer",
-    "PartitionRecords",
     "PromptConsumer",
     "create_async_consumer",
     "create_batch_producer",
@@ -155,15 +153,6 @@ class PromptConsumer(KafkaConsumer):
             return int(state.position.offset)
         offset: int | None = super().position(partition, timeout_ms)
         return offset
-
-
-class PartitionRecords(Fetcher.PartitionRecords):
-    """kafka-python's records of one fetch, read by `ReadableRecords`."""
-
-    def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Any:
-        raw = records._buffer  # noqa: SLF001  the bytes of the fetch, of which nothing has been read
-        readable = ReadableRecords(raw, DefaultRecordBatch, MemoryRecords)
-        return super()._unpack_records(tp, readable, *deserializers)
 
 
 def _read_all_records(consumer: Any) -> None:

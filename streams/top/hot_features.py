@@ -11,8 +11,6 @@ __all__ = ["HotFeatures", "field_of"]
 
 Hot = tuple[Assignment, int]  # the change that made a feature hot, and its time in ms
 
-_LEAST_KEPT = 256
-
 
 def field_of(feature: str) -> str:
     """The field of a feature's printed form."""
@@ -26,11 +24,15 @@ class HotFeatures:
     other one has a better score than the worst of them had when they were chosen. All are sorted again only when too
     few of these are left. Cost of a change: O(1); of `best`, nearly always: O(most).
 
+    Args:
+        least_kept: how many are kept apart at least.
+
     Attributes:
         num_by_field: field -> its hot features.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, least_kept: int = 256) -> None:
+        self._least_kept = least_kept
         self.num_by_field: Counter[str] = Counter()
         self._all: dict[int, Hot] = {}
         self._top: dict[int, Hot] = {}
@@ -64,7 +66,7 @@ class HotFeatures:
         if wanted:
             found = (hot for hot in self._all.values() if wanted in (hot[0].feature or "").casefold())
             return nlargest(most, found, key=_rank)
-        kept = max(_LEAST_KEPT, 2 * most)
+        kept = max(self._least_kept, 2 * most)
         if not min(most, len(self._all)) <= len(self._top) <= 2 * kept:
             chosen = nlargest(kept, self._all.values(), key=_rank)
             self._top = {change.key: (change, time_ms) for change, time_ms in chosen}
