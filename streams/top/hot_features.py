@@ -11,6 +11,8 @@ __all__ = ["HotFeatures", "field_of"]
 
 Hot = tuple[Assignment, int]  # the change that made a feature hot, and its time in ms
 
+_LOWEST = (-1.0, 0)
+
 
 def field_of(feature: str) -> str:
     """The field of a feature's printed form."""
@@ -36,14 +38,14 @@ class HotFeatures:
         self.num_by_field: Counter[str] = Counter()
         self._all: dict[int, Hot] = {}
         self._top: dict[int, Hot] = {}
-        self._floor = 0.0  # no feature outside `_top` has a better score
+        self._floor = _LOWEST  # no feature outside `_top` has a better rank
 
     def put(self, change: Assignment, time_ms: int) -> bool:
         """Takes a change to hot; returns whether the feature was hot before."""
         was_hot = self.drop(change.key)
         hot = self._all[change.key] = change, time_ms
         self.num_by_field[field_of(change.feature or "")] += 1
-        if _score(hot) > self._floor:
+        if _rank(hot) > self._floor:
             self._top[change.key] = hot
         return was_hot
 
@@ -70,13 +72,10 @@ class HotFeatures:
         if not min(most, len(self._all)) <= len(self._top) <= 2 * kept:
             chosen = nlargest(kept, self._all.values(), key=_rank)
             self._top = {change.key: (change, time_ms) for change, time_ms in chosen}
-            self._floor = _score(chosen[-1]) if len(chosen) < len(self._all) else 0.0
+            self._floor = _rank(chosen[-1]) if len(chosen) < len(self._all) else _LOWEST
         return nlargest(most, self._top.values(), key=_rank)
 
 
-def _score(hot: Hot) -> float:
-    return hot[0].score or 0.0
-
-
 def _rank(hot: Hot) -> tuple[float, int]:
-    return _score(hot), -hot[0].key
+    change, _ = hot
+    return change.score or 0.0, -change.key
