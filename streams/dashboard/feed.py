@@ -101,10 +101,13 @@ class Feed:
         is_open, time_ms = self._num_pages > 0, time.time_ns() // 1_000_000
         view = model.view(most=_MOST_LINES if is_open else 0)
         sample = sample_of(view)
-        self._history.add(time_ms, sample)
+        is_current = model.is_current  # before that the charts would show a hot set that grows
+        if is_current:
+            self._history.add(time_ms, sample)
         text = None
         if is_open:
-            text = json.dumps({"time_ms": time_ms, "sample": sample, **view_as_json(view)}, allow_nan=False)
+            news = {"time_ms": time_ms, "sample": sample if is_current else None, **view_as_json(view)}
+            text = json.dumps(news, allow_nan=False)
         self._call(self._take, text)
 
     def _call(self, take: Callable[..., None], *news: Any) -> None:

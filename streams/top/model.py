@@ -71,6 +71,7 @@ class TopModel:
         self._rates: dict[int, Rate] = {}
         self._trainer_rate = Rate()
         self._trainer: TrainerMetrics | None = None
+        self._unread = self._reader.end_offsets()  # by shard: what the topic had when this began, and was not read yet
         self._ends: Mapping[int, int] = {}
         self._ends_due_s = 0.0
 
@@ -112,8 +113,16 @@ class TopModel:
         """
         self.look(_LOOK_MS)
         self.look(_LOOK_MS)
-        while self._reader.num_behind and time.monotonic() < until_s:
+        while (self._reader.num_behind or not self.is_current) and time.monotonic() < until_s:
             self.look(_LOOK_MS)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all was read that the assignments topic had at the start; before that the hot set is a part of it."""
+        if self._unread:
+            positions = self._reader.positions()
+            self._unread = {number: end for number, end in self._unread.items() if positions[number] < end}
+        return not self._unread
 
     def follow(
         self, interval_s: float, ends: threading.Event, wait: Callable[[float], object] | None = None

@@ -57,7 +57,7 @@ class ShardLine:
         shard: its number.
         epoch: the epoch of its configuration; `seq`: of its last change.
         hot: its hot features.
-        events_per_s: feature events counted per second, in the last 10 s of its reports; None before the second.
+        events_per_s: feature events counted per second, by its reports of 10 s or more; None before the second.
         lag: importance records that wait.
         silent_s: the time since its last report, if that is more than 10 s; otherwise None.
         is_verified: whether the table that was read equals the agent's by its digest.
