@@ -25,6 +25,8 @@ def print_lines(
     while not should_stop():
         due_s = time.monotonic() + interval_s
         model.look_to_end(due_s)
+        if not model.is_current:  # a part of the hot set would look like all of it
+            continue
         view = model.view(most=0)
         moment = time.strftime("%H:%M:%S")
         write(f"{moment}  {describe_hot_set(view)} | {describe_agents(view)} | {describe_trainer(view)}")

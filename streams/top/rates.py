@@ -16,7 +16,7 @@ class Rate:
     Args:
         window_ms: how far back.
 
-    >>> rate = Rate()
+    >>> rate = Rate(window_ms=10_000)
     >>> for time_ms, count in ((0, 0), (5000, 500), (10_001, 500), (15_002, 1400), (60_000, 1500), (61_000, 800)):
     ...     rate.add(time_ms, count)
     ...     print(rate.per_s and round(rate.per_s))
@@ -28,7 +28,7 @@ class Rate:
     None
     """
 
-    def __init__(self, window_ms: int = 10_000) -> None:
+    def __init__(self, window_ms: int = 20_000) -> None:
         self._window_ms = window_ms
         self._reports: deque[tuple[int, int]] = deque()
 

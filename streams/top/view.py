@@ -57,7 +57,7 @@ class ShardLine:
         shard: its number.
         epoch: the epoch of its configuration; `seq`: of its last change.
         hot: its hot features.
-        events_per_s: feature events counted per second, by its reports of 10 s or more; None before the second.
+        events_per_s: feature events counted per second, by its reports of 20 s or more; None before the second.
         lag: importance records that wait.
         silent_s: the time since its last report, if that is more than 10 s; otherwise None.
         is_verified: whether the table that was read equals the agent's by its digest.
@@ -88,7 +88,7 @@ class View:
         fields: by field, most hot features first.
         shards: by number.
         latency_ms: from click to change, p50 and p99 of the last minute's changes; None without one.
-        trainer: the trainer's last report, with the rate of the last 10 s; None before the first.
+        trainer: the trainer's last report, with the rate of the last 20 s; None before the first.
         trainer_silent_s: as `ShardLine.silent_s`.
     """
 

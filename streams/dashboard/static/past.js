@@ -119,8 +119,10 @@ find("compare").addEventListener("click", () => {
       pair("lookups served by hot features", one.lookups_served, percent),
     ]);
     const [running, shadow] = one.only_in_one;
-    fill(find("only-running"), running.map(({ feature, score }) => [{ feature }, { number: number(score) }]));
-    fill(find("only-shadow"), shadow.map(({ feature, score }) => [feature, { number: number(score) }])); // has no story here
+    const none = [["none", { number: "-" }]];
+    const rows = (features, name) => (features.length ? features.map((one) => [name(one), { number: number(one.score) }]) : none);
+    fill(find("only-running"), rows(running, ({ feature }) => ({ feature })));
+    fill(find("only-shadow"), rows(shadow, ({ feature }) => feature)); // of which this prefix has no story
     return `compared at ${time(Date.now())} UTC`;
   });
 });

@@ -48,6 +48,7 @@ export function fill(table, rows) {
 
 function fillCell(td, cell) {
   if (typeof cell === "string") {
+    td.className = "";
     put(td, cell);
   } else if ("number" in cell) {
     td.className = "number";
