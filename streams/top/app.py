@@ -196,11 +196,12 @@ class TopApp(App[None]):
 
     @on(_Looked)
     def _draw(self, message: _Looked) -> None:
-        if self._ends.is_set():
+        summary = self.query("#summary")
+        if self._ends.is_set() or not summary:  # the last view may come when the screen is gone
             return
         view = message.view
         lines = [describe_hot_set(view), describe_agents(view), describe_trainer(view)]
-        self.query_one("#summary", Static).update("\n".join(lines))
+        summary.first(Static).update("\n".join(lines))
         for name, rows in _rows(view).items():
             if self._shown.get(name) != rows:  # drawing takes more time than all else
                 self._shown[name] = rows
