@@ -103,7 +103,8 @@ class DemoView:
         lines = [Text(f"hotstream demo: {self._title}" if self._phase else "hotstream demo", style="italic")]
         if self._waits_for:
             lines.append(Text(f" {self._waits_for}"))
-        return Group(*lines, self._table())
+        table = self._table()
+        return Group(*lines, *([table] if table.row_count else []))  # an empty table is an empty line
 
     def _table(self) -> Table:
         table = Table(box=None, show_header=False)
