@@ -24,7 +24,7 @@ from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords, MemoryRecordsBuilder
 from test_records_mutations import mutate
 
-from streams.clients import async_consumers, kafka_clients
+from streams.clients import async_consumers, compiled_records, kafka_clients
 from streams.clients.compression import CODECS, unpack
 from streams.clients.record_batches import MAX_BATCH_BYTES, ReadableRecords
 from streams.records import BadRecord, decode_clicks, write_letter
@@ -72,7 +72,7 @@ PACK: dict[int, Callable[[bytes], bytes]] = {
 
 def read_with_kafka_python(data: bytes, start: int = 0) -> list[Any]:
     partition = TopicPartition("t", 0)
-    records = kafka_clients.PartitionRecords(start, partition, MemoryRecords(data))
+    records = compiled_records.PartitionRecords(start, partition, MemoryRecords(data))
     read = []
     while records:
         read += records.take(2)

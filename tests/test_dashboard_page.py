@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, Browser, browser
-from test_dashboard_server import served
+from test_dashboard_server import beside_a_shadow, served
 from test_top_model import NOW_MS, reported_broker, send_metrics
 
 from streams.records import TrainerMetrics
@@ -85,6 +85,17 @@ async def follow_and_look_back(page: Browser, report: Callable[[int], None]) -> 
     await page.until(f"/ [1-9][0-9]* hot features, equal/.test({text_of('past-answer')})")
 
 
+async def compare(page: Browser) -> None:
+    await page.evaluate("document.getElementById('compare').click()")
+    await page.until(f"{text_of('compare-answer')}.startsWith('compared at ')")
+    cells = "[...document.querySelector('#compared tbody tr').cells].map((one) => one.textContent)"
+    name, *hot = await page.evaluate(cells)
+    assert (name, [int(number) > 0 for number in hot]) == ("hot features", [True, True])
+    assert await page.evaluate("document.querySelectorAll('#only-running tbody button').length") == 3
+    boxes = "[...document.querySelectorAll('#compare-found .scroll')].map((one) => one.scrollWidth - one.clientWidth)"
+    assert await page.evaluate(boxes) == [0, 0, 0]  # every figure is seen without scrolling
+
+
 async def check_for_everybody(page: Browser) -> None:
     for width, height, scheme in SIZES:
         await page.show(width=width, height=height, scheme=scheme)
@@ -114,6 +125,7 @@ async def check_keys(page: Browser) -> None:
 
 def test_the_page_loads_follows_searches_and_looks_back_for_everybody(tmp_path: Path) -> None:
     broker = reported_broker()
+    options = beside_a_shadow(broker)
 
     def report(rows: int) -> None:
         send_metrics(
@@ -122,11 +134,12 @@ def test_the_page_loads_follows_searches_and_looks_back_for_everybody(tmp_path: 
         )
 
     async def whole() -> list[str]:
-        async with served(broker) as client, browser(tmp_path) as page:
+        async with served(broker, **options) as client, browser(tmp_path) as page:
             await page.show(width=1280, height=900)
             await page.call("Page.navigate", url=str(client.make_url("/")))
             await page.until("document.getElementById('state') !== null")
             await follow_and_look_back(page, report)
+            await compare(page)
             await check_keys(page)
             await check_for_everybody(page)
             return page.problems

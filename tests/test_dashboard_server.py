@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import json
 import re
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +17,20 @@ import pytest
 from agent_driver import TOPICS
 from aiohttp import ClientSession, CookieJar
 from aiohttp.test_utils import TestClient, TestServer
+from test_assignments_comparison import SMALL, run_shadow
 from test_top_model import NOW_MS, reported_broker, send_metrics
 
+from streams.assignments.comparison import compare_prefixes
 from streams.assignments.subscription import HotFeatureTable
 from streams.clients.in_memory import InMemoryBroker
 from streams.dashboard.access import Access, is_loopback, read_token
 from streams.dashboard.feed import Feed
-from streams.dashboard.server import make_app, serve
+from streams.dashboard.server import FEED, make_app, serve
 from streams.dashboard.views import view_as_json
 from streams.errors import ConfigError, StreamsError
 from streams.records import TrainerMetrics
-from streams.top.model import ChangeLine, FeatureLine, FieldLine, TopModel, View
+from streams.top.model import TopModel
+from streams.top.view import ChangeLine, FeatureLine, FieldLine, View
 
 TOKEN = "0123456789abcdef"
 HOSTILE = '<img src=x onerror="alert(1)">\x1b[2J'
@@ -124,6 +130,48 @@ def test_an_earlier_table_is_that_of_its_offsets_or_time(broker: InMemoryBroker)
         assert sum(field["hot"] for field in now["fields"]) == now["hot"] > 0
         async with client.get("/api/moment", params={"at": "yesterday"}) as answer:
             assert (answer.status, (await answer.json())["error"][:15]) == (400, "got 'yesterday'")
+
+    run(broker, test)
+
+
+def beside_a_shadow(broker: InMemoryBroker) -> dict[str, Any]:
+    """Runs a shadow; returns the options of `served` that compare with it, as the command does."""
+    run_shadow(broker)
+    theirs = copy.copy(broker)
+    theirs.prefix = TOPICS.shadow("small").prefix
+    return {"compare": partial(compare_prefixes, broker, theirs, 1, records=0, top=3), "shadow": "small"}
+
+
+def test_a_shadow_that_runs_is_compared_with_the_running_hot_set(broker: InMemoryBroker) -> None:
+    options = beside_a_shadow(broker)
+
+    async def test(client: Client) -> None:
+        assert (await read(client, "config"))["shadow"] == "small"
+        figures = await read(client, "compare")
+        with TopModel(broker) as ours:
+            ours.look_to_end(time.monotonic() + 30)
+            assert figures["hot"][0] == ours.view().hot
+        assert 0 < figures["hot"][1] <= SMALL.shards.capacity
+        assert figures["in_both"] <= min(figures["hot"])
+        assert all(rate > 0 for rate in figures["changes_per_million_events"])
+        broker.delete_topic(TOPICS.shadow("small").assignments)
+        async with client.get("/api/compare") as answer:
+            assert (answer.status, "agent --shadow small" in (await answer.json())["error"]) == (503, True)
+
+    run(broker, test, **options)
+
+
+def test_without_a_page_the_history_goes_on_and_no_view_is_made(broker: InMemoryBroker) -> None:
+    async def test(client: Client) -> None:
+        feed = client.app[FEED]
+        while len((await read(client, "history")).get("hot", [])) < 3:
+            await asyncio.sleep(0.01)
+        assert (feed.number, feed.latest) == (0, None)
+        first = await next_view(client)
+        assert (feed.number > 0, first["hot"]) == (True, (await read(client, "history"))["hot"][-1])
+        while feed.latest is not None:  # the page has gone
+            await asyncio.sleep(0.01)
+        assert (await next_view(client))["time_ms"] > first["time_ms"]
 
     run(broker, test)
 

@@ -112,8 +112,21 @@ def test_a_terminal_shows_the_last_changes_newest_first_and_no_name_is_markup(mo
         view.begin("replaying", "")
         view.show(observer)
         console = Console(record=True, width=100, file=io.StringIO())
-        console.print(view._table())  # noqa: SLF001
+        console.print(view._picture())  # noqa: SLF001
     lines = console.export_text().splitlines()
     first = next(number for number, line in enumerate(lines) if "last changes" in line)
     assert "hot   [red]x\\x1b[0m  score 0, row None" in lines[first]
     assert len([line for line in lines[first:] if re.search(r"(hot|cold) +C\d+:", line)]) == 7
+
+
+def test_the_title_and_what_it_waits_for_have_lines_of_their_own_from_the_first_picture_on(monkeypatch):
+    monkeypatch.setattr("trainer.demo.view.draws_bars", lambda: True)
+    with DemoView() as view, Observer(broker_with_importance()) as observer:
+        console = Console(record=True, width=60, file=io.StringIO())
+        console.print(view._picture())  # noqa: SLF001
+        view.begin("starting", "waits for the agent, which " + "compiles " * 9)
+        view.show(observer, "waits for the agent, which " + "compiles " * 9)
+        console.print(view._picture())  # noqa: SLF001
+    first, second, *rest = console.export_text().splitlines()
+    assert (first, second.rstrip()) == ("hotstream demo", "hotstream demo: starting, 0 s")
+    assert any(re.fullmatch(r" lag {18}0 click records *", line) for line in rest)  # no column is as wide as the text

@@ -233,3 +233,13 @@ def test_values_of_pairs_that_may_be_weights_are_pointed_out(
 ) -> None:
     infer(tmp_path, "".join(f"{n % 2} {field}{n % 7}:{value}\n" for n in range(ROWS)))
     assert ('# "pairs": have other values than 1; name those that are numbers' in read_inferred(tmp_path)) == is_noted
+
+
+def test_columns_of_0_and_1_are_named_where_no_label_was_found(tmp_path: Path) -> None:
+    log = tmp_path / "won.csv"
+    rows = "".join(f"s{n % 7},{n % 2},{n % 3}\n" for n in range(ROWS))
+    log.write_text("site,won,kind\n" + rows)
+    text = infer_schema(take_sample(LocalFile(log)))
+    assert '# only 0 and 1: "won"; if one is the label, delete it from categorical' in text
+    log.write_text("site,bought,kind\n" + rows)
+    assert 'label = "bought"' in infer_schema(take_sample(LocalFile(log)))

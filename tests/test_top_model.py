@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from dataclasses import replace
 
 import pytest
 from agent_driver import GRADIENT, SHARDS, STEPS, TOPICS, broker_with_importance
@@ -13,9 +14,10 @@ from textual.widgets import DataTable, Input, Static
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
 from streams.records import AgentMetrics, TrainerMetrics, encode_metrics
-from streams.top.app import TopApp
-from streams.top.model import TopModel, View
+from streams.top.app import TopApp, _Looked
+from streams.top.model import TopModel
 from streams.top.plain import print_lines
+from streams.top.view import View
 from streams.top.words import describe_hot_set
 
 NOW_MS = 1_700_000_000_000
@@ -111,6 +113,12 @@ def test_without_reports_the_lines_name_what_to_start() -> None:
     assert re.search(r"hot 0; .*start `hotstream agent`.*start `hotstream train`", lines[0])
 
 
+def test_the_lines_of_a_large_system_fit_80_columns(broker: InMemoryBroker) -> None:
+    large = replace(view_of(broker), hot=999_999, capacity=1_000_000, recall=1.0, churn_per_min=99_999)
+    for verified in (True, False, None):
+        assert len(describe_hot_set(replace(large, verified=verified))) <= 80
+
+
 def test_the_screen_shows_the_view_filters_and_pauses(broker: InMemoryBroker) -> None:
     async def run() -> None:
         app = TopApp(lambda: TopModel(broker, clock_ms=lambda: NOW_MS), title="top", interval_s=0.2)
@@ -148,6 +156,9 @@ def test_the_screen_shows_the_view_filters_and_pauses(broker: InMemoryBroker) ->
             await pilot.press("escape", "4", "space")
             assert app.query_one("#table-shards", DataTable).row_count == SHARDS
             assert "PAUSED" in str(app.query_one("#title", Static).render())
+            await app.query_one("#summary").remove()  # as at the end, when a last view may come
+            app.post_message(_Looked(view_of(broker)))
+            await pilot.pause()
             await pilot.press("q")
         assert app.error is None
 

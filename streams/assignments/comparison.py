@@ -14,7 +14,7 @@ from streams.keys import Keys
 from streams.records import AgentMetrics, Assignment, ClickBatch, decode_clicks, decode_metrics
 from streams.topics import Topics
 
-__all__ = ["HotSetFigures", "compare_hot_sets", "read_hot_set", "read_lookups"]
+__all__ = ["HotSetFigures", "compare_hot_sets", "compare_prefixes", "read_hot_set", "read_lookups"]
 
 _METRICS_WINDOW = 64
 _METRICS_READ = 512
@@ -92,6 +92,26 @@ def read_lookups(connector: Connector, num_partitions: int, *, records: int) -> 
                 if isinstance(batch, ClickBatch):
                     found.append(batch.every_key.reshape(-1))
     return np.concatenate(found) if found else None
+
+
+def compare_prefixes(
+    ours: Connector, theirs: Connector, num_partitions: int, *, records: int, top: int
+) -> dict[str, object]:
+    """Reads and compares the hot sets of two prefixes, with the recent lookups of the first one.
+
+    Args:
+        ours: the broker, with one prefix.
+        theirs: the broker, with the other.
+        num_partitions: partitions of the clicks topic.
+        records: see `read_lookups`; 0 reads none.
+        top: see `compare_hot_sets`.
+
+    Raises:
+        BrokerError: the broker does not answer.
+        TopicError: a topic is missing.
+    """
+    lookups = read_lookups(ours, num_partitions, records=records) if records else None
+    return compare_hot_sets(read_hot_set(ours, lookups), read_hot_set(theirs, lookups), top=top)
 
 
 def compare_hot_sets(ours: HotSetFigures, theirs: HotSetFigures, *, top: int) -> dict[str, object]:

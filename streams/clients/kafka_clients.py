@@ -13,14 +13,13 @@ from kafka.admin import KafkaAdminClient
 from kafka.consumer.fetcher import Fetcher
 from kafka.errors import KafkaError
 from kafka.net.compat import KafkaNetClient
-from kafka.record.default_records import DefaultRecordBatch
 from kafka.record.memory_records import MemoryRecords
 from kafka.serializer import Serializer
 
 from streams.clients.async_consumers import outlast_requests, read_all_async_records
+from streams.clients.compiled_records import PartitionRecords
 from streams.clients.login import check_login
 from streams.clients.patience import may_pass
-from streams.clients.record_batches import ReadableRecords
 from streams.errors import BrokerError, InvariantError
 from streams.records.headers import MAX_RECORD_BYTES
 
@@ -33,7 +32,6 @@ __all__ = [
     "NULL_VALUE",
     "NetClient",
     "NullSerializer",
-    "PartitionRecords",
     "PromptConsumer",
     "create_async_consumer",
     "create_batch_producer",
@@ -133,6 +131,7 @@ def open_consumer(config: KafkaConfig, *, auto_offset_reset: str, max_poll_recor
             fetch_max_wait_ms=_FETCH_MAX_WAIT_MS,
             enable_incremental_fetch_sessions=not reads_to_end,  # a session omits ends that have not changed
             allow_auto_create_topics=False,
+            metrics_enabled=False,  # nobody reads them, and each fetch and record would pay for them
             **config.consumer_arguments(reads_to_end=reads_to_end),
         ),
     )
@@ -154,15 +153,6 @@ class PromptConsumer(KafkaConsumer):
             return int(state.position.offset)
         offset: int | None = super().position(partition, timeout_ms)
         return offset
-
-
-class PartitionRecords(Fetcher.PartitionRecords):
-    """kafka-python's records of one fetch, read by `ReadableRecords`."""
-
-    def _unpack_records(self, tp: Any, records: Any, *deserializers: Any) -> Any:
-        raw = records._buffer  # noqa: SLF001  the bytes of the fetch, of which nothing has been read
-        readable = ReadableRecords(raw, DefaultRecordBatch, MemoryRecords)
-        return super()._unpack_records(tp, readable, *deserializers)
 
 
 def _read_all_records(consumer: Any) -> None:

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from streams.assignments.comparison import compare_hot_sets, read_hot_set, read_lookups
+from streams.assignments.comparison import compare_prefixes
 from streams.cli.options import kafka_options, open_kafka
 from streams.cli.reports import Report, json_option
 from streams.clients.admin import require_partitions
@@ -49,9 +49,7 @@ def command(shadow: str, clicks: int, top: int, json_path: str | None, **kafka: 
         other = replace(config, prefix=Topics(config.prefix).shadow(shadow).prefix)
         require_rights(other, ["compare"])
         partitions = require_partitions(config, Topics(config.prefix).clicks)
-        lookups = read_lookups(config, partitions, records=clicks) if clicks else None
-        ours, theirs = read_hot_set(config, lookups), read_hot_set(other, lookups)
-    figures = compare_hot_sets(ours, theirs, top=top)
+        figures = compare_prefixes(config, other, partitions, records=clicks, top=top)
     console = Console(stderr=json_path == "-", highlight=False)
     console.print(_figures_table(figures, config.prefix, shadow))
     console.print(_features_table(figures, shadow))

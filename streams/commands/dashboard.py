@@ -74,7 +74,7 @@ async def _run(
 
 def _comparison(config: KafkaConfig, shadow: str) -> Callable[[], dict[str, Any]]:
     """Reads both hot sets, as `hotstream compare` does; checks the rights now."""
-    from streams.assignments.comparison import compare_hot_sets, read_hot_set, read_lookups  # noqa: PLC0415
+    from streams.assignments.comparison import compare_prefixes  # noqa: PLC0415
     from streams.clients.admin import require_partitions  # noqa: PLC0415
     from streams.clients.rights import require_rights  # noqa: PLC0415
     from streams.topics import Topics  # noqa: PLC0415
@@ -82,9 +82,4 @@ def _comparison(config: KafkaConfig, shadow: str) -> Callable[[], dict[str, Any]
     other = replace(config, prefix=Topics(config.prefix).shadow(shadow).prefix)
     require_rights(other, ["compare"])
     partitions = require_partitions(config, Topics(config.prefix).clicks)
-
-    def read() -> dict[str, Any]:
-        lookups = read_lookups(config, partitions, records=10)
-        return compare_hot_sets(read_hot_set(config, lookups), read_hot_set(other, lookups), top=10)
-
-    return read
+    return partial(compare_prefixes, config, other, partitions, records=10, top=10)

@@ -14,6 +14,8 @@ class History:
 
     So the samples reach from the first one to the last few at equal distances, whatever the time between.
 
+    `columns` may be called in another thread than `add`.
+
     Args:
         most: the most samples to keep, an even number.
 
@@ -41,8 +43,9 @@ class History:
 
     def columns(self) -> dict[str, list[int] | list[float | None]]:
         """The times, and a column of each name; None where a sample lacks it."""
-        names = dict.fromkeys(name for _, sample in self._samples for name in sample)
-        columns: dict[str, list[int] | list[float | None]] = {"time_ms": [time_ms for time_ms, _ in self._samples]}
+        samples = list(self._samples)  # one step for other threads
+        names = dict.fromkeys(name for _, sample in samples for name in sample)
+        columns: dict[str, list[int] | list[float | None]] = {"time_ms": [time_ms for time_ms, _ in samples]}
         for name in names:
-            columns[name] = [sample.get(name) for _, sample in self._samples]
+            columns[name] = [sample.get(name) for _, sample in samples]
         return columns

@@ -26,7 +26,7 @@ from streams.dashboard.site import listening
 from streams.errors import ConfigError, InvariantError, StreamsError
 from streams.escapes import escape
 
-__all__ = ["make_app", "serve"]
+__all__ = ["FEED", "make_app", "serve"]
 
 _FILES = {
     "/": ("page.html", "text/html"),
@@ -44,7 +44,7 @@ _SILENCE_S = 5.0  # after so long without a view a connection gets the reason
 _STOP_S = 0.2
 _MAX_TEXT = 600
 Read = Callable[[], dict[str, Any]]
-_FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
+FEED: web.AppKey[Feed] = web.AppKey("feed", Feed)
 
 
 class _Page:
@@ -70,7 +70,7 @@ class _Page:
 
     async def history(self, request: web.Request) -> web.Response:
         """The columns of the charts."""
-        return web.json_response(request.app[_FEED].history())
+        return web.json_response(request.app[FEED].history())
 
     async def span(self, _request: web.Request) -> web.Response:
         """What the slider reaches."""
@@ -109,7 +109,8 @@ class _Page:
         self._num_streams += 1
         try:
             await response.prepare(request)
-            await self._send(request.app[_FEED], response)
+            with request.app[FEED].page():
+                await self._send(request.app[FEED], response)
         except ConnectionError:
             pass  # the reader has gone
         finally:
@@ -168,7 +169,7 @@ def make_app(
     """
     page = _Page(connector, access, compare, shadow)
     app = web.Application(middlewares=[access.middleware], client_max_size=1 << 12)
-    app[_FEED] = feed
+    app[FEED] = feed
     for path, (name, kind) in _FILES.items():
         app.router.add_get(path, _static(name, kind))
     app.router.add_post("/login", access.log_in)
@@ -195,7 +196,7 @@ async def serve(
         ConfigError: the port cannot be bound.
         StreamsError: the feed has ended with this error.
     """
-    feed = app[_FEED]
+    feed = app[FEED]
     async with AsyncExitStack() as opened:
         opened.push_async_callback(feed.stop)  # also if the port cannot be bound
         say(await opened.enter_async_context(listening(app, host=host, port=port)))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 from streams.escapes import escape
 from streams.records import TrainerMetrics
-from streams.top.model import View
+from streams.top.view import View
 
 __all__ = ["sample_of", "view_as_json"]
 
@@ -28,10 +27,10 @@ def view_as_json(view: View) -> dict[str, Any]:
         "promotions": view.promotions,
         "demotions": view.demotions,
         "latency_ms": view.latency_ms,
-        "features": [{**asdict(line), "feature": escape(line.feature)} for line in view.features],
-        "changes": [{**asdict(line), "feature": escape(line.feature)} for line in view.changes],
-        "fields": [{**asdict(line), "field": escape(line.field)} for line in view.fields],
-        "shards": [asdict(line) for line in view.shards],
+        "features": [{**vars(line), "feature": escape(line.feature)} for line in view.features],
+        "changes": [{**vars(line), "feature": escape(line.feature)} for line in view.changes],
+        "fields": [{**vars(line), "field": escape(line.field)} for line in view.fields],
+        "shards": [vars(line) for line in view.shards],
         "trainer": None if view.trainer is None else _trainer(view.trainer, view.trainer_silent_s),
     }
 

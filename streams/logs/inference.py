@@ -19,7 +19,7 @@ from streams.logs.times import fitting_formats, parse_time_ms
 
 __all__ = ["infer_schema"]
 
-_LABELS = re.compile(r"label|y|target|(is_?)?(click(s|ed)?|clk)|conver(sion|ted)|buy|purchase", re.IGNORECASE)
+_LABELS = re.compile(r"label|y|target|(is_?)?(click(s|ed)?|clk)|conver(sion|ted)|b(uy|ought)|purchased?", re.IGNORECASE)
 _WEIGHTS = re.compile(r"(sample_?|row_?|instance_?)?weight", re.IGNORECASE)
 _TIMES = re.compile(r"(.*[_.])?(ts|time|timestamp|date|datetime|hour|day|at)([_.].*)?|.*time(stamp)?", re.IGNORECASE)
 _NUMBERS = re.compile(
@@ -181,6 +181,9 @@ def _write(roles: _Roles, sample: Sample, present: Mapping[str, Sequence[str]]) 
     lines = ["# Written by `hotstream schema infer`: read it over; docs/schema.md describes every key.", "[log]"]
     if roles.label is None:
         lines.append('# no label was found: without one the rows can be counted, not trained; label = "COLUMN"')
+        flags = [_quoted(name) for name in roles.categorical if set(present[name]) == {"0", "1"}]
+        if flags:
+            lines.append(f"# only 0 and 1: {', '.join(flags)}; if one is the label, delete it from categorical")
     else:
         lines += [f"label = {_quoted(roles.label)}", *_write_rule(roles.rule or LabelRule())]
     if roles.weight is not None:

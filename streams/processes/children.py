@@ -75,6 +75,10 @@ class Children:
                 start_new_session=True,  # Ctrl-C reaches this process only, which then stops its children in order
             )
 
+    def pids(self) -> dict[str, int]:
+        """The process ids of the children that `check` has not seen end, by name."""
+        return {name: child.pid for name, child in self._running.items()}
+
     def check(self) -> set[str]:
         """The names of the children that have exited with status 0 since the last call.
 

@@ -16,7 +16,8 @@ from textual.widgets import DataTable, Footer, Input, Static, TabbedContent, Tab
 
 from streams.errors import StreamsError
 from streams.escapes import escape
-from streams.top.model import TopModel, View
+from streams.top.model import TopModel
+from streams.top.view import View
 from streams.top.words import age, describe_agents, describe_hot_set, describe_trainer, number
 
 __all__ = ["TopApp"]
@@ -195,11 +196,12 @@ class TopApp(App[None]):
 
     @on(_Looked)
     def _draw(self, message: _Looked) -> None:
-        if self._ends.is_set():
+        summary = self.query("#summary")
+        if self._ends.is_set() or not summary:  # the last view may come when the screen is gone
             return
         view = message.view
         lines = [describe_hot_set(view), describe_agents(view), describe_trainer(view)]
-        self.query_one("#summary", Static).update("\n".join(lines))
+        summary.first(Static).update("\n".join(lines))
         for name, rows in _rows(view).items():
             if self._shown.get(name) != rows:  # drawing takes more time than all else
                 self._shown[name] = rows

@@ -7,129 +7,31 @@ from __future__ import annotations
 
 import threading
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, replace
-from heapq import nlargest
-from itertools import chain
-
-import numpy as np
+from dataclasses import replace
+from heapq import merge
+from itertools import islice
 
 from streams.assignments.reader import AssignmentReader
 from streams.clients.connector import Connector
 from streams.clients.partition_reader import open_partition_log
 from streams.clients.topic_reader import TopicReader
 from streams.records import AgentMetrics, Assignment, BadRecord, ShardMetrics, TrainerMetrics, decode_metrics
+from streams.top.hot_features import HotFeatures, field_of
 from streams.top.rates import Rate
+from streams.top.recent import RecentChanges
+from streams.top.view import ChangeLine, FeatureLine, FieldLine, ShardLine, View
 from streams.topics import Topics
 
-__all__ = ["ChangeLine", "FeatureLine", "FieldLine", "ShardLine", "TopModel", "View"]
+__all__ = ["TopModel"]
 
 _KEPT_CHANGES = 500
 _CHURN_MS = 60_000
 _ENDS_S = 1.0
-_LOOK_MS, _PAUSE_S = 100, 0.1  # many small records come together, not one by one
+_LOOK_MS = 30  # for an answer of a near broker; the answer of a far one is there at the next look
 _STALE_MS = 10_000  # after so long without a report a process is shown as silent
-
-
-@dataclass(frozen=True, kw_only=True)
-class FeatureLine:
-    """A hot feature.
-
-    Attributes:
-        feature: its printed form.
-        row: its unique row.
-        score: its score when it became hot, or got its row; the topic has no later one.
-        age_s: the time since then.
-        shard: its shard.
-    """
-
-    feature: str
-    row: int
-    score: float
-    age_s: float
-    shard: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ChangeLine:
-    """A change of the hot set; `row` and `score` are None for a change to cold."""
-
-    feature: str
-    tier: str
-    row: int | None
-    score: float | None
-    age_s: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class FieldLine:
-    """A field: its hot features, and the promotions and demotions since the start of the view."""
-
-    field: str
-    hot: int
-    promotions: int
-    demotions: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShardLine:
-    """A shard, as its agent has reported it.
-
-    Attributes:
-        shard: its number.
-        epoch: the epoch of its configuration; `seq`: of its last change.
-        hot: its hot features.
-        events_per_s: feature events counted per second, in the last 10 s of its reports; None before the second.
-        lag: importance records that wait.
-        silent_s: the time since its last report, if that is more than 10 s; otherwise None.
-        is_verified: whether the table that was read equals the agent's by its digest.
-    """
-
-    shard: int
-    epoch: int
-    seq: int
-    hot: int
-    events_per_s: float | None
-    lag: int
-    silent_s: float | None
-    is_verified: bool
-
-
-@dataclass(frozen=True, kw_only=True)
-class View:
-    """A moment of the system; features and changes as far as they match the search.
-
-    Attributes:
-        hot: hot features; `capacity`: of the agents, None before their first report.
-        verified: whether the table equals the agents' (None: not compared yet).
-        recall: the estimated share of the features that should be hot which are; None before the first estimate.
-        churn_per_min: changes in the last minute.
-        promotions: changes to hot since the start of the view; `demotions`: changes from hot.
-        features: the hot features, best score first.
-        changes: the last changes, newest first.
-        fields: by field, most hot features first.
-        shards: by number.
-        latency_ms: from click to change, p50 and p99 of the last minute's changes; None without one.
-        trainer: the trainer's last report, with the rate of the last 10 s; None before the first.
-        trainer_silent_s: as `ShardLine.silent_s`.
-    """
-
-    hot: int
-    capacity: int | None
-    verified: bool | None
-    recall: float | None
-    churn_per_min: int
-    promotions: int
-    demotions: int
-    features: tuple[FeatureLine, ...]
-    changes: tuple[ChangeLine, ...]
-    fields: tuple[FieldLine, ...]
-    shards: tuple[ShardLine, ...]
-    latency_ms: tuple[float, float] | None
-    trainer: TrainerMetrics | None
-    trainer_silent_s: float | None
 
 
 class TopModel:
@@ -159,15 +61,17 @@ class TopModel:
         except BaseException:
             self._opened.close()
             raise
-        self._hot: dict[int, tuple[Assignment, int]] = {}  # key -> the change that made it hot, and its time in ms
+        self._hot = HotFeatures()
         self._changes: dict[int, deque[tuple[Assignment, str, int]]] = {}  # by shard: only there they come in order
-        self._recent: list[tuple[int, int | None]] = []  # time and latency, in ms, of the changes of the last minute
-        self._counts: dict[str, list[int]] = {}  # field -> promotions, demotions
+        self._recent = RecentChanges(_CHURN_MS)
+        self._promotions: Counter[str] = Counter()  # by field
+        self._demotions: Counter[str] = Counter()
         self._capacity: int | None = None
         self._shards: dict[int, tuple[ShardMetrics, int]] = {}  # the last report and its time
         self._rates: dict[int, Rate] = {}
         self._trainer_rate = Rate()
         self._trainer: TrainerMetrics | None = None
+        self._unread = self._reader.end_offsets()  # by shard: what the topic had when this began, and was not read yet
         self._ends: Mapping[int, int] = {}
         self._ends_due_s = 0.0
 
@@ -198,34 +102,62 @@ class TopModel:
             self._ends = {number: end for number, (_, end) in enumerate(bounds)}
             self._ends_due_s = time.monotonic() + _ENDS_S
 
-    def follow(self, interval_s: float, ends: threading.Event) -> Iterator[None]:
-        """Reads without a pause, and yields whenever a picture is due, until `ends` is set.
+    def look_to_end(self, until_s: float) -> None:
+        """Reads what the topics have, but ends at `until_s` by the monotonic clock even if they have more.
+
+        It takes two looks at least: the answer that the first one finds was asked for after the last look before.
 
         Raises:
             BrokerError: the broker refuses.
             TopicError: the topic is no longer the one that was opened.
         """
-        due_s = time.monotonic()
-        while not ends.is_set():
+        self.look(_LOOK_MS)
+        self.look(_LOOK_MS)
+        while (self._reader.num_behind or not self.is_current) and time.monotonic() < until_s:
             self.look(_LOOK_MS)
-            if time.monotonic() >= due_s:
-                yield
-                due_s = time.monotonic() + interval_s
-            ends.wait(_PAUSE_S)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether all was read that the assignments topic had at the start; before that the hot set is a part of it."""
+        if self._unread:
+            positions = self._reader.positions()
+            self._unread = {number: end for number, end in self._unread.items() if positions[number] < end}
+        return not self._unread
+
+    def follow(
+        self, interval_s: float, ends: threading.Event, wait: Callable[[float], object] | None = None
+    ) -> Iterator[None]:
+        """Reads to the end and yields, once an interval, until `ends` is set.
+
+        Between two pictures it reads nothing: many small fetches cost a broker and this process more than a large one.
+
+        Args:
+            interval_s: the time between two pictures.
+            ends: set to end.
+            wait: waits for at most so many seconds; by default until `ends` is set.
+
+        Raises:
+            BrokerError: the broker refuses.
+            TopicError: the topic is no longer the one that was opened.
+        """
+        wait = wait or ends.wait
+        while not ends.is_set():
+            due_s = time.monotonic() + interval_s
+            self.look_to_end(due_s)
+            yield
+            wait(max(0.0, due_s - time.monotonic()))
 
     def _take(self, change: Assignment, time_ms: int) -> None:
-        name, was_hot = change.feature or f"{change.key:016x}", change.key in self._hot
-        counts = self._counts.setdefault(_field_of(name), [0, 0])
-        self._hot.pop(change.key, None)
+        name = change.feature or f"{change.key:016x}"
         if change.tier == "hot":
-            self._hot[change.key] = change, time_ms
-        counts[0] += change.tier == "hot" and not was_hot
-        counts[1] += change.tier != "hot" and was_hot
-        kept = self._changes.setdefault(change.shard, deque(maxlen=_KEPT_CHANGES))
+            self._promotions[field_of(name)] += not self._hot.put(change, time_ms)
+        else:
+            self._demotions[field_of(name)] += self._hot.drop(change.key)
+        kept = self._changes.get(change.shard)
+        if kept is None:
+            kept = self._changes[change.shard] = deque(maxlen=_KEPT_CHANGES)
         kept.appendleft((change, name, time_ms))
-        if self._clock_ms() - time_ms <= _CHURN_MS:
-            latency_ms = None if change.ingest_ms is None else max(0, time_ms - change.ingest_ms)
-            self._recent.append((time_ms, latency_ms))
+        self._recent.add(time_ms, None if change.ingest_ms is None else time_ms - change.ingest_ms)
 
     def _report(self, metrics: AgentMetrics | TrainerMetrics | BadRecord) -> None:
         if isinstance(metrics, TrainerMetrics):
@@ -246,16 +178,15 @@ class TopModel:
             most: the most features and changes.
         """
         now_ms, wanted = self._clock_ms(), search.casefold()
-        self._recent = [one for one in self._recent if now_ms - one[0] <= _CHURN_MS]
-        promotions, demotions = (sum(counts[index] for counts in self._counts.values()) for index in (0, 1))
+        churn_per_min = self._recent.forget(now_ms)
         return View(
             hot=self._reader.table.num_hot,
             capacity=self._capacity,
             verified=self._reader.table.history.verified,
             recall=self._recall(),
-            churn_per_min=len(self._recent),
-            promotions=promotions,
-            demotions=demotions,
+            churn_per_min=churn_per_min,
+            promotions=self._promotions.total(),
+            demotions=self._demotions.total(),
             features=self._features(wanted, most, now_ms),
             changes=self._last_changes(wanted, most, now_ms),
             fields=self._fields(wanted),
@@ -266,8 +197,6 @@ class TopModel:
         )
 
     def _features(self, wanted: str, most: int, now_ms: int) -> tuple[FeatureLine, ...]:
-        found = (one for one in self._hot.values() if wanted in (one[0].feature or "").casefold())
-        best = nlargest(most, found, key=lambda one: one[0].score or 0.0)
         return tuple(
             FeatureLine(
                 feature=change.feature or f"{change.key:016x}",
@@ -276,7 +205,7 @@ class TopModel:
                 age_s=max(0, now_ms - time_ms) / 1000,
                 shard=change.shard,
             )
-            for change, time_ms in best
+            for change, time_ms in self._hot.best(most, wanted)
         )
 
     def _recall(self) -> float | None:
@@ -285,14 +214,13 @@ class TopModel:
         return sum(known) / len(known) if known else None
 
     def _latency(self) -> tuple[float, float] | None:
-        known = [latency_ms for _, latency_ms in self._recent if latency_ms is not None]
-        if not known:
-            return None
-        p50, p99 = np.percentile(known, [50, 99])
-        return float(p50), float(p99)
+        found = self._recent.latency_ms(50, 99)
+        return None if found is None else (found[0], found[1])
 
     def _last_changes(self, wanted: str, most: int, now_ms: int) -> tuple[ChangeLine, ...]:
-        found = [
+        newest_first = merge(*self._changes.values(), key=lambda one: -one[2])
+        found = (one for one in newest_first if not wanted or wanted in one[1].casefold())
+        return tuple(
             ChangeLine(
                 feature=name,
                 tier=change.tier,
@@ -300,19 +228,14 @@ class TopModel:
                 score=change.score,
                 age_s=max(0, now_ms - time_ms) / 1000,
             )
-            for change, name, time_ms in sorted(chain(*self._changes.values()), key=lambda one: -one[2])
-            if wanted in name.casefold()
-        ]
-        return tuple(found[:most])
+            for change, name, time_ms in islice(found, most)
+        )
 
     def _fields(self, wanted: str) -> tuple[FieldLine, ...]:
-        hot: dict[str, int] = {}
-        for change, _ in self._hot.values():
-            name = _field_of(change.feature or "")
-            hot[name] = hot.get(name, 0) + 1
+        promotions, demotions, hot = self._promotions, self._demotions, self._hot.num_by_field
         lines = [
-            FieldLine(field=name, hot=hot.get(name, 0), promotions=counts[0], demotions=counts[1])
-            for name, counts in self._counts.items()
+            FieldLine(field=name, hot=hot[name], promotions=promotions[name], demotions=demotions[name])
+            for name in promotions.keys() | demotions.keys()
             if wanted.partition(":")[0] in name.casefold()
         ]
         return tuple(sorted(lines, key=lambda line: (-line.hot, line.field)))
@@ -330,10 +253,6 @@ class TopModel:
             silent_s=_silent_s(time_ms, now_ms),
             is_verified=number < len(known) and known[number].seq == known[number].verified_seq,
         )
-
-
-def _field_of(feature: str) -> str:
-    return feature.partition(":")[0]
 
 
 def _silent_s(time_ms: int, now_ms: int) -> float | None:

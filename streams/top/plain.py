@@ -10,6 +10,8 @@ from streams.top.words import describe_agents, describe_hot_set, describe_traine
 
 __all__ = ["print_lines"]
 
+_STOP_S = 0.1
+
 
 def print_lines(
     model: TopModel, write: Callable[[str], None], *, interval_s: float, should_stop: Callable[[], bool]
@@ -20,11 +22,13 @@ def print_lines(
         BrokerError: the broker refuses.
         TopicError: the topic is no longer the one that was opened.
     """
-    due_s = time.monotonic()
     while not should_stop():
-        model.look()
-        if time.monotonic() >= due_s:
-            view = model.view(most=0)
-            moment = time.strftime("%H:%M:%S")
-            write(f"{moment}  {describe_hot_set(view)} | {describe_agents(view)} | {describe_trainer(view)}")
-            due_s = max(due_s + interval_s, time.monotonic())
+        due_s = time.monotonic() + interval_s
+        model.look_to_end(due_s)
+        if not model.is_current:  # a part of the hot set would look like all of it
+            continue
+        view = model.view(most=0)
+        moment = time.strftime("%H:%M:%S")
+        write(f"{moment}  {describe_hot_set(view)} | {describe_agents(view)} | {describe_trainer(view)}")
+        while not should_stop() and (rest_s := due_s - time.monotonic()) > 0:
+            time.sleep(min(rest_s, _STOP_S))

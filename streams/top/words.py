@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from streams.records import TrainerMetrics
-from streams.top.model import View
+from streams.top.view import View
 
 __all__ = ["age", "describe_agents", "describe_hot_set", "describe_trainer", "number"]
 
@@ -39,10 +39,10 @@ def age(seconds: float) -> str:
 
 def describe_hot_set(view: View) -> str:
     """The hot set in a line."""
-    verdict = {True: "equal to the agents'", False: "DIFFERS from the agents'", None: "not compared yet"}[view.verified]
+    verdict = {True: "equals the agents'", False: "DIFFERS from the agents'", None: "not compared yet"}[view.verified]
     capacity = "" if view.capacity is None else f" of {view.capacity:,} rows"
     recall = "" if view.recall is None else f", recall ~{view.recall:.0%}"
-    return f"hot {view.hot:,}{capacity}{recall}; {view.churn_per_min:,} changes/min; table {verdict}"
+    return f"hot {view.hot:,}{capacity}{recall}; {view.churn_per_min:,} changes/min; {verdict}"
 
 
 def describe_agents(view: View) -> str:

@@ -192,7 +192,8 @@ def _generate(out: Path, rows: int, seed: int, view: DemoView) -> Path:
     if not path.exists():
         view.begin("generating", f"{rows:,} rows")
         part = path.with_name(f"part-{path.name}")  # a demo that is stopped here leaves no half of a log
-        arguments = ["generate", str(part), "--rows", str(rows), "--seed", str(seed)]
+        # Quiet, as its bar and the view would draw over each other.
+        arguments = ["--quiet", "generate", str(part), "--rows", str(rows), "--seed", str(seed)]
         subprocess.run([sys.executable, "-m", "trainer", *arguments], check=True)
         part.rename(path)
     return path

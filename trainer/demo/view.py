@@ -8,10 +8,11 @@ from contextlib import ExitStack
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from streams.cli.log_lines import draws_bars
 from streams.cli.progress import log_while_silent
@@ -51,7 +52,7 @@ class DemoView:
     def __enter__(self) -> DemoView:
         if draws_bars():
             console = Console(stderr=True)
-            live = Live(get_renderable=self._table, console=console, refresh_per_second=_DRAWS_PER_S, transient=True)
+            live = Live(get_renderable=self._picture, console=console, refresh_per_second=_DRAWS_PER_S, transient=True)
             self._stack.enter_context(live)
         else:
             self._stack.enter_context(log_while_silent(lambda _: self._line(), interval_s=_LINE_EVERY_S))
@@ -97,10 +98,16 @@ class DemoView:
             ("AUC hash", _number(auc.get("hash"))),
         ]
 
-    def _table(self) -> Table:
-        table = Table(title=f"hotstream demo: {self._title}", box=None, show_header=False, title_justify="left")
+    def _picture(self) -> Group:
+        """The title, what the demo waits for, and the table. A long text in a cell would widen the whole column."""
+        lines = [Text(f"hotstream demo: {self._title}" if self._phase else "hotstream demo", style="italic")]
         if self._waits_for:
-            table.add_row(escape(self._waits_for))
+            lines.append(Text(f" {self._waits_for}"))
+        table = self._table()
+        return Group(*lines, *([table] if table.row_count else []))  # an empty table is an empty line
+
+    def _table(self) -> Table:
+        table = Table(box=None, show_header=False)
         for name, value in [] if self._observer is None else self._figures(self._observer):
             table.add_row(f"[bold]{name}[/]", value)
         changes = () if self._observer is None else reversed(self._observer.last_changes)

@@ -83,7 +83,7 @@ export class Chart {
       );
     }
     this.svg.append(element("text", { x: EDGE.left, y: height - 5 }, clock.format(begin)));
-    this.svg.append(element("text", { x: width - EDGE.right, y: height - 5, "text-anchor": "end" }, clock.format(end)));
+    if (end > begin) this.svg.append(element("text", { x: width - EDGE.right, y: height - 5, "text-anchor": "end" }, clock.format(end)));
     this.series.forEach(({ key }, index) => this.drawSeries(this.column(key), index));
     if (this.at !== null) {
       const at = x(this.times[this.at]);

@@ -11,8 +11,8 @@ const charts = {
   churn: { title: "Changes in the last minute", series: [["churn", "changes"]], format: number },
   auc: { title: "AUC of the latest window", series: [], prefix: "auc ", format: (value) => value.toFixed(4), fromZero: false },
   loss: { title: "Log loss of all rows", series: [], prefix: "loss ", format: (value) => value.toFixed(4), fromZero: false },
-  change: { title: "Latency, click to change", series: [["change_p50", "p50"], ["change_p99", "p99"]], format: milliseconds },
-  trainer: { title: "Latency, change to trainer", series: [["trainer_p50", "p50"], ["trainer_p99", "p99"]], format: milliseconds },
+  change: { title: "Latency, click to change, last minute", series: [["change_p50", "p50"], ["change_p99", "p99"]], format: milliseconds },
+  trainer: { title: "Latency, change to trainer, whole run", series: [["trainer_p50", "p50"], ["trainer_p99", "p99"]], format: milliseconds },
   lag: { title: "Records behind", series: [["importance_lag", "agents"], ["click_lag", "trainer"]], format: number },
   served: { title: "Lookups served by unique rows, recall", series: [["unique_share", "lookups"], ["recall", "recall, estimated"]], format: percent },
   rates: { title: "Rates a second", series: [["events_per_s", "agents, events"], ["rows_per_s", "trainer, rows"]], format: number },
@@ -41,6 +41,7 @@ async function loadHistory() {
 }
 
 function addSample(view) {
+  if (view.sample === null) return; // only a part of the topic was read
   if (state.times.length && view.time_ms <= state.times.at(-1)) return; // the history has it already
   for (const key of Object.keys(view.sample)) state.columns[key] ??= Array(state.times.length).fill(null);
   state.times.push(view.time_ms);
@@ -130,7 +131,7 @@ source.addEventListener("open", loadHistory);
 source.addEventListener("view", (event) => {
   state.view = JSON.parse(event.data);
   addSample(state.view);
-  show("live", false);
+  show(state.view.sample === null ? "reading the topic ..." : "live", false);
   draw();
 });
 source.addEventListener("waits", (event) => show(JSON.parse(event.data).reason, true));

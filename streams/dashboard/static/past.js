@@ -105,16 +105,24 @@ find("past-form").addEventListener("submit", (event) => {
 
 // ---- the shadow
 
-find("compare").addEventListener("click", () => answered(find("compare-answer"), async () => {
-  const one = await ask("compare");
-  const pair = (name, [ours, theirs], format) => [name, { number: format(ours) }, { number: format(theirs) }];
-  const names = (features) => features.map((feature) => feature.feature).join(", ") || "-";
-  fill(find("compared"), [
-    pair("hot features", one.hot, whole),
-    pair("in both", [one.in_both, one.overlap], (value) => (value === one.in_both ? whole(value) : `${percent(value)} of the smaller one`)),
-    pair("changes per million events", one.changes_per_million_events, number),
-    pair("lookups served by hot features", one.lookups_served, percent),
-    pair("only here, best scores", one.only_in_one, names),
-  ]);
-  return "compared now";
-}));
+find("compare").addEventListener("click", () => {
+  find("compare-found").hidden = true;
+  return answered(find("compare-answer"), async () => {
+    const one = await ask("compare");
+    find("compare-found").hidden = false;
+    const pair = (name, values, format) => [name, ...values.map((value) => ({ number: format(value) }))];
+    const both = (hot) => `${whole(one.in_both)} (${percent(hot ? one.in_both / hot : null)})`;
+    fill(find("compared"), [
+      pair("hot features", one.hot, whole),
+      pair("of them in both", one.hot, both),
+      pair("changes per million events", one.changes_per_million_events, number),
+      pair("lookups served by hot features", one.lookups_served, percent),
+    ]);
+    const [running, shadow] = one.only_in_one;
+    const none = [["none", { number: "-" }]];
+    const rows = (features, name) => (features.length ? features.map((one) => [name(one), { number: number(one.score) }]) : none);
+    fill(find("only-running"), rows(running, ({ feature }) => ({ feature })));
+    fill(find("only-shadow"), rows(shadow, ({ feature }) => feature)); // of which this prefix has no story
+    return `compared at ${time(Date.now())} UTC`;
+  });
+});

@@ -12,7 +12,7 @@ export function number(value) {
 }
 
 export const whole = (value) => (value === null || value === undefined ? "-" : value.toLocaleString("en"));
-export const percent = (value) => (value === null || value === undefined ? "-" : `${(100 * value).toFixed(1)} %`);
+export const percent = (value) => (value === null || value === undefined ? "-" : `${(100 * value).toFixed(1)}\u00a0%`);
 export const time = (timeMs) => new Date(timeMs).toISOString().replace("T", " ").slice(0, 19);
 export const milliseconds = (value) =>
   value === null || value === undefined ? "-" : value < 1000 ? `${Math.round(value)} ms` : `${number(value / 1000)} s`;
@@ -48,6 +48,7 @@ export function fill(table, rows) {
 
 function fillCell(td, cell) {
   if (typeof cell === "string") {
+    td.className = "";
     put(td, cell);
   } else if ("number" in cell) {
     td.className = "number";
