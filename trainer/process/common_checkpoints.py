@@ -23,7 +23,7 @@ from trainer.process.directory_lock import DirectoryLock
 from trainer.process.resharding import join_checkpoints
 from trainer.ranks.group import Ranks
 
-__all__ = ["CommonCheckpoints", "rank_directory", "steps_of"]
+__all__ = ["CommonCheckpoints", "common_steps", "is_of_rank", "rank_directory", "ranks_in", "steps_of"]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +57,26 @@ def _by_step(directory: Path) -> dict[int, Path]:
     """The checkpoints in a directory by their number of steps; of two after the same step, the later event's."""
     paths = sorted(path for path in directory.glob("*") if path.name.isdigit())
     return {steps: path for path in paths if (steps := steps_of(path)) is not None}
+
+
+def is_of_rank(directory: Path) -> bool:
+    """Whether a directory is named as that of a rank."""
+    return _NAME.fullmatch(directory.resolve().name) is not None
+
+
+def ranks_in(run: Path) -> dict[int, list[Path]]:
+    """The directories of ranks in that of a run, by their number of ranks; not all of them need to be there."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(run.glob("rank-*-of-*")):
+        if match := _NAME.fullmatch(path.name):
+            found.setdefault(int(match[2]), []).append(path)
+    return found
+
+
+def common_steps(run: Path, world: int) -> dict[int, list[Path]]:
+    """The steps of which all of so many ranks have a checkpoint, and these, in the order of the ranks."""
+    every = [_by_step(run / f"rank-{rank}-of-{world}") for rank in range(world)]
+    return {step: [one[step] for one in every] for step in sorted(set.intersection(*map(set, every)))}
 
 
 class CommonCheckpoints(Checkpoints):
@@ -142,20 +162,13 @@ class CommonCheckpoints(Checkpoints):
 
     def _of_others(self) -> dict[int, list[Path]]:
         """The directories of other numbers of ranks, by this number."""
-        found: dict[int, list[Path]] = {}
-        for path in sorted(self.directory.parent.iterdir()):
-            if (match := _NAME.fullmatch(path.name)) and int(match[2]) != self._ranks.world:
-                found.setdefault(int(match[2]), []).append(path)
-        return found
+        run = self.directory.parent
+        return {world: paths for world, paths in ranks_in(run).items() if world != self._ranks.world}
 
     def _steps_of_others(self) -> list[tuple[int, list[int]]]:
         """Other numbers of ranks, and the steps of which all of so many ranks have a checkpoint, if there are any."""
-        found = []
-        for world in self._of_others():
-            every = [set(_by_step(path)) for path in self._paths_of(world)]
-            if common := sorted(set.intersection(*every)):
-                found.append((world, common))
-        return found
+        every = [(world, list(common_steps(self.directory.parent, world))) for world in self._of_others()]
+        return [(world, steps) for world, steps in every if steps]
 
     def _paths_of(self, world: int) -> list[Path]:
         return [self.directory.parent / f"rank-{rank}-of-{world}" for rank in range(world)]

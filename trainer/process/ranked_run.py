@@ -71,6 +71,7 @@ class RankedRun(TrainingRun):
         if config.checkpoint_dir is not None:
             config = replace(config, checkpoint_dir=rank_directory(config.checkpoint_dir, ranks))
         super().__init__(config, num_shards, resume=resume, topics=topics, columns=columns)
+        self.started_ms = ranks.gather([self.started_ms])[0][0]  # rank 0's
         is_new = self.trainer is None
         if is_new:
             self._build(*columns)
@@ -110,6 +111,11 @@ class RankedRun(TrainingRun):
         self.steps += 1
         self.rows_in_all += self.trainer.rows_in_all
         return started
+
+    @property
+    def trained_rows(self) -> int:
+        """As `TrainingRun.trained_rows`; those of all ranks."""
+        return self.rows_in_all
 
     def nothing(self) -> ClickBatch:
         """A batch of no rows, with the columns of the model."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from streams.clients.topic_feed import Taken
+from trainer.embedding.lookup import Importance
 from trainer.errors import PlanError
 from trainer.process.click_steps import ClickSteps
 from trainer.process.journal import Apply, Correct
@@ -66,10 +67,6 @@ class RankedSession(Session):
         should_stop: Callable[[], bool] = lambda: False,
         on_progress: Callable[[TrainingRun], None] = lambda _run: None,
     ) -> None:
-        if config.publish is not None:
-            raise PlanError(
-                "--publish: several ranks publish no rows; train with one process, without torchrun, to publish"
-            )
         self._ranks = ranks
         compare_options(config, ranks)
         super().__init__(config, should_stop=should_stop, on_progress=on_progress)
@@ -136,7 +133,11 @@ class RankedSession(Session):
         self._take_changes(self._watch.take())
         if self.run.is_due and self.run.agree_to_save():
             self._checkpoint()
+        self._publication.publish()
         self._report_progress()
+
+    def _note_trained(self, importance: Importance) -> None:
+        """Nothing: the owners of the rows note what they learn (`RankedEmbedding.on_learned`)."""
 
     def _report_progress(self, *, force: bool = False) -> None:
         """Each rank writes lines to the log; only rank 0 sends metrics, which are those of its own rows."""
@@ -159,6 +160,7 @@ class RankedSession(Session):
                 topic: {number: offset for one in every for number, offset in one["offsets"][topic].items()}
                 for topic in mine["offsets"]
             },
+            **_add_published([one["published"] for one in every if "published" in one]),
             "ranks": [{"rows": one["rows"]["trained"], "steps": self.run.steps} for one in every],
         }
         return content, total
@@ -185,6 +187,7 @@ def compare_options(config: SessionConfig, ranks: Ranks) -> None:
         "batch": config.batch,
         "fields": config.fields,
         "dense_names": config.dense_names,
+        "publish": config.publish,
     }
     first, *others = ranks.gather_objects({name: str(value) for name, value in options.items()})
     for rank, other in enumerate(others, 1):
@@ -194,6 +197,14 @@ def compare_options(config: SessionConfig, ranks: Ranks) -> None:
                     f"{name}: rank {rank} has {other[name]}, rank 0 has {expected}; start all ranks with the same "
                     "options"
                 )
+
+
+def _add_published(every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What all ranks have published; nothing without --publish."""
+    if not every:
+        return {}
+    lag = {name: sum(one["lag"][name] for one in every) for name in every[0]["lag"]}
+    return {"published": {**{name: sum(one[name] for one in every) for name in ("bytes", "records")}, "lag": lag}}
 
 
 def _add_verdicts(every: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

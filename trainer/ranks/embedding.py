@@ -9,7 +9,7 @@ a mean over the rows of all ranks, whose gradients the owners see; each rank sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -42,7 +42,8 @@ class RankedLookup(Lookup):
         which: (N,) int64 on the device, the key of each lookup.
         sent: the number of keys that went to each rank.
         received: the number of keys that came from each rank.
-        served: what this rank looked up for all.
+        asked: (R,) int64, the keys that this rank looked up for all.
+        served: their lookups.
         found: (R, D) the vectors that it found.
         rows_in_all: the rows of all ranks, over which the loss is a mean.
     """
@@ -51,6 +52,7 @@ class RankedLookup(Lookup):
     which: Tensor
     sent: Sequence[int]
     received: Sequence[int]
+    asked: npt.NDArray[np.int64]
     served: ShardedLookup
     found: Tensor
     rows_in_all: int
@@ -69,6 +71,11 @@ class RankedEmbedding(FollowingEmbedding):
         seed: the seed of initial values and stochastic rounding.
         device: the device of the rows.
 
+    Attributes:
+        local: the slices of this rank's shards.
+        on_learned: called by `learn` with the keys (R,) uint64 whose rows this rank updated, some of them several
+            times, and the norms (R,) of their gradients; None for nothing.
+
     Raises:
         PlanError: there are fewer unique rows than shards.
     """
@@ -85,6 +92,7 @@ class RankedEmbedding(FollowingEmbedding):
     ) -> None:
         super().__init__(plan, device=device)
         self._ranks = ranks
+        self.on_learned: Callable[[npt.NDArray[np.uint64], npt.NDArray[np.float32]], None] | None = None
         shards = [shard for shard in range(num_shards) if ranks.owns(shard)]
         self.local = ShardedEmbedding(plan, num_shards, shards, optimizer=optimizer, seed=seed, device=self.device)
 
@@ -135,6 +143,7 @@ class RankedEmbedding(FollowingEmbedding):
             which=torch.from_numpy(inverse.astype(np.int64)).to(self.device),
             sent=by_rank,
             received=received,
+            asked=asked,
             served=served,
             found=found,
             rows_in_all=rows_in_all,
@@ -163,7 +172,11 @@ class RankedEmbedding(FollowingEmbedding):
         assert isinstance(lookup, RankedLookup)  # noqa: S101  `look_up` made it
         sums, scores = self._merge_by_key(lookup, gradient)
         sums *= lookup.batch_rows / lookup.rows_in_all  # of the mean over this rank's rows: of that over all
-        self.local.learn(lookup.served, self._ranks.swap(sums, lookup.sent, lookup.received))
+        gradients = self._ranks.swap(sums, lookup.sent, lookup.received)  # (R, D)
+        self.local.learn(lookup.served, gradients)
+        if self.on_learned is not None:
+            norms = gradients.norm(dim=1) * lookup.rows_in_all
+            self.on_learned(lookup.asked.view(np.uint64), norms.cpu().numpy())
         return scores
 
     def _merge_by_key(self, lookup: RankedLookup, gradient: Tensor) -> tuple[Tensor, Scores]:
