@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
@@ -28,6 +29,11 @@ from streams.clients.producer import RecordProducer
 from streams.keys import Field
 from streams.records import Assignment, decode_importance, encode_assignment, encode_clicks
 from streams.topics import Topics
+from trainer.errors import PlanError
+from trainer.process.launched import Launched
+from trainer.serving.checkpointed import read_checkpointed
+from trainer.serving.predictor import Predictor
+from trainer.serving.replica import Replica
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 4, 3, 32, 60
 FIELDS = tuple(Field(f"f{number}") for number in range(NUM_FIELDS))
@@ -37,7 +43,9 @@ KILLS = int(os.environ.get("RANK_KILLS", "1"))
 @pytest.fixture
 def kafka(embedded_broker: BrokerProcess, topic_prefix: str) -> KafkaConfig:
     config = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
-    create_topics(config, Topics(topic_prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
+    topics = Topics(topic_prefix)
+    specs = topics.specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS)
+    create_topics(config, [*specs, topics.embeddings_spec(shards=SHARDS)])
     return config
 
 
@@ -130,12 +138,26 @@ def wait_for(is_true: Callable[[], bool], launcher: subprocess.Popen[str], what:
         time.sleep(0.05)
 
 
+def check_replicas(kafka: KafkaConfig, run: Path, out: Path) -> None:
+    """A replica that starts late, and one that continues the export, have the rows of the ranks' checkpoint."""
+    trained = Predictor.of(read_checkpointed(run), "run")
+    keys = np.unique(np.concatenate([click_batch(ROWS, step).keys for step in range(20)]))
+    for replica, verdict in ((Replica(kafka), True), (Replica(kafka, export=out), None)):
+        with replica:
+            replica.catch_up()
+            assert replica.verify() == [verdict] * SHARDS  # no digest comes after the export
+            assert replica.as_of()["step"] == trained.as_of()["step"]
+            assert replica.owners() == trained.owners()
+            np.testing.assert_array_equal(replica.lookup(keys), trained.lookup(keys))
+            assert np.isfinite(replica.predict(np.zeros((1, 2), np.float32), click_batch(1, 0).keys)).all()
+
+
 @pytest.mark.timeout(240 + 60 * KILLS)
 def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Set RANK_KILLS to kill more ranks than the suite has time for."""
     hot = send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])
-    path, log, chance = tmp_path / "report.json", tmp_path / "log", random.Random(7)
-    more = ["--json", str(path)]
+    path, log, chance, out = tmp_path / "report.json", tmp_path / "log", random.Random(7), tmp_path / "out"
+    more = ["--json", str(path), "--publish", "--publish-bytes", "100000000", "--export", str(out)]
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -163,6 +185,7 @@ def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig
     assert lines.count("another rank has ended") >= 1, lines
     assert 'Traceback (most recent call last):\n  File "' + str(Path.cwd() / "trainer") not in lines
     check_books(kafka, 10 * KILLS + 10)
+    check_replicas(kafka, tmp_path / "run", out)
     report = train_to_end(kafka, 1, tmp_path / "run")
     assert report["rows"]["trained"] == (10 * KILLS + 10) * ROWS
     assert report["click_records"]["trained"] == 10 * KILLS + 10
@@ -170,10 +193,14 @@ def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["rank-0-of-1"]
 
 
-def test_what_several_ranks_do_not_do_is_refused(kafka: KafkaConfig, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(kafka, 1, tmp_path / "run", "--export", str(tmp_path / "export")),
-        check=False, timeout=100, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "Error: --export: not with torchrun; train with one process, without it" in done.stderr
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"lacks_directory": True}, "add --checkpoint-dir"), ({"is_dry": True}, "--dry-run: not with torchrun")],
+)
+def test_what_ranks_do_not_do_is_refused(
+    options: dict[str, bool], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PlanError, match=reason):
+        Launched.join(torch.device("cpu"), **options)

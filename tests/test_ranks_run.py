@@ -20,7 +20,6 @@ from trainer.process.ranked_session import compare_options
 from trainer.process.run import TrainingRun
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.group import Ranks
-from trainer.serving.checkpointed import export_checkpoint, read_checkpointed
 
 
 @pytest.fixture(scope="module")
@@ -114,14 +113,6 @@ def compare(ranks: Ranks, directory: Path) -> str:
 def test_ranks_with_different_options_are_refused(pool: RankPool, tmp_path: Path) -> None:
     expected = "limit_rows: rank 1 has 8, rank 0 has 7; start all ranks with the same options"
     assert pool.run(2, compare, tmp_path) == [expected] * 2
-
-
-def test_the_model_of_ranks_is_not_served(tmp_path: Path) -> None:
-    train(Ranks(), tmp_path, 4)
-    for directory in (tmp_path, tmp_path / "rank-0-of-1"):
-        for read in (read_checkpointed, lambda run: export_checkpoint(run, tmp_path / "out")):
-            with pytest.raises(CheckpointError, match="trained with torchrun"):
-                read(directory)
 
 
 def test_a_run_without_torchrun_is_refused(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from streams.clients.in_memory import InMemoryBroker
 from streams.records.embeddings import RowRecord, decode_embedding
 from streams.topics import Topics
 from trainer.commands.audit import command as audit
+from trainer.commands.export import command as export
 from trainer.errors import CheckpointError, ReplicaError
 from trainer.learning.model_config import ModelConfig
 from trainer.process.ranked_session import RankedSession
@@ -132,7 +133,7 @@ def test_an_export_of_the_checkpoint_of_two_ranks_predicts_as_they_do(run: Path,
 
 
 def test_an_export_of_ranks_is_audited_against_their_checkpoint(run: Path, tmp_path: Path) -> None:
-    export_checkpoint(run, tmp_path / "out")
+    assert CliRunner().invoke(export, [str(run), "--out", str(tmp_path / "out")], catch_exceptions=False).exit_code == 0
     report = tmp_path / "report.json"
     options = [str(tmp_path / "out"), "--against", str(run), "--json", str(report), "--patience", "0"]
     assert CliRunner().invoke(audit, options, catch_exceptions=False).exit_code == 0

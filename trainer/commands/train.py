@@ -265,7 +265,6 @@ def command(
     from trainer.process.launched import Launched  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import SessionConfig  # noqa: PLC0415
-    from trainer.serving.export import export  # noqa: PLC0415
 
     report, request, session = Report("train"), StopRequest(), None
     torch.set_num_threads(options.pop("threads") or torch.get_num_threads())
@@ -280,7 +279,9 @@ def command(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
-        launched = Launched.join(run.device, exports=export_dir is not None, is_dry=dry_run)
+        launched = Launched.join(
+            run.device, is_dry=dry_run, lacks_directory=export_dir is not None and checkpoint_dir is None
+        )
         log_schema = load_schema(schema)
         if log_schema.label is None:
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
@@ -316,7 +317,7 @@ def command(
             session.train()
             content, progress = launched.report(session)
         if export_dir is not None:
-            export(session.run, export_dir, session.published)
+            launched.export(session, export_dir, checkpoint_dir)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +16,8 @@ from trainer.process.session import Session
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.attempts import Attempts
 from trainer.ranks.group import Ranks, join_launched
+from trainer.serving.checkpointed import export_checkpoint
+from trainer.serving.export import export
 
 __all__ = ["Launched"]
 
@@ -37,22 +40,23 @@ class Launched:
         self.is_restarted = self._attempts is not None and self._attempts.has_begun()
 
     @classmethod
-    def join(cls, device: torch.device, *, exports: bool, is_dry: bool) -> Launched:
+    def join(cls, device: torch.device, *, is_dry: bool = False, lacks_directory: bool = False) -> Launched:
         """Joins the other ranks, if `torchrun` has started this process.
 
         Args:
             device: the device to train on.
-            exports: whether an export is wanted, which several ranks do not write.
             is_dry: whether only the plan is wanted, which needs no ranks.
+            lacks_directory: whether an export is wanted and no checkpoints, from which ranks export.
 
         Raises:
             PlanError: ranks do not support an option.
             RankError: not all ranks came.
         """
         ranks = join_launched(device)
-        if ranks is not None and (exports or is_dry):
-            option = "--export" if exports else "--dry-run"
-            raise PlanError(f"{option}: not with torchrun; train with one process, without it")
+        if ranks is not None and is_dry:
+            raise PlanError("--dry-run: not with torchrun; plan with one process, without it")
+        if ranks is not None and lacks_directory:
+            raise PlanError("--export: with torchrun it is made from the ranks' checkpoints; add --checkpoint-dir")
         return cls(ranks)
 
     def port_of(self, port: int | None) -> int | None:
@@ -77,3 +81,21 @@ class Launched:
         content = session.report_all()
         session.leave()
         return content
+
+    def export(self, session: Session, directory: Path, checkpoints: Path | None) -> None:
+        """Exports what was trained, after `report`; rank 0 does so for all, from the checkpoints at the end.
+
+        Args:
+            session: the session.
+            directory: of the export.
+            checkpoints: the folder of the run; several ranks need it.
+
+        Raises:
+            CheckpointError: nothing was trained, or the export cannot be written.
+            DivergedError: a number is not finite.
+        """
+        if not isinstance(session, RankedSession):
+            export(session.run, directory, session.published)
+        elif self.reports:
+            assert checkpoints is not None  # noqa: S101  `join` has refused it
+            export_checkpoint(checkpoints, directory, published=session.published, option="--export")

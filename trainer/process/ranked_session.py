@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from streams.clients.topic_feed import Taken
@@ -23,6 +24,7 @@ from trainer.process.run import TrainingRun
 from trainer.process.session import IDLE_POLL_MS, Session, logger
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.group import Ranks
+from trainer.serving.published import Published
 
 __all__ = ["RankedSession", "compare_options"]
 
@@ -149,6 +151,7 @@ class RankedSession(Session):
         """The figures of the final report, and the progress, over all ranks; a collective."""
         mine, total = self.report(), self.run.progress_in_all()
         every = self._ranks.gather_objects(mine)
+        self.published = self._join_published()
         content = {
             **mine,
             **describe_progress(total),
@@ -164,6 +167,14 @@ class RankedSession(Session):
             "ranks": [{"rows": one["rows"]["trained"], "steps": self.run.steps} for one in every],
         }
         return content, total
+
+    def _join_published(self) -> Published | None:
+        """What all ranks have published, each to the partitions of its shards; None if one has not."""
+        mine = self.published
+        offsets = self._ranks.gather_objects(None if mine is None else list(mine.offsets.items()))
+        if mine is None or any(one is None for one in offsets):
+            return None
+        return replace(mine, offsets={number: end for one in offsets for number, end in one or ()})
 
     def leave(self) -> None:
         """Closes the connections to the other ranks."""
