@@ -92,7 +92,10 @@ def _require_members(manifest: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: got {member!r:.100}")
     if not all(type(number) is int for number in manifest["layout"].values()):
         raise TypeError(f"layout: got {manifest['layout']}")
-    num_fields = Layout(**manifest["layout"]).num_fields
+    layout, slices = Layout(**manifest["layout"]), manifest.get("slices") or 1
+    if slices < 1 or layout.level_1_per_field % slices or 0 < layout.level_2_rows < slices:
+        raise ValueError(f"slices: got {slices} of {layout}")
+    num_fields = layout.num_fields
     if len([(str(name), str(kind)) for name, kind in manifest["fields"]]) != num_fields:
         raise ValueError(f"fields: got {len(manifest['fields'])}, expected {num_fields}")
     if manifest["dim"] < 1 or manifest["num_dense"] < 0:

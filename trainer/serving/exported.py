@@ -119,7 +119,7 @@ def _own_shape(manifest: Mapping[str, Any]) -> ServedShape:
         model=manifest["model"], dim=manifest["dim"], row_format=manifest["row_format"],
         hot_store=manifest["hot_store"] or manifest["row_format"], layout=Layout(**manifest["layout"]), fields=fields,
         num_dense=manifest["num_dense"], partitions=1, published=tuple(range(1, len(fields) + 1)), run=0,
-        slices=manifest.get("slices", 1),
+        slices=manifest.get("slices") or 1,
     )  # fmt: skip
 
 
