@@ -13,6 +13,7 @@ from streams.records import ClickBatch
 from trainer.learning.trainer import StartedStep
 from trainer.process.checkpoint import Captured, Checkpoint
 from trainer.process.click_columns import Columns
+from trainer.process.click_steps import merge_clicks
 from trainer.process.common_checkpoints import CommonCheckpoints, rank_directory
 from trainer.process.progress import Progress
 from trainer.process.run import TrainingRun
@@ -116,6 +117,16 @@ class RankedRun(TrainingRun):
     def trained_rows(self) -> int:
         """As `TrainingRun.trained_rows`; those of all ranks."""
         return self.rows_in_all
+
+    def send_ahead(self, batches: Sequence[ClickBatch]) -> None:
+        """Lets the keys of the next step's click records travel while this one computes; none: `nothing()`'s."""
+        assert isinstance(self.trainer, RankedTrainer)  # noqa: S101  `_make_trainer` made it
+        self.trainer.send_ahead(merge_clicks(batches) if batches else self.nothing())
+
+    def drop_ahead(self) -> None:
+        """Takes back what `send_ahead` has sent; a collective."""
+        assert isinstance(self.trainer, RankedTrainer)  # noqa: S101  `_make_trainer` made it
+        self.trainer.drop_ahead()
 
     def nothing(self) -> ClickBatch:
         """A batch of no rows, with the columns of the model."""

@@ -10,9 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 from streams.clients.topic_feed import Taken
+from streams.records import ClickBatch
 from trainer.embedding.lookup import Importance
 from trainer.errors import PlanError
 from trainer.process.click_steps import ClickSteps
@@ -30,16 +32,50 @@ __all__ = ["RankedSession", "compare_options"]
 
 
 class _RankedSteps(ClickSteps):
-    """The steps of all ranks: this one's click records, or none."""
+    """The steps of all ranks: this one's click records, or none.
+
+    While one computes, the keys of the next one travel; its records are then decided, but not taken.
+
+    Attributes:
+        looks_ahead: whether the next step follows the feed; the journal's steps do not.
+    """
+
+    looks_ahead = False
+    _next: list[Taken] | None = None  # whose keys travel
+
+    def upcoming(self) -> list[Taken]:
+        """The records of the next step, which stay in the feed until `take_upcoming`."""
+        return list(islice(self._clicks.in_order(), self.count())) if self._next is None else self._next
+
+    def take_upcoming(self, upcoming: Sequence[Taken]) -> None:
+        """Takes the records that `upcoming` has returned, whatever has come since."""
+        self._next = None
+        for one in upcoming:
+            self._clicks.take(one.record.partition)
+
+    def drop(self) -> None:
+        """Forgets the next step, as no rank has any records for it, or there is none; a collective."""
+        self._next = None
+        self._ranked.drop_ahead()
+
+    def _after_lookup(self) -> None:
+        super()._after_lookup()
+        if self.looks_ahead:
+            self._next = self.upcoming()
+            fitted = [self._run.fit(one.decoded) for one in self._next]
+            self._ranked.send_ahead([one for one in fitted if isinstance(one, ClickBatch)])
+
+    @property
+    def _ranked(self) -> RankedRun:
+        assert isinstance(self._run, RankedRun)  # noqa: S101  the session made it
+        return self._run
 
     def train(self, taken: Sequence[Taken]) -> None:
         """As `ClickSteps.train`, of all ranks; none of this one's records may be left to train."""
-        records, run = self._fit_all(taken), self._run
-        assert isinstance(run, RankedRun)  # noqa: S101  the session made it
-        if records:
+        if records := self._fit_all(taken):
             self._start(records)
             return
-        run.train_nothing(self._outbox.release)
+        self._ranked.train_nothing(self._after_lookup)
 
 
 class RankedSession(Session):
@@ -59,6 +95,7 @@ class RankedSession(Session):
     """
 
     _steps_class = _RankedSteps
+    _steps: _RankedSteps
     run: RankedRun
 
     def __init__(
@@ -103,23 +140,30 @@ class RankedSession(Session):
 
     def _follow(self) -> None:
         """Applies changes as they arrive, and trains clicks with the other ranks."""
+        self._steps.looks_ahead = self._ranks.world > 1
+        self._follow_together()
+        self._steps.drop()
+
+    def _follow_together(self) -> None:
         came_s, is_idle = time.monotonic(), False
         while not self._has_reached_limit:
             self._follow_changes()
             can_train = self._clicks.num_waiting and not self._steps.is_collecting
             self._clicks.fetch(IDLE_POLL_MS if is_idle and not can_train else 0)
-            count = self._steps.count()
-            mine = [count > 0, self._is_stopped, not count and self._has_ended(came_s)]
+            upcoming = self._steps.upcoming()
+            mine = [bool(upcoming), self._is_stopped, not upcoming and self._has_ended(came_s)]
             have_clicks, are_stopped, have_ended = zip(*self._ranks.gather(mine), strict=True)
             if any(are_stopped):
                 return
             is_idle = not any(have_clicks)
             if not is_idle:
                 started_s = time.perf_counter()
-                self._steps.begin([self._clicks.take_oldest() for _ in range(count)])
+                self._steps.take_upcoming(upcoming)
+                self._steps.begin(upcoming)
                 self._pacer.note_step(time.perf_counter() - started_s)
                 came_s = time.monotonic()
             else:
+                self._steps.drop()
                 self._outbox.release()
                 if all(have_ended):
                     return

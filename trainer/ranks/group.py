@@ -37,11 +37,14 @@ class Ranks:
     Args:
         rank: the number of this process, from 0.
         world: the number of processes.
-        device_group: the group of collectives on a GPU; None for the default group.
+        host_group: the group of collectives on numbers of the host; None for the default group.
+        device_group: the group of collectives on a GPU.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, *, device_group: Any = None) -> None:
-        self.rank, self.world, self._device_group = rank, world, device_group
+    def __init__(self, rank: int = 0, world: int = 1, *, host_group: Any = None, device_group: Any = None) -> None:
+        self.rank, self.world = rank, world
+        self._host_group, self._device_group = host_group, device_group
+        self._beside: Ranks | None = None
 
     @classmethod
     def join(cls, rank: int, world: int, device: torch.device, open_store: Callable[[], Any]) -> Ranks:
@@ -62,6 +65,7 @@ class Ranks:
         with ranks._explained():
             store = open_store()
             dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
+            ranks._beside = cls(rank, world, host_group=dist.new_group(backend="gloo", timeout=_PATIENCE))
             if device.type == "cuda":
                 ranks._device_group = dist.new_group(backend="nccl", timeout=_GPU_PATIENCE)
         return ranks
@@ -70,6 +74,10 @@ class Ranks:
         """Closes the connections to the other ranks."""
         if self.world > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+    def beside(self) -> Ranks:
+        """The same ranks for collectives of numbers of the host in one other thread, beside those of these."""
+        return self._beside or self
 
     def owns(self, number: int) -> bool:
         """Whether the shard or click partition of this number is this rank's."""
@@ -81,7 +89,7 @@ class Ranks:
             return [list(numbers)]
         mine = torch.tensor(numbers, dtype=torch.int64)
         every = [torch.empty_like(mine) for _ in range(self.world)]
-        self._call(lambda: dist.all_gather(every, mine))
+        self._call(lambda: dist.all_gather(every, mine, group=self._host_group))
         return [one.tolist() for one in every]
 
     def gather_objects(self, mine: T) -> list[T]:
@@ -93,7 +101,7 @@ class Ranks:
         padded = torch.zeros(max(sizes), dtype=torch.uint8)
         padded[: len(text)] = text
         every = [torch.empty_like(padded) for _ in sizes]
-        self._call(lambda: dist.all_gather(every, padded))
+        self._call(lambda: dist.all_gather(every, padded, group=self._host_group))
         return [json.loads(one[:size].numpy().tobytes()) for one, size in zip(every, sizes, strict=True)]
 
     def swap(self, rows: Tensor, sent: Sequence[int], received: Sequence[int]) -> Tensor:
@@ -117,7 +125,7 @@ class Ranks:
             self._call(lambda: dist.all_reduce(values, group=self._group_of(values)))
 
     def _group_of(self, tensor: Tensor) -> Any:
-        return self._device_group if tensor.device.type == "cuda" else None
+        return self._device_group if tensor.device.type == "cuda" else self._host_group
 
     def _call(self, collective: Callable[[], Any]) -> None:
         with self._explained():
