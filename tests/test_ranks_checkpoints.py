@@ -55,7 +55,7 @@ def test_fresh_ranks_do_not_delete_a_running_one(pool: RankPool, tmp_path: Path)
     running = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
     first, second = pool.run(2, refused_to_begin, tmp_path)
     assert "in use by process" in first
-    assert second.startswith("rank 1 of 2: another rank has ended")
+    assert second.startswith("rank 1 of 2: rank 0 has ended")
     assert len(list((tmp_path / "rank-0-of-1").glob("0*[0-9]"))) == 1
     running.close()
     pool.run(2, begin_anew, tmp_path)

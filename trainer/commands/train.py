@@ -218,6 +218,15 @@ def _too_many_bad(progress: Progress, max_bad: float, prefix: str) -> click.Clic
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@click.option(
+    "--rank-timeout",
+    "rank_timeout_s",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With torchrun: how long a rank waits for another one that is there and does not answer, before all end.",
+)
 @publish_options
 @dry_run_option
 @max_bad_option
@@ -280,7 +289,10 @@ def command(
             keep_checkpoints=keep_checkpoints,
         )
         launched = Launched.join(
-            run.device, is_dry=dry_run, lacks_directory=export_dir is not None and checkpoint_dir is None
+            run.device,
+            timeout_s=options.pop("rank_timeout_s"),
+            is_dry=dry_run,
+            lacks_directory=export_dir is not None and checkpoint_dir is None,
         )
         log_schema = load_schema(schema)
         if log_schema.label is None:

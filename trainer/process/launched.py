@@ -15,7 +15,7 @@ from trainer.process.run import TrainingRun
 from trainer.process.session import Session
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.attempts import Attempts
-from trainer.ranks.group import Ranks, join_launched
+from trainer.ranks.group import RANK_TIMEOUT_S, Ranks, join_launched
 from trainer.serving.checkpointed import export_checkpoint
 from trainer.serving.export import export
 
@@ -40,11 +40,19 @@ class Launched:
         self.is_restarted = self._attempts is not None and self._attempts.has_begun()
 
     @classmethod
-    def join(cls, device: torch.device, *, is_dry: bool = False, lacks_directory: bool = False) -> Launched:
+    def join(
+        cls,
+        device: torch.device,
+        *,
+        timeout_s: float = RANK_TIMEOUT_S,
+        is_dry: bool = False,
+        lacks_directory: bool = False,
+    ) -> Launched:
         """Joins the other ranks, if `torchrun` has started this process.
 
         Args:
             device: the device to train on.
+            timeout_s: how long to wait for a rank.
             is_dry: whether only the plan is wanted, which needs no ranks.
             lacks_directory: whether an export is wanted and no checkpoints, from which ranks export.
 
@@ -52,7 +60,7 @@ class Launched:
             PlanError: ranks do not support an option.
             RankError: not all ranks came.
         """
-        ranks = join_launched(device)
+        ranks = join_launched(device, timeout_s=timeout_s)
         if ranks is not None and is_dry:
             raise PlanError("--dry-run: not with torchrun; plan with one process, without it")
         if ranks is not None and lacks_directory:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -22,13 +23,14 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import RankError
 
-__all__ = ["Ranks", "join_launched", "open_launchers_store"]
+__all__ = ["RANK_TIMEOUT_S", "Ranks", "join_launched", "open_launchers_store"]
 
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
-_PATIENCE = timedelta(minutes=30)  # for a rank that works; one that ends closes its connections, which all notice
-_GPU_PATIENCE = timedelta(seconds=10)  # for a rank that has begun the same step
+RANK_TIMEOUT_S = 600.0  # for a rank that works; one that ends closes its connections, which all notice
+_GPU_TIMEOUT_S = 10.0  # for a rank that has begun the same step
+_NOTICE_S, _LOOK_S = 3.0, 0.05  # how long the others may take to fail, too, and how often to look
 
 
 class Ranks:
@@ -39,15 +41,29 @@ class Ranks:
         world: the number of processes.
         host_group: the group of collectives on numbers of the host; None for the default group.
         device_group: the group of collectives on a GPU.
+        store: where ranks whose exchange has failed say so; None for nowhere.
+        timeout_s: how long to wait for a rank.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, *, host_group: Any = None, device_group: Any = None) -> None:
+    def __init__(
+        self, rank: int = 0, world: int = 1, *, host_group: Any = None, device_group: Any = None, store: Any = None,
+        timeout_s: float = RANK_TIMEOUT_S,
+    ) -> None:  # fmt: skip
         self.rank, self.world = rank, world
         self._host_group, self._device_group = host_group, device_group
+        self._store, self._timeout_s = store, timeout_s
         self._beside: Ranks | None = None
 
     @classmethod
-    def join(cls, rank: int, world: int, device: torch.device, open_store: Callable[[], Any]) -> Ranks:
+    def join(
+        cls,
+        rank: int,
+        world: int,
+        device: torch.device,
+        open_store: Callable[[], Any],
+        *,
+        timeout_s: float = RANK_TIMEOUT_S,
+    ) -> Ranks:
         """Waits until all ranks have joined.
 
         Args:
@@ -55,19 +71,22 @@ class Ranks:
             world: the number of processes.
             device: the device of the embedding.
             open_store: opens the store in which they meet; no other group has met in it.
+            timeout_s: how long to wait for a rank, now and in each collective.
 
         Raises:
             RankError: not all of them came.
         """
         if world == 1:
             return cls()
-        ranks = cls(rank, world)
+        ranks, patience = cls(rank, world, timeout_s=timeout_s), timedelta(seconds=timeout_s)
         with ranks._explained():
-            store = open_store()
-            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=_PATIENCE)
-            ranks._beside = cls(rank, world, host_group=dist.new_group(backend="gloo", timeout=_PATIENCE))
+            ranks._store = store = open_store()
+            dist.init_process_group("gloo", store=store, rank=rank, world_size=world, timeout=patience)
+            group = dist.new_group(backend="gloo", timeout=patience)
+            ranks._beside = cls(rank, world, host_group=group, store=store, timeout_s=timeout_s)
             if device.type == "cuda":
-                ranks._device_group = dist.new_group(backend="nccl", timeout=_GPU_PATIENCE)
+                gpu_patience = timedelta(seconds=min(timeout_s, _GPU_TIMEOUT_S))
+                ranks._device_group = dist.new_group(backend="nccl", timeout=gpu_patience)
         return ranks
 
     def leave(self) -> None:
@@ -136,24 +155,51 @@ class Ranks:
         """Replaces torch's error of a connection.
 
         Raises:
-            RankError: another rank has ended, or the exchange failed for the reason in the message.
+            RankError: another rank has ended or does not answer, or the exchange failed for the reason in the message.
         """
+        started_s = time.monotonic()
         try:
             yield
         except RuntimeError as error:  # of which torch's errors of collectives are subclasses
+            is_late = time.monotonic() - started_s >= self._timeout_s
             logger.debug("%s", error)
             reason = str(error).partition("\n")[0]
+            silent = self._find_silent()
+            who = f"rank {' and '.join(map(str, silent))}" if silent else "another rank"
+            what = (
+                f"did not answer within {self._timeout_s:g} s (--rank-timeout)"
+                if is_late
+                else f"has ended, or cannot be reached ({reason})"
+            )
             raise RankError(
-                f"rank {self.rank} of {self.world}: another rank has ended, or cannot be reached ({reason}), so this "
-                "one ends, too; start all again, or have `torchrun --max-restarts` do so: they go on from the newest "
-                "checkpoint that all of them have"
+                f"rank {self.rank} of {self.world}: {who} {what}, so this one ends, too; start all again, or have "
+                "`torchrun --max-restarts` do so: they go on from the newest checkpoint that all of them have"
             ) from error
 
+    def _find_silent(self) -> list[int]:
+        """The ranks whose exchange has not failed, too, within 3 s: they have ended, or hang; none if it is unknown."""
+        if self._store is None:
+            return []
+        others, end_s = set(range(self.world)) - {self.rank}, time.monotonic() + _NOTICE_S
+        try:
+            self._store.set(f"hotstream.failed.{self.rank}", "1")
+            while others and time.monotonic() < end_s:
+                others -= {rank for rank in others if self._store.check([f"hotstream.failed.{rank}"])}
+                time.sleep(_LOOK_S)
+        except RuntimeError as error:  # the store's process has ended
+            logger.debug("%s", error)
+            return []
+        return sorted(others)
 
-def join_launched(device: torch.device) -> Ranks | None:
+
+def join_launched(device: torch.device, *, timeout_s: float = RANK_TIMEOUT_S) -> Ranks | None:
     """Joins the ranks that `torchrun` has started; None if it has not started this process.
 
     On a GPU each rank takes the GPU of its number on this machine.
+
+    Args:
+        device: the device of the embedding.
+        timeout_s: how long to wait for a rank.
 
     Raises:
         RankError: not all of them came.
@@ -162,12 +208,13 @@ def join_launched(device: torch.device) -> Ranks | None:
         return None
     if device.type == "cuda":
         torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
-    return Ranks.join(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), device, _open_attempts_store)
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    return Ranks.join(rank, world, device, _open_attempts_store, timeout_s=timeout_s)
 
 
 def open_launchers_store() -> tuple[Any, bool]:
     """The launcher's store, and whether all attempts have the same one and number them alike: on a single machine."""
-    store, _, _ = next(rendezvous("env://", timeout=_PATIENCE))
+    store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=RANK_TIMEOUT_S)))
     is_single = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
     return store, is_single and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
