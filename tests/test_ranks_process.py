@@ -7,11 +7,13 @@ import os
 import random
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +194,41 @@ def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig
     assert report["click_records"]["trained"] == 10 * KILLS + 10
     assert report["hot_rows"] == hot
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["rank-0-of-1"]
+
+
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port: int = opened.getsockname()[1]
+        return port
+
+
+@pytest.mark.skipif(
+    "RANK_NODES" not in os.environ, reason="a minute each: RANK_NODES=1 pytest tests/test_ranks_process.py"
+)
+@pytest.mark.parametrize("backend", ["static", "c10d"])
+def test_a_rank_of_another_launcher_is_killed_and_all_go_on(kafka: KafkaConfig, tmp_path: Path, backend: str) -> None:
+    """Two launchers, as on two machines that share the folder."""
+    port, launchers = free_port(), []
+    send_clicks(kafka, range(10))
+    with ExitStack() as opened:
+        for number in range(2):
+            place = {
+                "static": f"--node-rank {number} --master-addr 127.0.0.1 --master-port {port}",
+                "c10d": f"--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --rdzv-id ranks",
+            }[backend]
+            launch = command(kafka, 1, tmp_path / "run", "--fresh", restarts=2)
+            where = launch.index("--standalone")
+            launch[where : where + 1] = ["--nnodes", "2", *place.split()]
+            errors = opened.enter_context((tmp_path / f"log-{number}").open("w"))
+            launchers.append(opened.enter_context(subprocess.Popen(launch, stderr=errors, text=True)))
+            opened.callback(launchers[number].terminate)
+        wait_for(lambda: len(answers(kafka)) >= 10, launchers[0], "answer to 10 clicks")
+        os.kill(ranks_of(launchers[1])[0], signal.SIGKILL)
+        send_clicks(kafka, range(10, 20))
+        wait_for(lambda: len(answers(kafka)) >= 20, launchers[0], "answer to all clicks")
+    assert all("resumes from" in (tmp_path / f"log-{number}").read_text() for number in range(2))  # --fresh counts once
+    check_books(kafka, 20)
 
 
 @pytest.mark.parametrize(

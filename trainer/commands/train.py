@@ -323,6 +323,7 @@ def command(
                     publish=publish,
                 ),
                 should_stop=lambda: request.is_made,
+                exports=export_dir is not None,
                 on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),
             )
             TrainerFigures(session.run, session.reports).watch(monitor, kafka)

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from trainer.errors import PlanError
+from trainer.process.common_checkpoints import require_all_ranks
 from trainer.process.progress import Progress
 from trainer.process.ranked_session import RankedSession
 from trainer.process.run import TrainingRun
@@ -72,12 +73,19 @@ class Launched:
         return port if self._ranks is None or not port else port + self._ranks.rank
 
     def open(
-        self, config: SessionConfig, *, should_stop: Callable[[], bool], on_progress: Callable[[TrainingRun], None]
-    ) -> Session:
-        """The session of this process."""
+        self, config: SessionConfig, *, should_stop: Callable[[], bool], on_progress: Callable[[TrainingRun], None],
+        exports: bool = False,
+    ) -> Session:  # fmt: skip
+        """The session of this process.
+
+        Raises:
+            PlanError: an export is wanted, and rank 0 does not see the checkpoints of all ranks.
+        """
         if self._ranks is None:
             return Session(config, should_stop=should_stop, on_progress=on_progress)
         session = RankedSession(config, self._ranks, should_stop=should_stop, on_progress=on_progress)
+        if exports and self.reports and config.run.checkpoint_dir is not None:
+            require_all_ranks(config.run.checkpoint_dir, self._ranks.world)
         if self._attempts is not None:
             self._attempts.note_beginning()  # checkpoints of before are cleared, or resumed from
         return session

@@ -213,16 +213,27 @@ def join_launched(device: torch.device, *, timeout_s: float = RANK_TIMEOUT_S) ->
 
 
 def open_launchers_store() -> tuple[Any, bool]:
-    """The launcher's store, and whether all attempts have the same one and number them alike: on a single machine."""
+    """The launcher's store, and whether a single launcher has it, which starts all ranks together."""
     store, _, _ = next(rendezvous("env://", timeout=timedelta(seconds=RANK_TIMEOUT_S)))
     is_single = os.environ["LOCAL_WORLD_SIZE"] == os.environ["WORLD_SIZE"]
     return store, is_single and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
 
 
 def _open_attempts_store() -> Any:
-    """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it.
+    """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it."""
+    store, is_single = open_launchers_store()
+    number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if is_single else _next_meeting(store)
+    return PrefixStore(f"attempt-{number}", store)
 
-    On several machines the attempts have no common number here; there torch's own names must do.
+
+def _next_meeting(store: Any) -> int:
+    """The number of an attempt of ranks of several machines, whose launchers start them again one by one.
+
+    A rank goes to the newest attempt, and never twice to the same. A number that some rank has used up meanwhile fails,
+    and the next one is newer.
     """
-    store, is_common = open_launchers_store()
-    return PrefixStore(f"attempt-{os.environ['TORCHELASTIC_RESTART_COUNT']}", store) if is_common else store
+    rank, world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    numbers = [int(store.add(f"hotstream.meeting.{each}", 0)) for each in range(world)]
+    number = max(numbers[rank] + 1, *numbers)
+    store.add(f"hotstream.meeting.{rank}", number - numbers[rank])
+    return number
