@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 from ranks_driver import RankPool, digest_of
 from trainer_batches import NUM_FIELDS, click_batch
 
@@ -229,3 +230,11 @@ def test_what_ranks_do_not_support_is_refused(options, reason):
         build_ranked_trainer(
             ModelConfig(**{"capacity_rows": CAPACITY, "dim": 8, **options}), NUM_FIELDS, 2, SHARDS, Ranks(), CPU
         )
+
+
+def test_tensors_of_a_gpu_are_exchanged_by_its_group_and_others_by_the_hosts() -> None:
+    """Which group takes a tensor is decided by its device alone; no GPU is needed to ask."""
+    ranks = Ranks(0, 2, host_group="gloo", device_group="nccl")
+    with FakeTensorMode():
+        assert ranks._group_of(torch.empty(2, device="cuda")) == "nccl"
+        assert ranks._group_of(torch.empty(2)) == "gloo"
