@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from trainer.ranks.group import _next_meeting
+from trainer.ranks.group import next_meeting
 
 _RANK = """
 import os, sys, torch
@@ -47,7 +47,7 @@ def test_ranks_of_several_machines_meet_at_a_number_that_none_has_used(monkeypat
 
     def come(rank: int) -> int:
         monkeypatch.setenv("RANK", str(rank))
-        return _next_meeting(store)
+        return next_meeting(store)
 
     monkeypatch.setenv("WORLD_SIZE", "3")
     assert [come(rank) for rank in (0, 1, 2)] == [1, 1, 1]

@@ -206,9 +206,11 @@ def free_port() -> int:
 @pytest.mark.skipif(
     "RANK_NODES" not in os.environ, reason="a minute each: RANK_NODES=1 pytest tests/test_ranks_process.py"
 )
-@pytest.mark.parametrize("backend", ["static", "c10d"])
-def test_a_rank_of_another_launcher_is_killed_and_all_go_on(kafka: KafkaConfig, tmp_path: Path, backend: str) -> None:
-    """Two launchers, as on two machines that share the folder."""
+@pytest.mark.parametrize(("backend", "is_shared"), [("static", False), ("static", True), ("c10d", True)])
+def test_a_rank_of_another_launcher_is_killed_and_all_go_on(
+    kafka: KafkaConfig, tmp_path: Path, backend: str, is_shared: bool
+) -> None:
+    """Two launchers, as on two machines, which share the folder or do not."""
     port, launchers = free_port(), []
     send_clicks(kafka, range(10))
     with ExitStack() as opened:
@@ -217,7 +219,7 @@ def test_a_rank_of_another_launcher_is_killed_and_all_go_on(kafka: KafkaConfig, 
                 "static": f"--node-rank {number} --master-addr 127.0.0.1 --master-port {port}",
                 "c10d": f"--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --rdzv-id ranks",
             }[backend]
-            launch = command(kafka, 1, tmp_path / "run", "--fresh", restarts=2)
+            launch = command(kafka, 1, tmp_path / ("run" if is_shared else f"run-{number}"), "--fresh", restarts=2)
             where = launch.index("--standalone")
             launch[where : where + 1] = ["--nnodes", "2", *place.split()]
             errors = opened.enter_context((tmp_path / f"log-{number}").open("w"))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
 from ranks_driver import RankPool, digest_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.changes import NO_ROW, Changes
@@ -236,5 +236,5 @@ def test_tensors_of_a_gpu_are_exchanged_by_its_group_and_others_by_the_hosts() -
     """Which group takes a tensor is decided by its device alone; no GPU is needed to ask."""
     ranks = Ranks(0, 2, host_group="gloo", device_group="nccl")
     with FakeTensorMode():
-        assert ranks._group_of(torch.empty(2, device="cuda")) == "nccl"
-        assert ranks._group_of(torch.empty(2)) == "gloo"
+        assert ranks.group_of(torch.empty(2, device="cuda")) == "nccl"
+        assert ranks.group_of(torch.empty(2)) == "gloo"

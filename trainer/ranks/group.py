@@ -23,7 +23,7 @@ from torch.distributed.rendezvous import rendezvous
 
 from trainer.errors import RankError
 
-__all__ = ["RANK_TIMEOUT_S", "Ranks", "join_launched", "open_launchers_store"]
+__all__ = ["RANK_TIMEOUT_S", "Ranks", "join_launched", "next_meeting", "open_launchers_store"]
 
 logger = logging.getLogger(__name__)
 
@@ -134,16 +134,17 @@ class Ranks:
         if self.world == 1:
             return rows
         out = rows.new_empty(sum(received), *rows.shape[1:])
-        group = self._group_of(rows)
+        group = self.group_of(rows)
         self._call(lambda: dist.all_to_all_single(out, rows.contiguous(), list(received), list(sent), group=group))
         return out
 
     def add_up(self, values: Tensor) -> None:
         """Replaces values (P,) by their sum over all ranks, which is the same bit for bit on each."""
         if self.world > 1:
-            self._call(lambda: dist.all_reduce(values, group=self._group_of(values)))
+            self._call(lambda: dist.all_reduce(values, group=self.group_of(values)))
 
-    def _group_of(self, tensor: Tensor) -> Any:
+    def group_of(self, tensor: Tensor) -> Any:
+        """The group that exchanges a tensor: that of the device it is on."""
         return self._device_group if tensor.device.type == "cuda" else self._host_group
 
     def _call(self, collective: Callable[[], Any]) -> None:
@@ -222,11 +223,11 @@ def open_launchers_store() -> tuple[Any, bool]:
 def _open_attempts_store() -> Any:
     """The launcher's store, apart from the addresses that ranks of an earlier attempt have left in it."""
     store, is_single = open_launchers_store()
-    number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if is_single else _next_meeting(store)
+    number = int(os.environ["TORCHELASTIC_RESTART_COUNT"]) if is_single else next_meeting(store)
     return PrefixStore(f"attempt-{number}", store)
 
 
-def _next_meeting(store: Any) -> int:
+def next_meeting(store: Any) -> int:
     """The number of an attempt of ranks of several machines, whose launchers start them again one by one.
 
     A rank goes to the newest attempt, and never twice to the same. A number that some rank has used up meanwhile fails,
