@@ -224,11 +224,14 @@ def test_a_rank_of_another_launcher_is_killed_and_all_go_on(
             launch[where : where + 1] = ["--nnodes", "2", *place.split()]
             errors = opened.enter_context((tmp_path / f"log-{number}").open("w"))
             launchers.append(opened.enter_context(subprocess.Popen(launch, stderr=errors, text=True)))
-            opened.callback(launchers[number].terminate)
-        wait_for(lambda: len(answers(kafka)) >= 10, launchers[0], "answer to 10 clicks")
-        os.kill(ranks_of(launchers[1])[0], signal.SIGKILL)
-        send_clicks(kafka, range(10, 20))
-        wait_for(lambda: len(answers(kafka)) >= 20, launchers[0], "answer to all clicks")
+        try:
+            wait_for(lambda: len(answers(kafka)) >= 10, launchers[0], "answer to 10 clicks")
+            os.kill(ranks_of(launchers[1])[0], signal.SIGKILL)
+            send_clicks(kafka, range(10, 20))
+            wait_for(lambda: len(answers(kafka)) >= 20, launchers[0], "answer to all clicks")
+        finally:
+            for launcher in launchers:  # all, before one is waited for: a launcher waits for the others
+                launcher.terminate()
     assert all("resumes from" in (tmp_path / f"log-{number}").read_text() for number in range(2))  # --fresh counts once
     check_books(kafka, 20)
 
