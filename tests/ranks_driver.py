@@ -12,7 +12,7 @@ from typing import Any
 import torch
 import xxhash
 
-from trainer.ranks.group import Ranks
+from trainer.ranks.group import RANK_TIMEOUT_S, Ranks
 
 
 class RankPool:
@@ -30,7 +30,9 @@ class RankPool:
         self._pool.terminate()
         self._pool.join()
 
-    def run(self, world: int, function: Callable[..., Any], *arguments: Any) -> list[Any]:
+    def run(
+        self, world: int, function: Callable[..., Any], *arguments: Any, timeout_s: float = RANK_TIMEOUT_S
+    ) -> list[Any]:
         """What `function(ranks, *arguments)` returns in each of `world` processes, in the order of the ranks.
 
         The function is one of a module, and its values can be pickled. The ranks wait for each other when they meet, so
@@ -38,13 +40,16 @@ class RankPool:
         """
         with tempfile.TemporaryDirectory() as directory:
             meet = str(Path(directory) / "meet")
-            tasks = [(rank, world, meet, function, arguments) for rank in range(world)]
+            tasks = [(rank, world, meet, timeout_s, function, arguments) for rank in range(world)]
             return self._pool.starmap_async(_run, tasks, chunksize=1).get(timeout=150)
 
 
-def _run(rank: int, world: int, meet: str, function: Callable[..., Any], arguments: tuple[Any, ...]) -> Any:
+def _run(
+    rank: int, world: int, meet: str, timeout_s: float, function: Callable[..., Any], arguments: tuple[Any, ...]
+) -> Any:
     torch.set_num_threads(1)
-    ranks = Ranks.join(rank, world, torch.device("cpu"), lambda: torch.distributed.FileStore(meet, world))
+    cpu = torch.device("cpu")
+    ranks = Ranks.join(rank, world, cpu, lambda: torch.distributed.FileStore(meet, world), timeout_s=timeout_s)
     try:
         return function(ranks, *arguments)
     finally:

@@ -6,6 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+import torch
+
+from trainer.ranks.group import next_meeting
+
 _RANK = """
 import os, sys, torch
 from trainer.ranks.attempts import Attempts
@@ -35,3 +40,16 @@ def test_only_a_beginning_counts_as_one(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     begun = [[(out / f"{attempt}-{rank}").read_text() for rank in range(2)] for attempt in range(3)]
     assert begun == [["False"] * 2, ["False"] * 2, ["True"] * 2]
+
+
+def test_ranks_of_several_machines_meet_at_a_number_that_none_has_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    store = torch.distributed.HashStore()
+
+    def come(rank: int) -> int:
+        monkeypatch.setenv("RANK", str(rank))
+        return next_meeting(store)
+
+    monkeypatch.setenv("WORLD_SIZE", "3")
+    assert [come(rank) for rank in (0, 1, 2)] == [1, 1, 1]
+    assert [come(rank) for rank in (1, 1, 0, 2)] == [2, 3, 3, 3]  # rank 1 was killed again while it waited
+    assert [come(rank) for rank in (2, 0, 1)] == [4, 4, 4]

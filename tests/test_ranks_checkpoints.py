@@ -10,8 +10,8 @@ import pytest
 from ranked_run_driver import COLUMNS, SHARDS, Driver, config_of, train
 from ranks_driver import RankPool
 
-from trainer.errors import CheckpointError, RankError
-from trainer.process.common_checkpoints import rank_directory, steps_of
+from trainer.errors import CheckpointError, PlanError, RankError
+from trainer.process.common_checkpoints import rank_directory, require_all_ranks, steps_of
 from trainer.process.journal import Apply
 from trainer.process.ranked_run import RankedRun
 from trainer.ranks.group import Ranks
@@ -55,7 +55,7 @@ def test_fresh_ranks_do_not_delete_a_running_one(pool: RankPool, tmp_path: Path)
     running = RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
     first, second = pool.run(2, refused_to_begin, tmp_path)
     assert "in use by process" in first
-    assert second.startswith("rank 1 of 2: another rank has ended")
+    assert second.startswith("rank 1 of 2: rank 0 has ended")
     assert len(list((tmp_path / "rank-0-of-1").glob("0*[0-9]"))) == 1
     running.close()
     pool.run(2, begin_anew, tmp_path)
@@ -123,3 +123,20 @@ def test_of_two_checkpoints_after_the_same_step_the_later_is_loaded(tmp_path: Pa
     (tmp_path / "rank-0-of-1" / ".000000000099.part").mkdir()
     assert Driver(Ranks(), tmp_path).describe() == expected
     assert not list((tmp_path / "rank-0-of-1").glob(".*.part"))
+
+
+def test_folders_of_other_ranks_that_are_not_all_there_are_no_new_beginning(tmp_path: Path) -> None:
+    train(Ranks(), tmp_path, 9)
+    shutil.move(tmp_path / "rank-0-of-1", tmp_path / "rank-1-of-2")  # rank 0 of 2 was on another machine
+    with pytest.raises(CheckpointError, match="no step has an intact checkpoint of every rank"):
+        RankedRun(config_of(tmp_path), SHARDS, Ranks(), COLUMNS)
+    assert (tmp_path / "rank-1-of-2").is_dir()
+
+
+def test_an_export_needs_the_folders_of_all_ranks(tmp_path: Path) -> None:
+    (tmp_path / "rank-0-of-3").mkdir()
+    with pytest.raises(PlanError, match="does not see the folders of the ranks 1, 2 in"):
+        require_all_ranks(tmp_path, 3)
+    for rank in (1, 2):
+        (tmp_path / f"rank-{rank}-of-3").mkdir()
+    require_all_ranks(tmp_path, 3)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.hashing import shard_of
@@ -28,6 +32,11 @@ from streams.clients.producer import RecordProducer
 from streams.keys import Field
 from streams.records import Assignment, decode_importance, encode_assignment, encode_clicks
 from streams.topics import Topics
+from trainer.errors import PlanError
+from trainer.process.launched import Launched
+from trainer.serving.checkpointed import read_checkpointed
+from trainer.serving.predictor import Predictor
+from trainer.serving.replica import Replica
 
 SHARDS, CLICK_PARTITIONS, ROWS, CAPACITY = 4, 3, 32, 60
 FIELDS = tuple(Field(f"f{number}") for number in range(NUM_FIELDS))
@@ -37,7 +46,9 @@ KILLS = int(os.environ.get("RANK_KILLS", "1"))
 @pytest.fixture
 def kafka(embedded_broker: BrokerProcess, topic_prefix: str) -> KafkaConfig:
     config = KafkaConfig(bootstrap_servers=embedded_broker.bootstrap_servers, prefix=topic_prefix)
-    create_topics(config, Topics(topic_prefix).specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS))
+    topics = Topics(topic_prefix)
+    specs = topics.specs(click_partitions=CLICK_PARTITIONS, shards=SHARDS)
+    create_topics(config, [*specs, topics.embeddings_spec(shards=SHARDS)])
     return config
 
 
@@ -130,12 +141,26 @@ def wait_for(is_true: Callable[[], bool], launcher: subprocess.Popen[str], what:
         time.sleep(0.05)
 
 
+def check_replicas(kafka: KafkaConfig, run: Path, out: Path) -> None:
+    """A replica that starts late, and one that continues the export, have the rows of the ranks' checkpoint."""
+    trained = Predictor.of(read_checkpointed(run), "run")
+    keys = np.unique(np.concatenate([click_batch(ROWS, step).keys for step in range(20)]))
+    for replica, verdict in ((Replica(kafka), True), (Replica(kafka, export=out), None)):
+        with replica:
+            replica.catch_up()
+            assert replica.verify() == [verdict] * SHARDS  # no digest comes after the export
+            assert replica.as_of()["step"] == trained.as_of()["step"]
+            assert replica.owners() == trained.owners()
+            np.testing.assert_array_equal(replica.lookup(keys), trained.lookup(keys))
+            assert np.isfinite(replica.predict(np.zeros((1, 2), np.float32), click_batch(1, 0).keys)).all()
+
+
 @pytest.mark.timeout(240 + 60 * KILLS)
 def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig, tmp_path: Path) -> None:
     """Set RANK_KILLS to kill more ranks than the suite has time for."""
     hot = send_assignments(kafka, np.unique(click_batch(ROWS, 0).keys)[:40])
-    path, log, chance = tmp_path / "report.json", tmp_path / "log", random.Random(7)
-    more = ["--json", str(path)]
+    path, log, chance, out = tmp_path / "report.json", tmp_path / "log", random.Random(7), tmp_path / "out"
+    more = ["--json", str(path), "--publish", "--publish-bytes", "100000000", "--export", str(out)]
     with (
         log.open("w") as errors,
         subprocess.Popen(
@@ -160,9 +185,10 @@ def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig
         finally:
             launcher.terminate()  # and its ranks, which it could not end if it were killed
     lines = log.read_text()
-    assert lines.count("another rank has ended") >= 1, lines
+    assert re.search(r"rank [01] of 2: (rank [01]|another rank) has ended", lines), lines
     assert 'Traceback (most recent call last):\n  File "' + str(Path.cwd() / "trainer") not in lines
     check_books(kafka, 10 * KILLS + 10)
+    check_replicas(kafka, tmp_path / "run", out)
     report = train_to_end(kafka, 1, tmp_path / "run")
     assert report["rows"]["trained"] == (10 * KILLS + 10) * ROWS
     assert report["click_records"]["trained"] == 10 * KILLS + 10
@@ -170,10 +196,54 @@ def test_killed_ranks_are_started_again_and_the_books_balance(kafka: KafkaConfig
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["rank-0-of-1"]
 
 
-def test_what_several_ranks_do_not_do_is_refused(kafka: KafkaConfig, tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(kafka, 1, tmp_path / "run", "--export", str(tmp_path / "export")),
-        check=False, timeout=100, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode != 0
-    assert "Error: --export: not with torchrun; train with one process, without it" in done.stderr
+def free_port() -> int:
+    with socket.socket() as opened:
+        opened.bind(("127.0.0.1", 0))
+        port: int = opened.getsockname()[1]
+        return port
+
+
+@pytest.mark.skipif(
+    "RANK_NODES" not in os.environ, reason="a minute each: RANK_NODES=1 pytest tests/test_ranks_process.py"
+)
+@pytest.mark.parametrize(("backend", "is_shared"), [("static", False), ("static", True), ("c10d", True)])
+def test_a_rank_of_another_launcher_is_killed_and_all_go_on(
+    kafka: KafkaConfig, tmp_path: Path, backend: str, is_shared: bool
+) -> None:
+    """Two launchers, as on two machines, which share the folder or do not."""
+    port, launchers = free_port(), []
+    send_clicks(kafka, range(10))
+    with ExitStack() as opened:
+        for number in range(2):
+            place = {
+                "static": f"--node-rank {number} --master-addr 127.0.0.1 --master-port {port}",
+                "c10d": f"--rdzv-backend c10d --rdzv-endpoint 127.0.0.1:{port} --rdzv-id ranks",
+            }[backend]
+            launch = command(kafka, 1, tmp_path / ("run" if is_shared else f"run-{number}"), "--fresh", restarts=2)
+            where = launch.index("--standalone")
+            launch[where : where + 1] = ["--nnodes", "2", *place.split()]
+            errors = opened.enter_context((tmp_path / f"log-{number}").open("w"))
+            launchers.append(opened.enter_context(subprocess.Popen(launch, stderr=errors, text=True)))
+        try:
+            wait_for(lambda: len(answers(kafka)) >= 10, launchers[0], "answer to 10 clicks")
+            os.kill(ranks_of(launchers[1])[0], signal.SIGKILL)
+            send_clicks(kafka, range(10, 20))
+            wait_for(lambda: len(answers(kafka)) >= 20, launchers[0], "answer to all clicks")
+        finally:
+            for launcher in launchers:  # all, before one is waited for: a launcher waits for the others
+                launcher.terminate()
+    assert all("resumes from" in (tmp_path / f"log-{number}").read_text() for number in range(2))  # --fresh counts once
+    check_books(kafka, 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [({"lacks_directory": True}, "add --checkpoint-dir"), ({"is_dry": True}, "--dry-run: not with torchrun")],
+)
+def test_what_ranks_do_not_do_is_refused(
+    options: dict[str, bool], reason: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(PlanError, match=reason):
+        Launched.join(torch.device("cpu"), **options)

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import os
+import signal
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from ranked_run_driver import CAPACITY, COLUMNS, PARTITIONS, ROWS, SHARDS, changes_of, config_of, train
+from ranked_run_driver import CAPACITY, COLUMNS, PARTITIONS, ROWS, SHARDS, Driver, changes_of, config_of, train
 from ranks_driver import RankPool, digest_of
 from trainer_batches import click_batch
 
 from streams.assignments.row_ranges import rows_of_shard
 from streams.clients.config import KafkaConfig
-from trainer.errors import CheckpointError, PlanError
+from trainer.errors import CheckpointError, PlanError, RankError
 from trainer.process.ranked_run import RankedRun
 from trainer.process.ranked_session import compare_options
 from trainer.process.run import TrainingRun
 from trainer.process.session_config import SessionConfig
 from trainer.ranks.group import Ranks
-from trainer.serving.checkpointed import export_checkpoint, read_checkpointed
+
+HANG_TIMEOUT_S = 5.0
 
 
 @pytest.fixture(scope="module")
@@ -116,14 +120,6 @@ def test_ranks_with_different_options_are_refused(pool: RankPool, tmp_path: Path
     assert pool.run(2, compare, tmp_path) == [expected] * 2
 
 
-def test_the_model_of_ranks_is_not_served(tmp_path: Path) -> None:
-    train(Ranks(), tmp_path, 4)
-    for directory in (tmp_path, tmp_path / "rank-0-of-1"):
-        for read in (read_checkpointed, lambda run: export_checkpoint(run, tmp_path / "out")):
-            with pytest.raises(CheckpointError, match="trained with torchrun"):
-                read(directory)
-
-
 def test_a_run_without_torchrun_is_refused(tmp_path: Path) -> None:
     run = TrainingRun(config_of(tmp_path), SHARDS)
     run.train(click_batch(ROWS, 0))
@@ -158,3 +154,32 @@ def test_an_assignment_with_a_row_of_another_shard_is_refused(tmp_path: Path) ->
     assert f"expected rows {first} to {first + count - 1}" in outcome.refused[0]
     assert run.history.num_hot == run.trainer.embedding.num_hot == 1
     run.close()
+
+
+def hang_while_training(ranks: Ranks, directory: Path) -> tuple[str, float]:
+    """The error of each rank after rank 1 was stopped amid the training, and how long it took; rank 0 lets it go on."""
+    pids = [pid for (pid,) in ranks.gather([os.getpid()])]
+    driver = Driver(ranks, directory)
+    driver.train(3)
+    if ranks.rank:
+        os.kill(os.getpid(), signal.SIGSTOP)
+    started_s = time.monotonic()
+    try:
+        driver.train(6)
+    except RankError as error:
+        return str(error), time.monotonic() - started_s
+    finally:
+        driver.run.close()
+        os.kill(pids[1], signal.SIGCONT)
+        ranks.leave()
+    return "no error", 0.0
+
+
+def test_a_hung_rank_ends_the_others_in_time_and_is_named(pool: RankPool, tmp_path: Path) -> None:
+    (first, took_s), (second, _) = pool.run(2, hang_while_training, tmp_path, timeout_s=HANG_TIMEOUT_S)
+    assert first.startswith(
+        f"rank 0 of 2: rank 1 did not answer within {HANG_TIMEOUT_S:g} s (--rank-timeout), so this one"
+    )
+    assert "\n" not in first
+    assert HANG_TIMEOUT_S <= took_s < 30
+    assert second.startswith("rank 1 of 2: ")

@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import torch
 from ranks_driver import RankPool, digest_of
+from torch._subclasses.fake_tensor import FakeTensorMode
 from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.changes import NO_ROW, Changes
 from sketch.hashing import shard_of
 from streams.assignments.row_ranges import rows_of_shard
+from streams.errors import InvariantError
 from streams.keys import FIELD_SHIFT
 from streams.records import ClickBatch, MoreValues
 from trainer.errors import CapacityError, PlanError
@@ -92,25 +94,34 @@ def changes_of_rank(changes: Changes, ranks: Ranks) -> Changes:
     return Changes(changes.key[is_own], changes.row[is_own], changes.score[is_own])
 
 
-def train(ranks: Ranks, options: dict[str, Any], has_lists: bool) -> dict[str, Any]:
+def train(
+    ranks: Ranks, options: dict[str, Any], has_lists: bool, steps: int = STEPS, looks_ahead: bool = False
+) -> dict[str, Any]:
     """Trains the steps as one rank; a single rank trains both click records as one batch."""
     trainer = trainer_of(ranks, **options)
     losses, scores = [], []
-    for step in range(STEPS):
+
+    def send_ahead(step: int) -> None:
+        if looks_ahead:
+            trainer.send_ahead(records_of(step + 1, has_lists=has_lists)[ranks.rank])
+
+    for step in range(steps):
         records = records_of(step, has_lists=has_lists)
         if ranks.world == 1:
             own = [one for one in records if one.num_rows]
             report = trainer.step(merge_clicks(own), record_rows=[one.num_rows for one in own])
         else:
-            report = trainer.step(records[ranks.rank])
+            report = trainer.step(records[ranks.rank], lambda step=step: send_ahead(step))
         losses.append(report.loss[ADAPTIVE])
         scores.append(importance_of(report))
         trainer.migrate(changes_of_rank(changes_of(step), ranks))
+    trainer.drop_ahead()
     model = trainer.learners[ADAPTIVE].model
     return {
         "losses": losses,
         "scores": scores,
         "dense": digest_of(dict(model.state_dict())),
+        "rows": digest_of(trainer.embedding.tensors()),
         "hot": trainer.embedding.num_hot,
         "shards": sorted({name.partition(".")[0] for name in trainer.embedding.tensors()}),
     }
@@ -140,6 +151,27 @@ def test_two_ranks_have_the_losses_and_the_importance_of_one_on_the_merged_batch
         assert [set(record) for record in together] == [set(record) for record in whole]
         for mine, theirs in zip(together, whole, strict=True):
             assert mine == pytest.approx(theirs, rel=1e-2, abs=1e-4)
+
+
+def test_keys_that_are_sent_ahead_change_no_bit(pool):
+    in_turn, ahead = (
+        pool.run(2, train, {"row_format": "int8"}, True, 30, looks_ahead) for looks_ahead in (False, True)
+    )
+    assert ahead == in_turn
+    assert in_turn[0]["rows"] != in_turn[1]["rows"]
+
+
+def refuse_others_keys(ranks: Ranks) -> str:
+    """The error of a step whose keys are not those that were sent ahead."""
+    trainer = trainer_of(ranks)
+    trainer.step(click_batch(8, 0), lambda: trainer.send_ahead(click_batch(8, 1)))
+    with pytest.raises(InvariantError) as caught:
+        trainer.step(click_batch(8, 2))
+    return str(caught.value)
+
+
+def test_keys_of_another_step_are_refused(pool):
+    assert pool.run(2, refuse_others_keys) == ["a step of 8 rows: the keys of another one, of 8, were sent ahead"] * 2
 
 
 def test_one_shard_of_one_rank_is_bit_for_bit_what_an_embedding_without_shards_is():
@@ -198,3 +230,11 @@ def test_what_ranks_do_not_support_is_refused(options, reason):
         build_ranked_trainer(
             ModelConfig(**{"capacity_rows": CAPACITY, "dim": 8, **options}), NUM_FIELDS, 2, SHARDS, Ranks(), CPU
         )
+
+
+def test_tensors_of_a_gpu_are_exchanged_by_its_group_and_others_by_the_hosts() -> None:
+    """Which group takes a tensor is decided by its device alone; no GPU is needed to ask."""
+    ranks = Ranks(0, 2, host_group="gloo", device_group="nccl")
+    with FakeTensorMode():
+        assert ranks.group_of(torch.empty(2, device="cuda")) == "nccl"
+        assert ranks.group_of(torch.empty(2)) == "gloo"

@@ -352,9 +352,9 @@ def test_an_unknown_format_is_refused(exports: Path) -> None:
     with pytest.raises(CheckpointError, match="compression: got 'new'"):
         Predictor.of_export(target)
     path.write_bytes(
-        sign(json.dumps({**json.loads(path.read_text()), "xxh3": "0" * 16, "version": 8}, indent=2).encode())
+        sign(json.dumps({**json.loads(path.read_text()), "xxh3": "0" * 16, "version": 9}, indent=2).encode())
     )
-    with pytest.raises(CheckpointError, match="got version 8"):
+    with pytest.raises(CheckpointError, match="got version 9"):
         Predictor.of_export(target)
 
 

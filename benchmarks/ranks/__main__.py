@@ -24,19 +24,23 @@ __all__ = ["command"]
 @click.option("--shards", type=click.IntRange(1), default=8, show_default=True)
 @click.option("--turns", type=click.IntRange(1), default=3, show_default=True)
 def command(worlds: tuple[int, ...], batch_rows: int, steps: int, shards: int, turns: int) -> None:
-    """Print the median rows a second of each, and its ratio to one process without ranks."""
-    found: dict[int, list[float]] = {}
+    """Print the median rows a second of each, and its ratio to one process without ranks.
+
+    Of several ranks twice: each step's keys travel when it begins, and while the step before it computes.
+    """
+    found: dict[tuple[int, bool], list[float]] = {}
+    cases = [(0, False), *((world, ahead) for world in worlds for ahead in ((False, True) if world > 1 else (False,)))]
     with multiprocessing.get_context("spawn").Pool(max(worlds)) as pool, tempfile.TemporaryDirectory() as directory:
         for turn in range(turns):
-            for world in (0, *worlds):
-                meet = str(Path(directory) / f"{turn}-{world}")
-                tasks = [(world, rank, meet, batch_rows, steps, shards) for rank in range(max(world, 1))]
-                found.setdefault(world, []).append(
+            for world, ahead in cases:
+                meet = str(Path(directory) / f"{turn}-{world}-{ahead}")
+                tasks = [(world, rank, meet, batch_rows, steps, shards, ahead) for rank in range(max(world, 1))]
+                found.setdefault((world, ahead), []).append(
                     min(pool.starmap_async(measure, tasks, chunksize=1).get(timeout=200))
                 )
-    alone = statistics.median(found[0])
-    for world, rates in found.items():
-        name = f"{world} ranks" if world else "no ranks"
+    alone = statistics.median(found[0, False])
+    for (world, ahead), rates in found.items():
+        name = f"{world} ranks{', keys ahead' if ahead else ''}" if world else "no ranks"
         rate = statistics.median(rates)
         click.echo(f"{name}: {rate:,.0f} rows/s, {rate / alone:.2f}x ({min(rates):,.0f} to {max(rates):,.0f})")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from functools import partial
 
 import numpy as np
 import torch
@@ -13,7 +14,7 @@ from streams.records import ClickBatch
 from trainer.learning.building import build_trainer
 from trainer.learning.model_config import ModelConfig
 from trainer.ranks.group import Ranks
-from trainer.ranks.trainer import build_ranked_trainer
+from trainer.ranks.trainer import RankedTrainer, build_ranked_trainer
 
 __all__ = ["measure"]
 
@@ -34,8 +35,8 @@ def _batch(rows: int, seed: int) -> ClickBatch:
     )
 
 
-def measure(world: int, rank: int, meet: str, rows: int, steps: int, shards: int) -> float:
-    """Rows a second of all ranks; a world of 0 is a process without ranks."""
+def measure(world: int, rank: int, meet: str, rows: int, steps: int, shards: int, ahead: bool) -> float:
+    """Rows a second of all ranks; a world of 0 is a process without ranks. `ahead`: keys travel a step ahead."""
     torch.set_num_threads(1)
     config = ModelConfig(capacity_rows=20_000)
     batches = [_batch(rows, 1000 * rank + seed) for seed in range(_BATCHES)]
@@ -43,10 +44,17 @@ def measure(world: int, rank: int, meet: str, rows: int, steps: int, shards: int
     if world:
         ranks = Ranks.join(rank, world, _CPU, lambda: FileStore(meet, world))
         trainer = build_ranked_trainer(config, _FIELDS, _DENSE, shards, ranks, _CPU)
+
+    def send_ahead(step: int) -> None:
+        if ahead and isinstance(trainer, RankedTrainer):
+            trainer.send_ahead(batches[(step + 1) % _BATCHES])
+
     for step in range(_WARM + steps):
         if step == _WARM:
             started_s = time.perf_counter()
-        trainer.step(batches[step % _BATCHES])
+        trainer.step(batches[step % _BATCHES], after_lookup=partial(send_ahead, step))
     took_s = time.perf_counter() - started_s
+    if ahead and isinstance(trainer, RankedTrainer):
+        trainer.drop_ahead()
     ranks.leave()
     return steps * rows * max(world, 1) / took_s

@@ -8,7 +8,7 @@ __all__ = ["COMMANDS"]
 COMMANDS: dict[str, tuple[str, str]] = {
     "demo": ("trainer.commands.demo", "Run all of hotstream on a real broker and report the result."),
     "train": ("trainer.commands.train", "Train online from the clicks and assignments topics."),
-    "export": ("trainer.commands.export", "Make an exported model smaller, for serving."),
+    "export": ("trainer.commands.export", "Export a run's newest checkpoint, or make a model smaller."),
     "serve": ("trainer.commands.serve", "Serve a trained model over HTTP (Open Inference Protocol)."),
     "sink": ("trainer.commands.sink", "Write what is trained to another store."),
     "audit": ("trainer.commands.audit", "Compare what is served with what was trained."),

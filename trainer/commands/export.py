@@ -24,9 +24,9 @@ _NEED_RATIO = ("saec", "pq", "low-rank")
 _BATCH_ROWS = 512
 
 
-@click.command("export", short_help="Make an exported model smaller, for serving.")
+@click.command("export", short_help="Export a run's newest checkpoint, or make a model smaller.")
 @click.argument("run_dir", metavar="RUN", type=click.Path(path_type=Path))
-@click.option("--compress", "name", type=click.Choice(_FORMATS), required=True, help="The format of the rows.")
+@click.option("--compress", "name", type=click.Choice(_FORMATS), help="The format of the rows.  [default: as trained]")
 @click.option(
     "--ratio",
     type=click.FloatRange(1),
@@ -50,7 +50,7 @@ _BATCH_ROWS = 512
 @json_option
 def command(
     run_dir: Path,
-    name: str,
+    name: str | None,
     ratio: float | None,
     out_dir: Path,
     logs: tuple[str, ...],
@@ -59,19 +59,22 @@ def command(
     max_bad: float,
     json_path: str | None,
 ) -> None:
-    """Make the rows of a trained model smaller, and report what that costs.
+    """Export a trained model, or make its rows smaller and report what that costs.
 
-    RUN is an export (`hotstream train --export`) or the folder of --checkpoint-dir, whose newest checkpoint is taken.
+    RUN is the folder of --checkpoint-dir, whose newest checkpoint is taken, that of all ranks if torchrun has trained
+    it; or, with --compress, an export (`hotstream train --export`).
 
     saec: centroids of each field, and a code a row; pq: codes of pieces of a row; int8 and int4: rounded values;
     low-rank: coefficients in the principal directions. `hotstream serve --offline` and `audit` read the result, which
     needs no torch; a replica cannot continue it.
 
     \b
+        hotstream export run1 --out out
         hotstream export out --compress saec --ratio 10 --out small --log later.csv.gz
         hotstream serve --export small --offline
     """
-    from trainer.serving.compression.compress import (  # noqa: PLC0415  torch takes time to import
+    from trainer.serving.checkpointed import export_checkpoint  # noqa: PLC0415  torch takes time to import
+    from trainer.serving.compression.compress import (  # noqa: PLC0415
         Bytes,
         Original,
         compress,
@@ -86,7 +89,15 @@ def command(
         raise click.UsageError(f"--compress {name}: expected --ratio R beside it")
     if out_dir.resolve() == run_dir.resolve():
         raise click.UsageError(f"--out {out_dir}: expected another directory than RUN")
-    report, original = Report("export"), Original.read(run_dir)
+    report = Report("export")
+    if name is None:
+        if ratio is not None or logs:
+            raise click.UsageError("--ratio, --log: expected --compress beside them")
+        export_checkpoint(run_dir, out_dir)
+        click.echo(f"{run_dir}: exported to {out_dir}", err=json_path == "-")
+        report.finish(json_path, ok=True, compress=None, bytes={"after": asdict(Bytes.of(Exported.read(out_dir)))})
+        return
+    original = Original.read(run_dir)
     stream = _read(logs, schema, rows, max_bad, original.exported.shape.fields) if logs else None
     half = 0 if stream is None else stream.num_rows // 2
     reads = None if stream is None else count_reads(original.exported, _values(stream, slice(0, half))[0])

@@ -218,6 +218,15 @@ def _too_many_bad(progress: Progress, max_bad: float, prefix: str) -> click.Clic
 )
 @click.option("--threads", type=click.IntRange(1), help="Threads of torch.  [default: one per core]")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True, help="Seed of the initial weights.")
+@click.option(
+    "--rank-timeout",
+    "rank_timeout_s",
+    type=click.FloatRange(1),
+    default=600.0,
+    show_default=True,
+    metavar="SECONDS",
+    help="With torchrun: how long a rank waits for another one that is there and does not answer, before all end.",
+)
 @publish_options
 @dry_run_option
 @max_bad_option
@@ -265,7 +274,6 @@ def command(
     from trainer.process.launched import Launched  # noqa: PLC0415
     from trainer.process.run import RunConfig  # noqa: PLC0415
     from trainer.process.session import SessionConfig  # noqa: PLC0415
-    from trainer.serving.export import export  # noqa: PLC0415
 
     report, request, session = Report("train"), StopRequest(), None
     torch.set_num_threads(options.pop("threads") or torch.get_num_threads())
@@ -280,7 +288,12 @@ def command(
             checkpoint_every=checkpoint_every,
             keep_checkpoints=keep_checkpoints,
         )
-        launched = Launched.join(run.device, exports=export_dir is not None, is_dry=dry_run)
+        launched = Launched.join(
+            run.device,
+            timeout_s=options.pop("rank_timeout_s"),
+            is_dry=dry_run,
+            lacks_directory=export_dir is not None and checkpoint_dir is None,
+        )
         log_schema = load_schema(schema)
         if log_schema.label is None:
             raise ConfigError(f"--schema: {log_schema} has no label, expected one: {NO_LABELS}")
@@ -310,13 +323,14 @@ def command(
                     publish=publish,
                 ),
                 should_stop=lambda: request.is_made,
+                exports=export_dir is not None,
                 on_progress=lambda run: draw(run.progress.rows, limit_rows, _describe(run)),
             )
             TrainerFigures(session.run, session.reports).watch(monitor, kafka)
             session.train()
             content, progress = launched.report(session)
         if export_dir is not None:
-            export(session.run, export_dir, session.published)
+            launched.export(session, export_dir, checkpoint_dir)
     except PlanError as error:
         raise click.UsageError(str(error)) from error
     except TrainerError as error:

@@ -11,12 +11,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from sketch.hashing import SHARD_SEED
 from sketch.keymap import ABSENT
 from streams.keys import MAX_FIELDS, PAYLOAD_BITS
 
-__all__ = ["field_indices", "find_values", "level_rows", "merge_by_id", "mix64_tensor", "part_rows"]
+__all__ = ["field_indices", "find_values", "level_rows", "merge_by_id", "mix64_tensor", "part_rows", "shards_of"]
 
 _LOW = 0xFFFFFFFF
+_SHARD_SEED = int(SHARD_SEED)  # below 2^63
 _MULTIPLIER_1 = 0xFF51AFD7ED558CCD - (1 << 64)  # `sketch.hashing` has them unsigned; golden vectors test both
 _MULTIPLIER_2 = 0xC4CEB9FE1A85EC53 - (1 << 64)
 
@@ -53,6 +55,11 @@ def find_values(slots: Tensor, values: Tensor, keys: Tensor) -> Tensor:
     hits = slots[buckets] == keys[None, :, None]  # (2, N, 4)
     found = torch.where(hits, values[buckets], ABSENT).amax(dim=(0, 2))  # (N,)
     return torch.where(keys == 0, ABSENT, found)
+
+
+def shards_of(keys: Tensor, num_shards: int) -> Tensor:
+    """`sketch.hashing.shard_of` of every key: (N,) int64."""
+    return (mix64_tensor(keys ^ _SHARD_SEED) >> 32 & _LOW) * num_shards >> 32
 
 
 def field_indices(keys: Tensor, num_fields: int) -> Tensor:

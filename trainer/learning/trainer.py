@@ -23,7 +23,7 @@ from trainer.learning.dense_part import Computed, DenseOptions
 from trainer.learning.learner import DenseOptimizer, Learner
 from trainer.learning.readback import Readback, Waiting
 
-__all__ = ["ADAPTIVE", "HASH", "StartedStep", "StepReport", "Trainer"]
+__all__ = ["ADAPTIVE", "HASH", "StartedStep", "StepReport", "Trainer", "keys_of"]
 
 ADAPTIVE, HASH = "adaptive", "hash"
 
@@ -84,7 +84,7 @@ class StartedStep:
         )
 
 
-def _keys_of(batch: ClickBatch, device: torch.device) -> Tensor | Bags:
+def keys_of(batch: ClickBatch, device: torch.device) -> Tensor | Bags:
     """The keys (B, F) as int64, or the bags of rows with further values or weights."""
     if batch.more is not None or batch.key_weights is not None:
         return Bags.of(batch.keys, batch.more, device, key_weights=batch.key_weights)
@@ -163,7 +163,7 @@ class Trainer:
         device = self.embedding.device
         # A decoded batch is a read-only view of its record; torch and numba need a writable copy.
         dense = to_device(np.array(batch.dense, np.float32), device)
-        keys = _keys_of(batch, device)
+        keys = keys_of(batch, device)
         label = to_device(batch.require_labels().astype(np.float32), device)
         weight = None if batch.weight is None else to_device(np.array(batch.weight), device)
         passes = {

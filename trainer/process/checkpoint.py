@@ -38,7 +38,6 @@ __all__ = [
     "Checkpoints",
     "in_order",
     "read_if_good",
-    "read_newest",
     "sync_directory",
     "write_file",
     "write_tensors",
@@ -246,24 +245,6 @@ class Checkpoints:
         """Deletes every checkpoint."""
         for path in [*self.paths(), *self.directory.glob(".*.part"), *self.directory.glob(".*.old")]:
             shutil.rmtree(path)
-
-
-def read_newest(directory: Path) -> Checkpoint:
-    """The newest valid checkpoint of a run, which may be writing: nothing is locked, changed or deleted.
-
-    Raises:
-        CheckpointError: there is none, or several ranks have trained it.
-    """
-    paths = sorted((path for path in directory.glob("*") if path.name.isdigit()), reverse=True)
-    found = next((one for one in map(read_if_good, paths) if one is not None), None)
-    if any(directory.glob("rank-*-of-*")) or (found is not None and "ranks" in found.state):
-        raise CheckpointError(
-            f"{directory}: trained with torchrun (rank-* folders), whose models are neither exported nor served; train "
-            "with one process, without torchrun, for that"
-        )
-    if found is None:
-        raise CheckpointError(f"{directory}: got {len(paths)} checkpoints, expected an intact one")
-    return found
 
 
 def read_if_good(path: Path) -> Checkpoint | None:

@@ -212,13 +212,17 @@ class ClickSteps:
     def _start(self, records: Sequence[_Record]) -> None:
         batches = [record.batch for record in records]
         batch, sizes = merge_clicks(batches), [one.num_rows for one in batches]
-        started = self._run.start(batch, self._outbox.release, record_rows=sizes)
+        started = self._run.start(batch, self._after_lookup, record_rows=sizes)
         before, self._waiting = self._waiting, _Step(started=started, records=records, batch=batch)
         if before is not None:
             self._finish(before)
             self._outbox.release()
         if self._run.trainer is None or not self._run.trainer.is_queued:
             self.settle()
+
+    def _after_lookup(self) -> None:
+        """Starts what runs beside the dense part."""
+        self._outbox.release()
 
     def _fit_all(self, taken: Sequence[Taken]) -> list[_Record]:
         """The records that can be trained; the others go to the dead letters."""

@@ -17,13 +17,21 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from trainer.errors import CheckpointError
+from trainer.errors import CheckpointError, PlanError
 from trainer.process.checkpoint import Checkpoint, Checkpoints, read_if_good
 from trainer.process.directory_lock import DirectoryLock
 from trainer.process.resharding import join_checkpoints
 from trainer.ranks.group import Ranks
 
-__all__ = ["CommonCheckpoints", "rank_directory", "steps_of"]
+__all__ = [
+    "CommonCheckpoints",
+    "common_steps",
+    "is_of_rank",
+    "rank_directory",
+    "ranks_in",
+    "require_all_ranks",
+    "steps_of",
+]
 
 logger = logging.getLogger(__name__)
 
@@ -57,6 +65,40 @@ def _by_step(directory: Path) -> dict[int, Path]:
     """The checkpoints in a directory by their number of steps; of two after the same step, the later event's."""
     paths = sorted(path for path in directory.glob("*") if path.name.isdigit())
     return {steps: path for path in paths if (steps := steps_of(path)) is not None}
+
+
+def is_of_rank(directory: Path) -> bool:
+    """Whether a directory is named as that of a rank."""
+    return _NAME.fullmatch(directory.resolve().name) is not None
+
+
+def ranks_in(run: Path) -> dict[int, list[Path]]:
+    """The directories of ranks in that of a run, by their number of ranks; not all of them need to be there."""
+    found: dict[int, list[Path]] = {}
+    for path in sorted(run.glob("rank-*-of-*")):
+        if match := _NAME.fullmatch(path.name):
+            found.setdefault(int(match[2]), []).append(path)
+    return found
+
+
+def require_all_ranks(run: Path, world: int) -> None:
+    """Checks that the directories of all ranks, which are there by now, can be seen from here.
+
+    Raises:
+        PlanError: some are on other machines.
+    """
+    hidden = [str(rank) for rank in range(world) if not (run / f"rank-{rank}-of-{world}").is_dir()]
+    if hidden:
+        raise PlanError(
+            f"--export: rank 0 does not see the folders of the ranks {', '.join(hidden)} in --checkpoint-dir {run}: "
+            "have all machines share the folder, or start without --export"
+        )
+
+
+def common_steps(run: Path, world: int) -> dict[int, list[Path]]:
+    """The steps of which all of so many ranks have a checkpoint, and these, in the order of the ranks."""
+    every = [_by_step(run / f"rank-{rank}-of-{world}") for rank in range(world)]
+    return {step: [one[step] for one in every] for step in sorted(set.intersection(*map(set, every)))}
 
 
 class CommonCheckpoints(Checkpoints):
@@ -123,7 +165,8 @@ class CommonCheckpoints(Checkpoints):
             self._forget(step)
             self._keep_from([one for one, is_ours, _ in candidates if is_ours and one <= step])
             return parts[0]
-        if any(steps - {0} for steps in every) or others:
+        are_trained = any(trained for (trained,) in self._ranks.gather([self._sees_trained_others()]))
+        if any(steps - {0} for steps in every) or others or are_trained:
             newest = {f"rank {rank}": sorted(steps, reverse=True) for rank, steps in enumerate(every)}
             hint = "".join(f"start with {world} ranks, whose checkpoints are there, or " for world, _ in others)
             raise CheckpointError(
@@ -142,20 +185,17 @@ class CommonCheckpoints(Checkpoints):
 
     def _of_others(self) -> dict[int, list[Path]]:
         """The directories of other numbers of ranks, by this number."""
-        found: dict[int, list[Path]] = {}
-        for path in sorted(self.directory.parent.iterdir()):
-            if (match := _NAME.fullmatch(path.name)) and int(match[2]) != self._ranks.world:
-                found.setdefault(int(match[2]), []).append(path)
-        return found
+        run = self.directory.parent
+        return {world: paths for world, paths in ranks_in(run).items() if world != self._ranks.world}
+
+    def _sees_trained_others(self) -> bool:
+        """Whether there are checkpoints of other numbers of ranks, which may lack those on other machines."""
+        return any(set(_by_step(path)) - {0} for paths in self._of_others().values() for path in paths)
 
     def _steps_of_others(self) -> list[tuple[int, list[int]]]:
         """Other numbers of ranks, and the steps of which all of so many ranks have a checkpoint, if there are any."""
-        found = []
-        for world in self._of_others():
-            every = [set(_by_step(path)) for path in self._paths_of(world)]
-            if common := sorted(set.intersection(*every)):
-                found.append((world, common))
-        return found
+        every = [(world, list(common_steps(self.directory.parent, world))) for world in self._of_others()]
+        return [(world, steps) for world, steps in every if steps]
 
     def _paths_of(self, world: int) -> list[Path]:
         return [self.directory.parent / f"rank-{rank}-of-{world}" for rank in range(world)]

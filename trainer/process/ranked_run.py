@@ -13,6 +13,7 @@ from streams.records import ClickBatch
 from trainer.learning.trainer import StartedStep
 from trainer.process.checkpoint import Captured, Checkpoint
 from trainer.process.click_columns import Columns
+from trainer.process.click_steps import merge_clicks
 from trainer.process.common_checkpoints import CommonCheckpoints, rank_directory
 from trainer.process.progress import Progress
 from trainer.process.run import TrainingRun
@@ -71,6 +72,7 @@ class RankedRun(TrainingRun):
         if config.checkpoint_dir is not None:
             config = replace(config, checkpoint_dir=rank_directory(config.checkpoint_dir, ranks))
         super().__init__(config, num_shards, resume=resume, topics=topics, columns=columns)
+        self.started_ms = ranks.gather([self.started_ms])[0][0]  # rank 0's
         is_new = self.trainer is None
         if is_new:
             self._build(*columns)
@@ -110,6 +112,21 @@ class RankedRun(TrainingRun):
         self.steps += 1
         self.rows_in_all += self.trainer.rows_in_all
         return started
+
+    @property
+    def trained_rows(self) -> int:
+        """As `TrainingRun.trained_rows`; those of all ranks."""
+        return self.rows_in_all
+
+    def send_ahead(self, batches: Sequence[ClickBatch]) -> None:
+        """Lets the keys of the next step's click records travel while this one computes; none: `nothing()`'s."""
+        assert isinstance(self.trainer, RankedTrainer)  # noqa: S101  `_make_trainer` made it
+        self.trainer.send_ahead(merge_clicks(batches) if batches else self.nothing())
+
+    def drop_ahead(self) -> None:
+        """Takes back what `send_ahead` has sent; a collective."""
+        assert isinstance(self.trainer, RankedTrainer)  # noqa: S101  `_make_trainer` made it
+        self.trainer.drop_ahead()
 
     def nothing(self) -> ClickBatch:
         """A batch of no rows, with the columns of the model."""

@@ -1,4 +1,4 @@
-"""`join_checkpoints`: a rank's part of a checkpoint that another number of ranks has written.
+"""`join_checkpoints`: a rank's part of a checkpoint that several ranks have written, most often another number of them.
 
 What belongs to a shard or a click partition comes from the rank that owned it, the dense part from rank 0. Counts of
 all ranks stay what they are: a rank takes those of the ranks whose number is its own modulo the number of ranks.
@@ -12,15 +12,15 @@ from typing import Any
 from streams.assignments.history import History
 from trainer.learning.quality import Windows
 from trainer.process.checkpoint import Checkpoint
+from trainer.process.history_tensors import HISTORY, history_tensors
 from trainer.process.progress import Progress
-from trainer.process.run import HISTORY, history_tensors
 from trainer.ranks.group import Ranks
 
 __all__ = ["join_checkpoints"]
 
 
 def join_checkpoints(parts: Sequence[Checkpoint], ranks: Ranks) -> Checkpoint:
-    """This rank's checkpoint, from those of all ranks of another number, in their order."""
+    """This rank's checkpoint, from those of all ranks that wrote it, in their order."""
     world, first = len(parts), parts[0]
     tensors = {name: tensor for name, tensor in first.tensors.items() if not name.startswith(HISTORY)}
     for part in parts[1:]:

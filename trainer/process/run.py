@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import copy
 import logging
+import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from sketch.changes import Changes
@@ -28,24 +28,15 @@ from trainer.learning.trainer import ADAPTIVE, HASH, StartedStep, Trainer
 from trainer.process.checkpoint import Captured, Checkpoint, Checkpoints, in_order
 from trainer.process.click_columns import Columns, compare_columns, fit_columns
 from trainer.process.directory_lock import DirectoryLock
+from trainer.process.history_tensors import history_arrays, history_tensors
 from trainer.process.journal import Journal
 from trainer.process.progress import Progress
 from trainer.process.run_config import RunConfig
 from trainer.process.topic_changes import Resumption, TrainerTopics, find_differences
 
-__all__ = ["HISTORY", "RunConfig", "TrainingRun", "history_tensors"]
+__all__ = ["RunConfig", "TrainingRun"]
 
 logger = logging.getLogger(__name__)
-
-HISTORY = "history."  # the prefix of its tensors in a checkpoint
-
-
-def history_tensors(history: History) -> dict[str, torch.Tensor]:
-    """Copies of a history's tables as a checkpoint has them."""
-    arrays = history.to_arrays().items()
-    return {
-        HISTORY + name: torch.from_numpy(one.view(np.int64) if one.dtype == np.uint64 else one) for name, one in arrays
-    }
 
 
 class TrainingRun:
@@ -60,6 +51,7 @@ class TrainingRun:
 
     Attributes:
         resumption: how the run continues from its checkpoint.
+        started_ms: when it was opened, in milliseconds since 1970.
 
     Raises:
         CheckpointError: all checkpoints are damaged, the newest valid one has another configuration, or the directory
@@ -87,7 +79,7 @@ class TrainingRun:
         self._replaced: History | None = None
         self.trainer: Trainer | None = None
         self.offsets: dict[str, dict[int, int]] = {"clicks": {}, "assignments": {}}
-        self.resumed_rows = 0
+        self.resumed_rows, self.started_ms = 0, time.time_ns() // 1_000_000
         self._columns = columns
         self._shape: Columns | None = None
         self._rows_saved = 0
@@ -158,9 +150,7 @@ class TrainingRun:
         self._build(fields, num_dense).load_tensors(checkpoint.tensors)
         torch.set_rng_state(checkpoint.tensors["rng"])
         self.progress.load_state(state["progress"])
-        tensors = checkpoint.tensors.items()
-        arrays = {name.removeprefix(HISTORY): tensor.numpy() for name, tensor in tensors if name.startswith(HISTORY)}
-        self.history.load(state["history"], arrays)
+        self.history.load(state["history"], history_arrays(checkpoint.tensors))
         for topic, offsets in state["offsets"].items():
             self.offsets[topic] = {int(number): int(offset) for number, offset in offsets.items()}
         self._follow_topics()
@@ -224,6 +214,11 @@ class TrainingRun:
         if self._shape is None:
             raise CheckpointError("no click record was trained yet, so there is no model")
         return self._shape
+
+    @property
+    def trained_rows(self) -> int:
+        """The rows that the model has seen."""
+        return self.progress.rows
 
     def fit(self, batch: ClickBatch | BadRecord) -> ClickBatch | BadRecord:
         """The batch with the model's columns, or the reason why it cannot be trained (`fit_columns`)."""

@@ -15,6 +15,7 @@ from streams.clients.worker import Worker
 from streams.errors import BrokerError, TopicError
 from streams.records import BadRecord, ClickBatch, decode_assignment, decode_clicks
 from streams.telemetry.bad_record_log import BadRecordLog
+from trainer.embedding.lookup import Importance
 from trainer.process.assignment_steps import AssignmentSteps
 from trainer.process.change_pacer import ChangePacer
 from trainer.process.checkpoint import Captured
@@ -150,7 +151,7 @@ class Session:
             self._clicks, self._assignments, self._outbox, self._writer = clicks, assignments, outbox, writer
             self._steps = self._steps_class(
                 self.run, clicks, outbox, self._bad_records, size=config.batch, on_progress=self._on_progress,
-                on_trained=self._publication.note_importance,
+                on_trained=self._note_trained,
             )  # fmt: skip
             self._changes = AssignmentSteps(
                 self.run, assignments, kafka, outbox, self._bad_records, self._publication.note_changes
@@ -165,6 +166,10 @@ class Session:
                 outbox.abandon()
             if self._ending is not None:
                 raise TopicError(self._topics.describe_end(self._ending))
+
+    def _note_trained(self, importance: Importance) -> None:
+        """Notes what was trained, to publish it."""
+        self._publication.note_importance(importance)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:

@@ -8,14 +8,14 @@ from trainer.ranks.group import Ranks, open_launchers_store
 
 __all__ = ["Attempts"]
 
-_BEGUN = "hotstream.begun"
+_BEGUN, _ATTEMPTED = "hotstream.begun", "hotstream.attempted"
 
 
 class Attempts:
     """This attempt and those before it.
 
-    The launcher's store keeps what they tell each other. Ranks on several machines have a new one in each attempt, so
-    there every attempt after the first counts as one after a beginning.
+    The launcher's store keeps what they tell each other. If ranks on several machines find a new store after a restart,
+    what was before is unknown, and counts as a beginning.
 
     Args:
         ranks: this rank and the others of this attempt.
@@ -23,18 +23,16 @@ class Attempts:
 
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
-        store, is_common = open_launchers_store()
-        self._store = store if is_common else None
+        self._store, self._is_single = open_launchers_store()
 
     def has_begun(self) -> bool:
         """Whether an earlier attempt noted a beginning; a collective."""
-        if self._store is not None:
-            known = self._store.check([_BEGUN])
-        else:
-            known = os.environ["TORCHELASTIC_RESTART_COUNT"] != "0"
-        return any(begun for (begun,) in self._ranks.gather([known]))
+        known, is_first = self._store.check([_BEGUN]), os.environ["TORCHELASTIC_RESTART_COUNT"] == "0"
+        is_lost = not self._is_single and not is_first and not self._store.check([_ATTEMPTED])
+        self._store.set(_ATTEMPTED, "1")
+        return any(begun for (begun,) in self._ranks.gather([known or is_lost]))
 
     def note_beginning(self) -> None:
         """Tells later attempts that this one has begun the run."""
-        if self._store is not None and self._ranks.rank == 0:
+        if self._ranks.rank == 0:
             self._store.set(_BEGUN, "1")

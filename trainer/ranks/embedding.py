@@ -9,7 +9,7 @@ a mean over the rows of all ranks, whose gradients the owners see; each rank sco
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,9 +18,8 @@ import torch
 from torch import Tensor
 
 from sketch.changes import Changes
-from sketch.hashing import shard_of
 from trainer.embedding.key_embedding import FollowingEmbedding
-from trainer.embedding.lookup import Lookup, Scores, distinct
+from trainer.embedding.lookup import Lookup, Scores
 from trainer.embedding.migration import MigrationReport
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.embedding.scores import score_records
@@ -28,6 +27,7 @@ from trainer.embedding.stores.kernels import row_kernels
 from trainer.embedding.stores.rows import RowOptimizer
 from trainer.errors import GradientError
 from trainer.ranks.group import Ranks
+from trainer.ranks.key_exchange import KeyExchange
 from trainer.ranks.sharded import ShardedEmbedding, ShardedLookup
 
 __all__ = ["RankedEmbedding", "RankedLookup"]
@@ -42,7 +42,8 @@ class RankedLookup(Lookup):
         which: (N,) int64 on the device, the key of each lookup.
         sent: the number of keys that went to each rank.
         received: the number of keys that came from each rank.
-        served: what this rank looked up for all.
+        asked: (R,) int64, the keys that this rank looked up for all.
+        served: their lookups.
         found: (R, D) the vectors that it found.
         rows_in_all: the rows of all ranks, over which the loss is a mean.
     """
@@ -51,6 +52,7 @@ class RankedLookup(Lookup):
     which: Tensor
     sent: Sequence[int]
     received: Sequence[int]
+    asked: npt.NDArray[np.int64]
     served: ShardedLookup
     found: Tensor
     rows_in_all: int
@@ -69,6 +71,12 @@ class RankedEmbedding(FollowingEmbedding):
         seed: the seed of initial values and stochastic rounding.
         device: the device of the rows.
 
+    Attributes:
+        local: the slices of this rank's shards.
+        exchange: which keys the ranks ask each other for.
+        on_learned: called by `learn` with the keys (R,) uint64 whose rows this rank updated, some of them several
+            times, and the norms (R,) of their gradients; None for nothing.
+
     Raises:
         PlanError: there are fewer unique rows than shards.
     """
@@ -85,6 +93,8 @@ class RankedEmbedding(FollowingEmbedding):
     ) -> None:
         super().__init__(plan, device=device)
         self._ranks = ranks
+        self.on_learned: Callable[[npt.NDArray[np.uint64], npt.NDArray[np.float32]], None] | None = None
+        self.exchange = KeyExchange(num_shards, ranks)
         shards = [shard for shard in range(num_shards) if ranks.owns(shard)]
         self.local = ShardedEmbedding(plan, num_shards, shards, optimizer=optimizer, seed=seed, device=self.device)
 
@@ -107,37 +117,23 @@ class RankedEmbedding(FollowingEmbedding):
 
     def look_up(self, keys: Tensor, batch_rows: int) -> Lookup:
         """Sends the distinct keys of (N,) int64 to their owners, and looks up what the ranks ask this one for."""
-        words, inverse = distinct(keys.cpu().numpy().view(np.uint64))
-        shards = shard_of(words, self.local.num_shards)
-        order = np.lexsort((shards, shards % self._ranks.world))  # by owner, then by shard
-        place = np.empty(len(words), np.int32)
-        place[order] = np.arange(len(words), dtype=np.int32)
-        counts = np.bincount(shards, minlength=self.local.num_shards)  # (S,)
-        every = np.array(self._ranks.gather([batch_rows, *counts.tolist()]))  # (ranks, 1 + S)
-        owned, rows_in_all = self._ranks.rank, int(every[:, 0].sum())
-        by_rank = [int(counts[owner :: self._ranks.world].sum()) for owner in range(self._ranks.world)]
-        mine = every[:, 1 + owned :: self._ranks.world]  # (ranks, own shards)
-        received = mine.sum(axis=1).tolist()
-        ordered = torch.from_numpy(words[order].view(np.int64))
-        asked = self._ranks.swap(ordered, by_rank, received).numpy()  # (R,)
-        own_shards = np.arange(owned, self.local.num_shards, self._ranks.world)
-        of_asked = np.repeat(np.tile(own_shards, self._ranks.world), mine.reshape(-1))
-        found, served = self.local.look_up(asked, of_asked, rows_in_all)
-        inverse = place[inverse]
+        exchanged = self.exchange.exchange(keys.cpu().numpy(), batch_rows)
+        found, served = self.local.look_up(exchanged.asked, exchanged.shards, exchanged.rows_in_all)
         is_host = self.device.type == "cpu"
         return RankedLookup(
-            keys=ordered if is_host else keys,
+            keys=exchanged.keys if is_host else keys,
             reads={},
             num_lookups=len(keys),
             batch_rows=batch_rows,
-            inverse=inverse if is_host else None,
-            num_keys=len(words),
-            which=torch.from_numpy(inverse.astype(np.int64)).to(self.device),
-            sent=by_rank,
-            received=received,
+            inverse=exchanged.inverse if is_host else None,
+            num_keys=len(exchanged.keys),
+            which=torch.from_numpy(exchanged.inverse.astype(np.int64)).to(self.device),
+            sent=exchanged.sent,
+            received=exchanged.received,
+            asked=exchanged.asked,
             served=served,
             found=found,
-            rows_in_all=rows_in_all,
+            rows_in_all=exchanged.rows_in_all,
         )
 
     def gather(self, lookup: Lookup) -> Tensor:
@@ -163,7 +159,11 @@ class RankedEmbedding(FollowingEmbedding):
         assert isinstance(lookup, RankedLookup)  # noqa: S101  `look_up` made it
         sums, scores = self._merge_by_key(lookup, gradient)
         sums *= lookup.batch_rows / lookup.rows_in_all  # of the mean over this rank's rows: of that over all
-        self.local.learn(lookup.served, self._ranks.swap(sums, lookup.sent, lookup.received))
+        gradients = self._ranks.swap(sums, lookup.sent, lookup.received)  # (R, D)
+        self.local.learn(lookup.served, gradients)
+        if self.on_learned is not None:
+            norms = gradients.norm(dim=1) * lookup.rows_in_all
+            self.on_learned(lookup.asked.view(np.uint64), norms.cpu().numpy())
         return scores
 
     def _merge_by_key(self, lookup: RankedLookup, gradient: Tensor) -> tuple[Tensor, Scores]:

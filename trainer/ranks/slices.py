@@ -8,13 +8,20 @@ shard s of S    unique rows    the range of rows that its agent assigns
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
+import numpy as np
+import torch
+from torch import Tensor
+
+from sketch.hashing import shard_of
 from streams.assignments.row_ranges import rows_of_shard
+from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
 from trainer.errors import PlanError
 
-__all__ = ["seed_of_shard", "slice_plan"]
+__all__ = ["cut_slices", "join_slices", "joined_layout", "seed_of_shard", "slice_plan"]
 
 _SEED_STEP = 0x1000_0001  # shard 0 has the seed itself, so one shard is what an embedding without shards is
 
@@ -44,3 +51,49 @@ def slice_plan(plan: EmbeddingPlan, num_shards: int, shard: int) -> EmbeddingPla
         level_2_rows=level_2_rows,
     )
     return replace(plan, layout=layout, router_keys=capacity_rows)
+
+
+def joined_layout(layout: Layout, num_shards: int) -> Layout:
+    """The sizes of all slices of a plan together, which may have a few more rows of level 1 or fewer."""
+    return replace(layout, level_1_per_field=num_shards * max(1, layout.level_1_per_field // num_shards))
+
+
+def join_slices(tensors: Mapping[str, Tensor], capacity_rows: int, num_shards: int) -> dict[str, Tensor]:
+    """The rows, gates and hot keys of all slices, one after the other, with the row numbers of the agents.
+
+    Args:
+        tensors: `ShardedEmbedding.tensors` of all shards.
+        capacity_rows: unique rows of all together.
+        num_shards: S.
+    """
+    served = [name.removeprefix("0.") for name in tensors if name.startswith("0.")]
+    served = [name for name in served if name.endswith((".values", ".scales")) or name == "gate"]
+    joined = {name: torch.cat([tensors[f"{shard}.{name}"] for shard in range(num_shards)]) for name in served}
+    firsts = [rows_of_shard(capacity_rows, num_shards, shard)[0] for shard in range(num_shards)]
+    keys = torch.cat([tensors[f"{shard}.router_keys"] for shard in range(num_shards)])
+    values = torch.cat([tensors[f"{shard}.router_values"] + first for shard, first in enumerate(firsts)])
+    order = torch.from_numpy(np.argsort(keys.numpy().view(np.uint64)))
+    return {**joined, "router_keys": keys[order], "router_values": values[order]}
+
+
+def cut_slices(tensors: Mapping[str, Tensor], layout: Layout, num_shards: int) -> dict[str, Tensor]:
+    """The tensors of each slice, as `SHARD.NAME`, from what `join_slices` returned.
+
+    Args:
+        tensors: of all slices.
+        layout: the sizes of all slices.
+        num_shards: S.
+    """
+    keys = tensors["router_keys"].numpy().view(np.uint64)
+    shards = shard_of(keys, num_shards)
+    cut = {}
+    for shard in range(num_shards):
+        first_row = rows_of_shard(layout.capacity_rows, num_shards, shard)[0]
+        mine = torch.from_numpy(np.flatnonzero(shards == shard))
+        cut[f"{shard}.router_keys"] = tensors["router_keys"][mine]
+        cut[f"{shard}.router_values"] = tensors["router_values"][mine] - first_row
+        for name, tensor in tensors.items():
+            if not name.startswith("router_"):
+                first, count = rows_of_shard(len(tensor), num_shards, shard)
+                cut[f"{shard}.{name}"] = tensor[first : first + count]
+    return cut

@@ -7,13 +7,15 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
+from streams.records import ClickBatch
 from trainer.embedding.lookup import Scores
+from trainer.embedding.value_bags import Bags
 from trainer.errors import PlanError
 from trainer.learning.dense_part import Computed, DenseOptions
 from trainer.learning.learner import DenseOptimizer
 from trainer.learning.model_config import ModelConfig
 from trainer.learning.models import build_model
-from trainer.learning.trainer import ADAPTIVE, Trainer
+from trainer.learning.trainer import ADAPTIVE, Trainer, keys_of
 from trainer.ranks.embedding import RankedEmbedding
 from trainer.ranks.group import Ranks
 
@@ -55,6 +57,16 @@ class RankedTrainer(Trainer):
     def is_queued(self) -> bool:
         """False: all ranks agree on a step before they learn."""
         return False
+
+    def send_ahead(self, batch: ClickBatch) -> None:
+        """Lets the keys of the next `start`'s batch travel while this step computes; a collective, as `start` is."""
+        keys = keys_of(batch, torch.device("cpu"))
+        words = keys.keys if isinstance(keys, Bags) else keys
+        self._ranked.exchange.send_ahead(words.reshape(-1).numpy(), batch.num_rows)
+
+    def drop_ahead(self) -> None:
+        """Takes back what `send_ahead` has sent, as there is no such step; a collective."""
+        self._ranked.exchange.drop()
 
     def _judge(self, passes: Sequence[Computed], rows: int) -> tuple[Tensor, Tensor]:
         """As `Trainer._judge`, over the rows of all ranks; also averages the gradients of the dense part."""

@@ -39,6 +39,9 @@ from trainer.learning.models import build_model
 from trainer.learning.trainer import ADAPTIVE
 from trainer.process.checkpoint import sync_directory, write_file, write_tensors
 from trainer.process.run import TrainingRun
+from trainer.ranks.embedding import RankedEmbedding
+from trainer.ranks.group import Ranks
+from trainer.ranks.slices import cut_slices
 from trainer.serving.compression.formats import TABLES, Compressed, read_gates, unique_groups
 from trainer.serving.export_files import MANIFEST, VERSION, is_export, read_manifest, read_parts, sign
 from trainer.serving.exported import Exported
@@ -161,8 +164,10 @@ def _describe(run: TrainingRun, plan: EmbeddingPlan, published: Published | None
     }
 
 
-def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str, Any]]:
+def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding | RankedEmbedding, dict[str, Any]]:
     """Returns the model, its embedding on the CPU, and the content of `export.json`; compressed rows as float32.
+
+    The embedding is a `RankedEmbedding`, of a single rank, if several shards have rows of their own.
 
     Raises:
         CheckpointError: the export has another format version, lacks a file, or a size or checksum does not match.
@@ -179,11 +184,22 @@ def load_export(directory: Path) -> tuple[nn.Module, AdaptiveEmbedding, dict[str
     fields = [Field(*pair) for pair in manifest["fields"]]
     model = build_model(manifest["model"], num_dense=manifest["num_dense"], num_fields=len(fields), dim=plan.dim)
     model.load_state_dict(parts["dense"])
-    embedding = AdaptiveEmbedding(plan)
-    unexported = {name: torch.zeros_like(tensor) for name, tensor in embedding.tensors().items()}
     router = {"router_keys": parts["router"]["keys"], "router_values": parts["router"]["values"]}
-    embedding.load_tensors({**unexported, **parts["rows"], **router})
-    return model, embedding, manifest
+    return model, _embedding_of(plan, manifest.get("slices") or 1, {**parts["rows"], **router}), manifest
+
+
+def _embedding_of(
+    plan: EmbeddingPlan, slices: int, tensors: Mapping[str, Tensor]
+) -> AdaptiveEmbedding | RankedEmbedding:
+    """An embedding with the exported tensors."""
+    embedding: AdaptiveEmbedding | RankedEmbedding
+    if slices > 1:
+        embedding, tensors = RankedEmbedding(plan, slices, Ranks()), cut_slices(tensors, plan.layout, slices)
+    else:
+        embedding = AdaptiveEmbedding(plan)
+    unexported = {name: torch.zeros_like(tensor) for name, tensor in embedding.tensors().items()}
+    embedding.load_tensors({**unexported, **tensors})
+    return embedding
 
 
 def _decode(exported: Exported) -> dict[str, Tensor]:

@@ -13,18 +13,31 @@ from trainer.embedding.layout import Layout
 from trainer.errors import CheckpointError
 from trainer.process.checksums import describe_bytes
 
-__all__ = ["COMPRESSED_VERSION", "MANIFEST", "PARTS", "VERSION", "is_export", "read_manifest", "read_parts", "sign"]
+__all__ = [
+    "COMPRESSED_VERSION",
+    "MANIFEST",
+    "PARTS",
+    "SLICED_VERSION",
+    "VERSION",
+    "is_export",
+    "read_manifest",
+    "read_parts",
+    "sign",
+]
 
 VERSION = 6
 COMPRESSED_VERSION = 7  # of an export whose rows are compressed; the files have the same names
+SLICED_VERSION = 8  # of one whose shards have rows of their own (`slices`), compressed or not
+_VERSIONS = (VERSION, COMPRESSED_VERSION, SLICED_VERSION)
 MANIFEST = "export.json"
 PARTS = ("dense", "rows", "router")
 _MEMBERS: Mapping[str, tuple[type, ...]] = {
     "model": (str,), "dim": (int,), "row_format": (str,), "hot_store": (str, type(None)), "layout": (dict,),
     "fields": (list,), "num_dense": (int,), "rows_trained": (int,), "files": (dict,),
     "compression": (str, type(None)), "published": (dict, type(None)), "time_ms": (int, type(None)),
+    "slices": (int, type(None)),
 }  # fmt: skip
-_OPTIONAL = ("compression", "published", "time_ms")
+_OPTIONAL = ("compression", "published", "time_ms", "slices")
 _UNSIGNED = b'{\n  "xxh3": "0000000000000000"'
 
 
@@ -54,13 +67,13 @@ def read_manifest(directory: Path) -> dict[str, Any]:
         version = manifest["version"]
     except (ValueError, KeyError, TypeError, RecursionError):
         version = VERSION
-    if version in (VERSION, COMPRESSED_VERSION) and sign(_UNSIGNED + data[len(_UNSIGNED) :]) == data:
+    if version in _VERSIONS and sign(_UNSIGNED + data[len(_UNSIGNED) :]) == data:
         try:
             _require_members(manifest)
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: a member is missing or wrong ({error}); export again") from error
         return manifest
-    if version not in (VERSION, COMPRESSED_VERSION):
+    if version not in _VERSIONS:
         raise CheckpointError(f"{path.parent}: got version {version!r}, expected {VERSION}; export again")
     raise CheckpointError(f"{path}: the checksum does not match: the export is damaged; export again")
 
@@ -79,7 +92,10 @@ def _require_members(manifest: Mapping[str, Any]) -> None:
             raise TypeError(f"{name}: got {member!r:.100}")
     if not all(type(number) is int for number in manifest["layout"].values()):
         raise TypeError(f"layout: got {manifest['layout']}")
-    num_fields = Layout(**manifest["layout"]).num_fields
+    layout, slices = Layout(**manifest["layout"]), manifest.get("slices") or 1
+    if slices < 1 or layout.level_1_per_field % slices or 0 < layout.level_2_rows < slices:
+        raise ValueError(f"slices: got {slices} of {layout}")
+    num_fields = layout.num_fields
     if len([(str(name), str(kind)) for name, kind in manifest["fields"]]) != num_fields:
         raise ValueError(f"fields: got {len(manifest['fields'])}, expected {num_fields}")
     if manifest["dim"] < 1 or manifest["num_dense"] < 0:

@@ -90,11 +90,12 @@ class Exported:
         bodies = self._bodies("u", rows[mine])
         for key, row, body in zip(keys[mine].tolist(), rows[mine].tolist(), bodies, strict=True):
             yield self._record("u", row, body, key)
-        for field in self.shape.published:
-            yield self._block("1", field - 1)
-        for number in range(self.shape.num_blocks):
-            yield self._block("2", number)
-        yield self._record("g", 0, self.rows["gate"].reshape(-1).view(np.uint8))
+        for kind in "12":
+            for number in self.shape.numbers_of(kind):
+                yield self._block(kind, number)
+        for number in self.shape.numbers_of("g"):
+            gates = self.rows["gate"][self.shape.block("g", number)]
+            yield self._record("g", number, gates.reshape(-1).view(np.uint8))
 
     def _block(self, kind: str, number: int) -> RowRecord:
         return self._record(kind, number, self._bodies(kind, self.shape.block(kind, number)))
@@ -118,6 +119,7 @@ def _own_shape(manifest: Mapping[str, Any]) -> ServedShape:
         model=manifest["model"], dim=manifest["dim"], row_format=manifest["row_format"],
         hot_store=manifest["hot_store"] or manifest["row_format"], layout=Layout(**manifest["layout"]), fields=fields,
         num_dense=manifest["num_dense"], partitions=1, published=tuple(range(1, len(fields) + 1)), run=0,
+        slices=manifest.get("slices") or 1,
     )  # fmt: skip
 
 

@@ -21,8 +21,7 @@ from streams.assignments.shard_view import ShardView
 from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import NoteRecord, RowRecord, encode_chunk, encode_note, encode_row
 from trainer.embedding.adaptive import AdaptiveEmbedding
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
-from trainer.embedding.stores.two_level_kernels import hash_keys
+from trainer.serving.addresses import slice_addresses
 from trainer.serving.dense_versions import split_version
 from trainer.serving.shape import ServedShape
 from trainer.serving.terms import row_terms
@@ -30,7 +29,6 @@ from trainer.serving.units import Units
 
 __all__ = ["EmbeddingPublisher", "Sender"]
 
-_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
 _OVERHEAD = 64  # bytes a record: prefix, key and the batch's own
 _MOST_UNITS = 1024  # a step
 _PLAN_S, _DIGEST_S, _BURST_S = 1.0, 1.0, 0.25
@@ -56,14 +54,15 @@ class EmbeddingPublisher:
     """Publishes an embedding.
 
     Args:
-        embedding: the embedding.
-        shape: its shape, of this run.
+        embedding: the embedding; of several slices, that of a shard.
+        shape: its shape, of this run; of several slices, that of all together.
         sender: sends the records.
         bytes_per_s: the most bytes a second, on average over a quarter of a second.
         read_dense: returns the bytes of the dense part; None to publish none.
         dense_interval_s: the least time between two versions of the dense part; they take at most a quarter of the
             bytes.
         clock: monotonic seconds.
+        shard: the slice; 0 if there is one. Each slice has a publisher of its own.
 
     Attributes:
         shape: as published.
@@ -80,15 +79,16 @@ class EmbeddingPublisher:
         read_dense: Callable[[], bytes] | None = None,
         dense_interval_s: float = 10.0,
         clock: Callable[[], float] = time.monotonic,
+        shard: int = 0,
     ) -> None:
         self._embedding, self.shape, self._sender, self._clock = embedding, shape, sender, clock
-        self._model = shape.fingerprint
+        self._model, self._shard = shape.fingerprint, shard
         self._rate, self._read_dense, self._dense_interval_s = bytes_per_s, read_dense, dense_interval_s
-        self.units = units = Units(embedding, shape)
+        self.units = units = Units(embedding, shape, shard)
         self._priority = np.full(units.count, _UNSENT, np.float32)
         self._terms = np.zeros(units.count, np.uint64)
         self._is_unsent = np.ones(units.count, np.bool_)
-        self._sums = [0] * shape.partitions
+        self._sums = dict.fromkeys(units.own_partitions, 0)
         self._allowed = np.zeros(256, np.bool_)
         self._allowed[list(shape.published)] = True
         self._routes, self._owners = KeyMap(), np.zeros(units.num_unique, np.uint64)
@@ -118,23 +118,22 @@ class EmbeddingPublisher:
 
     def _send_shape(self) -> None:
         item = encode_note(NoteRecord(kind="s", number=0, content=self.shape.to_json()))
-        self._give({number: [item] for number in range(self.shape.partitions)})
+        self._give({number: [item] for number in self.units.own_partitions})
 
     # ---- what changed ----
 
     def note_keys(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> None:
         """Notes the distinct keys (K,) that a step trained, and how much: scores (K,)."""
-        rows, units, layout = self._routes.get(keys), self.units, self.shape.layout
+        rows, units, shape = self._routes.get(keys), self.units, self.shape
         is_hot = rows >= 0
         np.add.at(self._priority, rows[is_hot], scores[is_hot])
         cold, weights = keys[~is_hot], scores[~is_hot]
-        addresses = np.empty((len(cold), 5 if layout.level_2_rows else 1), np.int32)
-        hash_keys(cold, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
-        fields = np.bincount(addresses[:, 0] // layout.level_1_per_field, weights, minlength=layout.num_fields)
+        addresses = slice_addresses(shape, self._shard, cold)
+        fields = np.bincount(addresses[:, 0] // shape.level_1_per_block, weights, minlength=shape.layout.num_fields)
         self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(fields, _UNSENT)
         for column in range(1, addresses.shape[1]):
             blocks = np.bincount(
-                addresses[:, column] // self.shape.block_rows, weights, minlength=self.shape.num_blocks
+                shape.blocks_of(addresses[:, column]), weights, minlength=shape.num_blocks // shape.slices
             )
             self._priority[units.starts["2"] : units.starts["g"]] += blocks
         self._priority[self._hidden] = 0
@@ -226,11 +225,11 @@ class EmbeddingPublisher:
         time_ms, batch = time.time_ns() // 1_000_000, defaultdict[int, list[Item]](list)
         self._priority[units], self._is_unsent[units] = 0, False
         unique = units[units < self.units.num_unique]
-        bodies, owners = self.units.read_unique(unique), self._owners[unique]
-        terms = np.where(owners != 0, row_terms("u", unique, owners, bodies), np.uint64(0))
+        bodies, owners, numbers = self.units.read_unique(unique), self._owners[unique], self.units.numbers
+        terms = np.where(owners != 0, row_terms("u", numbers[unique], owners, bodies), np.uint64(0))
         partitions = self.units.partitions[unique]
         for row, owner, body, partition in zip(
-            unique.tolist(), owners.tolist(), bodies, partitions.tolist(), strict=True
+            numbers[unique].tolist(), owners.tolist(), bodies, partitions.tolist(), strict=True
         ):
             view = shards[partition]
             record = RowRecord(
@@ -240,11 +239,8 @@ class EmbeddingPublisher:
             batch[partition].append(encode_row(record))
         self._note_terms(unique, terms)
         for unit in units[units >= self.units.num_unique].tolist():
-            kind = self.units.kind_of(unit)
-            number = unit - self.units.starts[kind]
-            body = self.units.read_shared(kind, number)
-            term = row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])
-            self._note_terms(np.array([unit]), term)
+            kind, number, body = self.units.kind_of(unit), int(numbers[unit]), self.units.read_shared(unit)
+            self._note_terms(np.array([unit]), _shared_term(kind, number, body))
             record = RowRecord(
                 kind=kind, number=number, model=self._model, step=step, time_ms=time_ms, body=body.tobytes()
             )
@@ -267,15 +263,13 @@ class EmbeddingPublisher:
         terms, unique = self._terms[units].copy(), units[units < self.units.num_unique]
         owned = self._owners[unique] != 0
         terms[: len(unique)] = 0
-        found = row_terms("u", unique[owned], self._owners[unique[owned]], self.units.read_unique(unique[owned]))
+        mine, numbers = unique[owned], self.units.numbers
+        found = row_terms("u", numbers[mine], self._owners[mine], self.units.read_unique(mine))
         terms[: len(unique)][owned] = found
         for index, unit in enumerate(units[len(unique) :].tolist(), len(unique)):
             if self._hidden[unit]:
                 continue
-            kind = self.units.kind_of(unit)
-            body = self.units.read_shared(kind, unit - self.units.starts[kind])
-            number = np.array([unit - self.units.starts[kind]])
-            terms[index] = row_terms(kind, number, np.zeros(1, np.uint64), body[None])[0]
+            terms[index] = _shared_term(self.units.kind_of(unit), int(numbers[unit]), self.units.read_shared(unit))[0]
         differs = units[terms != self._terms[units]]
         self._priority[differs] = np.maximum(self._priority[differs], _UNSENT)
         self._clean_since = 0 if len(differs) else self._clean_since + len(units)
@@ -284,7 +278,7 @@ class EmbeddingPublisher:
         batch: dict[int, list[Item]] = {}
         self._num_digests += 1
         lag_rows = int((self._priority > 0).sum())
-        for partition, total in enumerate(self._sums):
+        for partition, total in self._sums.items():
             content = {
                 "kind": "digest", "model": f"{self._model:016x}", "number": self._num_digests, "step": step,
                 "time_ms": time.time_ns() // 1_000_000, "digest": f"{total:016x}", "lag_rows": lag_rows,
@@ -311,3 +305,8 @@ class EmbeddingPublisher:
         self._budget -= size
         self.sent_bytes += size
         self._sender.send(batch)
+
+
+def _shared_term(kind: str, number: int, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
+    """The term (1,) of a record without an owner."""
+    return row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])

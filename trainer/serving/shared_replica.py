@@ -72,15 +72,15 @@ class _SharedTables(ServedTables):
         return found
 
     def _find(
-        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]
+        self, keys: npt.NDArray[np.uint64], gates: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
         """See `ServedTables`; many keys in parts, if writes leave no time for all of them at once."""
         find = super()._find
         for _ in range(_TRIES) if len(keys) > _FEW_KEYS else itertools.count():
-            if (found := self._try(lambda: find(keys, fields))) is not None:
+            if (found := self._try(lambda: find(keys, gates))) is not None:
                 return found
         middle = len(keys) // 2
-        first, second = self._find(keys[:middle], fields[:middle]), self._find(keys[middle:], fields[middle:])
+        first, second = self._find(keys[:middle], gates[:middle]), self._find(keys[middle:], gates[middle:])
         return np.concatenate([first[0], second[0]]), np.concatenate([first[1], second[1]])
 
     @property

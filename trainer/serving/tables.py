@@ -1,4 +1,4 @@
-"""`ServedTables`: the rows of a published embedding in memory, and their lookup; numpy and numba, without torch.
+"""`ServedTables`: the rows of a published embedding in memory, and their lookup; without torch.
 
 The kernels are those of the trainer on a CPU, so that vectors are equal to its own, bit for bit.
 """
@@ -16,18 +16,16 @@ import numpy.typing as npt
 from sketch.keymap import ABSENT, KeyMap
 from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import RowRecord
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
 from trainer.embedding.stores import half_width_kernels, int4_kernels
 from trainer.embedding.stores.kernels import row_kernels
-from trainer.embedding.stores.two_level_kernels import hash_keys, two_level_kernels
+from trainer.embedding.stores.two_level_kernels import two_level_kernels
 from trainer.errors import KeyRangeError, ReplicaError
+from trainer.serving.addresses import PARTS, gate_rows, shared_addresses
 from trainer.serving.shape import RowForm, ServedShape, row_form
 from trainer.serving.terms import add_modulo, row_terms
 
 __all__ = ["Rows", "ServedTables"]
 
-_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
-_PARTS = 4
 _PIECE = 4096  # rows that are written under one lock
 _GATHERS: Mapping[str, Callable[..., None]] = {"int4": int4_kernels.gather, "half_width": half_width_kernels.gather}
 
@@ -96,9 +94,9 @@ class ServedTables:
         self.unique = Rows(row_form(shape.hot_store, dim), layout.capacity_rows)
         shared = row_form(shape.row_format, dim)
         self.levels = {"1": Rows(shared, layout.level_1_rows), "2": Rows(shared, layout.level_2_rows)}
-        self.gates = np.ones((layout.num_fields, 3), np.float32)
+        self.gates = np.ones((shape.num_gates, 3), np.float32)
         self._has: dict[str, set[int]] = {"1": set(), "2": set(), "g": set()}
-        self._parts = _PARTS if layout.level_2_rows else 0
+        self._parts = PARTS if layout.level_2_rows else 0
         self._gather_unique = _GATHERS.get(shape.hot_store) or row_kernels(dim).gather
         self._gather_shared = two_level_kernels(dim, self._parts).gather
         self.hits = np.zeros((layout.num_fields, 2), np.int64)
@@ -118,8 +116,7 @@ class ServedTables:
     @property
     def is_complete(self) -> bool:
         """Whether all shared rows and the gates were read."""
-        blocks = {"1": len(self.shape.published), "2": self.shape.num_blocks, "g": 1}
-        return all(len(self._has[kind]) == count for kind, count in blocks.items())
+        return all(len(has) == len(self.shape.numbers_of(kind)) for kind, has in self._has.items())
 
     # ---- memory of several processes ----
 
@@ -199,26 +196,29 @@ class ServedTables:
 
     def _apply_shared(self, record: RowRecord) -> None:
         body = np.frombuffer(record.body or b"", np.uint8)
-        if record.kind == "g":
-            size, rows = self.gates.nbytes, slice(0, 1)
-        else:
-            rows = self.shape.block(record.kind, record.number)
-            size = self.levels[record.kind].form.row_bytes * (rows.stop - rows.start)
+        rows = self.shape.block(record.kind, record.number)
+        row_bytes = self.gates[0].nbytes if record.kind == "g" else self.levels[record.kind].form.row_bytes
+        size = row_bytes * (rows.stop - rows.start)
         if len(body) != size:
             raise ReplicaError(f"{record.kind} {record.number}: got {len(body)} bytes, expected {size}")
         with self._writing():
             if record.kind == "g":
-                self._set_gates(body.view(np.float32).reshape(self.gates.shape))
+                self._set_gates(rows, body.view(np.float32).reshape(-1, self.gates.shape[1]))
             else:
                 self.levels[record.kind].write(rows, body.reshape(rows.stop - rows.start, -1))
             self._has[record.kind].add(record.number)
 
-    def _set_gates(self, gates: npt.NDArray[np.float32]) -> None:
-        """Replaces the gates, which changes the vectors of the hot keys of their fields."""
-        fields = (self._owners >> FIELD_SHIFT).astype(np.int64) - 1
-        differs = np.append(gates[:, 0] != self.gates[:, 0], False)  # the last one is that of rows without an owner
-        self._is_changed |= differs[fields]
-        self.gates[...] = gates
+    def _set_gates(self, rows: slice, gates: npt.NDArray[np.float32]) -> None:
+        """Replaces rows of the gates, which changes the vectors of the hot keys that read them."""
+        differs = np.zeros(len(self.gates), np.bool_)
+        differs[rows] = gates[:, 0] != self.gates[rows, 0]
+        owned = np.flatnonzero(self._owners)
+        self._is_changed[owned] |= differs[self._gates_of(self._owners[owned])]
+        self.gates[rows] = gates
+
+    def _gates_of(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.uint8]:
+        """The rows of the gates of keys (K,)."""
+        return gate_rows(self.shape, keys, ((keys >> FIELD_SHIFT) - np.uint64(1)).astype(np.uint8))
 
     # ---- reading ----
 
@@ -239,8 +239,7 @@ class ServedTables:
         with self._lock:
             keys = self._owners[rows]
             used = keys != 0
-            fields = ((keys[used] >> FIELD_SHIFT) - np.uint64(1)).astype(np.uint8)
-            return keys, self._read_unique(rows[used].astype(np.int32), fields)
+            return keys, self._read_unique(rows[used].astype(np.int32), self._gates_of(keys[used]))
 
     def lookup(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
         """The vectors (..., D) float32 of keys of any shape.
@@ -253,45 +252,45 @@ class ServedTables:
         if not self._is_published[numbers].all():
             raise KeyRangeError(f"a key's field is not among the published ones, {list(self.shape.published)}")
         fields = numbers - np.uint8(1)
+        gates = gate_rows(self.shape, flat, fields)
         with self._lock:
-            out, is_hot = self._find(flat, fields)
+            out, is_hot = self._find(flat, gates)
             each, hot = (np.bincount(some, minlength=len(self.hits)) for some in (fields, fields[is_hot]))
             self.hits += np.stack([hot, each - hot], axis=1)
         return out.reshape(*np.shape(keys), self.shape.dim)
 
     def _find(
-        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]
+        self, keys: npt.NDArray[np.uint64], gates: npt.NDArray[np.uint8]
     ) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.bool_]]:
-        """The vectors (K, D) of keys (K,), and whether each (K,) has a unique row."""
+        """The vectors (K, D) of keys (K,) and their `gate_rows`, and whether each (K,) has a unique row."""
         out, rows = np.empty((len(keys), self.shape.dim), np.float32), self._router.get(keys)
         is_hot = rows >= 0
         hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
         if len(hot) > len(cold):  # the larger part is written without a copy, to the slots of the smaller one, too
-            self._read_unique(np.maximum(rows, 0), fields, out)
-            out[cold] = self._read_shared(keys[cold], fields[cold])
+            self._read_unique(np.maximum(rows, 0), gates, out)
+            out[cold] = self._read_shared(keys[cold], gates[cold])
         else:
-            self._read_shared(keys, fields, out)
-            out[hot] = self._read_unique(rows[hot], fields[hot])
+            self._read_shared(keys, gates, out)
+            out[hot] = self._read_unique(rows[hot], gates[hot])
         return out, is_hot
 
     def _read_unique(
-        self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+        self, rows: npt.NDArray[np.int32], gates: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
         """The vectors of unique rows (K,), in `out` (K, D) if it is given."""
         out = np.empty((len(rows), self.shape.dim), np.float32) if out is None else out
-        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], fields, self.gates[:, :1], None, out)
+        self._gather_unique(self.unique.values, self.unique.scales, rows[:, None], gates, self.gates[:, :1], None, out)
         return out
 
     def _read_shared(
-        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
+        self, keys: npt.NDArray[np.uint64], gates: npt.NDArray[np.uint8], out: npt.NDArray[np.float32] | None = None
     ) -> npt.NDArray[np.float32]:
         """The vectors of keys (K,) that share rows, in `out` (K, D) if it is given."""
         out = np.empty((len(keys), self.shape.dim), np.float32) if out is None else out
-        addresses, layout = np.empty((len(keys), 1 + self._parts), np.int32), self.shape.layout
-        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        addresses = shared_addresses(self.shape, keys)
         first, second = self.levels["1"], self.levels["2"]
         tables = (first.values, first.scales, second.values, second.scales)
-        self._gather_shared(*tables, addresses, fields, self.gates[:, 1:], out)
+        self._gather_shared(*tables, addresses, gates, self.gates[:, 1:], out)
         return out
 
     def quanta(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.float32]:
@@ -299,15 +298,13 @@ class ServedTables:
 
         Of a key that shares rows it is that of its row of level 1.
         """
-        rows, fields = self._router.get(keys), (keys >> FIELD_SHIFT).astype(np.int64) - 1
-        steps, layout = np.zeros(len(keys), np.float32), self.shape.layout
-        addresses = np.empty((len(keys), 1 + self._parts), np.int32)
-        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        rows, gates = self._router.get(keys), self._gates_of(keys)
+        steps, addresses = np.zeros(len(keys), np.float32), shared_addresses(self.shape, keys)
         is_hot, shared = rows >= 0, self.levels["1"]
         if self.unique.form.has_scales:
-            steps[is_hot] = _scales(self.unique.scales[rows[is_hot]]) * self.gates[fields[is_hot], 0]
+            steps[is_hot] = _scales(self.unique.scales[rows[is_hot]]) * self.gates[gates[is_hot], 0]
         if shared.form.has_scales:
-            steps[~is_hot] = _scales(shared.scales[addresses[~is_hot, 0]]) * self.gates[fields[~is_hot], 1]
+            steps[~is_hot] = _scales(shared.scales[addresses[~is_hot, 0]]) * self.gates[gates[~is_hot], 1]
         return np.abs(steps)
 
     def digests(self) -> list[int]:
@@ -329,7 +326,7 @@ class ServedTables:
 
     def _body(self, kind: str, number: int) -> npt.NDArray[np.uint8]:
         if kind == "g":
-            return self.gates.reshape(-1).view(np.uint8)
+            return self.gates[self.shape.block(kind, number)].reshape(-1).view(np.uint8)
         return self.levels[kind].read(self.shape.block(kind, number)).reshape(-1)
 
     def routed(self, keys: npt.NDArray[np.uint64]) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,8 @@
 
 0 to R - 1       unique rows          then F    rows of level 1 by field
 then the blocks of level 2            then 1    the gates
+
+If each shard has rows of its own, these are the units of one shard, R its unique rows.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from streams.assignments.row_ranges import rows_of_shard
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.stores.rows import RowStore
 from trainer.serving.shape import ServedShape, row_form
@@ -19,39 +22,45 @@ from trainer.serving.tables import join_rows
 
 __all__ = ["Units"]
 
+_GATE_ROW_BYTES = 12  # three float32
+
 
 class Units:
     """The units of an embedding.
 
     Args:
-        embedding: the trainer's.
+        embedding: the trainer's; of several slices, that of a shard.
         shape: as published.
+        shard: the slice; 0 if there is one.
 
     Attributes:
         starts: the first unit of each kind.
         count: units in total.
+        numbers: (U,) the number of each in its record.
         nbytes: (U,) the bytes of each body.
         partitions: (U,) the partition of each.
+        own_partitions: those to which no other slice sends anything.
     """
 
-    def __init__(self, embedding: AdaptiveEmbedding, shape: ServedShape) -> None:
-        layout, form = shape.layout, row_form(shape.row_format, shape.dim)
+    def __init__(self, embedding: AdaptiveEmbedding, shape: ServedShape, shard: int = 0) -> None:
         self._embedding, self._shape = embedding, shape
-        counts = {"u": layout.capacity_rows, "1": layout.num_fields, "2": shape.num_blocks, "g": 1}
-        bounds = np.cumsum([0, *counts.values()])
-        self.starts = {kind: int(start) for kind, start in zip(counts, bounds, strict=False)}
+        first_row, num_rows = rows_of_shard(shape.layout.capacity_rows, shape.slices, shard)
+        per_slice = {"1": shape.layout.num_fields, "2": shape.num_blocks // shape.slices, "g": 1}
+        numbers = {"u": np.arange(first_row, first_row + num_rows)}
+        numbers |= {kind: np.arange(shard * count, (shard + 1) * count) for kind, count in per_slice.items()}
+        self._blocks = {kind: [shape.block(kind, number) for number in numbers[kind].tolist()] for kind in per_slice}
+        bounds = np.cumsum([0, *map(len, numbers.values())])
+        self.starts = {kind: int(start) for kind, start in zip(numbers, bounds, strict=False)}
         self.count = int(bounds[-1])
-        blocks = [shape.block("2", number) for number in range(shape.num_blocks)]
-        sizes = {
-            "u": np.full(counts["u"], row_form(shape.hot_store, shape.dim).row_bytes),
-            "1": np.full(counts["1"], layout.level_1_per_field * form.row_bytes),
-            "2": np.array([(block.stop - block.start) * form.row_bytes for block in blocks], np.int64),
-            "g": np.array([12 * layout.num_fields]),
-        }
-        self.nbytes = np.concatenate([sizes[kind] for kind in counts])
-        unique = shape.partitions_of(np.arange(counts["u"]))
-        others = [[shape.partition_of(kind, number) for number in range(counts[kind])] for kind in "12g"]
-        self.partitions = np.concatenate([unique, *(np.array(one, np.int64) for one in others)])
+        self.numbers = np.concatenate(list(numbers.values()))
+        form = row_form(shape.row_format, shape.dim)
+        sizes = {"1": form.row_bytes, "2": form.row_bytes, "g": _GATE_ROW_BYTES}
+        unique_bytes = np.full(num_rows, row_form(shape.hot_store, shape.dim).row_bytes)
+        others = [size * (block.stop - block.start) for kind, size in sizes.items() for block in self._blocks[kind]]
+        self.nbytes = np.append(unique_bytes, others)
+        named = [shape.partition_of(kind, number) for kind in per_slice for number in numbers[kind].tolist()]
+        self.partitions = np.append(shape.partitions_of(numbers["u"]), named)
+        self.own_partitions = range(shape.partitions) if shape.slices == 1 else range(shard, shard + 1)
 
     @property
     def num_unique(self) -> int:
@@ -67,16 +76,17 @@ class Units:
         return unit < ends[kind]
 
     def read_unique(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The bodies (K, W) of unique rows (K,)."""
+        """The bodies (K, W) of unique rows (K,), counted from the slice's first."""
         return _read(self._embedding.unique, rows)
 
-    def read_shared(self, kind: str, number: int) -> npt.NDArray[np.uint8]:
+    def read_shared(self, unit: int) -> npt.NDArray[np.uint8]:
         """The body (W,) of a block, or of the gates."""
+        kind = self.kind_of(unit)
         if kind == "g":
             return np.ascontiguousarray(self._embedding.gate.values.cpu().numpy()).reshape(-1).view(np.uint8).copy()
-        block = self._shape.block(kind, number)
-        store = self._embedding.shared.levels[f"level_{kind}"]
-        return _read(store, np.arange(block.start, block.stop)).reshape(-1)
+        blocks, store = self._blocks[kind], self._embedding.shared.levels[f"level_{kind}"]
+        block, first = blocks[unit - self.starts[kind]], blocks[0].start
+        return _read(store, np.arange(block.start - first, block.stop - first)).reshape(-1)
 
 
 def _read(store: RowStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:

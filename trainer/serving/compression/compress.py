@@ -10,7 +10,7 @@ stays as it is: every format needs it, and the report has its bytes.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -22,14 +22,16 @@ import torch
 from torch import Tensor, nn
 
 from trainer.embedding.adaptive import AdaptiveEmbedding
+from trainer.embedding.stores.rows import RowStore
 from trainer.errors import CheckpointError, PlanError
+from trainer.ranks.embedding import RankedEmbedding
 from trainer.serving.checkpointed import export_checkpoint
 from trainer.serving.compression.codec import Codec, Sample
 from trainer.serving.compression.formats import FORMATS, TABLES, Compressed, unique_groups
 from trainer.serving.compression.reads import Reads, owned_once
 from trainer.serving.compression.rounded import Int8
 from trainer.serving.export import load_export, require_finite, write_export
-from trainer.serving.export_files import COMPRESSED_VERSION, is_export
+from trainer.serving.export_files import COMPRESSED_VERSION, SLICED_VERSION, is_export
 from trainer.serving.exported import Exported
 
 __all__ = ["Bytes", "Original", "compress", "write_compressed"]
@@ -50,7 +52,7 @@ class Original:
 
     exported: Exported
     model: nn.Module
-    embedding: AdaptiveEmbedding
+    embedding: AdaptiveEmbedding | RankedEmbedding
     manifest: Mapping[str, Any]
 
     @classmethod
@@ -77,22 +79,30 @@ class Original:
 
     def samples(self, reads: Reads) -> list[Sample]:
         """The vectors of the three tables, without gates."""
-        shared, layout = self.embedding.shared.levels, self.exported.shape.layout
-        stores = (self.embedding.unique, shared["level_1"], shared["level_2"])
+        embedding, layout = self.embedding, self.exported.shape.layout
+        slices = [embedding] if isinstance(embedding, AdaptiveEmbedding) else embedding.local.slices.values()
+        tables = (
+            [part.unique for part in slices],
+            *([part.shared.levels[name] for part in slices] for name in ("level_1", "level_2")),
+        )
         groups = (
             unique_groups(self.exported),
             np.zeros(layout.level_1_rows, np.int64),
             np.zeros(layout.level_2_rows, np.int64),
         )
         return [
-            Sample(
-                vectors=store.read(torch.arange(store.num_rows)[:, None]).numpy(), weights=weights, groups=mine,
-                num_groups=count,
+            Sample(vectors=_read_all(stores), weights=weights, groups=mine, num_groups=count)
+            for stores, weights, mine, count in zip(
+                tables, reads.tables, groups, (layout.num_fields, 1, 1), strict=True
             )
-            for store, weights, mine, count in zip(
-                stores, reads.tables, groups, (layout.num_fields, 1, 1), strict=True
-            )
-        ]  # fmt: skip
+        ]
+
+
+def _read_all(stores: Sequence[RowStore]) -> npt.NDArray[np.float32]:
+    """The vectors of a table, which each slice has a part of."""
+    vectors = [store.read(torch.arange(store.num_rows)[:, None]) for store in stores]
+    read: npt.NDArray[np.float32] = torch.cat(vectors).numpy()
+    return read
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,5 +188,6 @@ def write_compressed(directory: Path, original: Original, name: str, compressed:
     }
     require_finite(parts, "--out")
     kept = {part: value for part, value in original.manifest.items() if part not in ("xxh3", "version", "files")}
-    content = {"version": COMPRESSED_VERSION, **kept, "published": None, "compression": name}
+    version = COMPRESSED_VERSION if original.exported.shape.slices == 1 else SLICED_VERSION
+    content = {"version": version, **kept, "published": None, "compression": name}
     write_export(directory, parts, content, "--out")

@@ -10,10 +10,10 @@ import numpy.typing as npt
 
 from streams.keys import FIELD_SHIFT
 from streams.records.embeddings import RowRecord
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
 from trainer.embedding.stores.kernels import row_kernels
-from trainer.embedding.stores.two_level_kernels import hash_keys, two_level_kernels
+from trainer.embedding.stores.two_level_kernels import two_level_kernels
 from trainer.errors import ReplicaError
+from trainer.serving.addresses import shared_addresses
 from trainer.serving.compression.codec import Vectors
 from trainer.serving.compression.formats import Compressed, read_gates
 from trainer.serving.exported import Exported
@@ -22,7 +22,6 @@ from trainer.serving.tables import Rows, ServedTables
 
 __all__ = ["CompressedTables"]
 
-_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
 _NO_SCALES = np.empty(0, np.uint16)
 
 
@@ -81,32 +80,32 @@ class CompressedTables(ServedTables):
         return np.zeros(len(keys), np.float32)
 
     def _find(
-        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8]
+        self, keys: npt.NDArray[np.uint64], gates: npt.NDArray[np.uint8]
     ) -> tuple[Vectors, npt.NDArray[np.bool_]]:
         """As `ServedTables._find`; each row is decoded with its own field: another one has no such centroid."""
         out, rows = np.empty((len(keys), self.shape.dim), np.float32), self._router.get(keys)
         is_hot = rows >= 0
         hot, cold = np.flatnonzero(is_hot), np.flatnonzero(~is_hot)
-        out[hot] = self._read_unique(rows[hot], fields[hot])
-        out[cold] = self._read_shared(keys[cold], fields[cold])
+        out[hot] = self._read_unique(rows[hot], gates[hot])
+        out[cold] = self._read_shared(keys[cold], gates[cold])
         return out, is_hot
 
     def _read_unique(
-        self, rows: npt.NDArray[np.int32], fields: npt.NDArray[np.uint8], out: Vectors | None = None
+        self, rows: npt.NDArray[np.int32], gates: npt.NDArray[np.uint8], out: Vectors | None = None
     ) -> Vectors:
         """As `ServedTables._read_unique`."""
         out = np.empty((len(rows), self.shape.dim), np.float32) if out is None else out
-        values, each = self.compressed.unique.decode(rows, fields), np.arange(len(rows), dtype=np.int32)[:, None]
-        self._gather_unique(values, _NO_SCALES, each, fields, self.gates[:, :1], None, out)
+        values = self.compressed.unique.decode(rows, gates % self.shape.layout.num_fields)
+        each = np.arange(len(rows), dtype=np.int32)[:, None]
+        self._gather_unique(values, _NO_SCALES, each, gates, self.gates[:, :1], None, out)
         return out
 
     def _read_shared(
-        self, keys: npt.NDArray[np.uint64], fields: npt.NDArray[np.uint8], out: Vectors | None = None
+        self, keys: npt.NDArray[np.uint64], gates: npt.NDArray[np.uint8], out: Vectors | None = None
     ) -> Vectors:
         """As `ServedTables._read_shared`: the rows of each key are decoded, as tables of K rows of their own."""
         out = np.empty((len(keys), self.shape.dim), np.float32) if out is None else out
-        addresses, layout = np.empty((len(keys), 1 + self._parts), np.int32), self.shape.layout
-        hash_keys(keys, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        addresses = shared_addresses(self.shape, keys)
         no_groups = np.zeros(len(keys), np.int64)
         first = self.compressed.level_1.decode(addresses[:, 0], no_groups)
         second = np.zeros((len(keys) if self._parts else 0, self.shape.dim), np.float32)
@@ -115,5 +114,5 @@ class CompressedTables(ServedTables):
             rows = addresses[:, 1 + part]
             second[:, start:stop] = self.compressed.level_2.decode(rows, no_groups, slice(start, stop))
         each = np.repeat(np.arange(len(keys), dtype=np.int32)[:, None], 1 + self._parts, axis=1)
-        self._gather_shared(first, _NO_SCALES, second, _NO_SCALES, each, fields, self.gates[:, 1:], out)
+        self._gather_shared(first, _NO_SCALES, second, _NO_SCALES, each, gates, self.gates[:, 1:], out)
         return out

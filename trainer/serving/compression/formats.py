@@ -45,12 +45,12 @@ def unique_groups(exported: Exported) -> npt.NDArray[np.int64]:
 
 
 def read_gates(exported: Exported) -> npt.NDArray[np.float32]:
-    """The gates (F, 3) of a compressed export.
+    """The gates (slices x F, 3) of a compressed export.
 
     Raises:
         CheckpointError: they are missing, of another shape or dtype, or not finite.
     """
-    return take(exported.rows, "gate", (np.float32,), (exported.shape.layout.num_fields, 3))
+    return take(exported.rows, "gate", (np.float32,), (exported.shape.num_gates, 3))
 
 
 @dataclass(frozen=True, kw_only=True)

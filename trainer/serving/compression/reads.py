@@ -8,13 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
-from trainer.embedding.stores.two_level_kernels import hash_keys
+from trainer.serving.addresses import shared_addresses
 from trainer.serving.exported import Exported
 
 __all__ = ["Reads", "count_reads", "owned_once"]
 
-_SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
 Counts = npt.NDArray[np.float64]
 
 
@@ -53,10 +51,9 @@ def count_reads(exported: Exported, keys: npt.NDArray[np.uint64]) -> Reads:
     at = np.searchsorted(owners, distinct, sorter=order)
     at = order[np.minimum(at, max(0, len(owners) - 1))] if len(owners) else at
     is_hot = owners[at] == distinct if len(owners) else np.zeros(len(distinct), np.bool_)
-    parts = len(LEVEL_2_SEEDS) * 2 if layout.level_2_rows else 0
     cold, weights = distinct[~is_hot], counts[~is_hot].astype(np.float64)
-    addresses = np.empty((len(cold), 1 + parts), np.int32)
-    hash_keys(cold, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+    addresses = shared_addresses(exported.shape, cold)
+    parts = addresses.shape[1] - 1
     level_2 = np.zeros(layout.level_2_rows)
     for part in range(parts):
         level_2 += _sum(addresses[:, 1 + part], weights / parts, layout.level_2_rows)
