@@ -19,7 +19,8 @@ import numpy.typing as npt
 from sketch.keymap import KeyMap
 from streams.assignments.shard_view import ShardView
 from streams.keys import FIELD_SHIFT
-from streams.records.embeddings import NoteRecord, RowRecord, encode_chunk, encode_note, encode_row
+from streams.records.embedding_rows import encode_rows
+from streams.records.embeddings import NoteRecord, encode_chunk, encode_note
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import LEVEL_1_SEED, LEVEL_2_SEEDS
 from trainer.embedding.stores.two_level_kernels import hash_keys
@@ -82,7 +83,7 @@ class EmbeddingPublisher:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._embedding, self.shape, self._sender, self._clock = embedding, shape, sender, clock
-        self._model = shape.fingerprint
+        self._model, self._block_rows, self._num_blocks = shape.fingerprint, shape.block_rows, shape.num_blocks
         self._rate, self._read_dense, self._dense_interval_s = bytes_per_s, read_dense, dense_interval_s
         self.units = units = Units(embedding, shape)
         self._priority = np.full(units.count, _UNSENT, np.float32)
@@ -125,18 +126,17 @@ class EmbeddingPublisher:
     def note_keys(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> None:
         """Notes the distinct keys (K,) that a step trained, and how much: scores (K,)."""
         rows, units, layout = self._routes.get(keys), self.units, self.shape.layout
-        is_hot = rows >= 0
-        np.add.at(self._priority, rows[is_hot], scores[is_hot])
-        cold, weights = keys[~is_hot], scores[~is_hot]
+        hot, cold = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        self._priority[rows[hot]] += scores[hot]  # keys are distinct, and so are their rows
+        shared, weights = keys[cold], scores[cold].astype(np.float64)
         addresses = np.empty((len(cold), 5 if layout.level_2_rows else 1), np.int32)
-        hash_keys(cold, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
-        fields = np.bincount(addresses[:, 0] // layout.level_1_per_field, weights, minlength=layout.num_fields)
-        self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(fields, _UNSENT)
-        for column in range(1, addresses.shape[1]):
-            blocks = np.bincount(
-                addresses[:, column] // self.shape.block_rows, weights, minlength=self.shape.num_blocks
-            )
-            self._priority[units.starts["2"] : units.starts["g"]] += blocks
+        hash_keys(shared, layout.level_1_per_field, layout.level_2_rows, _SEEDS, addresses)
+        fields = (shared >> FIELD_SHIFT).astype(np.int64) - 1
+        by_field = np.bincount(fields, weights, minlength=layout.num_fields)
+        self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(by_field, _UNSENT)
+        blocks = addresses[:, 1:].reshape(-1) // np.int32(self._block_rows)
+        by_block = np.bincount(blocks, np.repeat(weights, addresses.shape[1] - 1), minlength=self._num_blocks)
+        self._priority[units.starts["2"] : units.starts["g"]] += by_block
         self._priority[self._hidden] = 0
         self._priority[units.starts["g"]] += scores.mean() if len(scores) else 0
         self._clean_since = 0
@@ -225,37 +225,39 @@ class EmbeddingPublisher:
     def _send_units(self, units: npt.NDArray[np.int64], step: int, shards: Sequence[ShardView]) -> None:
         time_ms, batch = time.time_ns() // 1_000_000, defaultdict[int, list[Item]](list)
         self._priority[units], self._is_unsent[units] = 0, False
-        unique = units[units < self.units.num_unique]
-        bodies, owners = self.units.read_unique(unique), self._owners[unique]
-        terms = np.where(owners != 0, row_terms("u", unique, owners, bodies), np.uint64(0))
-        partitions = self.units.partitions[unique]
-        for row, owner, body, partition in zip(
-            unique.tolist(), owners.tolist(), bodies, partitions.tolist(), strict=True
-        ):
-            view = shards[partition]
-            record = RowRecord(
-                kind="u", number=row, model=self._model, feature=owner, epoch=max(0, view.epoch), seq=max(0, view.seq),
-                step=step, time_ms=time_ms, body=body.tobytes() if owner else None,
+        versions = np.array([(max(0, view.epoch), max(0, view.seq)) for view in shards], np.uint64)
+        for kind, group in self.units.groups(units):
+            numbers, owners, bodies = self._read(kind, group)
+            partitions = self.units.partitions[group]
+            self._note_terms(group, self._terms_of(kind, numbers, owners, bodies))
+            items = encode_rows(
+                kind, numbers, bodies, model=self._model, features=owners, step=step, time_ms=time_ms,
+                versions=versions[partitions] if kind == "u" else None,
             )  # fmt: skip
-            batch[partition].append(encode_row(record))
-        self._note_terms(unique, terms)
-        for unit in units[units >= self.units.num_unique].tolist():
-            kind = self.units.kind_of(unit)
-            number = unit - self.units.starts[kind]
-            body = self.units.read_shared(kind, number)
-            term = row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])
-            self._note_terms(np.array([unit]), term)
-            record = RowRecord(
-                kind=kind, number=number, model=self._model, step=step, time_ms=time_ms, body=body.tobytes()
-            )
-            batch[int(self.units.partitions[unit])].append(encode_row(record))
+            for partition, item in zip(partitions.tolist(), items, strict=True):
+                batch[partition].append(item)
         self.sent_rows += len(units)
         self._give(batch)
+
+    def _read(
+        self, kind: str, group: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+        """The numbers (K,), owners (K,) and bodies (K, W) of units of one kind and size."""
+        numbers = group - self.units.starts[kind]
+        owners = self._owners[numbers] if kind == "u" else np.zeros(len(group), np.uint64)
+        return numbers, owners, self.units.read(kind, numbers)
+
+    def _terms_of(
+        self, kind: str, numbers: npt.NDArray[np.int64], owners: npt.NDArray[np.uint64], bodies: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint64]:
+        """The terms (K,) of what `_read` has returned; 0 of a unique row that is free."""
+        terms = row_terms(kind, numbers, owners, bodies)
+        return np.where(owners != 0, terms, np.uint64(0)) if kind == "u" else terms
 
     def _note_terms(self, units: npt.NDArray[np.int64], terms: npt.NDArray[np.uint64]) -> None:
         """Replaces the terms of units, and updates the sums."""
         change, partitions = terms - self._terms[units], self.units.partitions[units]
-        for partition in np.unique(partitions).tolist():
+        for partition in np.flatnonzero(np.bincount(partitions)).tolist():
             total = int(np.add.reduce(change[partitions == partition], dtype=np.uint64))
             self._sums[partition] = (self._sums[partition] + total) % (1 << 64)
         self._terms[units] = terms
@@ -264,19 +266,10 @@ class EmbeddingPublisher:
         """Compares some rows with what was published; what differs is sent next."""
         units = np.arange(self._swept, min(self._swept + _SWEEP, self.units.count))
         self._swept = (self._swept + len(units)) % self.units.count
-        terms, unique = self._terms[units].copy(), units[units < self.units.num_unique]
-        owned = self._owners[unique] != 0
-        terms[: len(unique)] = 0
-        found = row_terms("u", unique[owned], self._owners[unique[owned]], self.units.read_unique(unique[owned]))
-        terms[: len(unique)][owned] = found
-        for index, unit in enumerate(units[len(unique) :].tolist(), len(unique)):
-            if self._hidden[unit]:
-                continue
-            kind = self.units.kind_of(unit)
-            body = self.units.read_shared(kind, unit - self.units.starts[kind])
-            number = np.array([unit - self.units.starts[kind]])
-            terms[index] = row_terms(kind, number, np.zeros(1, np.uint64), body[None])[0]
-        differs = units[terms != self._terms[units]]
+        differing = []
+        for kind, group in self.units.groups(units[~self._hidden[units]]):
+            differing.append(group[self._terms_of(kind, *self._read(kind, group)) != self._terms[group]])
+        differs = np.concatenate([np.empty(0, np.int64), *differing])
         self._priority[differs] = np.maximum(self._priority[differs], _UNSENT)
         self._clean_since = 0 if len(differs) else self._clean_since + len(units)
 

@@ -6,6 +6,7 @@ then the blocks of level 2            then 1    the gates
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,7 +41,7 @@ class Units:
         counts = {"u": layout.capacity_rows, "1": layout.num_fields, "2": shape.num_blocks, "g": 1}
         bounds = np.cumsum([0, *counts.values()])
         self.starts = {kind: int(start) for kind, start in zip(counts, bounds, strict=False)}
-        self.count = int(bounds[-1])
+        self._bounds, self.count = bounds[:-1], int(bounds[-1])
         blocks = [shape.block("2", number) for number in range(shape.num_blocks)]
         sizes = {
             "u": np.full(counts["u"], row_form(shape.hot_store, shape.dim).row_bytes),
@@ -58,34 +59,35 @@ class Units:
         """Unique rows."""
         return self.starts["1"]
 
-    def kind_of(self, unit: int) -> str:
-        """The kind of a unit."""
-        return max((start, kind) for kind, start in self.starts.items() if start <= unit and self._holds(kind, unit))[1]
+    def groups(self, units: npt.NDArray[np.int64]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+        """The kind, and the units (K,) in their order, of each group of one kind and size; unique rows first."""
+        kinds, sizes = np.searchsorted(self._bounds, units, side="right") - 1, self.nbytes[units]
+        for index, kind in enumerate(self.starts):
+            of_kind = kinds == index
+            for size in np.unique(sizes[of_kind]):
+                yield kind, units[of_kind & (sizes == size)]
 
-    def _holds(self, kind: str, unit: int) -> bool:
-        ends = {"u": self.starts["1"], "1": self.starts["2"], "2": self.starts["g"], "g": self.count}
-        return unit < ends[kind]
-
-    def read_unique(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The bodies (K, W) of unique rows (K,)."""
-        return _read(self._embedding.unique, rows)
-
-    def read_shared(self, kind: str, number: int) -> npt.NDArray[np.uint8]:
-        """The body (W,) of a block, or of the gates."""
+    def read(self, kind: str, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copies of the bodies (K, W) of units of one kind and size, by their numbers (K,) in that kind."""
         if kind == "g":
-            return np.ascontiguousarray(self._embedding.gate.values.cpu().numpy()).reshape(-1).view(np.uint8).copy()
-        block = self._shape.block(kind, number)
-        store = self._embedding.shared.levels[f"level_{kind}"]
-        return _read(store, np.arange(block.start, block.stop)).reshape(-1)
+            return np.ascontiguousarray(self._embedding.gate.values.cpu().numpy()).reshape(1, -1).view(np.uint8).copy()
+        if kind == "u":
+            return _read(self._embedding.unique, numbers)
+        first, second = (self._shape.block(kind, number) for number in (0, int(numbers[0])))
+        starts, size = numbers * (first.stop - first.start), second.stop - second.start
+        rows = (starts[:, None] + np.arange(size)).reshape(-1)
+        return _read(self._embedding.shared.levels[f"level_{kind}"], rows).reshape(len(numbers), -1)
 
 
 def _read(store: RowStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Copies of rows (K,) as bodies (K, bytes a row)."""
-    where = torch.from_numpy(rows).to(store.values.device)
-    values, scales = _array(store.values[where]), store.row_scales
-    return join_rows(values, _array(scales[where]) if len(scales) else np.empty(0, np.uint16))
+    values, scales = _take(store.values, rows), store.row_scales
+    return join_rows(values, _take(scales, rows) if len(scales) else np.empty(0, np.uint16))
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _take(tensor: torch.Tensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Rows of a tensor; on a CPU by numpy, as torch would wake its threads for a few kilobytes."""
     words = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    return words.cpu().numpy()
+    if words.is_cpu:
+        return words.detach().numpy()[rows]
+    return words[torch.from_numpy(rows).to(words.device)].cpu().numpy()
