@@ -1,8 +1,8 @@
 """`EmbeddingPublisher`: which rows of an embedding a trainer publishes next, within so many bytes a second.
 
-Between steps it copies the rows that changed the most since they were last published; changes of the hot set come
-first. It keeps the digest term of every row as published, finds by them rows that differ, and so proves at quiet that
-nothing was forgotten.
+Between steps it copies the rows that changed the most, for their bytes, since they were last published; changes of the
+hot set come first. It keeps the digest term of every row as published, finds by them rows that differ, and so proves at
+quiet that nothing was forgotten.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ __all__ = ["EmbeddingPublisher", "Sender"]
 _SEEDS = np.array([LEVEL_1_SEED, *LEVEL_2_SEEDS], np.uint64)
 _OVERHEAD = 64  # bytes a record: prefix, key and the batch's own
 _MOST_UNITS = 1024  # a step
-_PLAN_S, _DIGEST_S, _BURST_S = 1.0, 1.0, 0.25
+_PLAN_S, _DIGEST_S, _BURST_S = 0.25, 1.0, 0.25
+_PLAN_SHARE, _FIRST = 100, 1e9  # a plan takes at most a hundredth of the time, however large the embedding
 _SWEEP = 4096  # rows that are compared between two steps while there is nothing to send
 _UNSENT = 1e-6  # priority of a row that was not published in this run and did not change
 _FIRST_HOT = 1e-3
@@ -95,7 +96,7 @@ class EmbeddingPublisher:
         self._routes, self._owners = KeyMap(), np.zeros(units.num_unique, np.uint64)
         self._urgent: list[int] = []
         self._queue, self._at, self._planned_s = np.empty(0, np.int64), 0, -math.inf
-        self._swept, self._clean_since = 0, 0
+        self._plan_s, self._swept, self._clean_since = _PLAN_S, 0, 0
         self._budget, self._filled_s = 0.0, clock()
         self._digest_s, self._dense_s, self._dense_step, self._num_digests = -math.inf, -math.inf, -1, 0
         self._slot = 0
@@ -190,7 +191,7 @@ class EmbeddingPublisher:
         self._filled_s = now_s
         if self._sender.waiting_bytes > self._rate or self._budget <= 0:
             return
-        if self._at >= len(self._queue) and now_s - self._planned_s >= _PLAN_S:
+        if now_s - self._planned_s >= self._plan_s:
             self._plan(now_s)
         units = self._pick()
         if len(units):
@@ -203,13 +204,21 @@ class EmbeddingPublisher:
         self._send_dense(now_s, step)
 
     def _plan(self, now_s: float) -> None:
-        """Orders what changed, the most changed first, as far as a second's bytes reach."""
-        dirty = np.flatnonzero(self._priority > 0)
-        most = max(1, int(self._rate * _PLAN_S / (_OVERHEAD + 1)))
+        """Orders what changed, the most changed for its bytes first, for as long as two plans last.
+
+        What was never sent goes before all: nothing is served until the model is complete.
+        """
+        dirty, reach = np.flatnonzero(self._priority > 0), 2 * self._rate * self._plan_s
+        most = max(1, int(reach / (_OVERHEAD + 1)))
+        order = -self._priority[dirty].astype(np.float64) / self.units.nbytes[dirty] - _FIRST * self._is_unsent[dirty]
         if len(dirty) > most:
-            dirty = dirty[np.argpartition(-self._priority[dirty], most)[:most]]
-        self._queue, self._at = dirty[np.argsort(-self._priority[dirty], kind="stable")], 0
+            chosen = np.argpartition(order, most)[:most]
+            dirty, order = dirty[chosen], order[chosen]
+        dirty = dirty[np.argsort(order, kind="stable")]
+        count = np.searchsorted(np.cumsum(self.units.nbytes[dirty] + _OVERHEAD), reach) + 1
+        self._queue, self._at = dirty[:count], 0
         self._planned_s = now_s if len(dirty) else -math.inf
+        self._plan_s = max(_PLAN_S, _PLAN_SHARE * (self._clock() - now_s))
 
     def _pick(self) -> npt.NDArray[np.int64]:
         """The next units within the budget; at least one if there is any."""
