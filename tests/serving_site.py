@@ -11,8 +11,10 @@ from trainer_batches import NUM_FIELDS, click_batch
 
 from sketch.changes import Changes
 from streams.assignments.shard_view import ShardView
+from streams.clients.connector import Connector
 from streams.clients.in_memory import InMemoryBroker
 from streams.clients.producer import RecordProducer
+from streams.topics import Topics
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.layout import Layout
 from trainer.embedding.plans import EmbeddingPlan
@@ -43,29 +45,29 @@ class Direct:
 
     waiting_bytes = 0
 
-    def __init__(self, broker: InMemoryBroker) -> None:
-        self._broker, self.sizes = broker, list[int]()
+    def __init__(self, broker: Connector, topic: str) -> None:
+        self._broker, self._topic, self.sizes = broker, topic, list[int]()
 
     def send(self, batch: Mapping[int, Sequence[Any]]) -> None:
         with RecordProducer(self._broker) as producer:
             for partition, items in batch.items():
                 for key, value, headers in items:
-                    producer.send(TOPIC, partition, value, headers, key=key)
+                    producer.send(self._topic, partition, value, headers, key=key)
                     self.sizes.append(len(key) + len(value or b""))
 
 
 class Site:
-    """A trainer's embedding that publishes to a broker in memory."""
+    """A trainer's embedding that publishes to a broker, by default one in memory."""
 
     def __init__(
         self, *, hot_store: str = "float32", row_format: str = "float32", published: tuple[int, ...] | None = None,
-        bytes_per_s: float = 1e9, broker: InMemoryBroker | None = None, run: int = 1,
+        bytes_per_s: float = 1e9, broker: Connector | None = None, run: int = 1,
     ) -> None:  # fmt: skip
         plan = EmbeddingPlan(layout=LAYOUT, dim=DIM, row_format=row_format, hot_store=hot_store, router_keys=CAPACITY)
         self.embedding = AdaptiveEmbedding(plan, seed=3)
         self.model = build_model("wdl", num_dense=2, num_fields=NUM_FIELDS, dim=DIM)
-        self.broker = broker or InMemoryBroker({TOPIC: PARTITIONS})
-        self.clock, self.sender, self.step = Clock(), Direct(self.broker), 0
+        self.broker: Any = broker or InMemoryBroker({TOPIC: PARTITIONS})
+        self.clock, self.sender, self.step = Clock(), Direct(self.broker, Topics(self.broker.prefix).embeddings), 0
         self.shape = ServedShape(
             model="wdl", dim=DIM, row_format=row_format, hot_store=hot_store, layout=LAYOUT,
             fields=tuple((f"f{number}", "hash") for number in range(NUM_FIELDS)), num_dense=2, partitions=PARTITIONS,
@@ -113,7 +115,7 @@ def hot_keys(count: int) -> dict[int, int]:
     return {int(key): 2 * row % CAPACITY + row // (CAPACITY // 2) for row, key in enumerate(keys[:count])}
 
 
-def caught_up(broker: InMemoryBroker) -> Replica:
+def caught_up(broker: Connector) -> Replica:
     replica = Replica(broker)
     replica.catch_up()
     return replica

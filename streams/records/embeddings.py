@@ -19,9 +19,11 @@ from typing import Any
 from streams.records.headers import VERSION, BadRecord, Headers, ascii_int, check_version, read_headers
 
 __all__ = [
+    "ROW_HEADERS",
     "ChunkRecord",
     "EmbeddingKind",
     "EmbeddingRecord",
+    "Encoded",
     "NoteRecord",
     "RowRecord",
     "decode_embedding",
@@ -38,7 +40,7 @@ _KEY = struct.Struct(">cI")
 _PREFIX = struct.Struct("<QQQQQQ")
 _VERSION = struct.Struct("<Q")
 _SUM = re.compile("[0-9a-f]{16}")
-_HEADERS: list[tuple[str, bytes | None]] = [("v", ascii_int(VERSION))]
+ROW_HEADERS: list[tuple[str, bytes | None]] = [("v", ascii_int(VERSION))]
 
 Encoded = tuple[bytes, bytes | None, list[tuple[str, bytes | None]]]
 
@@ -103,24 +105,24 @@ def encode_row(record: RowRecord) -> Encoded:
     if body is None:
         return encode_tombstone(record.number)
     numbers = (record.model, record.feature, record.epoch, record.seq, record.step, record.time_ms)
-    return embedding_key(record.kind, record.number), _PREFIX.pack(*numbers) + body, _HEADERS
+    return embedding_key(record.kind, record.number), _PREFIX.pack(*numbers) + body, ROW_HEADERS
 
 
 def encode_tombstone(row: int) -> Encoded:
     """The record of a unique row that is free."""
-    return embedding_key("u", row), None, _HEADERS
+    return embedding_key("u", row), None, ROW_HEADERS
 
 
 def encode_chunk(record: ChunkRecord) -> Encoded:
     """Kafka key, value and headers; a slot has 2^16 chunks at most."""
     number = record.slot << 16 | record.number
-    return embedding_key("c", number), _VERSION.pack(record.version) + record.data, _HEADERS
+    return embedding_key("c", number), _VERSION.pack(record.version) + record.data, ROW_HEADERS
 
 
 def encode_note(record: NoteRecord) -> Encoded:
     """Kafka key, value and headers."""
     value = json.dumps({"v": VERSION, **record.content}, separators=(",", ":")).encode()
-    return embedding_key(record.kind, record.number), value, _HEADERS
+    return embedding_key(record.kind, record.number), value, ROW_HEADERS
 
 
 def decode_embedding(key: bytes | None, value: bytes | None, headers: Headers) -> EmbeddingRecord | BadRecord | None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -44,11 +46,20 @@ _STOP_S = 0.2
     metavar="BYTES",
     help="The largest request, decompressed.",
 )
+@click.option(
+    "--workers",
+    type=click.IntRange(1),
+    metavar="N",
+    help="Answer in N processes, beside one that follows the topic and shares its rows.  [default: one alone]",
+)
+@click.option("--pool-member", hidden=True)
 @kafka_options
 @log_options
 def command(
     export_dir: Path | None,
     offline: bool,
+    workers: int | None,
+    pool_member: str | None,
     model_name: str,
     host: str,
     port: int,
@@ -61,6 +72,9 @@ def command(
     Inputs are dense (FP32) and keys (UINT64), outputs probability and, on request, vectors; JSON or binary tensors.
     There is no TLS: for callers on other machines put a proxy with TLS before it.
 
+    With --workers, `/metrics` has those of all processes, and `/v2/health/ready` is 503 while no process follows the
+    topic. A process that is killed is started again; one that ends by itself ends all.
+
     \b
         hotstream serve --port 8000
         curl localhost:8000/v2/models/hotstream
@@ -70,7 +84,18 @@ def command(
 
     if offline and export_dir is None:
         raise click.UsageError("--offline: expected --export DIR beside it")
+    if offline and workers:
+        raise click.UsageError("--workers: expected no --offline beside it; the workers share what a replica follows")
     request = StopRequest()
+    if pool_member is not None:
+        _run_member(
+            pool_member, request, export_dir, kafka, name=model_name, host=host, token_file=token_file,
+            max_bytes=max_request_bytes,
+        )  # fmt: skip
+        return
+    if workers:
+        _run_pool(workers, request, host, port, model_name, token_file)
+        return
     access = Access(host, None if token_file is None else read_token(token_file))
     with (
         request.listening(),
@@ -115,3 +140,38 @@ async def _run(server: InferenceServer, host: str, port: int, name: str, should_
         say(f"hotstream serve: {url}v2/models/{name}")
         while not should_stop():
             await asyncio.sleep(_STOP_S)
+
+
+def _run_pool(count: int, request: StopRequest, host: str, port: int, name: str, token_file: Path | None) -> None:
+    """Holds the port, and keeps a writer and N workers running."""
+    from streams.dashboard.access import Access, read_token  # noqa: PLC0415
+    from trainer.serving.pool import Pool, bind  # noqa: PLC0415
+
+    Access(host, None if token_file is None else read_token(token_file))  # refuses here what each worker would
+    with (
+        request.listening(),
+        tempfile.TemporaryDirectory(prefix="hotstream-serve-") as folder,
+        bind(host, port) as listening,
+    ):
+        shown, bound = f"[{host}]" if ":" in host else host, listening.getsockname()[1]
+        say(f"hotstream serve: http://{shown}:{bound}/v2/models/{name}")
+        Pool(count, sys.argv[1:], listening, Path(folder)).run(lambda: request.is_made)
+
+
+def _run_member(
+    text: str, request: StopRequest, export_dir: Path | None, kafka: dict[str, Any], *, name: str, host: str,
+    token_file: Path | None, max_bytes: int,
+) -> None:  # fmt: skip
+    """A process of a pool: the writer, or a worker."""
+    from streams.dashboard.access import Access, read_token  # noqa: PLC0415
+    from trainer.serving.pool import WRITER, Member  # noqa: PLC0415
+    from trainer.serving.pool_members import work, write  # noqa: PLC0415  numba takes time to import
+
+    member = Member.from_text(text)
+    with request.listening():
+        if member.role == WRITER:
+            with open_kafka(roles=["replica"], should_stop=lambda: request.is_made, **kafka) as config:
+                write(member, config, export_dir, lambda: request.is_made)
+        else:
+            access = Access(host, None if token_file is None else read_token(token_file))
+            work(member, name, access, max_bytes, lambda: request.is_made)

@@ -1,8 +1,8 @@
 """`EmbeddingPublisher`: which rows of an embedding a trainer publishes next, within so many bytes a second.
 
-Between steps it copies the rows that changed the most since they were last published; changes of the hot set come
-first. It keeps the digest term of every row as published, finds by them rows that differ, and so proves at quiet that
-nothing was forgotten.
+Between steps it copies the rows that changed the most, for their bytes, since they were last published; changes of the
+hot set come first. It keeps the digest term of every row as published, finds by them rows that differ, and so proves at
+quiet that nothing was forgotten.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ import numpy.typing as npt
 from sketch.keymap import KeyMap
 from streams.assignments.shard_view import ShardView
 from streams.keys import FIELD_SHIFT
-from streams.records.embeddings import NoteRecord, RowRecord, encode_chunk, encode_note, encode_row
+from streams.records.embedding_rows import encode_rows
+from streams.records.embeddings import NoteRecord, encode_chunk, encode_note
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.serving.addresses import slice_addresses
 from trainer.serving.dense_versions import split_version
@@ -31,7 +32,8 @@ __all__ = ["EmbeddingPublisher", "Sender"]
 
 _OVERHEAD = 64  # bytes a record: prefix, key and the batch's own
 _MOST_UNITS = 1024  # a step
-_PLAN_S, _DIGEST_S, _BURST_S = 1.0, 1.0, 0.25
+_PLAN_S, _DIGEST_S, _BURST_S = 0.25, 1.0, 0.25
+_PLAN_SHARE, _FIRST = 100, 1e9  # a plan takes at most a hundredth of the time, however large the embedding
 _SWEEP = 4096  # rows that are compared between two steps while there is nothing to send
 _UNSENT = 1e-6  # priority of a row that was not published in this run and did not change
 _FIRST_HOT = 1e-3
@@ -83,6 +85,7 @@ class EmbeddingPublisher:
     ) -> None:
         self._embedding, self.shape, self._sender, self._clock = embedding, shape, sender, clock
         self._model, self._shard = shape.fingerprint, shard
+        self._block_rows, self._num_blocks = shape.block_rows, shape.num_blocks // shape.slices
         self._rate, self._read_dense, self._dense_interval_s = bytes_per_s, read_dense, dense_interval_s
         self.units = units = Units(embedding, shape, shard)
         self._priority = np.full(units.count, _UNSENT, np.float32)
@@ -94,7 +97,7 @@ class EmbeddingPublisher:
         self._routes, self._owners = KeyMap(), np.zeros(units.num_unique, np.uint64)
         self._urgent: list[int] = []
         self._queue, self._at, self._planned_s = np.empty(0, np.int64), 0, -math.inf
-        self._swept, self._clean_since = 0, 0
+        self._plan_s, self._swept, self._clean_since = _PLAN_S, 0, 0
         self._budget, self._filled_s = 0.0, clock()
         self._digest_s, self._dense_s, self._dense_step, self._num_digests = -math.inf, -math.inf, -1, 0
         self._slot = 0
@@ -125,17 +128,15 @@ class EmbeddingPublisher:
     def note_keys(self, keys: npt.NDArray[np.uint64], scores: npt.NDArray[np.float32]) -> None:
         """Notes the distinct keys (K,) that a step trained, and how much: scores (K,)."""
         rows, units, shape = self._routes.get(keys), self.units, self.shape
-        is_hot = rows >= 0
-        np.add.at(self._priority, rows[is_hot], scores[is_hot])
-        cold, weights = keys[~is_hot], scores[~is_hot]
-        addresses = slice_addresses(shape, self._shard, cold)
-        fields = np.bincount(addresses[:, 0] // shape.level_1_per_block, weights, minlength=shape.layout.num_fields)
-        self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(fields, _UNSENT)
-        for column in range(1, addresses.shape[1]):
-            blocks = np.bincount(
-                shape.blocks_of(addresses[:, column]), weights, minlength=shape.num_blocks // shape.slices
-            )
-            self._priority[units.starts["2"] : units.starts["g"]] += blocks
+        hot, cold = np.flatnonzero(rows >= 0), np.flatnonzero(rows < 0)
+        self._priority[rows[hot]] += scores[hot]  # keys are distinct, and so are their rows
+        shared, weights = keys[cold], scores[cold].astype(np.float64)
+        addresses = slice_addresses(shape, self._shard, shared)
+        by_field = np.bincount(addresses[:, 0] // np.int32(shape.level_1_per_block), weights, shape.layout.num_fields)
+        self._priority[units.starts["1"] : units.starts["2"]] += np.maximum(by_field, _UNSENT)
+        blocks = np.minimum(addresses[:, 1:].reshape(-1) // np.int32(self._block_rows), np.int32(self._num_blocks - 1))
+        by_block = np.bincount(blocks, np.repeat(weights, addresses.shape[1] - 1), self._num_blocks)
+        self._priority[units.starts["2"] : units.starts["g"]] += by_block
         self._priority[self._hidden] = 0
         self._priority[units.starts["g"]] += scores.mean() if len(scores) else 0
         self._clean_since = 0
@@ -189,7 +190,7 @@ class EmbeddingPublisher:
         self._filled_s = now_s
         if self._sender.waiting_bytes > self._rate or self._budget <= 0:
             return
-        if self._at >= len(self._queue) and now_s - self._planned_s >= _PLAN_S:
+        if now_s - self._planned_s >= self._plan_s:
             self._plan(now_s)
         units = self._pick()
         if len(units):
@@ -202,13 +203,21 @@ class EmbeddingPublisher:
         self._send_dense(now_s, step)
 
     def _plan(self, now_s: float) -> None:
-        """Orders what changed, the most changed first, as far as a second's bytes reach."""
-        dirty = np.flatnonzero(self._priority > 0)
-        most = max(1, int(self._rate * _PLAN_S / (_OVERHEAD + 1)))
+        """Orders what changed, the most changed for its bytes first, for as long as two plans last.
+
+        What was never sent goes before all: nothing is served until the model is complete.
+        """
+        dirty, reach = np.flatnonzero(self._priority > 0), 2 * self._rate * self._plan_s
+        most = max(1, int(reach / (_OVERHEAD + 1)))
+        order = -self._priority[dirty].astype(np.float64) / self.units.nbytes[dirty] - _FIRST * self._is_unsent[dirty]
         if len(dirty) > most:
-            dirty = dirty[np.argpartition(-self._priority[dirty], most)[:most]]
-        self._queue, self._at = dirty[np.argsort(-self._priority[dirty], kind="stable")], 0
+            chosen = np.argpartition(order, most)[:most]
+            dirty, order = dirty[chosen], order[chosen]
+        dirty = dirty[np.argsort(order, kind="stable")]
+        count = np.searchsorted(np.cumsum(self.units.nbytes[dirty] + _OVERHEAD), reach) + 1
+        self._queue, self._at = dirty[:count], 0
         self._planned_s = now_s if len(dirty) else -math.inf
+        self._plan_s = max(_PLAN_S, _PLAN_SHARE * (self._clock() - now_s))
 
     def _pick(self) -> npt.NDArray[np.int64]:
         """The next units within the budget; at least one if there is any."""
@@ -224,34 +233,38 @@ class EmbeddingPublisher:
     def _send_units(self, units: npt.NDArray[np.int64], step: int, shards: Sequence[ShardView]) -> None:
         time_ms, batch = time.time_ns() // 1_000_000, defaultdict[int, list[Item]](list)
         self._priority[units], self._is_unsent[units] = 0, False
-        unique = units[units < self.units.num_unique]
-        bodies, owners, numbers = self.units.read_unique(unique), self._owners[unique], self.units.numbers
-        terms = np.where(owners != 0, row_terms("u", numbers[unique], owners, bodies), np.uint64(0))
-        partitions = self.units.partitions[unique]
-        for row, owner, body, partition in zip(
-            numbers[unique].tolist(), owners.tolist(), bodies, partitions.tolist(), strict=True
-        ):
-            view = shards[partition]
-            record = RowRecord(
-                kind="u", number=row, model=self._model, feature=owner, epoch=max(0, view.epoch), seq=max(0, view.seq),
-                step=step, time_ms=time_ms, body=body.tobytes() if owner else None,
+        versions = np.array([(max(0, view.epoch), max(0, view.seq)) for view in shards], np.uint64)
+        for kind, group in self.units.groups(units):
+            numbers, owners, bodies = self._read(kind, group)
+            partitions = self.units.partitions[group]
+            self._note_terms(group, self._terms_of(kind, numbers, owners, bodies))
+            items = encode_rows(
+                kind, numbers, bodies, model=self._model, features=owners, step=step, time_ms=time_ms,
+                versions=versions[partitions] if kind == "u" else None,
             )  # fmt: skip
-            batch[partition].append(encode_row(record))
-        self._note_terms(unique, terms)
-        for unit in units[units >= self.units.num_unique].tolist():
-            kind, number, body = self.units.kind_of(unit), int(numbers[unit]), self.units.read_shared(unit)
-            self._note_terms(np.array([unit]), _shared_term(kind, number, body))
-            record = RowRecord(
-                kind=kind, number=number, model=self._model, step=step, time_ms=time_ms, body=body.tobytes()
-            )
-            batch[int(self.units.partitions[unit])].append(encode_row(record))
+            for partition, item in zip(partitions.tolist(), items, strict=True):
+                batch[partition].append(item)
         self.sent_rows += len(units)
         self._give(batch)
+
+    def _read(
+        self, kind: str, group: npt.NDArray[np.int64]
+    ) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.uint64], npt.NDArray[np.uint8]]:
+        """The numbers (K,), owners (K,) and bodies (K, W) of units of one kind and size."""
+        owners = self._owners[group] if kind == "u" else np.zeros(len(group), np.uint64)
+        return self.units.numbers[group], owners, self.units.read(kind, group)
+
+    def _terms_of(
+        self, kind: str, numbers: npt.NDArray[np.int64], owners: npt.NDArray[np.uint64], bodies: npt.NDArray[np.uint8]
+    ) -> npt.NDArray[np.uint64]:
+        """The terms (K,) of what `_read` has returned; 0 of a unique row that is free."""
+        terms = row_terms(kind, numbers, owners, bodies)
+        return np.where(owners != 0, terms, np.uint64(0)) if kind == "u" else terms
 
     def _note_terms(self, units: npt.NDArray[np.int64], terms: npt.NDArray[np.uint64]) -> None:
         """Replaces the terms of units, and updates the sums."""
         change, partitions = terms - self._terms[units], self.units.partitions[units]
-        for partition in np.unique(partitions).tolist():
+        for partition in np.flatnonzero(np.bincount(partitions)).tolist():
             total = int(np.add.reduce(change[partitions == partition], dtype=np.uint64))
             self._sums[partition] = (self._sums[partition] + total) % (1 << 64)
         self._terms[units] = terms
@@ -260,17 +273,10 @@ class EmbeddingPublisher:
         """Compares some rows with what was published; what differs is sent next."""
         units = np.arange(self._swept, min(self._swept + _SWEEP, self.units.count))
         self._swept = (self._swept + len(units)) % self.units.count
-        terms, unique = self._terms[units].copy(), units[units < self.units.num_unique]
-        owned = self._owners[unique] != 0
-        terms[: len(unique)] = 0
-        mine, numbers = unique[owned], self.units.numbers
-        found = row_terms("u", numbers[mine], self._owners[mine], self.units.read_unique(mine))
-        terms[: len(unique)][owned] = found
-        for index, unit in enumerate(units[len(unique) :].tolist(), len(unique)):
-            if self._hidden[unit]:
-                continue
-            terms[index] = _shared_term(self.units.kind_of(unit), int(numbers[unit]), self.units.read_shared(unit))[0]
-        differs = units[terms != self._terms[units]]
+        differing = []
+        for kind, group in self.units.groups(units[~self._hidden[units]]):
+            differing.append(group[self._terms_of(kind, *self._read(kind, group)) != self._terms[group]])
+        differs = np.concatenate([np.empty(0, np.int64), *differing])
         self._priority[differs] = np.maximum(self._priority[differs], _UNSENT)
         self._clean_since = 0 if len(differs) else self._clean_since + len(units)
 
@@ -305,8 +311,3 @@ class EmbeddingPublisher:
         self._budget -= size
         self.sent_bytes += size
         self._sender.send(batch)
-
-
-def _shared_term(kind: str, number: int, body: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint64]:
-    """The term (1,) of a record without an owner."""
-    return row_terms(kind, np.array([number]), np.zeros(1, np.uint64), body[None])

@@ -31,7 +31,7 @@ from trainer.serving.inference import VERSION, answer, describe_model, state_of
 from trainer.serving.inference_messages import decode_request, encode_response
 from trainer.serving.predictor import Predictor
 
-__all__ = ["InferenceServer"]
+__all__ = ["InferenceServer", "process_registry"]
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,11 @@ class InferenceServer:
         access: who may ask.
         max_bytes: of a request, after decompression.
         figures: further figures of the process.
+        expose: what `/metrics` answers to a header `Accept`, and its type; blocks; None for this process's `registry`.
 
     Attributes:
         app: serves it.
+        registry: the metrics of this process.
     """
 
     def __init__(
@@ -62,13 +64,11 @@ class InferenceServer:
         *,
         max_bytes: int = 64 << 20,
         figures: Callable[[], Iterable[Figure]] = tuple,
+        expose: Callable[[str], tuple[bytes, str]] | None = None,
     ) -> None:
         self._predictor, self._name, self._figures = predictor, name, figures
         self._counts, self._delay = Counter[str](), LatencyHistogram()
-        self._registry = CollectorRegistry()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self._registry)
-        self._registry.register(FigureCollector(self.figures))
+        self.registry, self._expose = process_registry(self.figures), expose or self._expose_own
         self.app = web.Application(middlewares=[access.middleware, self._explain], client_max_size=max_bytes)
         self.app.router.add_get("/metrics", self._metrics)
         self.app.router.add_get("/v2", self._describe)
@@ -101,9 +101,12 @@ class InferenceServer:
     # ---- what is there ----
 
     async def _metrics(self, request: web.Request) -> web.Response:
-        encode, kind = choose_encoder(request.headers.get("Accept") or "")
-        body = await asyncio.to_thread(encode, self._registry)
+        body, kind = await asyncio.to_thread(self._expose, request.headers.get("Accept") or "")
         return web.Response(body=body, headers={"Content-Type": kind})
+
+    def _expose_own(self, accept: str) -> tuple[bytes, str]:
+        encode, kind = choose_encoder(accept)
+        return encode(self.registry), kind
 
     async def _describe(self, _request: web.Request) -> web.Response:
         return web.json_response(
@@ -166,6 +169,15 @@ class InferenceServer:
         head["parameters"] = state_of(self._predictor)
         outputs = [(name, array, request.outputs.get(name, request.is_binary)) for name, array in found.items()]
         return encode_response(head, outputs)
+
+
+def process_registry(figures: Callable[[], Iterable[Figure]]) -> CollectorRegistry:
+    """The metrics of this process and of its interpreter."""
+    registry = CollectorRegistry()
+    for collector in (ProcessCollector, PlatformCollector, GCCollector):
+        collector(registry=registry)
+    registry.register(FigureCollector(figures))
+    return registry
 
 
 def _reason(why_not: str | None) -> dict[str, str]:

@@ -8,6 +8,7 @@ If each shard has rows of its own, these are the units of one shard, R its uniqu
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ class Units:
         self._blocks = {kind: [shape.block(kind, number) for number in numbers[kind].tolist()] for kind in per_slice}
         bounds = np.cumsum([0, *map(len, numbers.values())])
         self.starts = {kind: int(start) for kind, start in zip(numbers, bounds, strict=False)}
-        self.count = int(bounds[-1])
+        self._bounds, self.count = bounds[:-1], int(bounds[-1])
         self.numbers = np.concatenate(list(numbers.values()))
         form = row_form(shape.row_format, shape.dim)
         sizes = {"1": form.row_bytes, "2": form.row_bytes, "g": _GATE_ROW_BYTES}
@@ -67,35 +68,36 @@ class Units:
         """Unique rows."""
         return self.starts["1"]
 
-    def kind_of(self, unit: int) -> str:
-        """The kind of a unit."""
-        return max((start, kind) for kind, start in self.starts.items() if start <= unit and self._holds(kind, unit))[1]
+    def groups(self, units: npt.NDArray[np.int64]) -> Iterator[tuple[str, npt.NDArray[np.int64]]]:
+        """The kind, and the units (K,) in their order, of each group of one kind and size; unique rows first."""
+        kinds, sizes = np.searchsorted(self._bounds, units, side="right") - 1, self.nbytes[units]
+        for index, kind in enumerate(self.starts):
+            of_kind = kinds == index
+            for size in np.unique(sizes[of_kind]):
+                yield kind, units[of_kind & (sizes == size)]
 
-    def _holds(self, kind: str, unit: int) -> bool:
-        ends = {"u": self.starts["1"], "1": self.starts["2"], "2": self.starts["g"], "g": self.count}
-        return unit < ends[kind]
-
-    def read_unique(self, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
-        """The bodies (K, W) of unique rows (K,), counted from the slice's first."""
-        return _read(self._embedding.unique, rows)
-
-    def read_shared(self, unit: int) -> npt.NDArray[np.uint8]:
-        """The body (W,) of a block, or of the gates."""
-        kind = self.kind_of(unit)
+    def read(self, kind: str, units: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
+        """Copies of the bodies (K, W) of units (K,) of one kind and size."""
+        if kind == "u":
+            return _read(self._embedding.unique, units)
         if kind == "g":
-            return np.ascontiguousarray(self._embedding.gate.values.cpu().numpy()).reshape(-1).view(np.uint8).copy()
-        blocks, store = self._blocks[kind], self._embedding.shared.levels[f"level_{kind}"]
-        block, first = blocks[unit - self.starts[kind]], blocks[0].start
-        return _read(store, np.arange(block.start - first, block.stop - first)).reshape(-1)
+            return np.ascontiguousarray(self._embedding.gate.values.cpu().numpy()).reshape(1, -1).view(np.uint8).copy()
+        blocks = self._blocks[kind]
+        first, chosen = blocks[0].start, [blocks[unit] for unit in (units - self.starts[kind]).tolist()]
+        starts = np.array([block.start - first for block in chosen])
+        rows = (starts[:, None] + np.arange(chosen[0].stop - chosen[0].start)).reshape(-1)
+        return _read(self._embedding.shared.levels[f"level_{kind}"], rows).reshape(len(units), -1)
 
 
 def _read(store: RowStore, rows: npt.NDArray[np.int64]) -> npt.NDArray[np.uint8]:
     """Copies of rows (K,) as bodies (K, bytes a row)."""
-    where = torch.from_numpy(rows).to(store.values.device)
-    values, scales = _array(store.values[where]), store.row_scales
-    return join_rows(values, _array(scales[where]) if len(scales) else np.empty(0, np.uint16))
+    values, scales = _take(store.values, rows), store.row_scales
+    return join_rows(values, _take(scales, rows) if len(scales) else np.empty(0, np.uint16))
 
 
-def _array(tensor: torch.Tensor) -> npt.NDArray[Any]:
+def _take(tensor: torch.Tensor, rows: npt.NDArray[np.int64]) -> npt.NDArray[Any]:
+    """Rows of a tensor; on a CPU by numpy, as torch would wake its threads for a few kilobytes."""
     words = tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-    return words.cpu().numpy()
+    if words.is_cpu:
+        return words.detach().numpy()[rows]
+    return words[torch.from_numpy(rows).to(words.device)].cpu().numpy()
