@@ -296,7 +296,7 @@ def test_a_killed_run_repeats_no_finished_cell_and_ends_with_the_same_results(tm
 
 def test_a_killed_run_of_every_method_that_has_tiers_or_codes_continues_with_equal_results(tmp_path):
     """What a grid keeps are whole cells: one that was cut off is trained from its first row again."""
-    names = ("cafe-plus", "cce", "cprec", "dqrm", "low-rank", "mec", "mpe", "saec", "scma")
+    names = ("cafe-plus", "cce", "cprec", "dqrm", "low-rank", "mec", "mpe", "mpe-low", "saec", "scma")
     config = make_grid(methods=names, compressions=(20.0,), seeds=(0,), search=False)
     whole = run_grid(config, tmp_path / "whole")
 

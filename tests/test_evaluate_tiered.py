@@ -11,7 +11,7 @@ from trainer.evaluate.methods.ranks import COLD, Moves, Ranks, ranks_bytes
 from trainer.evaluate.methods.registry import METHODS
 
 FIELD_SIZES = (300, 500, 20)
-TIERED = ("cce", "cprec", "low-rank", "mec", "mpe", "saec", "scma")
+TIERED = ("cce", "cprec", "low-rank", "mec", "mpe", "mpe-low", "saec", "scma")
 
 
 @pytest.fixture(autouse=True)
@@ -105,7 +105,7 @@ def test_a_review_gives_the_most_important_features_the_best_tier():
 
 @pytest.mark.parametrize("name", TIERED)
 def test_a_tiered_method_learns_repeats_itself_and_keeps_its_bytes(name):
-    row_format = {"mpe": "float32"}.get(name, "int8")  # mpe has formats of its own
+    row_format = "float32" if name.startswith("mpe") else "int8"  # mpe has formats of its own
     first, again = (make(name, row_format=row_format) for _ in range(2))
     losses = train(first)
     assert losses[:70] == train(again, 70)
@@ -170,9 +170,11 @@ def test_the_basis_finds_the_directions_that_are_looked_up():
     assert torch.allclose((method.basis @ directions).norm(dim=1), torch.ones(4), atol=1e-4)
 
 
-@pytest.mark.parametrize(("tier", "error"), [(0, 2**-8), (1, 1 / 127), (2, 1 / 7)])
-def test_a_change_of_precision_costs_at_most_that_of_the_new_tier(tier, error):
-    method, ids = make("mpe"), [3, 4, 310]
+@pytest.mark.parametrize(
+    ("name", "tier", "error"), [("mpe", 0, 2**-8), ("mpe", 1, 1 / 127), ("mpe", 2, 1 / 7), ("mpe-low", 2, 2 / 3)]
+)
+def test_a_change_of_precision_costs_at_most_that_of_the_new_tier(name, tier, error):
+    method, ids = make(name), [3, 4, 310]
     cold = vectors_of(method, ids)
     move(method, ids, COLD, tier)
     difference = (vectors_of(method, ids) - cold).abs().amax(dim=1)

@@ -1,6 +1,6 @@
-r"""Trains a model on generated rows, and measures what each format of compressed rows costs its export on later rows.
+r"""Trains models on two streams and two seeds, and measures what each format costs their exports on later rows.
 
-python -m benchmarks.compression --rows 300000 --held-out 60000 --capacity 15000 \
+python -m benchmarks.compression --tokens .../site-packages/torch --rows 100000 --held-out 60000 --capacity 15000 \
     --json benchmarks/results/compression.json
 """
 
@@ -9,7 +9,7 @@ from __future__ import annotations
 import itertools
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,8 @@ from streams.cli.reports import Report, json_option
 from trainer.embedding.adaptive import AdaptiveEmbedding
 from trainer.embedding.plans import plan_for_capacity
 from trainer.errors import PlanError
-from trainer.evaluate.sources.stream import GeneratorSource, Stream, load_stream
+from trainer.evaluate.sources.stream import GeneratorSource, RowSource, Stream, load_stream
+from trainer.evaluate.sources.tokens import TokenSource
 from trainer.learning.models import build_model
 from trainer.serving.compression.compress import Bytes, Original, compress, write_compressed
 from trainer.serving.compression.formats import FORMATS
@@ -41,12 +42,14 @@ __all__ = ["main"]
 _BATCH_ROWS, _MODEL = 512, "dlrm"
 
 
-def _train(stream: Stream, num_rows: int, dim: int, capacity: int) -> tuple[torch.nn.Module, AdaptiveEmbedding]:
+def _train(
+    stream: Stream, num_rows: int, dim: int, capacity: int, seed: int
+) -> tuple[torch.nn.Module, AdaptiveEmbedding]:
     """A model after one pass over the first rows, and its embedding."""
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     plan = plan_for_capacity(capacity, dim, stream.num_fields)
-    embedding = AdaptiveEmbedding(plan, seed=0)
-    hot_set = HotSet(capacity, HotSketch(capacity // 3, seed=0))
+    embedding = AdaptiveEmbedding(plan, seed=seed)
+    hot_set = HotSet(capacity, HotSketch(capacity // 3, seed=seed))
     model = build_model(_MODEL, num_dense=stream.dense.shape[1], num_fields=stream.num_fields, dim=dim)
     optimizer = torch.optim.Adam(model.parameters(), 0.001)
     for rows in stream.batches(_BATCH_ROWS, num_rows=num_rows):
@@ -104,23 +107,15 @@ def _describe(name: str, ratio: float | None, sizes: Bytes, worth: Worth) -> dic
     return row
 
 
-@click.command()
-@click.option("--rows", default=500_000, help="Rows to train on.")
-@click.option("--held-out", default=100_000, help="Rows after them: the first half weighs, the second measures.")
-@click.option("--dim", default=16)
-@click.option("--capacity", default=20_000, help="Unique rows.")
-@click.option("--ratio", "ratios", multiple=True, type=float, default=(4.0, 10.0, 27.0))
-@json_option
-def main(rows: int, held_out: int, dim: int, capacity: int, ratios: tuple[float, ...], json_path: str | None) -> None:
-    """Prints bytes, quality and speed of each format."""
-    report = Report("benchmarks.compression")
-    torch.set_num_threads(1)
-    stream = load_stream(GeneratorSource(), rows + held_out)
+def _measure(
+    stream: Stream, rows: int, held_out: int, dim: int, capacity: int, seed: int, ratios: Sequence[float]
+) -> dict[str, Any]:
+    """One model: what each format makes of its export."""
     middle, results = rows + held_out // 2, []
     last = slice(middle, rows + held_out)
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder) / "out", Path(folder) / "small"
-        _export(source, *_train(stream, rows, dim, capacity), stream, rows)
+        _export(source, *_train(stream, rows, dim, capacity, seed), stream, rows)
         original = Original.read(source)
         reads = count_reads(original.exported, stream.keys[rows:middle].reshape(-1))
         sizes = Bytes.of(original.exported)
@@ -140,8 +135,43 @@ def main(rows: int, held_out: int, dim: int, capacity: int, ratios: tuple[float,
             worth = measure(Predictor.of(written, name), _batches(stream, last))
             results.append(_describe(name, ratio, Bytes.of(written), worth))
     hot_share = float(reads.unique.sum() / (held_out // 2 * stream.num_fields))
+    return {"seed": seed, "hot_share": hot_share, "results": results}
+
+
+@click.command()
+@click.option("--tokens", type=click.Path(exists=True, file_okay=False, path_type=Path), help="A source tree, as well.")
+@click.option("--rows", default=500_000, help="Rows to train on.")
+@click.option("--held-out", default=100_000, help="Rows after them: the first half weighs, the second measures.")
+@click.option("--dim", default=16)
+@click.option("--capacity", default=20_000, help="Unique rows.")
+@click.option("--seed", "seeds", multiple=True, type=int, default=(0, 1))
+@click.option("--ratio", "ratios", multiple=True, type=float, default=(4.0, 10.0, 27.0))
+@json_option
+def main(
+    tokens: Path | None,
+    rows: int,
+    held_out: int,
+    dim: int,
+    capacity: int,
+    seeds: tuple[int, ...],
+    ratios: tuple[float, ...],
+    json_path: str | None,
+) -> None:
+    """Prints bytes, quality and speed of each format."""
+    report = Report("benchmarks.compression")
+    torch.set_num_threads(1)
+    sources: dict[str, RowSource] = {"generated": GeneratorSource()}
+    if tokens is not None:
+        sources["tokens"] = TokenSource(root=tokens)
+    runs = []
+    for name, source in sources.items():
+        stream = load_stream(source, rows + held_out)
+        for seed in seeds:
+            click.echo(f"{name}, seed {seed}", err=True)
+            run = _measure(stream, rows, held_out, dim, capacity, seed, ratios)
+            runs.append({"stream": name, "source": source.describe(), **run})
     settings = {"rows": rows, "held_out": held_out, "dim": dim, "capacity": capacity}
-    report.finish(json_path, ok=True, settings=settings, hot_share=hot_share, results=results)
+    report.finish(json_path, ok=True, settings=settings, runs=runs)
 
 
 if __name__ == "__main__":

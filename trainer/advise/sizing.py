@@ -11,7 +11,7 @@ from trainer.advise.profile import LogProfile
 from trainer.advise.sample import Sample
 from trainer.advise.tracking import ImportanceLoad, Tracked, track
 from trainer.embedding.plans import EmbeddingPlan, plan
-from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, store_class
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, row_bytes
 from trainer.errors import PlanError
 
 __all__ = ["Size", "Wishes", "full_bytes", "sizes", "traffic"]
@@ -69,7 +69,7 @@ class Size:
 
 def full_bytes(features: int, dim: int) -> int:
     """Bytes of the table with a float32 row for every feature, and of its optimizer state, as `evaluate` counts."""
-    return (features + 1) * store_class(DEFAULT_ROW_FORMAT).row_bytes(dim, "adagrad")
+    return (features + 1) * row_bytes(DEFAULT_ROW_FORMAT, dim, "adagrad")
 
 
 def sizes(

@@ -311,6 +311,8 @@ def command(
     config = _with_batch_rows(config, batch_rows)
     chosen = config.preset
     setup = {**log, "source": source.describe(), "preset": {"name": preset, **chosen.describe()}}
+    if schedule != "plain":
+        setup["schedule"] = {"name": schedule, **config.feeding.settings}
     if ablation:
         effects = _run_ablation(config, out, jobs, variants)
         click.echo(ablation_table(effects), err=json_path == "-")

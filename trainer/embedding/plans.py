@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, TypedDict
 
 from sketch.keymap import SLOTS, num_buckets_for
 from trainer.embedding.layout import GATE_BYTES, Layout
-from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES, store_class
+from trainer.embedding.stores.registry import DEFAULT_ROW_FORMAT, ROW_FORMATS, STORES, row_bytes, vector_bytes
 from trainer.errors import PlanError
 
 if TYPE_CHECKING:
@@ -81,14 +81,13 @@ class EmbeddingPlan:
     @property
     def row_bytes(self) -> int:
         """Bytes of one shared row and of its optimizer state."""
-        return store_class(self.row_format).row_bytes(self.dim, self.optimizer)
+        return row_bytes(self.row_format, self.dim, self.optimizer)
 
     @property
     def nbytes(self) -> dict[str, int]:
         """Bytes of the rows, the optimizer state, the router and the gate, and their total."""
-        hot, shared = store_class(self.hot_store or self.row_format), store_class(self.row_format)
-        rows = self.capacity_rows * hot.vector_bytes(self.dim)
-        rows += self.layout.num_shared_rows * shared.vector_bytes(self.dim)
+        rows = self.capacity_rows * vector_bytes(self.hot_store or self.row_format, self.dim)
+        rows += self.layout.num_shared_rows * vector_bytes(self.row_format, self.dim)
         optimizer = self.layout.num_rows * _FLOAT_BYTES if self.optimizer == "adagrad" else 0
         used = self.capacity_rows * _USED_BYTES
         router = used + map_bytes(self.router_keys) if self.router_keys else 0
@@ -183,8 +182,7 @@ def plan(embedding_bytes: int, dim: int, num_fields: int, **options: Unpack[Plan
             f"--embedding-bytes {embedding_bytes}: too few for {num_fields} fields of dimension {dim}; "
             f"expected at least {smallest.nbytes['total']}"
         )
-    hot = store_class(smallest.hot_store or smallest.row_format)
-    too_many = embedding_bytes // hot.vector_bytes(dim) + 2
+    too_many = embedding_bytes // vector_bytes(smallest.hot_store or smallest.row_format, dim) + 2
     capacity_rows = largest_fitting(lambda rows: sized(rows).nbytes["total"] <= embedding_bytes, 1, too_many)
     return filled(sized(capacity_rows), embedding_bytes)
 
@@ -211,10 +209,9 @@ def hash_plan(
     Raises:
         PlanError: fewer rows than fields fit.
     """
-    kind = store_class(row_format)
-    row_bytes = kind.row_bytes(dim, optimizer)
-    per_field = embedding_bytes // row_bytes // num_fields
+    one = row_bytes(row_format, dim, optimizer)
+    per_field = embedding_bytes // one // num_fields
     if per_field < 1:
-        raise PlanError(f"{embedding_bytes} bytes: less than one row of {row_bytes} bytes for each of {num_fields}")
+        raise PlanError(f"{embedding_bytes} bytes: less than one row of {one} bytes for each of {num_fields}")
     layout = Layout(num_fields=num_fields, capacity_rows=0, level_1_per_field=per_field, level_2_rows=0)
     return EmbeddingPlan(layout=layout, dim=dim, optimizer=optimizer, row_format=row_format)

@@ -120,6 +120,12 @@ METHODS: dict[str, Entry] = {
         search={"period": (200.0, 50.0), "split": ("equal", "proportional"), **_LEARNING_RATES},
     ),
     "mpe": Entry(build=mpe.build, about="precision by rank", search={"unique_share": (0.5, 0.8), **_LEARNING_RATES}),
+    "mpe-low": Entry(
+        build=mpe.build,
+        about="precision by rank, down to two bits",
+        knobs={"bits": "8-4-2"},
+        search={"unique_share": (0.5, 0.8), **_LEARNING_RATES},
+    ),
     "saec": Entry(
         build=saec.build, about="rows for the hottest, codes of their field's centroids for the next", search=_TIERED
     ),

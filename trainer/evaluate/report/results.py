@@ -25,6 +25,9 @@ def write_results(grid: Grid, config: GridConfig, out: Path, *, anchor: Anchor |
     """
     summaries = summarise(grid.cells)
     text = markdown(summaries, anchor=anchor, too_short=find_too_short(grid.cells, anchor))
+    if options := config.feeding.settings:
+        settings = " ".join(f"--{name.replace('_', '-')} {value:g}" for name, value in options.items())
+        text = f"`--schedule {config.feeding.name} {settings}`\n\n{text}"
     (out / "table.md").write_text(text)
     for model in config.models:
         if any("auc" in one.mean for one in summaries if one.model == model):

@@ -31,6 +31,17 @@ class Feeding:
         """The name in results."""
         return self.name.replace("-", "_")
 
+    @property
+    def settings(self) -> dict[str, float]:
+        """The settings that the schedule has, by the names of their options."""
+        names = {
+            "plain": (),
+            "lookahead": ("lookahead",),
+            "hot-first": ("lookahead", "hot_share"),
+            "skip-stale": ("rest_below",),
+        }[self.name]
+        return {name: getattr(self, name) for name in names}
+
     def describe(self) -> dict[str, Any]:
         """What a result depends on, as JSON values; nothing for `plain`."""
         settings = {
