@@ -6,8 +6,8 @@ BIN := $(VENV)/bin
 # TorchRec fits one version of torch only, and has an environment of its own.
 TORCHREC := .venv-torchrec
 READY := $(VENV)/.ready
-# Processes that share the tests; each starts brokers of its own.
-JOBS := 2
+# Processes that share the tests; each starts brokers of its own. They often wait, so one more than the cores of CI.
+JOBS := 3
 
 .DEFAULT_GOAL := help
 .PHONY: help install demo test test-torchrec chaos lint bench gpu reference figures clean
