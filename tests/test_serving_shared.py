@@ -269,7 +269,10 @@ def test_more_rows_than_shared_memory_has_are_an_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("grows", [False, True])
-def test_a_write_after_an_interrupted_one_is_seen_as_a_write(name: str, grows: bool) -> None:
+def test_a_write_after_an_interrupted_one_is_seen_as_a_write(
+    name: str, grows: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_replica, "_PATIENCE_S", 1e9)  # a reader that waited would not end
     site, odd = trained(), list[int]()
     with Replica(site.broker, share=name) as replica, SharedReplica(name) as shared:
         replica.catch_up()
@@ -293,6 +296,9 @@ def test_a_write_after_an_interrupted_one_is_seen_as_a_write(name: str, grows: b
             with suppress(KeyboardInterrupt):
                 tables.apply([record])
             odd.append(int(tables.sequence[0]) & 1)
+            if hook is interrupt:
+                with pytest.raises(ReplicaError, match="a write was interrupted"):
+                    shared.lookup(KEYS)
         assert odd == [1, 1, 1, 0]
         site.train()
         site.settle()

@@ -23,7 +23,7 @@ from trainer.serving.predictor import Predictor
 from trainer.serving.replica_state import PartitionState, ReplicaState
 from trainer.serving.segments import DENSE, TABLES, Header, Segment, segment_path
 from trainer.serving.shape import ServedShape
-from trainer.serving.tables import ServedTables
+from trainer.serving.tables import INTERRUPTED, ServedTables
 
 __all__ = ["SharedReplica"]
 
@@ -58,6 +58,8 @@ class _SharedTables(ServedTables):
         while (before := int(self.sequence[0])) & 1:
             until_s = until_s or time.monotonic() + _PATIENCE_S
             self._check()
+            if before & INTERRUPTED:
+                raise ReplicaError("shared rows: a write was interrupted; they are back after the writer's next write")
             if time.monotonic() > until_s:
                 raise ReplicaError(
                     f"shared rows: the writer has been in one write for {_PATIENCE_S:.0f} s; is it stopped?"
@@ -243,8 +245,8 @@ class SharedReplica(Predictor):
 
         Raises:
             KeyRangeError: the field of a key is not published.
-            ReplicaError: there is no complete model yet, the writer was killed in the middle of a write, or does not
-                end one within 10 s.
+            ReplicaError: there is no complete model yet, the writer was killed in the middle of a write, an exception
+                has ended its last write, or it does not end one within 10 s.
         """
         return self._ask(lambda tables: tables.lookup(keys))
 

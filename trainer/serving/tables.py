@@ -24,7 +24,9 @@ from trainer.serving.addresses import PARTS, gate_rows, shared_addresses
 from trainer.serving.shape import RowForm, ServedShape, row_form
 from trainer.serving.terms import add_modulo, row_terms
 
-__all__ = ["Rows", "ServedTables"]
+__all__ = ["INTERRUPTED", "Rows", "ServedTables"]
+
+INTERRUPTED = 1 << 62  # bit of `sequence`: its write was ended by an exception, so that nobody waits for its end
 
 _PIECE = 4096  # rows that are written under one lock
 _GATHERS: Mapping[str, Callable[..., None]] = {"int4": int4_kernels.gather, "half_width": half_width_kernels.gather}
@@ -145,9 +147,13 @@ class ServedTables:
         """Keeps lookups of this process out, and tells those of others, until a body has ended without an exception."""
         with self._lock:
             keys = self._router.keys
-            self.sequence[0] += 1 + (int(self.sequence[0]) & 1)  # odd, also after a write that was interrupted
+            number = int(self.sequence[0]) & ~INTERRUPTED
+            self.sequence[0] = number + 1 + (number & 1)  # odd, also after a write that was interrupted
             try:
                 yield
+            except BaseException:
+                self.sequence[0] |= INTERRUPTED
+                raise
             finally:
                 if self._router.keys is not keys:  # it grew out of that memory, whose number stays odd for ever
                     self.sequence = np.ones(1, np.int64)
