@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
 
 from trainer.commands.evaluate import command
 from trainer.embedding.stores.registry import store_class
@@ -208,3 +210,25 @@ def test_one_lively_update_starts_the_count_of_calm_ones_anew():
 
 def test_the_command_offers_the_named_schedules():
     assert next(tuple(option.type.choices) for option in command.params if option.name == "schedule") == SCHEDULES
+
+
+@pytest.mark.parametrize(
+    ("options", "in_json", "in_table"),
+    [
+        (["--schedule", "plain"], None, ""),
+        (
+            ["--schedule", "hot-first", "--lookahead", "3", "--hot-share", "0.25", "--rest-below", "0.5"],
+            {"name": "hot-first", "lookahead": 3, "hot_share": 0.25},
+            "`--schedule hot-first --lookahead 3 --hot-share 0.25`\n\n",
+        ),
+    ],
+)
+def test_reports_name_the_schedule_and_only_the_settings_that_it_has(tmp_path, options, in_json, in_table):
+    report, out = tmp_path / "report.json", tmp_path / "out"
+    size = ["--rows", "1024", "--batch-rows", "128", "--methods", "hash", "--compression", "5", "--seeds", "0"]
+    done = CliRunner().invoke(command, [*size, *options, "--out", str(out), "--json", str(report)])
+    assert done.exit_code == 0, done.output
+    assert json.loads(report.read_text()).get("schedule") == in_json
+    table = (out / "table.md").read_text()
+    assert table.startswith(in_table)
+    assert ("--schedule" in table) == bool(in_table)

@@ -121,7 +121,7 @@ TRAINER_ALSO_SEES = {
         "logs",
     },  # starts servers, reads schemas
     "trainer.demo": {"agent", "escapes", "logs", "processes"},  # runs every process, audits them, shows their names
-    "trainer.serving": {"dashboard"},  # serves over HTTP by the same rules of access
+    "trainer.serving": {"dashboard", "processes"},  # serves over HTTP by the same rules; its workers end with it
     "trainer.evaluate": {"generator", "logs"},  # trains from a log or from made-up rows, without a broker
 }
 
