@@ -234,6 +234,24 @@ def test_no_more_bytes_are_sent_than_allowed_and_the_most_changed_rows_come_firs
     assert isinstance(decoded, RowRecord)
 
 
+def test_rows_of_hot_features_do_not_wait_for_shared_rows_that_change_more() -> None:
+    site = Site(bytes_per_s=4_000)
+    site.move(hot_keys(30))
+    while not site.publisher.is_quiet:
+        site.publish()
+    hot, published = np.array(list(hot_keys(30)), np.uint64), set()
+    cold = np.setdiff1d(np.unique(KEYS), hot)
+    for _ in range(40):
+        site.publisher.note_keys(
+            np.concatenate([hot, cold]), np.repeat([1e-6, 1e6], [30, len(cold)]).astype(np.float32)
+        )
+        first = [len(site.broker.records(TOPIC, number)) for number in range(PARTITIONS)]
+        site.publish(0.25)
+        sent = [one for number in range(PARTITIONS) for one in site.broker.records(TOPIC, number)[first[number] :]]
+        published |= {record.key for record in sent if record.key[:1] == b"u"}
+    assert len(published) == len(hot)
+
+
 def test_the_newest_complete_dense_part_predicts() -> None:
     site = Site()
     site.move(hot_keys(10))

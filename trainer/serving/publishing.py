@@ -203,21 +203,30 @@ class EmbeddingPublisher:
         self._send_dense(now_s, step)
 
     def _plan(self, now_s: float) -> None:
-        """Orders what changed, the most changed for its bytes first, for as long as two plans last.
+        """Orders what changed, for as long as two plans last.
 
-        What was never sent goes before all: nothing is served until the model is complete.
+        What was never sent goes before all: nothing is served until the model is complete. Unique rows and shared ones
+        take half of the bytes each, so that neither waits for the other; what one leaves, the other takes.
         """
         dirty, reach = np.flatnonzero(self._priority > 0), 2 * self._rate * self._plan_s
-        most = max(1, int(reach / (_OVERHEAD + 1)))
-        order = -self._priority[dirty].astype(np.float64) / self.units.nbytes[dirty] - _FIRST * self._is_unsent[dirty]
-        if len(dirty) > most:
-            chosen = np.argpartition(order, most)[:most]
-            dirty, order = dirty[chosen], order[chosen]
-        dirty = dirty[np.argsort(order, kind="stable")]
-        count = np.searchsorted(np.cumsum(self.units.nbytes[dirty] + _OVERHEAD), reach) + 1
-        self._queue, self._at = dirty[:count], 0
+        is_unique = dirty < self.units.num_unique
+        kinds = [self._most_changed(dirty[one], reach) for one in (is_unique, ~is_unique)]
+        units = np.concatenate(kinds)
+        spent = np.concatenate([np.cumsum(self.units.nbytes[one] + _OVERHEAD) for one in kinds])
+        units = units[np.lexsort((spent, ~self._is_unsent[units]))]
+        count = np.searchsorted(np.cumsum(self.units.nbytes[units] + _OVERHEAD), reach) + 1
+        self._queue, self._at = units[:count], 0
         self._planned_s = now_s if len(dirty) else -math.inf
         self._plan_s = max(_PLAN_S, _PLAN_SHARE * (self._clock() - now_s))
+
+    def _most_changed(self, units: npt.NDArray[np.int64], reach: float) -> npt.NDArray[np.int64]:
+        """Those of the units (K,) that fit into so many bytes: the unsent, then the most changed for their bytes."""
+        order = -self._priority[units].astype(np.float64) / self.units.nbytes[units] - _FIRST * self._is_unsent[units]
+        most = max(1, int(reach / (_OVERHEAD + 1)))
+        if len(units) > most:
+            chosen = np.argpartition(order, most)[:most]
+            units, order = units[chosen], order[chosen]
+        return units[np.argsort(order, kind="stable")]
 
     def _pick(self) -> npt.NDArray[np.int64]:
         """The next units within the budget; at least one if there is any."""
