@@ -39,13 +39,12 @@ _ROWS = 2048  # of a step
 @click.option("--seconds", type=click.FloatRange(1), default=60.0, show_default=True, help="At half load.")
 @click.option("--warm", "warm_s", type=float, default=10.0, show_default=True, help="Seconds before that.")
 @click.option("--capacity", type=click.IntRange(100), default=20_000, show_default=True)
-@click.option("--publish-bytes", type=click.IntRange(1000), default=1_000_000, show_default=True, help="Of the steps.")
-@click.option("--served-bytes", type=click.IntRange(1000), default=4_000_000, show_default=True, help="At both loads.")
+@click.option("--publish-bytes", type=click.IntRange(1000), default=2_000_000, show_default=True, help="A second.")
 @click.option("--turns", type=click.IntRange(1), default=16, show_default=True, help="Pairs of blocks of steps.")
 @click.option("--block", type=click.IntRange(1), default=16, show_default=True, help="Steps of a block.")
 @click.option("--json", "json_path", metavar="PATH", help="Write the report as JSON to PATH.")
-def command(rows: int, seconds: float, warm_s: float, capacity: int, publish_bytes: int, served_bytes: int, turns: int,
-            block: int, json_path: str | None) -> None:  # fmt: skip
+def command(rows: int, seconds: float, warm_s: float, capacity: int, publish_bytes: int, turns: int, block: int,
+            json_path: str | None) -> None:  # fmt: skip
     """Measure both; exit 1 if a goal is missed."""
     report = Report("served")
     with tempfile.TemporaryDirectory(prefix="hotstream-served-") as name, ExitStack() as stack:
@@ -63,13 +62,13 @@ def command(rows: int, seconds: float, warm_s: float, capacity: int, publish_byt
         _generate(log, rows, folder)
         lines.state = "full load"
         kafka = KafkaConfig(bootstrap_servers=servers, prefix="full")
-        rate = measure_rate(kafka, folder, log, rows=rows * 9 // 10, capacity=capacity, published=served_bytes)
+        rate = measure_rate(kafka, folder, log, rows=rows * 9 // 10, capacity=capacity, published=publish_bytes)
         _generate(more, round(rate / 2 * (seconds + warm_s + 90)), folder)
         lines.state = f"half load, {rate / 2:.0f} rows/s"
         kafka = KafkaConfig(bootstrap_servers=servers, prefix="half")
         steps, arrivals, from_ns = watch(
             kafka, folder, more, rate=rate / 2, warm_s=warm_s, seconds=seconds, capacity=capacity,
-            published=served_bytes,
+            published=publish_bytes,
         )  # fmt: skip
         delays = {how: quantiles(found) for how, found in delays_of(steps, arrivals.seen, from_ns).items()}
     counted = [one for one in steps if one.ended_ns >= from_ns]
@@ -86,7 +85,7 @@ def command(rows: int, seconds: float, warm_s: float, capacity: int, publish_byt
         f"a step with publishing takes at most {_MOST_RATIO} of one without": times["wall_ratio"] <= _MOST_RATIO,
     }
     config = {"rows": rows, "seconds": seconds, "capacity": capacity, "publish_bytes": publish_bytes,
-              "served_bytes": served_bytes, "turns": turns, "block": block}  # fmt: skip
+              "turns": turns, "block": block}  # fmt: skip
     report.finish(json_path, ok=all(goals.values()), goals=goals, config=config, **figures)
     click.echo(f"{figures}; {goals}")
     sys.exit(0 if all(goals.values()) else 1)

@@ -39,10 +39,10 @@ def age(seconds: float) -> str:
 
 def describe_hot_set(view: View) -> str:
     """The hot set in a line."""
-    verdict = {True: "equals the agents'", False: "DIFFERS from the agents'", None: "not compared yet"}[view.verified]
-    capacity = "" if view.capacity is None else f" of {view.capacity:,} rows"
+    verdict = {True: "equals the agents'", False: "DIFFERS from agents'", None: "not compared yet"}[view.verified]
+    capacity = "" if view.capacity is None else f" of {view.capacity:,}"
     recall = "" if view.recall is None else f", recall ~{view.recall:.0%}"
-    return f"hot {view.hot:,}{capacity}{recall}; {view.churn_per_min:,} changes/min; {verdict}"
+    return f"hot {view.hot:,}{capacity}{recall}; {number(view.churn_per_min)} changes/min; {verdict}"
 
 
 def describe_agents(view: View) -> str:
